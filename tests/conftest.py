@@ -1,0 +1,10 @@
+"""What every test shares: one thread a worker, so that parallel workers do not fight over the cores."""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes a test starts
+
+    import torch
+
+    torch.set_num_threads(1)
