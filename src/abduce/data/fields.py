@@ -1,0 +1,166 @@
+"""The words of the data room: what one column (or all pixels of an image) is.
+
+A data container becomes one matrix of `n` rows by `D` cells. A `Field` says what a cell holds and how a data value `v`
+becomes a model value `m`:
+
+    real, pixel                    m = (v - loc) / scale
+    positive                       m = (log v - loc) / scale
+    count                          m = v
+    binary, ordinal, categorical   m = code of v, 0..K-1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+KINDS = ("real", "positive", "count", "binary", "ordinal", "categorical", "pixel")
+CODED = ("binary", "ordinal", "categorical")
+LEFT_OUT = ("identifier", "constant", "empty")
+
+_NOTES = {
+    "identifier": "left out: names a row rather than describing it",
+    "constant": "left out: the same text in every row",
+    "empty": "left out: no value in any row",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """Describe one column, or the pixels of all images.
+
+    Parameters
+    ----------
+    name : column name; `x0`, `x1`, ... for arrays, `pixel` for images.
+    kind : one of `KINDS`, or of `LEFT_OUT` for a column kept out of the model.
+    dtype : dtype of the column as it came in.
+    categories : values by code for coded kinds (str, int, float or bool), else None.
+    loc, scale : the map to model values, see the module's first lines; in data units (log data units if positive).
+    denominator : values are k / denominator for integers k; None if they are on no such lattice.
+        Dates and durations are counted in days (dates: since 1970-01-01).
+    low, high : observed range in data units (for pixels: of all levels); NaN if nothing was observed.
+    missing : share of cells missing in the training data.
+
+    >>> Field("age", "real", "int64", loc=40.0, scale=10.0, denominator=1).kind
+    'real'
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    categories: tuple | None = None
+    loc: float = 0.0
+    scale: float = 1.0
+    denominator: int | None = None
+    low: float = math.nan
+    high: float = math.nan
+    missing: float = 0.0
+
+    @property
+    def coded(self) -> bool:
+        """Tell whether model values are codes of `categories`."""
+        return self.kind in CODED
+
+    @property
+    def temporal(self) -> bool:
+        """Tell whether the column holds dates or durations (counted in days)."""
+        return self.dtype.startswith(("datetime64", "timedelta64"))
+
+    @property
+    def integral(self) -> bool:
+        """Tell whether the column's dtype holds whole numbers only."""
+        name = self.dtype.lower()
+        return name.startswith(("int", "uint")) or name == "object[int]"
+
+    @property
+    def levels(self) -> int | None:
+        """Count the values a cell can take: K of a coded kind, the levels of a pixel, else None."""
+        if self.categories is not None:
+            return len(self.categories)
+        if self.kind == "pixel" and self.denominator is not None:
+            return int(round((self.high - self.low) * self.denominator)) + 1
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Turn into plain JSON values; NaN becomes null."""
+        out = asdict(self)
+        out["categories"] = None if self.categories is None else list(self.categories)
+        for key in ("low", "high"):
+            out[key] = None if math.isnan(out[key]) else out[key]
+        return out
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Field:
+        """Rebuild a field from `to_json`; ValueError if keys are missing or unknown."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(data, dict) or set(data) != known:
+            given = sorted(data) if isinstance(data, dict) else data
+            raise ValueError(f"not a field: expected the keys {sorted(known)}, got {given}")
+        out = dict(data)
+        out["categories"] = None if out["categories"] is None else tuple(out["categories"])
+        for key in ("low", "high"):
+            out[key] = math.nan if out[key] is None else float(out[key])
+        if out["kind"] not in KINDS + LEFT_OUT:
+            raise ValueError(
+                f"field {out['name']!r}: kind must be one of {KINDS + LEFT_OUT}, got {out['kind']!r}"
+            )
+        return cls(**out)
+
+    def describe(self) -> dict[str, Any]:
+        """Summarise for a reader: column, kind, dtype, missing, range or categories, a note."""
+        if self.categories is not None:
+            shown = ", ".join(str(c) for c in self.categories[:6])
+            extent = shown + (f", ... ({len(self.categories)} values)" if len(self.categories) > 6 else "")
+        elif math.isnan(self.low):
+            extent = ""
+        elif self.temporal:
+            day = np.timedelta64(1, "s")
+            low, high = (np.int64(round(v * 86400)) * day for v in (self.low, self.high))
+            is_date = self.dtype.startswith("datetime64")
+            extent = " to ".join(
+                str(np.datetime64("1970-01-01") + v) if is_date else str(v) for v in (low, high)
+            )
+        else:
+            extent = f"{self.low:.6g} to {self.high:.6g}"
+        note = _NOTES.get(self.kind, "")
+        if not note and self.missing == 1.0:
+            note = "no value in any row: filled from the prior"
+        elif not note and self.low == self.high:
+            note = "one value only"
+        elif not note and self.denominator not in (None, 1) and not self.coded:
+            note = f"steps of 1/{self.denominator}" + (" day" if self.temporal else "")
+        return {
+            "column": self.name,
+            "kind": self.kind,
+            "dtype": self.dtype,
+            "missing": self.missing,
+            "range": extent,
+            "note": note,
+        }
+
+
+class Group(NamedTuple):
+    """Cells of one kind: their positions in 0..D-1 and a field for each (one shared field for images)."""
+
+    kind: str
+    cells: np.ndarray
+    fields: tuple[Field, ...]
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def listing(values: Any, most: int = 5) -> str:
+    """Write a few values for an error message.
+
+    >>> listing(["a", "b", "c"], most=2)
+    "'a', 'b' and 1 more"
+    """
+    values = list(values)
+    shown = ", ".join(_shorten(v) for v in values[:most])
+    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"

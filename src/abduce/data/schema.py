@@ -1,0 +1,691 @@
+"""What the data are, and the way into and out of the model's matrix.
+
+A `Schema` is learnt once from the training data and then turns any container of the same make (2-D array, data frame,
+stack of images) into model values `(n, D)` with a mask of what was observed, and back into the same container.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
+from abduce.data.fields import CODED, KINDS, Field, Group, listing
+from abduce.data.infer import array_fields, frame_field, image_field, resolve_kinds
+
+__all__ = ["KINDS", "Field", "Group", "Schema"]
+
+_VERSION = 1
+_KEYS = {"version", "container", "shape", "dtype", "fields", "left_out", "order"}
+
+
+@dataclass(frozen=True, eq=True)
+class Schema:
+    """The columns or pixels of a data container.
+
+    Parameters
+    ----------
+    container : "array" (n, D), "frame" (pandas), or "image" (n, H, W) / (n, H, W, C).
+    shape : shape of one row: (D,), (H, W) or (H, W, C).
+    dtype : dtype of the array, "" for a frame.
+    fields : one per cell; for images exactly one, shared by all pixels.
+    left_out : columns of a frame that the model does not see.
+    order : all column labels of a frame in their original order, else ().
+
+    >>> import numpy as np
+    >>> schema = Schema.infer(np.array([[1.0, 0.0], [3.0, 1.0]]))
+    >>> [field.kind for field in schema.fields]
+    ['real', 'binary']
+    >>> values, observed = schema.encode(np.array([[1.0, np.nan]]))
+    >>> values, observed
+    (array([[-1.,  0.]]), array([[ True, False]]))
+    """
+
+    container: str
+    shape: tuple[int, ...]
+    dtype: str
+    fields: tuple[Field, ...]
+    left_out: tuple[Field, ...] = ()
+    order: tuple = ()
+
+    # ------------------------------------------------------------ learn
+
+    @classmethod
+    def infer(cls, X: Any, kinds: Mapping[Any, str] | str | None = None) -> Schema:
+        """Learn kinds, categories, ranges and scaling from training data.
+
+        Parameters
+        ----------
+        X : 2-D array, (n, H, W) or (n, H, W, C) images, or DataFrame; NaN, None, NA and NaT are missing.
+        kinds : overrides, by column name or position; or one kind for all.
+
+        Raises ValueError for no rows, no usable column, infinities, or a kind that cannot hold the data; TypeError for
+        containers of another make.
+        """
+        if isinstance(X, pd.DataFrame):
+            return cls._infer_frame(X, kinds)
+        array = _numeric_array(X, "X")
+        if array.ndim not in (2, 3, 4):
+            raise ValueError(
+                f"Expected 2D array, (n, H, W) or (n, H, W, C) images, or a DataFrame, got X of shape {array.shape}. "
+                "Reshape your data, for example with X.reshape(-1, 1) for a single column"
+            )
+        if not array.shape[0] or not array.size:
+            what = "sample" if not array.shape[0] else "feature"
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required."
+            )
+        shape = array.shape[1:]
+        flat, observed = _split(array, "X")
+        if array.ndim == 2:
+            columns = resolve_kinds(kinds, [f"x{j}" for j in range(shape[0])])
+            found = array_fields(flat, observed, array.dtype, columns)
+            _warn_empty([f.name for f in found if f.missing == 1.0])
+            return cls("array", shape, str(array.dtype), found)
+        if kinds is not None and not isinstance(kinds, str):
+            raise TypeError(f"kinds must be one kind for images, got {type(kinds).__name__}")
+        (kind,) = resolve_kinds(kinds, ["pixel"])
+        field = image_field(flat, observed, array.dtype, kind)
+        _warn_empty(["pixel"] if field.missing == 1.0 else [])
+        return cls("image", shape, str(array.dtype), (field,))
+
+    @classmethod
+    def _infer_frame(cls, X: pd.DataFrame, kinds: Mapping[Any, str] | str | None) -> Schema:
+        labels = _labels(X)
+        if not len(X):
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
+            )
+        if not labels:
+            raise ValueError(
+                f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required."
+            )
+        asked = resolve_kinds(kinds, labels)
+        every = [
+            frame_field(read_column(X[label], str(label)), kind)
+            for label, kind in zip(labels, asked, strict=True)
+        ]
+        kept = tuple(f for f in every if f.kind in KINDS)
+        left_out = tuple(f for f in every if f.kind not in KINDS)
+        if not kept:
+            why = listing([f"{f.name} ({f.kind})" for f in left_out])
+            raise ValueError(f"X has no column to model; left out were {why}; kinds= can override this")
+        _warn_empty([f.name for f in kept if f.missing == 1.0])
+        return cls("frame", (len(kept),), "", kept, left_out, tuple(labels))
+
+    # ------------------------------------------------------------ shape
+
+    @property
+    def n_cells(self) -> int:
+        """Count the cells D of a row."""
+        return int(np.prod(self.shape))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Name each cell: the column, or `pixel[row, column]`."""
+        if self.container != "image":
+            return [f.name for f in self.fields]
+        return [f"pixel[{', '.join(map(str, place))}]" for place in np.ndindex(*self.shape)]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Gather cells of one kind, in the order of `KINDS`."""
+        if self.container == "image":
+            return [Group(self.fields[0].kind, np.arange(self.n_cells), self.fields)]
+        kinds = np.array([f.kind for f in self.fields])
+        out = []
+        for kind in KINDS:
+            cells = np.flatnonzero(kinds == kind)
+            if cells.size:
+                out.append(Group(kind, cells, tuple(self.fields[j] for j in cells)))
+        return out
+
+    @cached_property
+    def _blocks(self) -> list[tuple[Group, Any, np.ndarray, np.ndarray]]:
+        """Give each group with an index for its cells (a slice if it is all of them), loc and scale."""
+        out = []
+        for group in self.groups:
+            cells = slice(None) if len(group.cells) == self.n_cells else group.cells
+            loc = np.array([f.loc for f in group.fields])
+            scale = np.array([f.scale for f in group.fields])
+            out.append((group, cells, loc, scale))
+        return out
+
+    # ------------------------------------------------------------ in
+
+    def encode(self, X: Any, name: str = "X", dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+        """Turn data into model values (n, D) and a bool mask (n, D) of what was observed; unobserved values are 0.
+
+        Raises ValueError naming `name` and the column for missing or extra columns, other shapes, infinities, text
+        among numbers, values never seen in a coded column, and values a positive or count column cannot hold.
+        """
+        if self.container == "frame":
+            columns = self._columns(X, name)
+            values = np.empty((len(columns[0].values), self.n_cells), dtype)
+            observed = np.empty(values.shape, bool)
+            for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
+                observed[:, j] = column.observed
+                values[:, j] = lookup(column, field) if field.coded else numbers(column, field)
+        else:
+            flat, seen = _split(self._array(X, name), name)
+            values = np.array(flat, dtype)
+            observed = np.ones(values.shape, bool) if seen is None else seen
+            for group, cells, _, _ in self._blocks:
+                if group.kind in CODED:
+                    values[:, cells] = _codes(values[:, cells], observed[:, cells], group, name)
+        self._standardise(values, observed, name)
+        return values, observed
+
+    def _standardise(self, values: np.ndarray, observed: np.ndarray, name: str) -> None:
+        """Turn data values into model values, in place."""
+        for group, cells, loc, scale in self._blocks:
+            if group.kind in CODED:
+                continue
+            block = values[:, cells]  # a view when the group is everything, a copy otherwise
+            if group.kind == "count":
+                wrong = ((block < 0) | (block != np.rint(block))) & observed[:, cells]
+                self._refuse(wrong, block, group, name, "whole numbers 0, 1, 2, ... (kind count)")
+                continue
+            if group.kind == "positive":
+                self._refuse(
+                    (block <= 0) & observed[:, cells], block, group, name, "values above 0 (kind positive)"
+                )
+                block = np.log(np.where(observed[:, cells], block, 1.0))
+            block -= loc.astype(block.dtype)
+            block /= scale.astype(block.dtype)
+            if group.kind == "positive" or not isinstance(cells, slice):
+                values[:, cells] = block
+        if not observed.all():
+            values[~observed] = 0.0
+
+    def _refuse(self, wrong: np.ndarray, block: np.ndarray, group: Group, name: str, expected: str) -> None:
+        if wrong.any():
+            row, j = np.argwhere(wrong)[0]
+            column = self.names[group.cells[j]]
+            raise ValueError(
+                f"{name}: column {column!r} expects {expected}, got {block[row, j]:g} in row {row}"
+            )
+
+    def _columns(self, X: Any, name: str) -> list[Column]:
+        X = self._frame(X, name)
+        by_name = {str(label): label for label in self.order}
+        return [read_column(X[by_name[f.name]], f.name) for f in self.fields]
+
+    def _frame(self, X: Any, name: str) -> pd.DataFrame:
+        if not isinstance(X, pd.DataFrame):
+            if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == len(self.order):
+                return pd.DataFrame(X, columns=list(self.order))
+            raise TypeError(
+                f"{name} must be a DataFrame with columns {listing(self.order)}, got {type(X).__name__}"
+            )
+        labels = _labels(X, name)
+        missing = [c for c in self.order if c not in labels]
+        extra = [c for c in labels if c not in self.order]
+        if missing or extra:
+            parts = [f"is missing {listing(missing, 10)}"] if missing else []
+            parts += [f"has unknown {listing(extra, 10)}"] if extra else []
+            raise ValueError(f"{name} must have the columns seen in training: it {' and '.join(parts)}")
+        return X
+
+    def _array(self, X: Any, name: str) -> np.ndarray:
+        array = _numeric_array(X, name)
+        if array.shape[1:] != self.shape or array.ndim < 2:
+            if self.container == "array" and array.ndim == 2:
+                raise ValueError(
+                    f"{name} has {array.shape[1]} features, but {self.shape[0]} features are expected as in training"
+                )
+            want = ", ".join(["n", *map(str, self.shape)])
+            raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
+        return array
+
+    # ------------------------------------------------------------ out
+
+    def decode(self, values: np.ndarray, snap: bool = False) -> Any:
+        """Turn model values (n, D) into new rows of the container: same columns, dtypes and categories.
+
+        Codes, counts, dates and integer dtypes are rounded to what they can hold, pixels clipped to their range. With
+        `snap` floats on a lattice are rounded to it too (a length in tenths comes out in tenths). Left-out columns
+        are missing, unless all rows had the same text.
+        """
+        values = self._matrix(values)
+        data = self._to_data(values, snap)
+        if self.container != "frame":
+            return self._cast(data, np.dtype(self.dtype)).reshape(-1, *self.shape)
+        arrays = [_finish(f, data[:, j]) for j, f in enumerate(self.fields)]
+        return self._assemble(arrays, len(values))
+
+    def _matrix(self, values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values)
+        if values.ndim != 2 or values.shape[1] != self.n_cells:
+            raise ValueError(f"values must have shape (n, {self.n_cells}), got {values.shape}")
+        return values
+
+    def _to_data(self, values: np.ndarray, snap: bool = False) -> np.ndarray:
+        """Turn model values into data values, float64 (n, D); coded cells become codes."""
+        out = np.array(values, np.float64)
+        for group, cells, loc, scale in self._blocks:
+            block = out[:, cells]
+            if group.kind in CODED:
+                top = np.array([len(f.categories or ()) - 1 for f in group.fields])
+                block = np.clip(np.rint(block), 0, top)
+            elif group.kind == "count":
+                block = np.maximum(np.rint(block), 0)
+            else:
+                block = block * scale + loc
+                if group.kind == "positive":
+                    block = np.exp(np.clip(block, -690.0, 700.0))
+                elif group.kind == "pixel":
+                    block = np.clip(block, [f.low for f in group.fields], [f.high for f in group.fields])
+                if snap:
+                    step = np.array([f.denominator or 0 for f in group.fields], np.float64)
+                    snapped = np.rint(block * step) / np.where(step > 0, step, 1)
+                    block = np.where(step > 0, snapped, block)
+                    if group.kind == "positive":
+                        block = np.maximum(block, np.where(step > 0, 1 / np.where(step > 0, step, 1), 0))
+            out[:, cells] = block
+        return out
+
+    def _cast(self, data: np.ndarray, dtype: np.dtype, cells: Any = slice(None)) -> np.ndarray:
+        """Turn data values of some cells into the array's dtype, codes into their categories."""
+        for group, where, _, _ in self._blocks:
+            if group.kind in CODED:
+                data[:, where] = _take(data[:, where], group)
+        if dtype.kind in "iu":
+            low = np.ones(self.n_cells) * float(np.iinfo(dtype).min)
+            for group, where, _, _ in self._blocks:
+                if group.kind == "positive":
+                    low[where] = 1.0
+            high = np.iinfo(dtype).max
+            data = np.clip(np.rint(data), low, np.nextafter(high, 0) if high > 2**53 else high)
+        elif dtype.kind == "f" and dtype.itemsize < 8:
+            limits = np.finfo(dtype)
+            data = np.clip(data, limits.min, limits.max)
+        return data.astype(dtype)
+
+    def _assemble(self, arrays: list, n: int) -> pd.DataFrame:
+        by_name = {f.name: a for f, a in zip(self.fields, arrays, strict=True)}
+        for field in self.left_out:
+            constant = field.kind == "constant"
+            codes = np.zeros(n, np.int64)
+            by_name[field.name] = build_column(field, codes, np.full(n, constant))
+        frame = pd.DataFrame(
+            {str(label): by_name[str(label)] for label in self.order}, index=pd.RangeIndex(n)
+        )
+        frame.columns = pd.Index(list(self.order)) if self.order else frame.columns
+        return frame
+
+    def replace(self, X: Any, values: np.ndarray, where: np.ndarray) -> Any:
+        """Copy X and put decoded `values` (n, D) into the cells marked by `where` (n, D); the rest stays to the bit.
+
+        The dtype is kept where it can hold the new value: an integer array receiving 3.7 becomes float64.
+        """
+        values, where = self._matrix(values), self._matrix(where).astype(bool)
+        if values.shape != where.shape:
+            raise ValueError(f"values {values.shape} and where {where.shape} must have the same shape")
+        if self.container == "frame":
+            X = self._frame(X, "X")
+            self._same_length(len(X), len(values))
+            data = self._to_data(values)
+            out = X.copy()
+            by_name = {str(label): label for label in self.order}
+            for j in np.flatnonzero(where.any(axis=0)):
+                field, rows = self.fields[j], where[:, j]
+                label = by_name[field.name]
+                out[label] = put(X[label], rows, _finish(field, data[rows, j]))
+            return out
+        array = self._array(X, "X")
+        self._same_length(len(array), len(values))
+        target = array.dtype
+        if target.kind in "iub" and target != np.dtype(self.dtype) and where.any():
+            target = (
+                np.dtype(np.float64)
+                if np.dtype(self.dtype).kind == "f"
+                else np.promote_types(target, self.dtype)
+            )
+        out = np.array(array, target).reshape(len(array), -1)
+        new = self._cast(self._to_data(values), target)
+        out[where] = new[where]
+        return out.reshape(array.shape)
+
+    @staticmethod
+    def _same_length(rows: int, given: int) -> None:
+        if rows != given:
+            raise ValueError(f"X has {rows} rows but values has {given}")
+
+    def log_jacobian(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """Sum log |d model value / d data value| over observed real and positive cells, shape (n,), nats.
+
+        Added to a log density in model space it gives the log density in data units (dates: per day).
+        """
+        values, observed = self._matrix(values), self._matrix(observed)
+        out = np.zeros(len(values))
+        for group, cells, loc, scale in self._blocks:
+            if group.kind == "real":
+                out -= observed[:, cells] @ np.broadcast_to(np.log(scale), (len(group.cells),))
+            elif group.kind == "positive":
+                slope = np.log(scale) + values[:, cells].astype(np.float64) * scale + loc
+                out -= np.where(observed[:, cells], slope, 0.0).sum(axis=1)
+        return out
+
+    # ------------------------------------------------------------ lattice
+
+    def to_integers(self, X: Any, ignore_left_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Turn data into lattice codes k, int64 (n, D), and the mask of observed cells; unobserved codes are 0.
+
+        Coded cells give their code, all others k with value k / denominator. Raises ValueError naming the columns that
+        are not on a lattice, and any column the model leaves out (unless `ignore_left_out`), as neither could come
+        back whole.
+        """
+        loose = [f.name for f in self.fields if f.denominator is None and f.missing < 1.0]
+        if loose:
+            raise ValueError(
+                f"columns not on a lattice of fixed precision: {listing(loose, 10)}; round them first"
+            )
+        gone = [f.name for f in self.left_out if f.kind == "identifier"]
+        if gone and not ignore_left_out:
+            raise ValueError(
+                f"columns left out of the model cannot be coded: {listing(gone, 10)}; drop them first"
+            )
+        if self.container == "frame":
+            columns = self._columns(X, "X")
+            k = np.empty((len(columns[0].values), self.n_cells), np.int64)
+            observed = np.empty(k.shape, bool)
+            for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
+                observed[:, j] = column.observed
+                k[:, j] = _column_integers(field, column)
+            return k, observed
+        array = self._array(X, "X")
+        flat, seen = _split(array, "X")
+        observed = np.ones(flat.shape, bool) if seen is None else seen
+        k = np.empty(flat.shape, np.int64)
+        for group, cells, _, _ in self._blocks:
+            k[:, cells] = self._block_integers(flat[:, cells], observed[:, cells], group)
+        return np.where(observed, k, 0), observed
+
+    def _block_integers(self, block: np.ndarray, observed: np.ndarray, group: Group) -> np.ndarray:
+        negative_zero = (
+            np.signbit(block) & (block == 0) if block.dtype.kind == "f" else np.zeros(block.shape, bool)
+        )
+        if group.kind in CODED:
+            codes = _codes(np.array(block, np.float64), observed, group, "X").astype(np.int64)
+            wrong = negative_zero
+        else:
+            step = np.array([f.denominator or 1 for f in group.fields], np.int64)
+            if block.dtype.kind in "iub":
+                codes = block.astype(np.int64) * step
+                wrong = negative_zero
+            else:
+                codes = np.rint(block * step.astype(np.float64))
+                back = (codes / step).astype(np.dtype(self.dtype)).astype(np.float64)
+                wrong = (back != block) | negative_zero | (np.abs(codes) >= 2.0**53)
+                codes = np.where(wrong, 0, codes).astype(np.int64)
+            if group.kind == "pixel":
+                low = np.array([round(f.low * (f.denominator or 1)) for f in group.fields])
+                high = np.array([round(f.high * (f.denominator or 1)) for f in group.fields])
+                wrong = wrong | (codes < low) | (codes > high)
+        self._refuse(
+            wrong & observed,
+            np.asarray(block, np.float64),
+            group,
+            "X",
+            "values on the training data's lattice",
+        )
+        return codes
+
+    def from_integers(self, k: np.ndarray, observed: np.ndarray) -> Any:
+        """Turn lattice codes back into the container: the exact inverse of `to_integers`, bit for bit.
+
+        Left-out columns come back missing (constant text as it was). A missing cell in an integer column, which the
+        training data did not have, makes that column float64. ValueError for codes out of range.
+        """
+        k, observed = self._matrix(k), self._matrix(observed).astype(bool)
+        if k.dtype.kind not in "iu":
+            raise ValueError(f"k must be whole numbers, got dtype {k.dtype}")
+        for group, cells, _, _ in self._blocks:
+            if group.kind in CODED:
+                top = np.array([len(f.categories or ()) for f in group.fields])
+                if (((k[:, cells] < 0) | (k[:, cells] >= top)) & observed[:, cells]).any():
+                    raise ValueError("k has codes outside the categories of its columns")
+        k = np.where(observed, k, 0).astype(np.int64)
+        if self.container == "frame":
+            arrays = [_from_integers(f, k[:, j], observed[:, j]) for j, f in enumerate(self.fields)]
+            return self._assemble(arrays, len(k))
+        dtype = np.dtype(self.dtype)
+        if dtype.kind in "iub" and not observed.all():
+            dtype = np.dtype(np.float64)
+        out = np.empty(k.shape, dtype)
+        for group, cells, _, _ in self._blocks:
+            if group.kind in CODED:
+                out[:, cells] = _take(k[:, cells].astype(np.float64), group)
+            else:
+                step = np.array([f.denominator or 1 for f in group.fields], np.int64)
+                out[:, cells] = k[:, cells] if (step == 1).all() else k[:, cells] / step
+        if not observed.all():
+            out[~observed] = np.nan
+        return out.reshape(-1, *self.shape)
+
+    # ------------------------------------------------------------ words
+
+    def to_json(self) -> dict[str, Any]:
+        """Turn into plain JSON values."""
+        return {
+            "version": _VERSION,
+            "container": self.container,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "fields": [f.to_json() for f in self.fields],
+            "left_out": [f.to_json() for f in self.left_out],
+            "order": [label if isinstance(label, str | int) else str(label) for label in self.order],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Schema:
+        """Rebuild a schema from `to_json`; ValueError where it is none, or of another version."""
+        if not isinstance(data, dict) or set(data) != _KEYS:
+            got = sorted(data) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"not a schema: expected the keys {sorted(_KEYS)}, got {got}")
+        if data["version"] != _VERSION:
+            raise ValueError(f"schema version must be {_VERSION}, got {data['version']!r}")
+        if data["container"] not in ("array", "frame", "image"):
+            raise ValueError(f"schema container must be array, frame or image, got {data['container']!r}")
+        fields = tuple(Field.from_json(f) for f in data["fields"])
+        shape = tuple(int(size) for size in data["shape"])
+        if len(fields) != (1 if data["container"] == "image" else int(np.prod(shape))):
+            raise ValueError(f"schema of shape {shape} cannot have {len(fields)} fields")
+        left_out = tuple(Field.from_json(f) for f in data["left_out"])
+        return cls(data["container"], shape, data["dtype"], fields, left_out, tuple(data["order"]))
+
+    def describe(self) -> list[dict[str, Any]]:
+        """List each column in its original order: column, kind, dtype, missing, range, note."""
+        by_name = {f.name: f for f in (*self.fields, *self.left_out)}
+        names = [str(label) for label in self.order] if self.order else [f.name for f in self.fields]
+        return [by_name[name].describe() for name in names]
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _warn_empty(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"no value in any row of {listing(names)}: kept as real, filled from the prior",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _labels(X: pd.DataFrame, name: str = "X") -> list:
+    if isinstance(X.columns, pd.MultiIndex):
+        raise TypeError(f"{name} has columns of several levels; expected one name a column")
+    labels = [int(c) if isinstance(c, np.integer) else c for c in X.columns]
+    if odd := [c for c in labels if not isinstance(c, str | int)]:
+        raise TypeError(f"{name} must have column names that are str or int, got {listing(odd)}")
+    seen: set[str] = set()
+    if twice := [c for c in labels if str(c) in seen or seen.add(str(c))]:
+        raise ValueError(f"{name} has the column {listing(twice)} more than once")
+    return labels
+
+
+def _numeric_array(X: Any, name: str) -> np.ndarray:
+    if isinstance(X, pd.DataFrame):
+        X = X.to_numpy(dtype=np.float64, na_value=np.nan)
+    if hasattr(X, "toarray"):
+        raise TypeError(f"{name} is sparse; dense data are required, use {name}.toarray()")
+    array = np.asarray(X)
+    if array.dtype.kind in "OUS":
+        if array.dtype.kind == "O":
+            array = np.where(pd.isna(array), np.nan, array)
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} is an array of dtype {array.dtype} that does not convert to float: {error}; "
+                "use a pandas DataFrame for columns of mixed kinds"
+            ) from error
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}")
+    if array.dtype.kind not in "iubf":
+        raise ValueError(f"{name} has dtype {array.dtype}; expected numbers, or a pandas DataFrame")
+    return array
+
+
+def _split(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Flatten to (n, D), zeros for missing cells, with a mask of observed cells (None: all).
+
+    Floats come out as float64, whole numbers and bool in their own dtype. ValueError for infinities.
+    """
+    flat = array.reshape(len(array), -1) if len(array) else array.reshape(0, int(np.prod(array.shape[1:])))
+    if flat.dtype == np.bool_:
+        return flat.astype(np.uint8), None
+    if flat.dtype.kind in "iu":
+        return flat, None
+    flat = flat.astype(np.float64, copy=False)
+    observed = np.isfinite(flat)
+    if observed.all():
+        return flat, None
+    infinite = np.isinf(flat)
+    if infinite.any():
+        row, cell = np.argwhere(infinite)[0]
+        place = f"column x{cell}" if array.ndim == 2 else f"pixel {np.unravel_index(cell, array.shape[1:])}"
+        raise ValueError(
+            f"{name} contains infinity: {flat[row, cell]} in row {row}, {place}; expected finite numbers"
+        )
+    return np.where(observed, flat, 0.0), observed
+
+
+def _codes(block: np.ndarray, observed: np.ndarray, group: Group, name: str) -> np.ndarray:
+    """Find codes of the cells of a coded group in an array, (n, d) to (n, d)."""
+    if all(f.categories == (0, 1) for f in group.fields):
+        unseen, out = (block != 0) & (block != 1), block
+    elif len(group.fields) == 1:
+        out, unseen = _search(block, np.array(group.fields[0].categories, np.float64))
+    else:
+        out, unseen = np.empty_like(block), np.empty(block.shape, bool)
+        for j, field in enumerate(group.fields):
+            out[:, j], unseen[:, j] = _search(block[:, j], np.array(field.categories, np.float64))
+    unseen = unseen & observed
+    if unseen.any():
+        j = int(np.argmax(unseen.any(axis=0)))
+        field = group.fields[min(j, len(group.fields) - 1)]
+        values = np.unique(block[unseen[:, j], j]).tolist()
+        raise ValueError(
+            f"{name}: column {field.name!r} has values not seen in training: {listing(values)}; "
+            f"expected one of {listing(field.categories or (), 10)}"
+        )
+    return out
+
+
+def _search(block: np.ndarray, categories: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    place = np.minimum(np.searchsorted(categories, block), len(categories) - 1)
+    return place, categories[place] != block
+
+
+def _take(codes: np.ndarray, group: Group) -> np.ndarray:
+    """Turn codes (n, d) of a coded group in an array into its categories, as float64."""
+    if all(f.categories == (0, 1) for f in group.fields):
+        return codes
+    whole = codes.astype(np.int64)
+    if len(group.fields) == 1:
+        return np.array(group.fields[0].categories, np.float64)[whole]
+    out = np.empty(codes.shape)
+    for j, field in enumerate(group.fields):
+        out[:, j] = np.array(field.categories, np.float64)[whole[:, j]]
+    return out
+
+
+def _finish(field: Field, data: np.ndarray) -> Any:
+    """Turn one column's data values (or codes) into its dtype, rounding where the dtype is whole."""
+    if field.temporal:
+        per_day = ticks_per_day(field.dtype)
+        parts = field.denominator
+        ticks = np.rint(data * parts) * (per_day // parts) if parts else np.rint(data * per_day)
+        return build_column(field, np.clip(ticks, -9.2e18, 9.2e18).astype(np.int64))
+    if field.coded:
+        return build_column(field, data.astype(np.int64))
+    label = field.dtype.lower()
+    if field.integral:
+        limits = np.iinfo(label.split("[")[0] if label.startswith(("int", "uint")) else "int64")
+        low = max(float(limits.min), 1.0 if field.kind == "positive" else -np.inf)
+        high = np.nextafter(float(limits.max), 0) if limits.max > 2**53 else float(limits.max)
+        data = np.clip(np.rint(data), low, high).astype(limits.dtype)
+    elif "float32" in label or "float16" in label:
+        limits = np.finfo("float32" if "float32" in label else "float16")
+        data = np.clip(data, limits.min, limits.max)
+    return build_column(field, data)
+
+
+def _column_integers(field: Field, column: Column) -> np.ndarray:
+    """Turn one column into lattice codes (n,); ValueError naming the first value off the lattice."""
+    if field.coded:
+        codes = lookup(column, field)
+        wrong = (
+            np.signbit(column.values) & (column.values == 0)
+            if column.form == "number"
+            else np.zeros(len(codes), bool)
+        )
+    else:
+        values = numbers(column, field)
+        step = field.denominator or 1
+        if column.form == "time":
+            size, rest = divmod(column.per_day, step)
+            if rest == 0:
+                codes, off = np.divmod(column.integers, size)
+                wrong = off != 0
+            else:
+                codes = column.integers * (step // column.per_day)
+                wrong = np.zeros(len(codes), bool)
+        elif column.integers is not None:
+            codes = column.integers * step
+            wrong = np.zeros(len(codes), bool)
+        else:
+            found = np.rint(values * step)
+            label = field.dtype.lower()
+            narrow = np.float32 if "float32" in label or label == "float[pyarrow]" else np.float64
+            back = (found / step).astype(np.float16 if "float16" in label else narrow).astype(np.float64)
+            wrong = (back != values) | (np.signbit(values) & (values == 0)) | (np.abs(found) >= 2.0**53)
+            codes = np.where(wrong, 0, found).astype(np.int64)
+        if field.kind == "pixel":
+            wrong = wrong | (values < field.low) | (values > field.high)
+    wrong = wrong & column.observed
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"column {field.name!r} has {column.values[row]} in row {row}, which is not on its lattice: "
+            f"expected whole multiples of 1/{field.denominator}"
+        )
+    return np.where(column.observed, codes, 0)
+
+
+def _from_integers(field: Field, k: np.ndarray, observed: np.ndarray) -> Any:
+    if field.coded:
+        return build_column(field, k, observed)
+    step = field.denominator or 1
+    if field.temporal:
+        return build_column(field, k * (ticks_per_day(field.dtype) // step), observed)
+    return build_column(field, k if field.integral else k / step, observed)
