@@ -34,7 +34,8 @@ class Batch:
         if self.observed is not None:
             if self.observed.shape != self.values.shape:
                 raise ValueError(
-                    f"observed has shape {tuple(self.observed.shape)}, expected {tuple(self.values.shape)} as values"
+                    f"observed has shape {tuple(self.observed.shape)}, expected that of values, "
+                    f"{tuple(self.values.shape)}"
                 )
             if self.observed.dtype != torch.bool:
                 raise TypeError(f"observed must be bool, got {self.observed.dtype}")

@@ -1,7 +1,7 @@
 """One column of a data frame, read into plain arrays and written back in its own dtype.
 
-pandas has many ways to store the same thing (NumPy, nullable, `str`, categorical, Arrow, object). Here each becomes a
-`Column` in one of four forms, and only here does the package look at pandas dtypes.
+pandas has many ways to store the same thing (NumPy, nullable, `str`, categorical, Arrow, object). Here each
+becomes a `Column` in one of four forms, and only here does the package look at pandas dtypes.
 
     number   values are the numbers as float64; `integers` holds them exactly where the dtype is integer
     text     values are codes into `levels` (strings, or the levels of a categorical)
@@ -66,7 +66,7 @@ def read_column(series: pd.Series, name: str) -> Column:
     if isinstance(dtype, pd.CategoricalDtype):
         return _read_categorical(series, name)
     observed = ~series.isna().to_numpy(dtype=bool)
-    if dtype == object:
+    if pd.api.types.is_object_dtype(dtype):
         return _read_object(series, name, observed)
     label = _label(dtype)
     if pd.api.types.is_bool_dtype(dtype):
@@ -167,8 +167,7 @@ def _read_object(series: pd.Series, name: str, observed: np.ndarray) -> Column:
             raise ValueError(f"column {name!r}: integers must lie between -2**63 and 2**63 - 1") from error
         return Column(name, "number", "object[int]", exact.astype(np.float64), observed, integers=exact)
     if found in ("floating", "mixed-integer-float"):
-        column = _floats(name, "object[float]", np.where(observed, filled, np.nan).astype(np.float64))
-        return column
+        return _floats(name, "object[float]", np.where(observed, filled, np.nan).astype(np.float64))
     first = filled[observed]
     kinds = list(dict.fromkeys(type(v).__name__ for v in first))
     if len(kinds) == 1:
@@ -186,7 +185,7 @@ def _read_object(series: pd.Series, name: str, observed: np.ndarray) -> Column:
 
 
 def lookup(column: Column, field: Field) -> np.ndarray:
-    """Find the code of each value among the field's categories, shape (n,); ValueError names unseen values."""
+    """Find each value's code among the field's categories, shape (n,); ValueError names unseen values."""
     assert field.categories is not None
     codes = {value: code for code, value in enumerate(field.categories)}
     if column.form == "time":
@@ -212,7 +211,7 @@ def lookup(column: Column, field: Field) -> np.ndarray:
 
 
 def numbers(column: Column, field: Field) -> np.ndarray:
-    """Give a numeric column's values in data units, float64 (n,); ValueError names the first value that is none."""
+    """Give a numeric column's values, float64 (n,); ValueError names the first that is no number."""
     if column.form == "text" and column.observed.any():
         row = int(np.argmax(column.observed))
         raise ValueError(
@@ -230,8 +229,8 @@ def numbers(column: Column, field: Field) -> np.ndarray:
 def build_column(field: Field, values: np.ndarray, observed: np.ndarray | None = None) -> Any:
     """Make a pandas array in the field's dtype.
 
-    `values` (n,) are codes (coded kinds), ticks (dates, durations) or data values; `observed` (n,) marks which are
-    there, None means all. A dtype that cannot hold a missing value becomes float64 or object.
+    `values` (n,) are codes (coded kinds), ticks (dates, durations) or data values; `observed` (n,) marks
+    which are there, None means all. A dtype that cannot hold a missing value becomes float64 or object.
     """
     missing = np.zeros(len(values), bool) if observed is None else ~observed
     label = field.dtype
@@ -311,7 +310,7 @@ def ticks_per_day(label: str) -> int:
 
 
 def put(series: pd.Series, rows: np.ndarray, new: Any) -> Any:
-    """Copy a column's array with `new` (m,) in the marked `rows` (n,); widens the dtype only where it must."""
+    """Copy a column's array, `new` (m,) put into the marked `rows` (n,); widens the dtype where it must."""
     array: Any = series.array.copy()
     if isinstance(array, pd.Categorical):
         fresh = [v for v in pd.unique(pd.Series(new)) if v not in array.categories]

@@ -1,7 +1,8 @@
 """Data sets to try things on, and toy densities whose log p is known.
 
-The data sets come with installed packages, or from the folder that the environment variable ABDUCE_DATA names. The toy
-densities live in the plane; each has `sample(n, random_state)` -> (n, 2) and `log_prob(x)` -> (n,), nats.
+The data sets come with installed packages, or from the folder that the environment variable ABDUCE_DATA
+names. The toy densities live in the plane; each has `sample(n, random_state)` -> (n, 2) and `log_prob(x)` ->
+(n,), nats.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def load_digits_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def penguins() -> pd.DataFrame:
-    """Load Palmer penguins (344 rows, 8 columns, real blanks) as pandas reads it; ModuleNotFoundError if not installed.
+    """Load Palmer penguins (344 rows, 8 columns, real blanks) as pandas reads them.
 
-    Only the CSV inside the package `palmerpenguins` is read: importing the package would load its plotting code.
+    Only the CSV inside the package `palmerpenguins` is read: importing it would load its plotting code.
+    ModuleNotFoundError if the package is not installed.
     """
     spec = find_spec("palmerpenguins")
     if spec is None or not spec.submodule_search_locations:
@@ -77,7 +79,7 @@ def mnist() -> Mnist:
 
 
 def adbench(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Load an anomaly set of ADBench by name ("glass" or "14_glass"): X (n, D) float64, y (n,) with 1 = anomaly."""
+    """Load an anomaly set of ADBench, "glass" or "14_glass": X (n, D) float64, y (n,), 1 = anomaly."""
     folder = data_folder() / "adbench"
     names = adbench_names()
     found = [stem for stem in names if name in (stem, stem.split("_", 1)[1])]
@@ -135,8 +137,8 @@ def _points(x: Any) -> np.ndarray:
 class NoisyCurves:
     """Points on curves c_j(t), t and j uniform, plus Gaussian noise of standard deviation s.
 
-    p(x) = mean over j and t in [0, 1] of N(x; c_j(t), s^2 I), by Gauss-Legendre quadrature over `nodes` values of t:
-    exact to rounding as long as nodes lie closer together than s along the curve.
+    p(x) = mean over j and t in [0, 1] of N(x; c_j(t), s^2 I), by Gauss-Legendre quadrature over `nodes`
+    values of t: exact to rounding as long as nodes lie closer together than s along the curve.
     """
 
     curve: Callable[[np.ndarray], np.ndarray]  # (m,) -> (curves, m, 2)
@@ -167,7 +169,10 @@ class NoisyCurves:
 
 @dataclass(frozen=True)
 class Ring:
-    """A circle of radius r plus Gaussian noise: p(x) = exp(-(|x|^2 + r^2) / 2s^2) I_0(|x| r / s^2) / (2 pi s^2)."""
+    """A circle of radius r plus Gaussian noise of standard deviation s.
+
+    p(x) = exp(-(|x|^2 + r^2) / 2s^2) I_0(|x| r / s^2) / (2 pi s^2)
+    """
 
     radius: float = 1.0
     noise: float = 0.1
@@ -214,7 +219,9 @@ class GaussianMixture:
 
 
 def spiral(noise: float = 0.03) -> NoisyCurves:
-    """Make one turn of a spiral: y = (-0.25, 0) + 0.94 (t / 2 pi) (cos t, sin t), t uniform in [0, 2 pi], plus noise.
+    """Make one turn of a spiral plus noise.
+
+    y = (-0.25, 0) + 0.94 (t / 2 pi) (cos t, sin t), t uniform in [0, 2 pi]
 
     >>> x = spiral().sample(5, random_state=0)
     >>> x.shape, spiral().log_prob(x).shape

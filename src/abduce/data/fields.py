@@ -1,7 +1,7 @@
 """The words of the data room: what one column (or all pixels of an image) is.
 
-A data container becomes one matrix of `n` rows by `D` cells. A `Field` says what a cell holds and how a data value `v`
-becomes a model value `m`:
+A data container becomes one matrix of `n` rows by `D` cells. A `Field` says what a cell holds and how a data
+value `v` becomes a model value `m`:
 
     real, pixel                    m = (v - loc) / scale
     positive                       m = (log v - loc) / scale
@@ -38,7 +38,7 @@ class Field:
     kind : one of `KINDS`, or of `LEFT_OUT` for a column kept out of the model.
     dtype : dtype of the column as it came in.
     categories : values by code for coded kinds (str, int, float or bool), else None.
-    loc, scale : the map to model values, see the module's first lines; in data units (log data units if positive).
+    loc, scale : the map to model values above, in data units (log data units if positive).
     denominator : values are k / denominator for integers k; None if they are on no such lattice.
         Dates and durations are counted in days (dates: since 1970-01-01).
     low, high : observed range in data units (for pixels: of all levels); NaN if nothing was observed.
@@ -81,7 +81,7 @@ class Field:
         if self.categories is not None:
             return len(self.categories)
         if self.kind == "pixel" and self.denominator is not None:
-            return int(round((self.high - self.low) * self.denominator)) + 1
+            return round((self.high - self.low) * self.denominator) + 1
         return None
 
     def to_json(self) -> dict[str, Any]:

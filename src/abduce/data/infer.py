@@ -1,7 +1,7 @@
 """Guess what each column, or the pixels of images, hold.
 
-Two ways in: `frame_field` looks at one column of a data frame, where names and dtypes carry meaning; `array_fields` and
-`image_field` look at plain numbers, all columns at once. A guess can always be overridden by the caller's `kinds`.
+`frame_field` looks at one column of a data frame, where names and dtypes carry meaning; plain arrays and
+images, where they do not, are in `infer_arrays`. A guess can always be overridden by the caller's `kinds`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ import numpy as np
 
 from abduce.data.columns import Column
 from abduce.data.fields import CODED, KINDS, Field, listing
+from abduce.data.lattice import column_denominator
 
-# Finest lattices first tried coarse: tenths before hundredths; 255 and 65535 for images scaled to [0, 1].
-_DENOMINATORS = (1, 2, 4, 8, 10, 16, 32, 64, 100, 128, 255, 256, 1000, 10**4, 65535, 10**5, 10**6)
-_DAY_PARTS = (1, 24, 1440, 86400, 86400 * 10**3, 86400 * 10**6, 86400 * 10**9)
 _EXACT = 2.0**53
 _ID_NAMES = ("id", "index", "row", "rowid", "row_id", "rownames")
-_RARE = 0.01
 
 
 def resolve_kinds(kinds: Mapping[Any, str] | str | None, names: list) -> list[str | None]:
     """Give the kind asked for each column, None where it is to be inferred.
 
-    ValueError for an unknown kind, TypeError for a wrong container, ValueError for a column that is not there.
+    ValueError for an unknown kind or a column that is not there, TypeError for a wrong container.
     """
     allowed = (*KINDS, "identifier")
     if kinds is None:
@@ -56,61 +53,11 @@ def _check_kind(kind: Any, allowed: tuple, key: Any = None) -> None:
         raise ValueError(f"kinds: unknown kind {kind!r}{where}; expected one of {', '.join(allowed)}")
 
 
-# ---------------------------------------------------------------- lattices
-
-
-def denominators(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Find for each column of `values` (n, D) the smallest q with all values k/q, 0 where there is none.
-
-    Missing values are to be given as 0. `dtype` is the float type the values came in: k/q must round to them in it.
-    """
-    found = np.zeros(values.shape[1], np.int64)
-    head = values[:200]
-    alive = ~(np.signbit(values) & (values == 0)).any(axis=0)  # -0.0 would not come back with its sign
-    for q in _DENOMINATORS:
-        left = np.flatnonzero(alive & (found == 0))
-        if not left.size:
-            break
-        left = left[_on_lattice(head[:, left], q, dtype)]
-        if left.size:
-            block = values if left.size == values.shape[1] else values[:, left]
-            found[left[_on_lattice(block, q, dtype)]] = q
-    return found
-
-
-def _on_lattice(values: np.ndarray, q: int, dtype: np.dtype) -> np.ndarray:
-    k = np.rint(values * q)
-    same = (k / q).astype(dtype).astype(np.float64) == values
-    same &= np.abs(k) < _EXACT
-    return same.all(axis=0)
-
-
-def _denominator(column: Column) -> int | None:
-    if not column.observed.any():
-        return None
-    if column.form == "time":
-        ticks = column.integers
-        for parts in _DAY_PARTS:
-            if (
-                ticks is not None
-                and column.per_day % parts == 0
-                and not (ticks % (column.per_day // parts)).any()
-            ):
-                return parts
-        return None
-    if column.integers is not None:
-        return 1
-    single = "float32" in column.dtype.lower() or column.dtype.startswith("float[")
-    half = "float16" in column.dtype.lower()
-    dtype = np.dtype(np.float32 if single else np.float16 if half else np.float64)
-    return int(denominators(column.values[:, None], dtype)[0]) or None
-
-
 # ---------------------------------------------------------------- data frames
 
 
 def frame_field(column: Column, kind: str | None) -> Field:
-    """Describe one column of a data frame; `kind` overrides the guess. ValueError where the kind cannot hold the data."""
+    """Describe one column of a data frame; `kind` overrides the guess, ValueError if it cannot hold the data."""
     n = max(len(column.values), 1)
     share = 1.0 - float(column.observed.sum()) / n
     values = column.values[column.observed]
@@ -128,12 +75,12 @@ def frame_field(column: Column, kind: str | None) -> Field:
         return Field(kind=kind, categories=_categories(column, kind), denominator=1, **base)
     if column.form == "text" and values.size:
         raise ValueError(f"column {column.name!r} holds text such as {column.first()!r}; it cannot be {kind}")
-    step = _denominator(column)
+    step = column_denominator(column)
     if kind == "count":
-        _check_counts(values, step, column.name)
+        check_counts(values, step, column.name)
         return Field(kind=kind, denominator=1, **base)
     if kind == "pixel":
-        return _pixel_field(base, values, step)
+        return pixel_field(base, values, step)
     logs = values
     if kind == "positive":
         if asked and values.size and values.min() <= 0:
@@ -145,7 +92,8 @@ def frame_field(column: Column, kind: str | None) -> Field:
     return Field(kind=kind, loc=float(loc[0]), scale=float(scale[0]), denominator=step, **base)
 
 
-def _check_counts(values: np.ndarray, step: int | None, name: str) -> None:
+def check_counts(values: np.ndarray, step: int | None, name: str) -> None:
+    """Refuse values that are not 0, 1, 2, ...; `step` is their denominator."""
     if values.size and (step != 1 or values.min() < 0):
         wrong = values[(values < 0) | (values != np.rint(values))]
         raise ValueError(
@@ -200,7 +148,7 @@ def _integer_kind(column: Column, values: np.ndarray) -> str:
     if k <= 12 and high - low + 1 == k:
         return "ordinal"
     mean = float(values.mean())
-    # A negative binomial cannot be narrower than a Poisson: counts well below that spread are better off as reals.
+    # A negative binomial cannot be narrower than a Poisson: counts much narrower are better off as reals.
     if low >= 0 and mean < 100 and float(values.var()) >= 0.5 * mean:
         return "count"
     return "positive" if _heavy_tailed(values) else "real"
@@ -241,7 +189,7 @@ def _categories(column: Column, kind: str) -> tuple:
         used = np.unique(column.values[column.observed])
         found = tuple(sorted(column.levels[int(c)] for c in used))
     else:
-        found = _number_categories(
+        found = number_categories(
             column.values if column.integers is None else column.integers, column.observed
         )
     if kind == "binary" and set(found) < {0, 1}:
@@ -254,17 +202,19 @@ def _categories(column: Column, kind: str) -> tuple:
     return found
 
 
-def _number_categories(values: np.ndarray, observed: np.ndarray) -> tuple:
+def number_categories(values: np.ndarray, observed: np.ndarray) -> tuple:
+    """List the distinct observed numbers in order."""
     return tuple((np.unique(values[observed]) + 0).tolist())  # + 0 turns -0.0 into 0.0
 
 
-# ---------------------------------------------------------------- arrays
+# ---------------------------------------------------------------- shared with arrays
 
 
 def location_scale(values: np.ndarray, observed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Compute mean and standard deviation of each column of (n, D) over observed cells; scale 1 where it is constant.
+    """Compute mean and standard deviation of each column of (n, D) over observed cells.
 
-    Unobserved cells must be given as 0. Divides by the largest magnitude first, so that 1e300 does not overflow.
+    Scale is 1 where a column is constant. Unobserved cells must be given as 0. Extreme magnitudes are divided
+    out first, so that 1e300 does not overflow.
     """
     n = np.full(values.shape[1], values.shape[0]) if observed is None else observed.sum(axis=0)
     n = np.maximum(n, 1)
@@ -282,107 +232,8 @@ def location_scale(values: np.ndarray, observed: np.ndarray | None) -> tuple[np.
     return loc * unit, scale
 
 
-def array_fields(
-    values: np.ndarray, observed: np.ndarray | None, dtype: np.dtype, kinds: list[str | None]
-) -> tuple[Field, ...]:
-    """Describe the columns of a numeric array (n, D); unobserved cells of `values` are 0, `observed` None means all.
-
-    `dtype` is the array's own. Columns of 0 and 1 are binary, uint8 arrays hold pixels, all else is real.
-    """
-    n, d = values.shape
-    low, high = _ranges(values, observed)
-    count = np.full(d, n) if observed is None else observed.sum(axis=0)
-    whole = dtype.kind in "iub"
-    step = np.ones(d, np.int64) if whole else denominators(values, dtype)
-    guess = np.full(d, "real", dtype=object)
-    if dtype == np.bool_:
-        guess[:] = "binary"
-    elif dtype == np.uint8 and (high > 1).any():
-        guess[:] = "pixel"  # never binary: a pixel that is dark in training may light up later
-    else:
-        guess[_zero_one(values, low, high, count)] = "binary"
-    guess = np.array([asked or found for asked, found in zip(kinds, guess, strict=True)], dtype=object)
-    if (guess == "identifier").any():
-        column = int(np.argmax(guess == "identifier"))
-        raise ValueError(
-            f"kinds: column {column} of an array cannot be left out as identifier; drop it, or use a DataFrame"
-        )
-    real, positive, pixel = guess == "real", guess == "positive", guess == "pixel"
-    loc, scale = np.zeros(d), np.ones(d)
-    if real.any():
-        some = slice(None) if real.all() else np.flatnonzero(real)
-        loc[some], scale[some] = location_scale(
-            values[:, some], None if observed is None else observed[:, some]
-        )
-    if positive.any():
-        some = np.flatnonzero(positive)
-        seen = np.ones((n, some.size), bool) if observed is None else observed[:, some]
-        if (values[:, some][seen] <= 0).any():
-            bad = int(some[np.argmax(((values[:, some] <= 0) & seen).any(axis=0))])
-            raise ValueError(f"column {bad} has values at or below 0; kind positive needs values above 0")
-        logs = np.log(np.where(seen, values[:, some], 1.0))
-        loc[some], scale[some] = location_scale(logs, seen)
-    if pixel.any():
-        _share_pixel_range(np.flatnonzero(pixel), low, high, step, loc, scale)
-    categories = _array_categories(values, observed, dtype, guess)
-    for j in np.flatnonzero(guess == "count"):
-        seen = values[:, j] if observed is None else values[observed[:, j], j]
-        _check_counts(seen, int(step[j]) or None, f"x{j}")
-    return tuple(
-        Field(
-            name=f"x{j}",
-            kind=str(guess[j]),
-            dtype=str(dtype),
-            categories=categories.get(j),
-            loc=float(loc[j]),
-            scale=float(scale[j]),
-            denominator=1
-            if guess[j] in CODED
-            else int(step[j]) or None
-            if count[j] or guess[j] == "pixel"
-            else None,
-            low=float(low[j]) if count[j] or guess[j] == "pixel" else math.nan,
-            high=float(high[j]) if count[j] or guess[j] == "pixel" else math.nan,
-            missing=1.0 - float(count[j]) / n,
-        )
-        for j in range(d)
-    )
-
-
-def _ranges(values: np.ndarray, observed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    if observed is None:
-        return values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-    low = np.min(values, axis=0, where=observed, initial=np.inf).astype(np.float64)
-    high = np.max(values, axis=0, where=observed, initial=-np.inf).astype(np.float64)
-    return low, high
-
-
-def _zero_one(values: np.ndarray, low: np.ndarray, high: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Mark columns of 0s and 1s where the rarer is at least 1 % (a rarer 1 is likelier the tail of something else)."""
-    out = (low == 0) & (high == 1)
-    some = np.flatnonzero(out)
-    if some.size:
-        block = values[:, some]
-        ones = (block == 1).sum(axis=0)
-        pure = ((block == 0) | (block == 1)).all(axis=0)
-        rare = np.minimum(ones, count[some] - ones) < _RARE * count[some]
-        out[some[~pure | rare]] = False
-    return out
-
-
-def _share_pixel_range(some: np.ndarray, low: Any, high: Any, step: Any, loc: Any, scale: Any) -> None:
-    if (step[some] == 0).any():
-        raise ValueError("kinds: pixel columns must have values k/q for whole k, such as 0..255 or k/255")
-    q = int(np.lcm.reduce(step[some]))
-    a, b = pixel_range(float(np.min(low[some])), float(np.max(high[some])), q)
-    if (b - a) * q > 255:
-        raise ValueError(f"kinds: pixel columns must have at most 256 levels, got {(b - a) * q + 1:.0f}")
-    low[some], high[some], step[some] = a, b, q
-    loc[some], scale[some] = (a + b) / 2, max(b - a, 1.0 / q) / 2
-
-
 def pixel_range(low: float, high: float, q: int) -> tuple[float, float]:
-    """Give the range of levels behind observed pixels: the full 0..255 where they look like bytes, else as observed.
+    """Give the range of levels behind observed pixels: 0..255 where they look like bytes, else as observed.
 
     >>> pixel_range(3.0, 250.0, 1), pixel_range(0.0, 16.0, 1)
     ((0.0, 255.0), (0.0, 16.0))
@@ -394,73 +245,8 @@ def pixel_range(low: float, high: float, q: int) -> tuple[float, float]:
     return (0.0, 255.0 / q) if low == high and q == 1 and low >= 0 else (low, high)
 
 
-def _array_categories(
-    values: np.ndarray, observed: np.ndarray | None, dtype: np.dtype, guess: np.ndarray
-) -> dict:
-    out: dict[int, tuple] = {}
-    zero_one: tuple = {"b": (False, True), "f": (0.0, 1.0)}.get(dtype.kind, (0, 1))
-    binary = np.flatnonzero(guess == "binary")
-    if binary.size:
-        block = values[:, binary]
-        simple = ((block == 0) | (block == 1)).all(axis=0)
-        out |= {int(j): zero_one for j in binary[simple]}
-    for j in np.flatnonzero([kind in CODED for kind in guess]):
-        if int(j) in out:
-            continue
-        seen = np.ones(len(values), bool) if observed is None else observed[:, j]
-        found = _number_categories(values[:, j], seen)
-        if not found or (guess[j] == "binary" and len(found) != 2):
-            raise ValueError(
-                f"column {j} has {len(found)} distinct values ({listing(found)}); it cannot be {guess[j]}"
-            )
-        out[int(j)] = tuple(int(v) for v in found) if dtype.kind in "iu" else found
-    return out
-
-
-# ---------------------------------------------------------------- images
-
-
-def image_field(values: np.ndarray, observed: np.ndarray | None, dtype: np.dtype, kind: str | None) -> Field:
-    """Describe the pixels of images given flat (n, D): two values are binary, few levels pixel, else real."""
-    seen = values if observed is None else values[observed]
-    share = 0.0 if observed is None else 1.0 - seen.size / values.size
-    base: dict[str, Any] = {"name": "pixel", "dtype": str(dtype), "missing": share}
-    if not seen.size:
-        return Field(kind=kind or "real", **base)
-    low, high = float(seen.min()), float(seen.max())
-    head = seen.reshape(-1)[:100_000]
-    two = bool(((head == low) | (head == high)).all() and ((seen == low) | (seen == high)).all())
-    two = two and (low < high or kind == "binary")
-    column = seen.reshape(-1, 1)
-    step = 1 if dtype.kind in "iub" else int(denominators(column, dtype)[0]) or None
-    levels = (high - low) * step + 1 if step else math.inf
-    few = levels <= 256 and (low < high or dtype == np.uint8)
-    kind = kind or ("binary" if two or dtype == np.bool_ else "pixel" if few else "real")
-    if kind in CODED:
-        found = (low, high) if two and low < high else _number_categories(seen, np.ones(seen.shape, bool))
-        if kind == "binary" and set(found) <= {0.0, 1.0}:
-            found = (0.0, 1.0)
-        if kind == "binary" and len(found) != 2:
-            raise ValueError(
-                f"X has {len(found)} distinct pixel values ({listing(found)}); it cannot be binary"
-            )
-        cast = bool if dtype == np.bool_ else int if dtype.kind in "iu" else float
-        found = tuple(cast(v) for v in found)
-        return Field(kind=kind, categories=found, denominator=1, low=low, high=high, **base)
-    if kind == "pixel":
-        return _pixel_field(base | {"low": low, "high": high}, seen, step)
-    if kind == "count":
-        _check_counts(seen.reshape(-1), step, "pixel")
-        return Field(kind=kind, denominator=1, low=low, high=high, **base)
-    if kind == "identifier" or (kind == "positive" and low <= 0):
-        raise ValueError(f"kinds: pixels between {low:g} and {high:g} cannot be {kind}")
-    loc, scale = location_scale(np.log(column) if kind == "positive" else column, None)
-    return Field(
-        kind=kind, loc=float(loc[0]), scale=float(scale[0]), denominator=step, low=low, high=high, **base
-    )
-
-
-def _pixel_field(base: dict[str, Any], values: np.ndarray, step: int | None) -> Field:
+def pixel_field(base: dict[str, Any], values: np.ndarray, step: int | None) -> Field:
+    """Describe pixels; `base` has name, low and high, `step` is the denominator of `values`."""
     if not values.size or step is None:
         raise ValueError(f"{base['name']}: kind pixel needs values k/q for whole k, such as 0..255 or k/255")
     low, high = pixel_range(base["low"], base["high"], step)

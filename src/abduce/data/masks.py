@@ -1,10 +1,11 @@
 """Patterns of what is hidden.
 
-Every function returns a *keep* mask, True where a cell stays observed. The NumPy functions make test cases of one pattern
-for all rows; `hide` is what training uses: each row of a batch gets its own pattern, in a few tensor operations.
+Every function returns a *keep* mask, True where a cell stays observed. The NumPy functions make test cases of
+one pattern for all rows; `hide` is what training uses: each row of a batch gets its own pattern, in a few
+tensor operations.
 
-An event of two or three dimensions is an image (H, W) or (H, W, C), whose pixels are hidden with all their channels; an
-event of one dimension is a row of a table or a series.
+An event of two or three dimensions is an image (H, W) or (H, W, C), whose pixels are hidden with all their
+channels; an event of one dimension is a row of a table or a series.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def mcar(shape: tuple[int, ...], rate: float, rng: np.random.Generator) -> np.nd
 
 
 def block(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Hide one block of about `share` of the cells in each row: a rectangle of an image, a run of a table's columns.
+    """Hide a block of about `share` of each row's cells: a rectangle of an image, a run of a table's columns.
 
     >>> block((1, 4), 0.5, np.random.default_rng(0)).sum(axis=1)
     array([2])
@@ -52,8 +53,8 @@ def block(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> np.
 def half(shape: tuple[int, ...], rng: np.random.Generator, side: str | None = None) -> np.ndarray:
     """Hide half of each row.
 
-    Images: `side` names the half that is hidden (top, bottom, left, right), None draws one for each row. Tables: a
-    random run of half the columns, wrapping round the end; `side` must be None.
+    Images: `side` names the half that is hidden (top, bottom, left, right), None draws one for each row.
+    Tables: a random run of half the columns, wrapping round the end; `side` must be None.
 
     >>> half((1, 2, 2), np.random.default_rng(0), side="bottom")[0]
     array([[ True,  True],
@@ -100,7 +101,7 @@ def _event(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _run(n: int, size: int, length: int, where: np.ndarray) -> np.ndarray:
-    """Mark in each of n rows one run of `length` cells, its start at the share `where` (n,) of the room there is."""
+    """Mark in each of n rows one run of `length` cells; `where` (n,) in [0, 1) places it."""
     start = np.floor(where * (size - length + 1)).astype(int)[:, None]
     place = np.arange(size)
     return (place >= start) & (place < start + length)
@@ -124,9 +125,9 @@ def hide(
 ) -> Tensor:
     """Draw for each row of a batch what stays visible.
 
-    A row is left as it is with probability `complete_share`; else it gets one pattern, drawn with the weights in
-    `patterns` (default `PATTERNS`), of random size: cells at random at a rate uniform in (0, 1), a block, a half,
-    or every k-th with k in 2..4.
+    A row is left as it is with probability `complete_share`; else it gets one pattern, drawn with the weights
+    in `patterns` (default `PATTERNS`), of random size: cells at random at a rate uniform in (0, 1), a block,
+    a half, or every k-th with k in 2..4.
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ def hide(
     image = len(event_shape) > 1
     height, width = (event_shape[0], event_shape[1]) if image else (1, event_shape[0])
     channels = event_shape[2] if len(event_shape) == 3 else 1
-    # One uniform number a row picks its pattern; every pattern is drawn for all rows, which is cheaper than gathering.
+    # One uniform number a row picks its pattern; drawing each pattern for all rows is cheaper than gathering.
     pick = draw()
     keep = torch.ones(observed.shape[0], height, width, dtype=torch.bool, device=observed.device)
     below = complete_share

@@ -2,7 +2,7 @@
 
 | path | data |
 |---|---|
-| `.csv`, `.tsv` (also `.gz`) | DataFrame with pandas' nullable dtypes, so that whole numbers with blanks stay whole |
+| `.csv`, `.tsv` (also `.gz`) | DataFrame, nullable dtypes: whole numbers with blanks stay whole |
 | `.parquet` | DataFrame, same |
 | `.npy`, `.npz` | array |
 | a folder of images | array (n, H, W) or (n, H, W, C), in the order of the file names |
@@ -50,7 +50,8 @@ def read(path: str | os.PathLike, member: str | None = None) -> pd.DataFrame | n
     path : see the table in the module's first lines.
     member : which array of an `.npz`; default its only array, or the one named X.
 
-    Raises FileNotFoundError, or ValueError naming the path for an unknown suffix, an empty or an unreadable file.
+    Raises FileNotFoundError, or ValueError naming the path for an unknown suffix, an empty or an unreadable
+    file.
     """
     path = Path(path)
     if not path.exists():
@@ -157,7 +158,8 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
     for name, shape in zip(names, shapes, strict=True):
         if shape != usual:
             raise ValueError(
-                f"{folder / name} has {_size(shape)} but most images there have {_size(usual)}; expected one size"
+                f"{folder / name} has {_size(shape)} but most images there have {_size(usual)}; "
+                "expected one size"
             )
     return np.stack(arrays)
 
@@ -179,8 +181,8 @@ def write(path: str | os.PathLike, data: Any, like: str | os.PathLike | None = N
     data : DataFrame or array; images are uint8, or floats in 0..1 or 0..255.
     like : the folder the images came from: the answers get the same names (lossy formats become `.png`).
 
-    Nothing is left under `path` if writing fails. Raises ValueError for an unknown suffix or data it cannot hold,
-    FileNotFoundError if the folder to write into is not there, OSError if the disk is full.
+    Nothing is left under `path` if writing fails. Raises ValueError for an unknown suffix or data it cannot
+    hold, FileNotFoundError if the folder to write into is not there, OSError if the disk is full.
     """
     path = Path(path)
     if not path.absolute().parent.is_dir():
@@ -232,7 +234,7 @@ def _as_array(data: Any, path: Path) -> np.ndarray:
 
 
 def _atomic(path: Path, fill: Callable[[IO[bytes]], Any]) -> Path:
-    """Let `fill` write to a file of a temporary name beside `path`, then rename it: readers never see half a file."""
+    """Let `fill` write a file of a temporary name beside `path`, then rename it: nobody sees half a file."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:

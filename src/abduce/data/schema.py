@@ -1,7 +1,8 @@
 """What the data are, and the way into and out of the model's matrix.
 
-A `Schema` is learnt once from the training data and then turns any container of the same make (2-D array, data frame,
-stack of images) into model values `(n, D)` with a mask of what was observed, and back into the same container.
+A `Schema` is learnt once from the training data and then turns any container of the same make (2-D array,
+data frame, stack of images) into model values `(n, D)` with a mask of what was observed, and back into the
+same container.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from abduce.data import lattice
+from abduce.data.arrays import find_codes, numeric_array, split, take
 from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
 from abduce.data.fields import CODED, KINDS, Field, Group, listing
-from abduce.data.infer import array_fields, frame_field, image_field, resolve_kinds
+from abduce.data.infer import frame_field, resolve_kinds
+from abduce.data.infer_arrays import array_fields, image_field
 
 __all__ = ["KINDS", "Field", "Group", "Schema"]
 
@@ -65,16 +69,16 @@ class Schema:
         X : 2-D array, (n, H, W) or (n, H, W, C) images, or DataFrame; NaN, None, NA and NaT are missing.
         kinds : overrides, by column name or position; or one kind for all.
 
-        Raises ValueError for no rows, no usable column, infinities, or a kind that cannot hold the data; TypeError for
-        containers of another make.
+        Raises ValueError for no rows, no usable column, infinities, or a kind that cannot hold the data;
+        TypeError for containers of another make.
         """
         if isinstance(X, pd.DataFrame):
             return cls._infer_frame(X, kinds)
-        array = _numeric_array(X, "X")
+        array = numeric_array(X, "X")
         if array.ndim not in (2, 3, 4):
             raise ValueError(
-                f"Expected 2D array, (n, H, W) or (n, H, W, C) images, or a DataFrame, got X of shape {array.shape}. "
-                "Reshape your data, for example with X.reshape(-1, 1) for a single column"
+                "Expected 2D array, (n, H, W) or (n, H, W, C) images, or a DataFrame, "
+                f"got X of shape {array.shape}. Reshape your data, for example with X.reshape(-1, 1) for a single column"
             )
         if not array.shape[0] or not array.size:
             what = "sample" if not array.shape[0] else "feature"
@@ -82,7 +86,7 @@ class Schema:
                 f"Found array with 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required."
             )
         shape = array.shape[1:]
-        flat, observed = _split(array, "X")
+        flat, observed = split(array, "X")
         if array.ndim == 2:
             columns = resolve_kinds(kinds, [f"x{j}" for j in range(shape[0])])
             found = array_fields(flat, observed, array.dtype, columns)
@@ -160,10 +164,12 @@ class Schema:
     # ------------------------------------------------------------ in
 
     def encode(self, X: Any, name: str = "X", dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
-        """Turn data into model values (n, D) and a bool mask (n, D) of what was observed; unobserved values are 0.
+        """Turn data into model values (n, D) and a bool mask (n, D) of what was observed; unobserved values
+        are 0.
 
-        Raises ValueError naming `name` and the column for missing or extra columns, other shapes, infinities, text
-        among numbers, values never seen in a coded column, and values a positive or count column cannot hold.
+        Raises ValueError naming `name` and the column for missing or extra columns, other shapes, infinities,
+        text among numbers, values never seen in a coded column, and values a positive or count column cannot
+        hold.
         """
         if self.container == "frame":
             columns = self._columns(X, name)
@@ -173,12 +179,12 @@ class Schema:
                 observed[:, j] = column.observed
                 values[:, j] = lookup(column, field) if field.coded else numbers(column, field)
         else:
-            flat, seen = _split(self._array(X, name), name)
+            flat, seen = split(self._array(X, name), name)
             values = np.array(flat, dtype)
             observed = np.ones(values.shape, bool) if seen is None else seen
             for group, cells, _, _ in self._blocks:
                 if group.kind in CODED:
-                    values[:, cells] = _codes(values[:, cells], observed[:, cells], group, name)
+                    values[:, cells] = find_codes(values[:, cells], observed[:, cells], group, name)
         self._standardise(values, observed, name)
         return values, observed
 
@@ -234,11 +240,12 @@ class Schema:
         return X
 
     def _array(self, X: Any, name: str) -> np.ndarray:
-        array = _numeric_array(X, name)
+        array = numeric_array(X, name)
         if array.shape[1:] != self.shape or array.ndim < 2:
             if self.container == "array" and array.ndim == 2:
                 raise ValueError(
-                    f"{name} has {array.shape[1]} features, but {self.shape[0]} features are expected as in training"
+                    f"{name} has {array.shape[1]} features, but {self.shape[0]} features are expected "
+                    "as in training"
                 )
             want = ", ".join(["n", *map(str, self.shape)])
             raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
@@ -249,9 +256,9 @@ class Schema:
     def decode(self, values: np.ndarray, snap: bool = False) -> Any:
         """Turn model values (n, D) into new rows of the container: same columns, dtypes and categories.
 
-        Codes, counts, dates and integer dtypes are rounded to what they can hold, pixels clipped to their range. With
-        `snap` floats on a lattice are rounded to it too (a length in tenths comes out in tenths). Left-out columns
-        are missing, unless all rows had the same text.
+        Codes, counts, dates and integer dtypes are rounded to what they can hold, pixels clipped to their
+        range. With `snap` floats on a lattice are rounded to it too (a length in tenths comes out in tenths).
+        Left-out columns are missing, unless all rows had the same text.
         """
         values = self._matrix(values)
         data = self._to_data(values, snap)
@@ -270,43 +277,43 @@ class Schema:
         """Turn model values into data values, float64 (n, D); coded cells become codes."""
         out = np.array(values, np.float64)
         for group, cells, loc, scale in self._blocks:
-            block = out[:, cells]
+            block = out[:, cells]  # a view when the group is everything, a copy otherwise
             if group.kind in CODED:
                 top = np.array([len(f.categories or ()) - 1 for f in group.fields])
-                block = np.clip(np.rint(block), 0, top)
+                np.rint(block, out=block)
+                np.clip(block, 0, top, out=block)
             elif group.kind == "count":
-                block = np.maximum(np.rint(block), 0)
+                np.rint(block, out=block)
+                np.maximum(block, 0, out=block)
             else:
-                block = block * scale + loc
+                block *= scale
+                block += loc
                 if group.kind == "positive":
-                    block = np.exp(np.clip(block, -690.0, 700.0))
-                elif group.kind == "pixel":
-                    block = np.clip(block, [f.low for f in group.fields], [f.high for f in group.fields])
+                    np.exp(np.clip(block, -690.0, 700.0, out=block), out=block)
                 if snap:
-                    step = np.array([f.denominator or 0 for f in group.fields], np.float64)
-                    snapped = np.rint(block * step) / np.where(step > 0, step, 1)
-                    block = np.where(step > 0, snapped, block)
-                    if group.kind == "positive":
-                        block = np.maximum(block, np.where(step > 0, 1 / np.where(step > 0, step, 1), 0))
-            out[:, cells] = block
+                    _snap(block, group)
+                if group.kind == "pixel":
+                    low, high = np.array([(f.low, f.high) for f in group.fields]).T
+                    np.clip(block, low, high, out=block)
+            if not isinstance(cells, slice):
+                out[:, cells] = block
         return out
 
-    def _cast(self, data: np.ndarray, dtype: np.dtype, cells: Any = slice(None)) -> np.ndarray:
-        """Turn data values of some cells into the array's dtype, codes into their categories."""
+    def _cast(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Turn data values (n, D), used up, into an array's dtype; codes into their categories."""
         for group, where, _, _ in self._blocks:
             if group.kind in CODED:
-                data[:, where] = _take(data[:, where], group)
+                data[:, where] = take(data[:, where], group)
+            elif group.kind == "positive" and dtype.kind in "iu":
+                data[:, where] = np.maximum(data[:, where], 1.0)
         if dtype.kind in "iu":
-            low = np.ones(self.n_cells) * float(np.iinfo(dtype).min)
-            for group, where, _, _ in self._blocks:
-                if group.kind == "positive":
-                    low[where] = 1.0
-            high = np.iinfo(dtype).max
-            data = np.clip(np.rint(data), low, np.nextafter(high, 0) if high > 2**53 else high)
+            limits = np.iinfo(dtype)
+            np.rint(data, out=data)
+            top = float(limits.max)
+            np.clip(data, float(limits.min), np.nextafter(top, 0) if limits.max > 2**53 else top, out=data)
         elif dtype.kind == "f" and dtype.itemsize < 8:
-            limits = np.finfo(dtype)
-            data = np.clip(data, limits.min, limits.max)
-        return data.astype(dtype)
+            np.clip(data, float(np.finfo(dtype).min), float(np.finfo(dtype).max), out=data)
+        return data.astype(dtype, copy=False)
 
     def _assemble(self, arrays: list, n: int) -> pd.DataFrame:
         by_name = {f.name: a for f, a in zip(self.fields, arrays, strict=True)}
@@ -321,7 +328,8 @@ class Schema:
         return frame
 
     def replace(self, X: Any, values: np.ndarray, where: np.ndarray) -> Any:
-        """Copy X and put decoded `values` (n, D) into the cells marked by `where` (n, D); the rest stays to the bit.
+        """Copy X and put decoded `values` (n, D) into the cells marked by `where` (n, D); the rest stays to
+        the bit.
 
         The dtype is kept where it can hold the new value: an integer array receiving 3.7 becomes float64.
         """
@@ -376,99 +384,21 @@ class Schema:
     # ------------------------------------------------------------ lattice
 
     def to_integers(self, X: Any, ignore_left_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Turn data into lattice codes k, int64 (n, D), and the mask of observed cells; unobserved codes are 0.
+        """Turn data into lattice codes, int64 (n, D), and the mask of observed cells; unobserved codes are 0.
 
-        Coded cells give their code, all others k with value k / denominator. Raises ValueError naming the columns that
-        are not on a lattice, and any column the model leaves out (unless `ignore_left_out`), as neither could come
-        back whole.
+        Coded cells give their code, all others k with value k / denominator. Raises ValueError naming the
+        columns that are not on a lattice, and any column the model leaves out (unless `ignore_left_out`), as
+        neither could come back whole.
         """
-        loose = [f.name for f in self.fields if f.denominator is None and f.missing < 1.0]
-        if loose:
-            raise ValueError(
-                f"columns not on a lattice of fixed precision: {listing(loose, 10)}; round them first"
-            )
-        gone = [f.name for f in self.left_out if f.kind == "identifier"]
-        if gone and not ignore_left_out:
-            raise ValueError(
-                f"columns left out of the model cannot be coded: {listing(gone, 10)}; drop them first"
-            )
-        if self.container == "frame":
-            columns = self._columns(X, "X")
-            k = np.empty((len(columns[0].values), self.n_cells), np.int64)
-            observed = np.empty(k.shape, bool)
-            for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
-                observed[:, j] = column.observed
-                k[:, j] = _column_integers(field, column)
-            return k, observed
-        array = self._array(X, "X")
-        flat, seen = _split(array, "X")
-        observed = np.ones(flat.shape, bool) if seen is None else seen
-        k = np.empty(flat.shape, np.int64)
-        for group, cells, _, _ in self._blocks:
-            k[:, cells] = self._block_integers(flat[:, cells], observed[:, cells], group)
-        return np.where(observed, k, 0), observed
-
-    def _block_integers(self, block: np.ndarray, observed: np.ndarray, group: Group) -> np.ndarray:
-        negative_zero = (
-            np.signbit(block) & (block == 0) if block.dtype.kind == "f" else np.zeros(block.shape, bool)
-        )
-        if group.kind in CODED:
-            codes = _codes(np.array(block, np.float64), observed, group, "X").astype(np.int64)
-            wrong = negative_zero
-        else:
-            step = np.array([f.denominator or 1 for f in group.fields], np.int64)
-            if block.dtype.kind in "iub":
-                codes = block.astype(np.int64) * step
-                wrong = negative_zero
-            else:
-                codes = np.rint(block * step.astype(np.float64))
-                back = (codes / step).astype(np.dtype(self.dtype)).astype(np.float64)
-                wrong = (back != block) | negative_zero | (np.abs(codes) >= 2.0**53)
-                codes = np.where(wrong, 0, codes).astype(np.int64)
-            if group.kind == "pixel":
-                low = np.array([round(f.low * (f.denominator or 1)) for f in group.fields])
-                high = np.array([round(f.high * (f.denominator or 1)) for f in group.fields])
-                wrong = wrong | (codes < low) | (codes > high)
-        self._refuse(
-            wrong & observed,
-            np.asarray(block, np.float64),
-            group,
-            "X",
-            "values on the training data's lattice",
-        )
-        return codes
+        return lattice.to_integers(self, X, ignore_left_out)
 
     def from_integers(self, k: np.ndarray, observed: np.ndarray) -> Any:
         """Turn lattice codes back into the container: the exact inverse of `to_integers`, bit for bit.
 
-        Left-out columns come back missing (constant text as it was). A missing cell in an integer column, which the
-        training data did not have, makes that column float64. ValueError for codes out of range.
+        Left-out columns come back missing (constant text as it was). A missing cell in an integer column,
+        which the training data did not have, makes that column float64. ValueError for codes out of range.
         """
-        k, observed = self._matrix(k), self._matrix(observed).astype(bool)
-        if k.dtype.kind not in "iu":
-            raise ValueError(f"k must be whole numbers, got dtype {k.dtype}")
-        for group, cells, _, _ in self._blocks:
-            if group.kind in CODED:
-                top = np.array([len(f.categories or ()) for f in group.fields])
-                if (((k[:, cells] < 0) | (k[:, cells] >= top)) & observed[:, cells]).any():
-                    raise ValueError("k has codes outside the categories of its columns")
-        k = np.where(observed, k, 0).astype(np.int64)
-        if self.container == "frame":
-            arrays = [_from_integers(f, k[:, j], observed[:, j]) for j, f in enumerate(self.fields)]
-            return self._assemble(arrays, len(k))
-        dtype = np.dtype(self.dtype)
-        if dtype.kind in "iub" and not observed.all():
-            dtype = np.dtype(np.float64)
-        out = np.empty(k.shape, dtype)
-        for group, cells, _, _ in self._blocks:
-            if group.kind in CODED:
-                out[:, cells] = _take(k[:, cells].astype(np.float64), group)
-            else:
-                step = np.array([f.denominator or 1 for f in group.fields], np.int64)
-                out[:, cells] = k[:, cells] if (step == 1).all() else k[:, cells] / step
-        if not observed.all():
-            out[~observed] = np.nan
-        return out.reshape(-1, *self.shape)
+        return lattice.from_integers(self, k, observed)
 
     # ------------------------------------------------------------ words
 
@@ -532,91 +462,14 @@ def _labels(X: pd.DataFrame, name: str = "X") -> list:
     return labels
 
 
-def _numeric_array(X: Any, name: str) -> np.ndarray:
-    if isinstance(X, pd.DataFrame):
-        X = X.to_numpy(dtype=np.float64, na_value=np.nan)
-    if hasattr(X, "toarray"):
-        raise TypeError(f"{name} is sparse; dense data are required, use {name}.toarray()")
-    array = np.asarray(X)
-    if array.dtype.kind in "OUS":
-        if array.dtype.kind == "O":
-            array = np.where(pd.isna(array), np.nan, array)
-        try:
-            return array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{name} is an array of dtype {array.dtype} that does not convert to float: {error}; "
-                "use a pandas DataFrame for columns of mixed kinds"
-            ) from error
-    if array.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}")
-    if array.dtype.kind not in "iubf":
-        raise ValueError(f"{name} has dtype {array.dtype}; expected numbers, or a pandas DataFrame")
-    return array
-
-
-def _split(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Flatten to (n, D), zeros for missing cells, with a mask of observed cells (None: all).
-
-    Floats come out as float64, whole numbers and bool in their own dtype. ValueError for infinities.
-    """
-    flat = array.reshape(len(array), -1) if len(array) else array.reshape(0, int(np.prod(array.shape[1:])))
-    if flat.dtype == np.bool_:
-        return flat.astype(np.uint8), None
-    if flat.dtype.kind in "iu":
-        return flat, None
-    flat = flat.astype(np.float64, copy=False)
-    observed = np.isfinite(flat)
-    if observed.all():
-        return flat, None
-    infinite = np.isinf(flat)
-    if infinite.any():
-        row, cell = np.argwhere(infinite)[0]
-        place = f"column x{cell}" if array.ndim == 2 else f"pixel {np.unravel_index(cell, array.shape[1:])}"
-        raise ValueError(
-            f"{name} contains infinity: {flat[row, cell]} in row {row}, {place}; expected finite numbers"
-        )
-    return np.where(observed, flat, 0.0), observed
-
-
-def _codes(block: np.ndarray, observed: np.ndarray, group: Group, name: str) -> np.ndarray:
-    """Find codes of the cells of a coded group in an array, (n, d) to (n, d)."""
-    if all(f.categories == (0, 1) for f in group.fields):
-        unseen, out = (block != 0) & (block != 1), block
-    elif len(group.fields) == 1:
-        out, unseen = _search(block, np.array(group.fields[0].categories, np.float64))
-    else:
-        out, unseen = np.empty_like(block), np.empty(block.shape, bool)
-        for j, field in enumerate(group.fields):
-            out[:, j], unseen[:, j] = _search(block[:, j], np.array(field.categories, np.float64))
-    unseen = unseen & observed
-    if unseen.any():
-        j = int(np.argmax(unseen.any(axis=0)))
-        field = group.fields[min(j, len(group.fields) - 1)]
-        values = np.unique(block[unseen[:, j], j]).tolist()
-        raise ValueError(
-            f"{name}: column {field.name!r} has values not seen in training: {listing(values)}; "
-            f"expected one of {listing(field.categories or (), 10)}"
-        )
-    return out
-
-
-def _search(block: np.ndarray, categories: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    place = np.minimum(np.searchsorted(categories, block), len(categories) - 1)
-    return place, categories[place] != block
-
-
-def _take(codes: np.ndarray, group: Group) -> np.ndarray:
-    """Turn codes (n, d) of a coded group in an array into its categories, as float64."""
-    if all(f.categories == (0, 1) for f in group.fields):
-        return codes
-    whole = codes.astype(np.int64)
-    if len(group.fields) == 1:
-        return np.array(group.fields[0].categories, np.float64)[whole]
-    out = np.empty(codes.shape)
-    for j, field in enumerate(group.fields):
-        out[:, j] = np.array(field.categories, np.float64)[whole[:, j]]
-    return out
+def _snap(block: np.ndarray, group: Group) -> None:
+    """Round data values (n, d) to their lattice in place; positive values stay above 0."""
+    step = np.array([f.denominator or 0 for f in group.fields], np.float64)
+    whole = np.where(step > 0, step, 1.0)
+    snapped = np.rint(block * whole) / whole
+    if group.kind == "positive":
+        snapped = np.maximum(snapped, 1 / whole)
+    np.copyto(block, snapped, where=step > 0)
 
 
 def _finish(field: Field, data: np.ndarray) -> Any:
@@ -638,54 +491,3 @@ def _finish(field: Field, data: np.ndarray) -> Any:
         limits = np.finfo("float32" if "float32" in label else "float16")
         data = np.clip(data, limits.min, limits.max)
     return build_column(field, data)
-
-
-def _column_integers(field: Field, column: Column) -> np.ndarray:
-    """Turn one column into lattice codes (n,); ValueError naming the first value off the lattice."""
-    if field.coded:
-        codes = lookup(column, field)
-        wrong = (
-            np.signbit(column.values) & (column.values == 0)
-            if column.form == "number"
-            else np.zeros(len(codes), bool)
-        )
-    else:
-        values = numbers(column, field)
-        step = field.denominator or 1
-        if column.form == "time":
-            size, rest = divmod(column.per_day, step)
-            if rest == 0:
-                codes, off = np.divmod(column.integers, size)
-                wrong = off != 0
-            else:
-                codes = column.integers * (step // column.per_day)
-                wrong = np.zeros(len(codes), bool)
-        elif column.integers is not None:
-            codes = column.integers * step
-            wrong = np.zeros(len(codes), bool)
-        else:
-            found = np.rint(values * step)
-            label = field.dtype.lower()
-            narrow = np.float32 if "float32" in label or label == "float[pyarrow]" else np.float64
-            back = (found / step).astype(np.float16 if "float16" in label else narrow).astype(np.float64)
-            wrong = (back != values) | (np.signbit(values) & (values == 0)) | (np.abs(found) >= 2.0**53)
-            codes = np.where(wrong, 0, found).astype(np.int64)
-        if field.kind == "pixel":
-            wrong = wrong | (values < field.low) | (values > field.high)
-    wrong = wrong & column.observed
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(
-            f"column {field.name!r} has {column.values[row]} in row {row}, which is not on its lattice: "
-            f"expected whole multiples of 1/{field.denominator}"
-        )
-    return np.where(column.observed, codes, 0)
-
-
-def _from_integers(field: Field, k: np.ndarray, observed: np.ndarray) -> Any:
-    if field.coded:
-        return build_column(field, k, observed)
-    step = field.denominator or 1
-    if field.temporal:
-        return build_column(field, k * (ticks_per_day(field.dtype) // step), observed)
-    return build_column(field, k if field.integral else k / step, observed)
