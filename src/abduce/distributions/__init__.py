@@ -1,0 +1,1 @@
+"""Distributions: modules hold parameters and return plain distribution objects."""

@@ -1,0 +1,193 @@
+"""Heads: modules that turn a decoder's output into a likelihood, one head for each kind of cell.
+
+Columns of one kind share one head, so the cost does not grow with a Python loop over columns.  Parameters that do not
+depend on z (noise scales, correlations, thresholds, dispersions) live here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from abduce.distributions.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogisticMixture,
+    Distribution,
+    Gaussian,
+    NegativeBinomial,
+    Product,
+)
+
+
+class GaussianHead(nn.Module):
+    """Gaussian cells: means from the network, noise scale ``"shared"``, per ``"cell"`` or from the ``"network"``.
+
+    ``rank`` > 0 adds a low-rank factor through which cells stay correlated given z; with ``scale="network"`` the factor
+    follows z too.  Scales never fall below ``floor`` (in standard deviations of the data).
+    """
+
+    def __init__(self, n_cells: int, scale: str = "cell", rank: int = 0, floor: float = 0.01, local: bool = False):
+        super().__init__()
+        if scale not in ("shared", "cell", "network"):
+            raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
+        self.n_cells, self.scale, self.floor, self.local = n_cells, scale, floor, local
+        self.raw_scale = nn.Parameter(torch.zeros(1 if scale == "shared" else n_cells))
+        self.factor = nn.Parameter(0.1 * torch.randn(n_cells, rank)) if rank else None
+        self.n_parameters = n_cells * (1 + (scale == "network") + (rank if local else 0))
+
+    def forward(self, h: Tensor) -> Gaussian:
+        d = self.n_cells
+        raw = self.raw_scale
+        rest = h[..., d:]
+        if self.scale == "network":
+            raw, rest = raw + rest[..., :d], rest[..., d:]
+        factor = self.factor
+        if factor is not None and self.local:
+            factor = factor + rest.unflatten(-1, (d, factor.shape[-1]))
+        log_floor = math.log(self.floor)
+        scale = torch.exp(log_floor + F.softplus(raw - log_floor))
+        mean = h[..., :d]
+        return Gaussian(mean, scale.expand_as(mean), factor)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean."""
+        return moments.squeeze(-1)
+
+
+class BernoulliHead(nn.Module):
+    """Binary cells."""
+
+    def __init__(self, n_cells: int):
+        super().__init__()
+        self.n_parameters = n_cells
+
+    def forward(self, h: Tensor) -> Bernoulli:
+        return Bernoulli(h)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mode."""
+        return (moments.squeeze(-1) >= 0.5).to(moments.dtype)
+
+
+class CategoricalHead(nn.Module):
+    """Categorical cells with ``sizes[i]`` classes each, padded to the largest."""
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        self.k = max(sizes)
+        self.n_parameters = len(sizes) * self.k
+        legal = torch.arange(self.k) < torch.tensor(list(sizes)).unsqueeze(-1)
+        self.register_buffer("illegal", ~legal, persistent=False)
+
+    def forward(self, h: Tensor) -> Categorical:
+        logits = h.unflatten(-1, (-1, self.k)).masked_fill(self.illegal, -torch.inf)
+        return Categorical(torch.log_softmax(logits, -1))
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mode."""
+        return moments.argmax(-1).to(moments.dtype)
+
+
+class OrdinalHead(nn.Module):
+    """Ordinal cells by cumulative logits, P(x ≤ k | z) = σ(t_k − location(z)), thresholds t rising (McCullagh 1980)."""
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        self.k = max(2, *sizes)
+        self.n_parameters = len(sizes)
+        self.first = nn.Parameter(torch.tensor([-0.75 * math.log(max(s - 1, 1)) - 0.1 for s in sizes]))
+        self.gaps = nn.Parameter(torch.zeros(len(sizes), max(self.k - 2, 0)))
+        last = torch.arange(self.k - 1) >= torch.tensor(list(sizes)).unsqueeze(-1) - 1
+        self.register_buffer("beyond", last, persistent=False)
+
+    def forward(self, h: Tensor) -> Categorical:
+        thresholds = torch.cat([self.first.unsqueeze(-1), F.softplus(self.gaps)], -1).cumsum(-1)
+        a = thresholds - h.unsqueeze(-1)  # (..., d, K − 1)
+        below = F.logsigmoid(a).masked_fill(self.beyond, 0.0)  # log P(x ≤ k), 0 past the last class
+        above = F.logsigmoid(-a).masked_fill(self.beyond, -torch.inf)  # log P(x > k)
+        first, last = below[..., :1], above[..., -1:]
+        gap = (a[..., 1:] - a[..., :-1]).clamp_min(1e-6)
+        middle = torch.log(-torch.expm1(-gap)) + below[..., 1:] + above[..., :-1]
+        middle = torch.where(self.beyond[..., 1:], above[..., :-1], middle)
+        return Categorical(torch.cat([first, middle, last], -1))
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mode."""
+        return moments.argmax(-1).to(moments.dtype)
+
+
+class NegativeBinomialHead(nn.Module):
+    """Count cells; the network moves the log-mean around ``means``, the dispersion is one a column."""
+
+    def __init__(self, means: Sequence[float]):
+        super().__init__()
+        self.n_parameters = len(means)
+        self.register_buffer("log_base", torch.log(torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2)))
+        self.log_dispersion = nn.Parameter(torch.zeros(len(means)))
+
+    def forward(self, h: Tensor) -> NegativeBinomial:
+        return NegativeBinomial((self.log_base + h).clamp(-12.0, 15.0), self.log_dispersion.clamp(-6.0, 9.0))
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean, to the nearest whole number."""
+        return moments.squeeze(-1).round()
+
+
+class PixelHead(nn.Module):
+    """Pixel cells with ``levels`` grey values each: a discretised mixture of ``components`` logistics."""
+
+    def __init__(self, n_cells: int, levels: int, components: int = 3):
+        super().__init__()
+        self.levels, self.components = levels, components
+        self.n_parameters = 3 * components * n_cells
+        spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
+        self.register_buffer("spread", spread)
+
+    def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
+        logits, loc, log_scale = h.unflatten(-1, (3, -1, self.components)).unbind(-3)
+        return DiscretizedLogisticMixture(logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean."""
+        return moments.squeeze(-1)
+
+
+class Likelihood(nn.Module):
+    """p(x|z) of a whole row: splits a decoder's output among heads and returns their :class:`Product`."""
+
+    def __init__(self, heads: Sequence[tuple[Sequence[int] | None, nn.Module]], n_cells: int):
+        super().__init__()
+        self.heads = nn.ModuleList([head for _, head in heads])
+        self.n_cells = n_cells
+        self.n_parameters = sum(int(head.n_parameters) for _, head in heads)  # pyright: ignore[reportArgumentType]
+        self._cells: list[Tensor | slice] = []
+        for cells, _ in heads:
+            whole = cells is None or (len(heads) == 1 and list(cells) == list(range(n_cells)))
+            self._cells.append(slice(None) if whole else torch.as_tensor(list(cells or ()), dtype=torch.long))
+
+    def forward(self, h: Tensor) -> Product:
+        sizes = [int(head.n_parameters) for head in self.heads]  # pyright: ignore[reportArgumentType]
+        pieces = h.split(sizes, -1) if len(sizes) > 1 else (h,)
+        parts: list[tuple[Tensor | slice, Distribution]] = [
+            (cells, head(piece)) for cells, head, piece in zip(self._cells, self.heads, pieces, strict=True)
+        ]
+        return Product(parts, self.n_cells)
+
+    def point(self, moments: list[Tensor]) -> Tensor:
+        """Turn averaged moments into one value a cell: means of numbers, modes of classes; shape (..., D)."""
+        values = [head.point(m) for head, m in zip(self.heads, moments, strict=True)]  # pyright: ignore[reportCallIssue]
+        if isinstance(self._cells[0], slice):
+            return values[0]
+        out = values[0].new_empty(*values[0].shape[:-1], self.n_cells)
+        for cells, value in zip(self._cells, values, strict=True):
+            out[..., cells] = value
+        return out
+
+    def extra_repr(self) -> str:
+        return f"n_cells={self.n_cells}, n_parameters={self.n_parameters}"
+

@@ -1,0 +1,26 @@
+"""Loading any saved model, whatever its method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from abduce import checkpoint
+from abduce.estimators.vae import VAE
+
+ESTIMATORS = {"VAE": VAE}
+
+
+def load(folder: str | Path):
+    """Load a model that was saved with ``save``; executes no code from the folder.
+
+    Raises FileNotFoundError if the folder is not there, ModelFolderError (a ValueError) if it is damaged, was changed, or
+    is of another format version.
+    """
+    body, tensors = checkpoint.load(folder)
+    estimator = ESTIMATORS.get(body.get("estimator", ""))
+    if estimator is None:
+        raise checkpoint.ModelFolderError(
+            f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
+            f" {sorted(ESTIMATORS)}"
+        )
+    return estimator._from_folder(body, tensors)

@@ -1,0 +1,1 @@
+"""Models: energies.  ``energy.py`` and ``latent.py`` are the two interfaces; every other file is one family."""

@@ -1,0 +1,57 @@
+"""The interface of latent-variable models: prior, likelihood, posterior, and the importance weights they make."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor
+
+from abduce.distributions.likelihoods import Product
+from abduce.distributions.posteriors import DiagonalNormal
+from abduce.distributions.priors import StandardNormal
+from abduce.models.energy import Energy
+from abduce.weights import Weights, multi_sample
+
+
+class LatentVariableModel(Energy):
+    """p(x) = ∫ p(x|z) p(z) dz with a learned proposal q(z|x).
+
+    Its energy is −log p(x), so log Z = 0; the integral is estimated from importance weights.
+    """
+
+    prior: StandardNormal
+    latent_dim: int
+
+    @abc.abstractmethod
+    def posterior(self, x: Tensor, observed: Tensor | None = None) -> DiagonalNormal:
+        """The proposal q(z | observed cells of x)."""
+
+    @abc.abstractmethod
+    def likelihood(self, z: Tensor) -> Product:
+        """p(x|z) for latents ``(..., latent)``."""
+
+    def log_joint(self, z: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p(x_obs | z) + log p(z), nats, shape ``(samples, batch)``; differentiable in z."""
+        return self.likelihood(z).log_prob(x, observed) + self.prior.log_prob(z)
+
+    def log_weights(self, x: Tensor, observed: Tensor | None, noise: Tensor) -> Weights:
+        """Draw from the posterior and weigh: log p(x_obs | z) + log p(z) − log q(z | x_obs).
+
+        ``noise`` is standard normal, ``(samples, batch or 1, latent)``.
+        """
+        q = self.posterior(x, observed)
+        z = q.transport(noise)
+        return Weights(self.log_joint(z, x, observed) - q.log_prob(z), z)
+
+    def energy(self, x: Tensor, observed: Tensor | None = None, samples: int = 64) -> Tensor:
+        """−log p(x_obs), estimated from ``samples`` importance draws with fixed noise shared by all rows."""
+        generator = torch.Generator(device=x.device).manual_seed(0)
+        noise = torch.randn(samples, 1, self.latent_dim, generator=generator, dtype=x.dtype, device=x.device)
+        return -multi_sample(self.log_weights(x, observed, noise).log_w)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw z from the prior, then x given z: ``(n, cells)``."""
+        parameter = next(self.parameters())
+        z = self.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device)
+        return self.likelihood(z).sample(generator)

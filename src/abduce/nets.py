@@ -1,0 +1,96 @@
+"""Networks: the encoder and the decoder that a latent-variable model is made of, and what an encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU}
+
+
+class MLP(nn.Module):
+    """Multi-layer perceptron, optionally beside a linear path: y = W x + b + net(x).
+
+    With a linear path the network's last layer starts at zero, so that training starts from the linear model and the
+    network learns only what it leaves over.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden: Sequence[int],
+        out_dim: int,
+        activation: str = "tanh",
+        linear_path: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
+        sizes = [in_dim, *hidden]
+        layers: list[nn.Module] = []
+        for i in range(len(hidden)):
+            layers += [nn.Linear(sizes[i], sizes[i + 1]), ACTIVATIONS[activation]()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear(sizes[-1], out_dim))
+        self.net = nn.Sequential(*layers)
+        self.linear = nn.Linear(in_dim, out_dim, bias=False) if linear_path and hidden else None
+        if self.linear is not None:
+            last = layers[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return y if self.linear is None else y + self.linear(x)
+
+
+class Features(nn.Module):
+    """What the encoder reads of a row: ``[features · observed, observed]``.
+
+    Numbers pass as they are (model space is standardised), counts as standardised log(1 + x), classes one-hot.  A hidden
+    cell reads as zeros, and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
+    """
+
+    def __init__(
+        self,
+        n_cells: int,
+        numeric: Sequence[int] = (),
+        count: Sequence[int] = (),
+        count_stats: Sequence[tuple[float, float]] = (),
+        classes: Sequence[tuple[int, int]] = (),
+        reads_mask: bool = True,
+    ):
+        super().__init__()
+        self.n_cells, self.reads_mask = n_cells, reads_mask
+        self.all_numeric = list(numeric) == list(range(n_cells))
+        self.register_buffer("numeric", torch.tensor(list(numeric), dtype=torch.long), persistent=False)
+        self.register_buffer("count", torch.tensor(list(count), dtype=torch.long), persistent=False)
+        stats = torch.tensor(list(count_stats) or [(0.0, 1.0)], dtype=torch.float32)
+        self.register_buffer("count_loc", stats[:, 0].clone())
+        self.register_buffer("count_scale", stats[:, 1].clone())
+        cells = [cell for cell, size in classes for _ in range(size)]
+        codes = [code for _, size in classes for code in range(size)]
+        self.register_buffer("class_cell", torch.tensor(cells, dtype=torch.long), persistent=False)
+        self.register_buffer("class_code", torch.tensor(codes, dtype=torch.float32), persistent=False)
+        self.n_features = len(numeric) + len(count) + len(cells) + (n_cells if reads_mask else 0)
+
+    def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        if self.all_numeric:
+            features = x if observed is None else torch.where(observed, x, x.new_zeros(()))
+        else:
+            numeric, count = x[..., self.numeric], torch.log1p(x[..., self.count].clamp_min(0))
+            count = (count - self.count_loc) / self.count_scale if len(self.count) else count
+            onehot = (x[..., self.class_cell] == self.class_code).to(x.dtype)
+            features = torch.cat([numeric, count, onehot], -1)
+            if observed is not None:
+                cells = torch.cat([self.numeric, self.count, self.class_cell])
+                features = torch.where(observed[..., cells], features, x.new_zeros(()))
+        if not self.reads_mask:
+            return features
+        mask = torch.ones_like(x) if observed is None else observed.to(x.dtype)
+        return torch.cat([features, mask], -1)

@@ -1,0 +1,1 @@
+"""Objectives: how an energy is shaped by data."""

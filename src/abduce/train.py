@@ -1,0 +1,225 @@
+"""The one training loop.
+
+Data stay in memory on the device and are indexed, a batch at a time, from one shuffled order an epoch.  A seeded part is
+held out: the bound on it picks the best weights and stops the run when it no longer rises.  Every epoch's figures go to
+``history``.  With a ``checkpoint`` folder the whole state is written there now and then, and a run that finds a state of
+the same data and settings goes on from it to the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from abduce.checkpoint import TrainingState, data_digest
+from abduce.data.masks import hide
+from abduce.models.latent import LatentVariableModel
+from abduce.objectives.bounds import Objective, forward_kl
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.  ``epochs`` None: chosen from the data's size so that small tables take seconds."""
+
+    epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    clip: float = 10.0
+    validation: float = 0.1
+    patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
+    masking: bool = True  # hide parts of rows and fit the encoder of what is left to the fuller posterior
+    trim: float = 0.0  # share of the rows of a batch, the least plausible ones, that do not train the model
+    device: str = "auto"
+    seed: int = 0
+    event_shape: tuple[int, ...] = ()
+
+    def schedule(self, rows: int) -> int:
+        """Epochs to run: about 12,000 steps, between 20 and 600 epochs."""
+        if self.epochs is not None:
+            return self.epochs
+        steps = max(1, math.ceil(rows / self.batch_size))
+        return int(min(600, max(20, 12_000 / steps)))
+
+
+@dataclass
+class Run:
+    """What a training run leaves: its history, and whether it was interrupted."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    interrupted: bool = False
+    best_epoch: int = -1
+
+
+class _Step(nn.Module):
+    """One forward pass: the objective on what is observed, plus the partial encoder's fit to a more hidden row."""
+
+    def __init__(self, model: LatentVariableModel, objective: Objective):
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, x, observed, keep, progress, generator, trim):
+        bound = self.objective(self.model, x, observed, progress, generator)
+        loss = bound.loss
+        if keep is not None:
+            loss = loss + forward_kl(self.model, x, keep, bound.z)
+        if trim:
+            loss = loss[bound.value >= torch.quantile(bound.value, trim)]
+        return loss.mean(), bound
+
+
+def train(
+    model: LatentVariableModel,
+    objective: Objective,
+    x: Tensor,
+    observed: Tensor,
+    settings: Settings,
+    callback: Callable[[dict[str, float]], Any] | None = None,
+    checkpoint: Path | None = None,
+) -> Run:
+    """Fit ``model`` in place to the observed cells of ``x`` and leave its best weights in it.
+
+    KeyboardInterrupt ends the run early with the best weights so far.
+    """
+    fabric = Fabric(accelerator=settings.device, devices=1)
+    generator = torch.Generator(device=fabric.device).manual_seed(settings.seed)
+    complete = bool(observed.all())
+    x = fabric.to_device(x)
+    mask = None if complete else fabric.to_device(observed)
+
+    order = torch.randperm(len(x), generator=generator, device=x.device)
+    n_held = int(settings.validation * len(x)) if len(x) >= 20 else 0
+    held, rows = order[:n_held], order[n_held:]
+    epochs = settings.schedule(len(rows))
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    stepper, optimizer = fabric.setup(_Step(model, objective), optimizer)
+
+    batch = min(settings.batch_size, len(rows))
+    n_steps = max(1, len(rows) // batch)
+    total = epochs * n_steps
+    run = Run()
+    best = (-math.inf, copy.deepcopy(model.state_dict()))
+    bad = 0
+    state, first = None, 0
+    if checkpoint:
+        identity = {"settings": {**asdict(settings), "device": None}, "data": data_digest(x, observed)}
+        state = TrainingState(checkpoint, identity)
+    if state and state.exists():
+        progress, tensors = state.load()
+        model.load_state_dict(tensors["model"])
+        generator.set_state(tensors["generator"]["state"].cpu())
+        _load_moments(optimizer, tensors["moments"])
+        first, bad = progress["epoch"], progress["bad"]
+        run.history, run.best_epoch = progress["history"], progress["best_epoch"]
+        if "best" in tensors:
+            best = (progress["best"], tensors["best"])
+
+    started = time.perf_counter()
+    every = max(1, epochs // 100)
+    epoch = first - 1
+    try:
+        for epoch in range(first, epochs):
+            model.train()
+            shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
+            total_value = x.new_zeros(())
+            for i in range(n_steps):
+                index = shuffled[i * batch : (i + 1) * batch]
+                xb = x[index]
+                ob = None if mask is None else mask[index]
+                progress = (epoch * n_steps + i) / total
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * _rate(progress)
+                keep = None
+                if settings.masking:
+                    seen = torch.ones_like(xb, dtype=torch.bool) if ob is None else ob
+                    keep = hide(seen, settings.event_shape, generator)
+                trim = settings.trim if progress > 0.25 else 0.0
+                loss, bound = stepper(xb, ob, keep, progress, generator, trim)
+                optimizer.zero_grad(set_to_none=True)
+                fabric.backward(loss)
+                if settings.clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                optimizer.step()
+                total_value += bound.value.mean()
+            record = {
+                "epoch": epoch + 1,
+                "epochs": epochs,
+                "train": float(total_value) / n_steps,
+                "seconds": time.perf_counter() - started,
+            }
+            last = epoch + 1 == epochs
+            if n_held and ((epoch + 1) % every == 0 or last):
+                record["valid"] = _evaluate(model, objective, x[held], None if mask is None else mask[held], settings)
+                if record["valid"] > best[0]:
+                    best, bad, run.best_epoch = (record["valid"], copy.deepcopy(model.state_dict())), 0, epoch + 1
+                else:
+                    bad += 1
+            run.history.append(record)
+            if callback:
+                callback(record)
+            if state and ((epoch + 1) % every == 0 or last):
+                progress = {"epoch": epoch + 1, "bad": bad, "history": run.history, "best_epoch": run.best_epoch}
+                groups = {"model": model.state_dict(), "moments": _moments(optimizer)}
+                if best[0] > -math.inf:
+                    progress["best"], groups["best"] = best
+                state.save(progress, generator={"state": generator.get_state()}, **groups)
+            if settings.patience and bad >= settings.patience:
+                break
+            if not math.isfinite(record["train"]):
+                raise FloatingPointError(
+                    f"training diverged in epoch {epoch + 1} (bound {record['train']}); try a smaller learning_rate"
+                )
+    except KeyboardInterrupt:
+        run.interrupted = True
+    if best[0] > -math.inf:
+        model.load_state_dict(best[1])
+    model.eval()
+    model.to("cpu")
+    return run
+
+
+def _moments(optimizer: Any) -> dict[str, Tensor]:
+    """Adam's state as a flat dictionary of tensors."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": t for i, state in states.items() for name, t in state.items()}
+
+
+def _load_moments(optimizer: Any, moments: dict[str, Tensor]) -> None:
+    body = optimizer.state_dict()
+    for key, tensor in moments.items():
+        i, name = key.split(".", 1)
+        body["state"].setdefault(int(i), {})[name] = tensor
+    optimizer.load_state_dict(body)
+
+
+def _rate(progress: float) -> float:
+    """Learning-rate factor: a short linear start, then a cosine down to a twentieth."""
+    if progress < 0.02:
+        return 0.1 + 0.9 * progress / 0.02
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
+
+
+@torch.no_grad()
+def _evaluate(
+    model: LatentVariableModel, objective: Objective, x: Tensor, observed: Tensor | None, settings: Settings
+) -> float:
+    """The bound on held-out rows, nats a row, with the same noise every time; in slices of at most 1,000 rows."""
+    model.eval()
+    generator = torch.Generator(device=x.device).manual_seed(settings.seed)
+    values = []
+    for i in range(0, len(x), 1000):
+        ob = None if observed is None else observed[i : i + 1000]
+        values.append(objective(model, x[i : i + 1000], ob, 1.0, generator).value)
+    return float(torch.cat(values).mean())
