@@ -70,7 +70,7 @@ def read_column(series: pd.Series, name: str) -> Column:
         return _read_object(series, name, observed)
     label = _label(dtype)
     if pd.api.types.is_bool_dtype(dtype):
-        flags = _dense(series, observed, np.int64)
+        flags = _dense(series, observed, np.bool_).astype(np.int64)
         return Column(name, "bool", label, flags, observed, (False, True))
     if pd.api.types.is_integer_dtype(dtype):
         return _integers(name, label, series, observed)
@@ -94,7 +94,7 @@ def _label(dtype: Any) -> str:
 def _dense(series: pd.Series, observed: np.ndarray, dtype: Any) -> np.ndarray:
     if observed.all():
         return series.to_numpy(dtype=dtype)
-    return series.to_numpy(dtype=dtype, na_value=0)
+    return series.to_numpy(dtype=dtype, na_value=np.dtype(dtype).type(0).item())
 
 
 def _integers(name: str, label: str, series: pd.Series, observed: np.ndarray) -> Column:

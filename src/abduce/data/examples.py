@@ -162,8 +162,11 @@ class NoisyCurves:
         out = np.empty(len(x))
         for start in range(0, len(x), _CHUNK):  # bounds memory
             part = x[start : start + _CHUNK]
-            square = ((part[:, None] - centres) ** 2).sum(axis=-1)
-            out[start : start + _CHUNK] = logsumexp(log_weight - square / (2 * self.noise**2), axis=1)
+            square = (part[:, :1] - centres[:, 0]) ** 2 + (part[:, 1:] - centres[:, 1]) ** 2
+            log_terms = log_weight - square / (2 * self.noise**2)
+            largest = log_terms.max(axis=1, keepdims=True)
+            total = np.exp(log_terms - largest).sum(axis=1)
+            out[start : start + _CHUNK] = largest[:, 0] + np.log(total)
         return out - np.log(2 * np.pi * self.noise**2)
 
 

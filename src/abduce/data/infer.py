@@ -57,7 +57,7 @@ def _check_kind(kind: Any, allowed: tuple, key: Any = None) -> None:
 
 
 def frame_field(column: Column, kind: str | None) -> Field:
-    """Describe one column of a data frame; `kind` overrides the guess, ValueError if it cannot hold the data."""
+    """Describe one column of a frame; `kind` overrides the guess, ValueError if it cannot hold the data."""
     n = max(len(column.values), 1)
     share = 1.0 - float(column.observed.sum()) / n
     values = column.values[column.observed]
@@ -145,8 +145,8 @@ def _integer_kind(column: Column, values: np.ndarray) -> str:
         steps = np.diff(exact)
         if (steps == steps[0]).all():  # row numbers
             return "identifier"
-    if k <= 12 and high - low + 1 == k:
-        return "ordinal"
+    if k <= 12 and high - low + 1 == k and not (low == 0 and k > 4 and np.mean(exact == distinct[-1]) < 0.02):
+        return "ordinal"  # (a thin tail upward from 0 is a count, whose next value has merely not come yet)
     mean = float(values.mean())
     # A negative binomial cannot be narrower than a Poisson: counts much narrower are better off as reals.
     if low >= 0 and mean < 100 and float(values.var()) >= 0.5 * mean:
@@ -254,5 +254,6 @@ def pixel_field(base: dict[str, Any], values: np.ndarray, step: int | None) -> F
         raise ValueError(
             f"{base['name']}: kind pixel needs at most 256 levels, got {(high - low) * step + 1:.0f}"
         )
-    out = base | {"low": low, "high": high, "loc": (low + high) / 2, "scale": max(high - low, 1.0 / step) / 2}
+    centre, half = (low + high) / 2, max(high - low, 1.0 / step) / 2
+    out: dict[str, Any] = base | {"low": low, "high": high, "loc": centre, "scale": half}
     return Field(kind="pixel", denominator=step, **out)

@@ -20,7 +20,7 @@ _RARE = 0.01
 def array_fields(
     values: np.ndarray, observed: np.ndarray | None, dtype: np.dtype, kinds: list[str | None]
 ) -> tuple[Field, ...]:
-    """Describe the columns of a numeric array (n, D); unobserved `values` are 0, `observed` None means all.
+    """Describe the columns of an array (n, D); unobserved `values` are 0, `observed` None means all.
 
     `dtype` is the array's own. Columns of 0 and 1 are binary, uint8 arrays hold pixels, all else is real.
     """
@@ -40,7 +40,7 @@ def array_fields(
     if (guess == "identifier").any():
         column = int(np.argmax(guess == "identifier"))
         raise ValueError(
-            f"kinds: column {column} of an array cannot be left out as identifier; drop it, or use a DataFrame"
+            f"kinds: column {column} of an array cannot be left out as identifier; drop it or use a DataFrame"
         )
     real, positive, pixel = guess == "real", guess == "positive", guess == "pixel"
     loc, scale = np.zeros(d), np.ones(d)
@@ -93,7 +93,7 @@ def _ranges(values: np.ndarray, observed: np.ndarray | None) -> tuple[np.ndarray
 
 
 def _zero_one(values: np.ndarray, low: np.ndarray, high: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Mark columns of 0s and 1s, the rarer at least 1 % (a rarer 1 is likelier the tail of something else)."""
+    """Mark columns of 0 and 1, the rarer at least 1 % (a rarer 1 is likelier the tail of something else)."""
     out = (low == 0) & (high == 1)
     some = np.flatnonzero(out)
     if some.size:

@@ -155,7 +155,7 @@ def hide(
         raise ValueError(f"patterns must have weights at least 0 and one above, got {weights}")
     draw = _Draws(observed.shape[0], observed.device, generator)
     image = len(event_shape) > 1
-    height, width = (event_shape[0], event_shape[1]) if image else (1, event_shape[0])
+    height, width = tuple(event_shape[:2]) if image else (1, *event_shape)
     channels = event_shape[2] if len(event_shape) == 3 else 1
     # One uniform number a row picks its pattern; drawing each pattern for all rows is cheaper than gathering.
     pick = draw()

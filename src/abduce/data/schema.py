@@ -78,7 +78,8 @@ class Schema:
         if array.ndim not in (2, 3, 4):
             raise ValueError(
                 "Expected 2D array, (n, H, W) or (n, H, W, C) images, or a DataFrame, "
-                f"got X of shape {array.shape}. Reshape your data, for example with X.reshape(-1, 1) for a single column"
+                f"got X of shape {array.shape}. Reshape your data, for example with X.reshape(-1, 1) "
+                "for a single column"
             )
         if not array.shape[0] or not array.size:
             what = "sample" if not array.shape[0] else "feature"
@@ -112,7 +113,7 @@ class Schema:
             )
         asked = resolve_kinds(kinds, labels)
         every = [
-            frame_field(read_column(X[label], str(label)), kind)
+            frame_field(read_column(_column(X, label), str(label)), kind)
             for label, kind in zip(labels, asked, strict=True)
         ]
         kept = tuple(f for f in every if f.kind in KINDS)
@@ -221,7 +222,7 @@ class Schema:
     def _columns(self, X: Any, name: str) -> list[Column]:
         X = self._frame(X, name)
         by_name = {str(label): label for label in self.order}
-        return [read_column(X[by_name[f.name]], f.name) for f in self.fields]
+        return [read_column(_column(X, by_name[f.name]), f.name) for f in self.fields]
 
     def _frame(self, X: Any, name: str) -> pd.DataFrame:
         if not isinstance(X, pd.DataFrame):
@@ -448,6 +449,11 @@ def _warn_empty(names: list[str]) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def _column(X: pd.DataFrame, label: Any) -> pd.Series:
+    series: Any = X[label]
+    return series
 
 
 def _labels(X: pd.DataFrame, name: str = "X") -> list:
