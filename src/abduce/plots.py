@@ -1,0 +1,175 @@
+"""Pictures: grids of images, a latent map, bars, curves; each function returns a matplotlib figure, keeps no
+state.
+
+Figures have no background and take their ink from :func:`theme`: one function serves a light page and a dark
+one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLANK = "#e4572e"  # a missing pixel
+OURS = "#2a7fb8"
+PEER = "#a3abb3"
+_INK = {"light": "#1d2329", "dark": "#e4e8ec"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a grid: a label and its images, ``(k, h, w)``; NaN is drawn as blank.
+
+    ``top`` is the value drawn brightest (the darkest is 0); ``cmap`` a matplotlib colour map; ``notes`` go
+    under the images, one each.
+    """
+
+    label: str
+    images: np.ndarray
+    top: float = 1.0
+    cmap: str = "gray"
+    notes: Sequence[str] = ()
+
+
+def theme(name: str) -> AbstractContextManager:
+    """Draw for a page that is ``"light"`` or ``"dark"``: use as ``with theme("dark"): figure = ...``."""
+    ink = _INK[name]
+    keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    look: dict[Any, Any] = {
+        "font.size": 9.0,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "savefig.transparent": True,
+    }
+    return mpl.rc_context(look | dict.fromkeys(keys, ink))
+
+
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """Render a figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.04)
+    return buffer.getvalue()
+
+
+def grid(rows: Sequence[Row], cell: float = 0.62) -> Figure:
+    """Lay rows of images under one another, each with its label; ``cell`` is an image's side in inches."""
+    columns = max(len(row.images) for row in rows)
+    noted = any(row.notes for row in rows)
+    figure = Figure(figsize=(cell * columns + 1.0, (cell + (0.2 if noted else 0.0)) * len(rows)))
+    axes = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.08, "hspace": 0.32 if noted else 0.08}
+    )
+    for row, line in zip(rows, axes, strict=True):
+        cmap = mpl.colormaps[row.cmap].with_extremes(bad=BLANK)
+        for k, axis in enumerate(line):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if k >= len(row.images):
+                axis.set_axis_off()
+                continue
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            axis.imshow(row.images[k], cmap=cmap, vmin=0.0, vmax=row.top, interpolation="nearest")
+            if row.notes:
+                axis.set_xlabel(row.notes[k], fontsize=7, labelpad=2)
+        line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", labelpad=6)
+    return figure
+
+
+def latent_map(points: np.ndarray, labels: np.ndarray) -> Figure:
+    """Scatter points ``(n, 2)`` coloured by label, the label written at the middle of its points."""
+    figure = Figure(figsize=(5.2, 4.4))
+    axis = figure.subplots()
+    colours = mpl.colormaps["tab10"]
+    for k, label in enumerate(np.unique(labels)):
+        mine = points[labels == label]
+        axis.scatter(mine[:, 0], mine[:, 1], s=9, color=colours(k % 10), alpha=0.75, linewidths=0)
+        middle = np.median(mine, axis=0)
+        axis.text(
+            float(middle[0]),
+            float(middle[1]),
+            str(label),
+            fontsize=13,
+            weight="bold",
+            ha="center",
+            va="center",
+            color=colours(k % 10),
+            path_effects=_halo(),
+        )
+    axis.set_xlabel("first principal direction of z")
+    axis.set_ylabel("second")
+    return figure
+
+
+def _halo() -> list:
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3, foreground="white")]
+
+
+def bars(values: Mapping[str, float], unit: str, ours: str) -> Figure:
+    """Draw one horizontal bar a name, its figure beside it; the bar named ``ours`` stands out."""
+    figure = Figure(figsize=(5.2, 0.36 * len(values) + 0.5))
+    axis = figure.subplots()
+    names = list(values)
+    drawn = axis.barh(
+        names,
+        [values[name] for name in names],
+        color=[OURS if name == ours else PEER for name in names],
+        height=0.66,
+    )
+    axis.bar_label(drawn, fmt="%.2f", padding=4)
+    axis.invert_yaxis()
+    axis.set_xlabel(unit)
+    axis.tick_params(left=False)
+    axis.spines["left"].set_visible(False)
+    return figure
+
+
+def training_curve(
+    epochs: Sequence[float],
+    train: Sequence[float],
+    checked: Sequence[float],
+    held_out: Sequence[float],
+    best: float | None = None,
+) -> Figure:
+    """Plot nats a row, trained on at ``epochs``, held out at ``checked``; ``best`` is the epoch kept."""
+    figure = Figure(figsize=(5.2, 2.9))
+    axis = figure.subplots()
+    axis.plot(epochs, train, color=PEER, label="trained on")
+    axis.plot(checked, held_out, color=OURS, label="held out")
+    if best is not None:
+        axis.axvline(best, color=BLANK, linewidth=1, linestyle=":", label="kept")
+    _skip_the_start(axis, np.concatenate([train, held_out]))
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("nats a row")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _skip_the_start(axis: Axes, values: np.ndarray) -> None:
+    """Let the first steep epochs leave the frame, so that the rest of the curve can be read."""
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, [0.05, 1.0])
+    margin = 0.08 * (high - low) or 1.0
+    axis.set_ylim(low - margin, high + margin)
+
+
+def calibration(levels: Sequence[float], covered: Sequence[float]) -> Figure:
+    """Plot the share of truths inside an interval against its level; on the diagonal it is calibrated."""
+    figure = Figure(figsize=(3.4, 3.1))
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color=PEER, linewidth=1)
+    axis.plot(levels, covered, color=OURS, marker="o", markersize=4)
+    axis.set_xlabel("level of the interval")
+    axis.set_ylabel("truths inside")
+    axis.set_aspect("equal")
+    return figure
