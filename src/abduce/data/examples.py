@@ -218,7 +218,8 @@ class GaussianMixture:
         precision = np.linalg.inv(self.covariances)
         square = np.einsum("nki,kij,nkj->nk", off, precision, off)
         log_det = np.linalg.slogdet(self.covariances)[1]
-        return logsumexp(np.log(self.weights) - 0.5 * (square + log_det) - np.log(2 * np.pi), axis=1)
+        log_terms = np.log(self.weights) - 0.5 * (square + log_det) - np.log(2 * np.pi)
+        return np.asarray(logsumexp(log_terms, axis=1))
 
 
 def spiral(noise: float = 0.03) -> NoisyCurves:

@@ -13,6 +13,7 @@ import numpy as np
 from abduce.data.arrays import find_codes, split, take
 from abduce.data.columns import Column, build_column, lookup, numbers, ticks_per_day
 from abduce.data.fields import CODED, Field, Group, listing
+from abduce.data.scaling import refuse
 
 if TYPE_CHECKING:
     from abduce.data.schema import Schema
@@ -44,10 +45,16 @@ def denominators(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _on_lattice(values: np.ndarray, q: int, dtype: np.dtype) -> np.ndarray:
-    k = np.rint(values * q)
-    same = (k / q).astype(dtype).astype(np.float64) == values
-    same &= np.abs(k) < _EXACT
-    return same.all(axis=0)
+    alive = np.ones(values.shape[1], bool)
+    rows = max(1, 2**17 // max(1, values.shape[1]))  # a part that stays in cache
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows]
+        k = np.rint(part * q)
+        back = k / q if dtype == np.float64 else (k / q).astype(dtype).astype(np.float64)
+        alive &= ((back == part) & (np.abs(k) < _EXACT)).all(axis=0)
+        if not alive.any():
+            break
+    return alive
 
 
 def column_denominator(column: Column) -> int | None:
@@ -119,7 +126,7 @@ def to_integers(schema: Schema, X: Any, ignore_left_out: bool = False) -> tuple[
         block = flat[:, cells]
         codes, wrong = _block_codes(block, observed[:, cells], group, np.dtype(schema.dtype))
         expected = "values on the training data's lattice"
-        schema._refuse(wrong & observed[:, cells], block, group, "X", expected)
+        refuse(schema, wrong & observed[:, cells], block, group, "X", expected)
         k[:, cells] = codes
     if seen is not None:
         k[~observed] = 0

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abduce.data import lattice
-from abduce.data.arrays import find_codes, numeric_array, split, take
+from abduce.data import lattice, scaling
+from abduce.data.arrays import find_codes, numeric_array, split
 from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
 from abduce.data.fields import CODED, KINDS, Field, Group, listing
 from abduce.data.infer import frame_field, resolve_kinds
@@ -186,38 +186,8 @@ class Schema:
             for group, cells, _, _ in self._blocks:
                 if group.kind in CODED:
                     values[:, cells] = find_codes(values[:, cells], observed[:, cells], group, name)
-        self._standardise(values, observed, name)
+        scaling.standardise(self, values, observed, name)
         return values, observed
-
-    def _standardise(self, values: np.ndarray, observed: np.ndarray, name: str) -> None:
-        """Turn data values into model values, in place."""
-        for group, cells, loc, scale in self._blocks:
-            if group.kind in CODED:
-                continue
-            block = values[:, cells]  # a view when the group is everything, a copy otherwise
-            if group.kind == "count":
-                wrong = ((block < 0) | (block != np.rint(block))) & observed[:, cells]
-                self._refuse(wrong, block, group, name, "whole numbers 0, 1, 2, ... (kind count)")
-                continue
-            if group.kind == "positive":
-                self._refuse(
-                    (block <= 0) & observed[:, cells], block, group, name, "values above 0 (kind positive)"
-                )
-                block = np.log(np.where(observed[:, cells], block, 1.0))
-            block -= loc.astype(block.dtype)
-            block /= scale.astype(block.dtype)
-            if group.kind == "positive" or not isinstance(cells, slice):
-                values[:, cells] = block
-        if not observed.all():
-            values[~observed] = 0.0
-
-    def _refuse(self, wrong: np.ndarray, block: np.ndarray, group: Group, name: str, expected: str) -> None:
-        if wrong.any():
-            row, j = np.argwhere(wrong)[0]
-            column = self.names[group.cells[j]]
-            raise ValueError(
-                f"{name}: column {column!r} expects {expected}, got {block[row, j]:g} in row {row}"
-            )
 
     def _columns(self, X: Any, name: str) -> list[Column]:
         X = self._frame(X, name)
@@ -262,9 +232,9 @@ class Schema:
         Left-out columns are missing, unless all rows had the same text.
         """
         values = self._matrix(values)
-        data = self._to_data(values, snap)
+        data = scaling.to_data(self, values, snap)
         if self.container != "frame":
-            return self._cast(data, np.dtype(self.dtype)).reshape(-1, *self.shape)
+            return scaling.cast(self, data, np.dtype(self.dtype)).reshape(-1, *self.shape)
         arrays = [_finish(f, data[:, j]) for j, f in enumerate(self.fields)]
         return self._assemble(arrays, len(values))
 
@@ -273,48 +243,6 @@ class Schema:
         if values.ndim != 2 or values.shape[1] != self.n_cells:
             raise ValueError(f"values must have shape (n, {self.n_cells}), got {values.shape}")
         return values
-
-    def _to_data(self, values: np.ndarray, snap: bool = False) -> np.ndarray:
-        """Turn model values into data values, float64 (n, D); coded cells become codes."""
-        out = np.array(values, np.float64)
-        for group, cells, loc, scale in self._blocks:
-            block = out[:, cells]  # a view when the group is everything, a copy otherwise
-            if group.kind in CODED:
-                top = np.array([len(f.categories or ()) - 1 for f in group.fields])
-                np.rint(block, out=block)
-                np.clip(block, 0, top, out=block)
-            elif group.kind == "count":
-                np.rint(block, out=block)
-                np.maximum(block, 0, out=block)
-            else:
-                block *= scale
-                block += loc
-                if group.kind == "positive":
-                    np.exp(np.clip(block, -690.0, 700.0, out=block), out=block)
-                if snap:
-                    _snap(block, group)
-                if group.kind == "pixel":
-                    low, high = np.array([(f.low, f.high) for f in group.fields]).T
-                    np.clip(block, low, high, out=block)
-            if not isinstance(cells, slice):
-                out[:, cells] = block
-        return out
-
-    def _cast(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Turn data values (n, D), used up, into an array's dtype; codes into their categories."""
-        for group, where, _, _ in self._blocks:
-            if group.kind in CODED:
-                data[:, where] = take(data[:, where], group)
-            elif group.kind == "positive" and dtype.kind in "iu":
-                data[:, where] = np.maximum(data[:, where], 1.0)
-        if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            np.rint(data, out=data)
-            top = float(limits.max)
-            np.clip(data, float(limits.min), np.nextafter(top, 0) if limits.max > 2**53 else top, out=data)
-        elif dtype.kind == "f" and dtype.itemsize < 8:
-            np.clip(data, float(np.finfo(dtype).min), float(np.finfo(dtype).max), out=data)
-        return data.astype(dtype, copy=False)
 
     def _assemble(self, arrays: list, n: int) -> pd.DataFrame:
         by_name = {f.name: a for f, a in zip(self.fields, arrays, strict=True)}
@@ -340,7 +268,7 @@ class Schema:
         if self.container == "frame":
             X = self._frame(X, "X")
             self._same_length(len(X), len(values))
-            data = self._to_data(values)
+            data = scaling.to_data(self, values)
             out = X.copy()
             by_name = {str(label): label for label in self.order}
             for j in np.flatnonzero(where.any(axis=0)):
@@ -358,7 +286,7 @@ class Schema:
                 else np.promote_types(target, self.dtype)
             )
         out = np.array(array, target).reshape(len(array), -1)
-        new = self._cast(self._to_data(values), target)
+        new = scaling.cast(self, scaling.to_data(self, values), target)
         out[where] = new[where]
         return out.reshape(array.shape)
 
@@ -372,15 +300,7 @@ class Schema:
 
         Added to a log density in model space it gives the log density in data units (dates: per day).
         """
-        values, observed = self._matrix(values), self._matrix(observed)
-        out = np.zeros(len(values))
-        for group, cells, loc, scale in self._blocks:
-            if group.kind == "real":
-                out -= observed[:, cells] @ np.broadcast_to(np.log(scale), (len(group.cells),))
-            elif group.kind == "positive":
-                slope = np.log(scale) + values[:, cells].astype(np.float64) * scale + loc
-                out -= np.where(observed[:, cells], slope, 0.0).sum(axis=1)
-        return out
+        return scaling.log_jacobian(self, self._matrix(values), self._matrix(observed))
 
     # ------------------------------------------------------------ lattice
 
@@ -468,16 +388,6 @@ def _labels(X: pd.DataFrame, name: str = "X") -> list:
     return labels
 
 
-def _snap(block: np.ndarray, group: Group) -> None:
-    """Round data values (n, d) to their lattice in place; positive values stay above 0."""
-    step = np.array([f.denominator or 0 for f in group.fields], np.float64)
-    whole = np.where(step > 0, step, 1.0)
-    snapped = np.rint(block * whole) / whole
-    if group.kind == "positive":
-        snapped = np.maximum(snapped, 1 / whole)
-    np.copyto(block, snapped, where=step > 0)
-
-
 def _finish(field: Field, data: np.ndarray) -> Any:
     """Turn one column's data values (or codes) into its dtype, rounding where the dtype is whole."""
     if field.temporal:
@@ -495,5 +405,5 @@ def _finish(field: Field, data: np.ndarray) -> Any:
         data = np.clip(np.rint(data), low, high).astype(limits.dtype)
     elif "float32" in label or "float16" in label:
         limits = np.finfo("float32" if "float32" in label else "float16")
-        data = np.clip(data, limits.min, limits.max)
+        data = np.clip(data, limits.tiny if field.kind == "positive" else limits.min, limits.max)
     return build_column(field, data)
