@@ -135,9 +135,21 @@ def test_hide_is_fast():
     assert time.perf_counter() - start < 1
 
 
+def test_every_row_is_as_likely_to_get_each_pattern():
+    complete = torch.zeros(3)
+    generator = gen()
+    for _ in range(1000):
+        complete += hide(ones(3, 40), (40,), generator, complete_share=0.25, patterns={"half": 1}).all(dim=1)
+    assert torch.allclose(complete / 1000, torch.full((3,), 0.25), atol=0.05)
+
+
 def test_one_cell():
     for event in ((1,), (1, 1)):
         assert hide(ones(50, 1), event, gen()).shape == (50, 1)
+    assert hide(ones(0, 4), (4,), gen()).shape == (0, 4)
+    for share in (0.0, 0.1, 0.3, 1.0):
+        for rows in range(1, 60):
+            assert hide(ones(rows, 4), (2, 2), gen(), share).shape == (rows, 4)
 
 
 @pytest.mark.parametrize(

@@ -153,24 +153,28 @@ def hide(
     total = sum(weights.values())
     if total <= 0 or min(weights.values()) < 0:
         raise ValueError(f"patterns must have weights at least 0 and one above, got {weights}")
-    draw = _Draws(observed.shape[0], observed.device, generator)
+    n = observed.shape[0]
     image = len(event_shape) > 1
     height, width = tuple(event_shape[:2]) if image else (1, *event_shape)
-    channels = event_shape[2] if len(event_shape) == 3 else 1
-    # One uniform number a row picks its pattern; drawing each pattern for all rows is cheaper than gathering.
-    pick = draw()
-    keep = torch.ones(observed.shape[0], height, width, dtype=torch.bool, device=observed.device)
+    # Each pattern is drawn only for its share of the rows (a random one of the two whole numbers around it), and
+    # the rows are then shuffled: a third of the work of drawing every pattern for every row.
+    shift = float(torch.rand((), device=observed.device, generator=generator))
+    parts = [
+        torch.ones(math.floor(round(complete_share * n, 9) + shift), height, width, device=observed.device)
+        > 0
+    ]
     below = complete_share
     for name, weight in weights.items():
-        if weight == 0:
-            continue
         above = below + (1 - complete_share) * weight / total
-        chosen = (pick >= below) & (pick < above)
-        keep = torch.where(chosen, _DRAWN[name](draw, height, width, image), keep)
+        rows = math.floor(round(above * n, 9) + shift) - math.floor(round(below * n, 9) + shift)
+        if rows:
+            draw = _Draws(rows, observed.device, generator)
+            parts.append(_DRAWN[name](draw, height, width, image).expand(rows, height, width))
         below = above
-    flat = keep.flatten(1)
-    if channels > 1:
-        flat = flat.repeat_interleave(channels, dim=1)
+    order = torch.randperm(n, device=observed.device, generator=generator)
+    flat = torch.cat(parts).flatten(1)[order]
+    if len(event_shape) == 3:
+        flat = flat.repeat_interleave(event_shape[2], dim=1)
     return flat & observed
 
 
