@@ -156,13 +156,11 @@ def hide(
     n = observed.shape[0]
     image = len(event_shape) > 1
     height, width = tuple(event_shape[:2]) if image else (1, *event_shape)
-    # Each pattern is drawn only for its share of the rows (a random one of the two whole numbers around it), and
-    # the rows are then shuffled: a third of the work of drawing every pattern for every row.
+    # Each pattern is drawn only for its share of the rows (a random one of the two whole numbers around it),
+    # and the rows are then shuffled: a third of the work of drawing every pattern for every row.
     shift = float(torch.rand((), device=observed.device, generator=generator))
-    parts = [
-        torch.ones(math.floor(round(complete_share * n, 9) + shift), height, width, device=observed.device)
-        > 0
-    ]
+    complete = math.floor(round(complete_share * n, 9) + shift)
+    parts = [torch.ones(complete, height, width, dtype=torch.bool, device=observed.device)]
     below = complete_share
     for name, weight in weights.items():
         above = below + (1 - complete_share) * weight / total
@@ -195,7 +193,11 @@ class _Draws:
 
 
 def _draw_mcar(draw: _Draws, height: int, width: int, image: bool) -> Tensor:
-    return draw(height, width) >= draw()
+    # Eight cells share one random 64-bit number, a byte each: the draws are most of the cost of a mask.
+    words = -(-draw.rows * height * width // 8)
+    bits = torch.randint(-(2**63), 2**63 - 1, (words,), device=draw.device, generator=draw.generator)
+    level = bits.view(torch.uint8)[: draw.rows * height * width].reshape(draw.rows, height, width)
+    return level >= torch.floor(draw() * 257)
 
 
 def _span(draw: _Draws, size: int, axis: int, smallest: float, largest: float) -> Tensor:
