@@ -323,7 +323,7 @@ def flag(
     oddest = ", ".join(map(str, worst)) or "none"
     remark(f"{flagged.sum()} of {len(odd)} rows flagged; the oddest, counted from 0: {oddest}", quiet)
     if as_json:
-        print_json({"flagged": np.flatnonzero(flagged), **answer.to_dict("list")})
+        print_json({"flagged_rows": np.flatnonzero(flagged), **answer.to_dict("list")})
     else:
         write_answer(answer, output)
 

@@ -161,15 +161,3 @@ def _skip_the_start(axis: Axes, values: np.ndarray) -> None:
     low, high = np.quantile(values, [0.05, 1.0])
     margin = 0.08 * (high - low) or 1.0
     axis.set_ylim(low - margin, high + margin)
-
-
-def calibration(levels: Sequence[float], covered: Sequence[float]) -> Figure:
-    """Plot the share of truths inside an interval against its level; on the diagonal it is calibrated."""
-    figure = Figure(figsize=(3.4, 3.1))
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color=PEER, linewidth=1)
-    axis.plot(levels, covered, color=OURS, marker="o", markersize=4)
-    axis.set_xlabel("level of the interval")
-    axis.set_ylabel("truths inside")
-    axis.set_aspect("equal")
-    return figure

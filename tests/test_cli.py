@@ -1,0 +1,348 @@
+"""The command line on real files: what it answers, where it writes, how it fails."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from abduce import cli
+from abduce.data.examples import load_digits_images, penguins
+
+COMMAND = [sys.executable, "-c", "from abduce.cli import main; main()"]
+
+
+def shell(*arguments, **options):
+    """Run a command as a person would, in a process of its own."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=240, **options
+    )
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys):
+    """Run a command in this process, which spares the start: (status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["abduce", *map(str, arguments)])
+        monkeypatch.setitem(cli.options, "debug", False)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The penguins as a file, and a model of them."""
+    folder = tmp_path_factory.mktemp("penguins")
+    penguins().to_csv(folder / "penguins.csv", index=False)
+    done = shell("fit", folder / "penguins.csv", "-o", folder / "model", "--max-epochs", 30, "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Sixty digits as a folder of images and as an array, and a model of them."""
+    folder = tmp_path_factory.mktemp("digits")
+    digits = (load_digits_images()[0][:60] * 15).astype(np.uint8)
+    np.save(folder / "digits.npy", digits)
+    (folder / "digits").mkdir()
+    for k, digit in enumerate(digits):
+        Image.fromarray(digit).save(folder / "digits" / f"scan-{k:02d}.png")
+    done = shell("fit", folder / "digits", "-o", folder / "model", "--max-epochs", 2, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder, digits
+
+
+class TestFit:
+    def test_says_what_it_did(self, table):
+        folder, facts, remarks = table
+        assert facts["rows"] == 344
+        assert facts["cells"] == 8
+        assert facts["epochs"] == 30
+        assert facts["interrupted"] is False
+        assert "344 rows" in remarks
+        assert sorted(p.name for p in folder.iterdir()) == ["model", "penguins.csv"]
+
+    def test_kinds_can_be_said(self, table, ask, tmp_path):
+        folder = table[0]
+        status, out, _ = ask(
+            "fit",
+            folder / "penguins.csv",
+            "-o",
+            tmp_path / "m",
+            "--max-epochs",
+            1,
+            "--kind",
+            "year=real",
+            "-q",
+        )
+        assert (status, out) == (0, "")
+        kinds = {
+            c["column"]: c["kind"] for c in json.loads(ask("info", tmp_path / "m", "--json")[1])["columns"]
+        }
+        assert kinds["year"] == "real"
+        assert kinds["species"] == "categorical"
+
+    def test_the_same_seed_gives_the_same_model(self, table, ask, tmp_path):
+        folder = table[0]
+        for name in ("a", "b"):
+            ask("fit", folder / "penguins.csv", "-o", tmp_path / name, "--max-epochs", 2, "--seed", 7)
+        weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("a", "b")]
+        assert weights[0] == weights[1]
+
+    def test_ctrl_c_leaves_a_usable_model(self, table, ask, tmp_path):
+        folder = table[0]
+        arguments = [
+            "fit",
+            folder / "penguins.csv",
+            "-o",
+            tmp_path / "m",
+            "--max-epochs",
+            100_000,
+            "--resume",
+        ]
+        run = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "m.training").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        run.send_signal(signal.SIGINT)
+        _, remarks = run.communicate(timeout=120)
+        assert run.returncode == 130, remarks
+        assert "interrupted" in remarks
+        status, out, _ = ask("score", folder / "penguins.csv", "-m", tmp_path / "m", "--json")
+        assert status == 0
+        assert len(json.loads(out)["log_p"]) == 344
+
+
+class TestAnswers:
+    def test_fill_keeps_what_was_there(self, table, ask):
+        folder = table[0]
+        status, out, remarks = ask(
+            "fill", folder / "penguins.csv", "-m", folder / "model", "-o", folder / "whole.csv"
+        )
+        assert (status, out) == (0, "")
+        assert "filled 19 blank cells" in remarks
+        before, after = pd.read_csv(folder / "penguins.csv"), pd.read_csv(folder / "whole.csv")
+        assert list(after.columns) == list(before.columns)
+        assert not after.isna().any().any()
+        pd.testing.assert_frame_equal(after.where(before.notna()), before)
+        assert set(after["sex"]) == {"male", "female"}
+        heavy = after.loc[before["body_mass_g"].isna(), "body_mass_g"]
+        assert heavy.between(2700, 6300).all()
+
+    def test_fill_works_in_a_pipe(self, table):
+        folder = table[0]
+        done = shell("fill", folder / "penguins.csv", "-m", folder / "model")
+        assert done.returncode == 0
+        assert not pd.read_csv(io.StringIO(done.stdout)).isna().any().any()
+
+    def test_several_copies_differ_only_in_the_blanks(self, table, ask, tmp_path):
+        folder = table[0]
+        before = pd.read_csv(folder / "penguins.csv")
+        status, _, _ = ask(
+            "fill",
+            folder / "penguins.csv",
+            "-m",
+            folder / "model",
+            "-o",
+            tmp_path / "w.csv",
+            "--draws",
+            3,
+            "--seed",
+            1,
+        )
+        assert status == 0
+        copies = [pd.read_csv(tmp_path / f"w-{k}.csv") for k in (1, 2, 3)]
+        for copy in copies:
+            pd.testing.assert_frame_equal(copy.where(before.notna()), before)
+        assert not copies[0].equals(copies[1])
+
+    def test_score_flag_and_embed_answer_row_by_row(self, table, ask, tmp_path):
+        folder = table[0]
+        question = (folder / "penguins.csv", "-m", folder / "model")
+        log_p = pd.read_csv(io.StringIO(ask("score", *question)[1]))["log_p"]
+        status, out, remarks = ask("flag", *question, "--contamination", 0.05)
+        flags = pd.read_csv(io.StringIO(out))
+        assert status == 0
+        assert flags["flagged"].sum() == round(0.05 * 344)
+        assert (
+            flags.loc[flags["flagged"] == 1, "anomaly_score"].min()
+            >= flags.loc[flags["flagged"] == 0, "anomaly_score"].max()
+        )
+        np.testing.assert_allclose(flags["anomaly_score"], -log_p)
+        assert flags["realism"].between(0, 1).all()
+        assert f"{round(0.05 * 344)} of 344" in remarks
+
+        assert ask("embed", *question, "-o", tmp_path / "z.parquet")[0] == 0
+        assert len(pd.read_parquet(tmp_path / "z.parquet")) == 344
+
+    def test_json_is_what_the_file_would_say(self, table, ask):
+        folder = table[0]
+        question = (folder / "penguins.csv", "-m", folder / "model")
+        told = json.loads(ask("score", *question, "--json")[1])
+        assert told["unit"] == "nats"
+        assert np.mean(told["log_p"]) == pytest.approx(told["mean"])
+        flagged = json.loads(ask("flag", *question, "--json")[1])
+        assert flagged["flagged_rows"] == list(np.flatnonzero(flagged["flagged"]))
+
+    def test_samples_have_the_form_of_the_data(self, table, ask):
+        folder = table[0]
+        out = ask("sample", "-m", folder / "model", "-n", 40, "--seed", 3)[1]
+        rows = pd.read_csv(io.StringIO(out))
+        assert list(rows.columns) == list(penguins().columns)
+        assert set(rows["species"]) <= {"Adelie", "Chinstrap", "Gentoo"}
+        assert set(rows["year"]) <= {2007, 2008, 2009}
+        assert out == ask("sample", "-m", folder / "model", "-n", 40, "--seed", 3)[1]
+        assert out != ask("sample", "-m", folder / "model", "-n", 40)[1]
+
+    def test_info_of_data_and_of_a_model(self, table, ask):
+        folder = table[0]
+        _, out, _ = ask("info", folder / "penguins.csv")
+        assert "rows 344" in out
+        assert "bill_length_mm" in out
+        columns = json.loads(ask("info", folder / "model", "--json")[1])["columns"]
+        assert {c["column"]: c["kind"] for c in columns}["sex"] == "binary"
+
+    def test_a_column_of_names_is_left_out_with_a_word(self, ask, tmp_path):
+        frame = penguins().assign(tag=[f"bird-{k}" for k in range(344)])
+        frame.to_parquet(tmp_path / "tagged.parquet")
+        status, out, remarks = ask("info", tmp_path / "tagged.parquet")
+        assert status == 0
+        assert "identifier" in out
+        assert "left out of the model: tag" in remarks
+
+    def test_compress_and_back(self, table, ask, tmp_path):
+        folder = table[0]
+        model = ("-m", folder / "model")
+        status, out, _ = ask("compress", folder / "penguins.csv", *model, "-o", tmp_path / "p.abd", "--json")
+        assert status == 0
+        assert json.loads(out)["bytes"] == (tmp_path / "p.abd").stat().st_size
+        assert ask("decompress", tmp_path / "p.abd", *model, "-o", tmp_path / "back.csv")[0] == 0
+        pd.testing.assert_frame_equal(
+            pd.read_csv(tmp_path / "back.csv"), pd.read_csv(folder / "penguins.csv"), check_exact=True
+        )
+        (tmp_path / "short").write_bytes((tmp_path / "p.abd").read_bytes()[:-9])
+        status, _, error = ask("decompress", tmp_path / "short", *model, "-o", tmp_path / "wrong.csv")
+        assert status == 1
+        assert error.startswith("abduce: ")
+        assert not (tmp_path / "wrong.csv").exists()
+
+
+class TestImages:
+    def test_a_folder_is_answered_by_a_folder(self, images, ask, tmp_path):
+        folder, _ = images
+        status, _, error = ask(
+            "denoise", folder / "digits", "-m", folder / "model", "--noise", 30, "-o", tmp_path / "clean"
+        )
+        assert status == 0, error
+        names = sorted(os.listdir(tmp_path / "clean"))
+        assert names == sorted(os.listdir(folder / "digits"))
+        assert np.asarray(Image.open(tmp_path / "clean" / names[0])).shape == (8, 8)
+
+    def test_an_array_is_answered_by_an_array(self, images, ask, tmp_path):
+        folder, digits = images
+        blanked = digits[:5].astype(float)
+        blanked[:, 3] = np.nan
+        np.save(tmp_path / "blanked.npy", blanked)
+        status, _, error = ask(
+            "fill", tmp_path / "blanked.npy", "-m", folder / "model", "-o", tmp_path / "whole.npy"
+        )
+        assert status == 0, error
+        whole = np.load(tmp_path / "whole.npy")
+        seen = ~np.isnan(blanked)
+        np.testing.assert_array_equal(whole[seen], blanked[seen])
+        assert whole.min() >= 0
+        assert whole.max() <= 255
+
+    def test_images_do_not_go_to_standard_output(self, images, ask):
+        folder, _ = images
+        status, out, error = ask("sample", "-m", folder / "model")
+        assert (status, out) == (2, "")
+        assert "-o" in error
+
+
+class TestFailure:
+    """One line on standard error, status 1 for the data and 2 for the usage, nothing half-written."""
+
+    def test_errors_are_one_line(self, tmp_path):
+        done = shell("fit", tmp_path / "nowhere.csv", "-o", tmp_path / "m")
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("abduce: ")
+        assert "nowhere.csv" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_debug_shows_the_traceback(self, tmp_path):
+        done = shell("--debug", "info", tmp_path / "nowhere.csv")
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("name", "content", "says"),
+        [
+            ("empty.csv", "", "empty"),
+            ("head.csv", "a,b\n", "no rows"),
+            ("notes.txt", "a,b\n1,2\n", ".txt"),
+            ("wild.csv", "a,b\n1,2\n3,inf\n5,4\n2.5,1\n", "b"),
+        ],
+    )
+    def test_data_that_will_not_do(self, ask, tmp_path, name, content, says):
+        (tmp_path / name).write_text(content)
+        status, out, error = ask("fit", tmp_path / name, "-o", tmp_path / "m", "-q")
+        assert (status, out) == (1, "")
+        assert says in error
+        assert not (tmp_path / "m").exists()
+
+    def test_columns_that_differ_are_named(self, table, ask, tmp_path):
+        folder = table[0]
+        penguins().drop(columns="sex").to_csv(tmp_path / "less.csv", index=False)
+        status, _, error = ask("score", tmp_path / "less.csv", "-m", folder / "model")
+        assert status == 1
+        assert "sex" in error
+        penguins().replace({"species": {"Gentoo": "Emperor"}}).to_csv(tmp_path / "other.csv", index=False)
+        status, _, error = ask("score", tmp_path / "other.csv", "-m", folder / "model")
+        assert status == 1
+        assert "species" in error
+        assert "Emperor" in error
+
+    def test_a_model_that_was_changed_is_refused(self, table, ask, tmp_path):
+        folder = table[0]
+        (tmp_path / "m").mkdir()
+        for part in (folder / "model").iterdir():
+            (tmp_path / "m" / part.name).write_bytes(
+                part.read_bytes()[: -1 if "weights" in part.name else None]
+            )
+        status, _, error = ask("score", folder / "penguins.csv", "-m", tmp_path / "m")
+        assert status == 1
+        assert "weights.safetensors" in error
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("fit",),
+            ("melt", "data.csv"),
+            ("sample", "-m", "model", "-n", "0"),
+            ("fit", "data.csv", "-o", "m", "--latent-dim", "none"),
+        ],
+    )
+    def test_wrong_usage(self, ask, arguments):
+        assert ask(*arguments)[0] == 2
+
+    def test_a_kind_must_be_a_pair(self, table, ask, tmp_path):
+        status, _, error = ask("fit", table[0] / "penguins.csv", "-o", tmp_path / "m", "--kind", "year")
+        assert status == 2
+        assert "COLUMN=KIND" in error
