@@ -7,9 +7,10 @@ code rows x with a latent-variable model, the sender
     pushes x with p(x|z)       costs  −log₂ p(x|z)
     pushes z with p(z)         costs  −log₂ p(z)
 
-so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a lattice of step 2⁻¹⁰
-over [−16, 16]: prior and posterior are Gaussians cut into its bins, so the step cancels between the two, and costs
-nothing as long as it is finer than the posterior.  Where a Gaussian likelihood has cells that stay correlated given z,
+so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a lattice over
+[−8, 8], its step about half the posterior's width: prior and posterior are Gaussians cut into its bins, so the step
+cancels between the two, and costs nothing as long as it is no coarser than the posterior.  (Much finer would cost: the
+coder gives each point at least 2⁻²⁴, so with 2¹⁵ points one latent in 512 would be drawn from nowhere.)  Where a Gaussian likelihood has cells that stay correlated given z,
 x = mean + F u + noise, the factors u are latents as well: popped from their exact posterior given x and z (one after
 another, each given those before), pushed with N(0, I); given u the cells are independent.
 
@@ -48,8 +49,7 @@ from abduce.models.latent import LatentVariableModel
 from abduce.tasks.container import CompressedDataError, Container, carry, check_whole, put_back
 from abduce.tasks.symbols import Lattice, default_ranges, gaussian_bits, rounded, symbol_models
 
-UNIT = 2**10  # lattice points in a standard deviation of the prior
-REACH = 16 * UNIT  # the lattice ends at ±16
+REACH = 8  # the latents' lattice ends at ±8 standard deviations of the prior
 MARGIN = 64  # bits that a pop must leave on the stack
 COARSE = math.sqrt(12.0)  # step, in posterior widths, of a latent that is paid for: minimises its bits plus what it costs x
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows
@@ -113,13 +113,26 @@ class Stack:
         """Pop whole numbers."""
         return self._pop(_models.QuantizedGaussian(low, high), mean, scale)
 
-    def push_latents(self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
-        """Push lattice points of latents, any shape, of mean and scale in lattice units."""
-        self.push_gaussian(k.ravel(), mean.ravel(), scale.ravel(), -REACH, REACH)
+    def push_latents(self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> None:
+        """Push lattice points (n, latents), Gaussian in lattice units, of latents with ``unit`` points in a deviation."""
+        for own, reach in reversed(_lattices(unit)):
+            self.push_gaussian(*(a[:, own].ravel() for a in (k, mean, scale)), -reach, reach)
 
-    def pop_latents(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    def pop_latents(self, mean: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> np.ndarray:
         """Pop lattice points of latents."""
-        return self.pop_gaussian(mean.ravel(), scale.ravel(), -REACH, REACH).reshape(mean.shape)
+        k = np.zeros(mean.shape, np.int64)
+        for own, reach in _lattices(unit):
+            k[:, own] = self.pop_gaussian(mean[:, own].ravel(), scale[:, own].ravel(), -reach, reach).reshape(len(k), -1)
+        return k
+
+
+def _lattices(unit: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    return [(np.flatnonzero(unit == points), int(points) * REACH) for points in np.unique(unit)]
+
+
+def lattice_units(width: np.ndarray) -> np.ndarray:
+    """Lattice points in a standard deviation of the prior, for posteriors of this width: a power of two, 2 to 2¹¹."""
+    return 2 ** np.clip(np.ceil(np.log2(2.0 / width)), 1, 11).astype(np.int64)
 
 
 class ShortOfBits(Exception):
@@ -138,25 +151,27 @@ class Factors:
         gram = self.whitened.swapaxes(1, 2) @ self.whitened
         # posterior precision P = L Lᵀ, so Lᵀ(u − mean) ~ N(0, I): the last factor stands alone, others follow
         self.root = rounded(np.linalg.cholesky(gram + np.eye(gram.shape[-1])))
-        self.width = UNIT / np.diagonal(self.root, axis1=1, axis2=2)  # conditional widths, lattice units
-        self.coarse = np.clip(np.rint(COARSE * self.width), 1, REACH).astype(np.int64)
+        width = 1.0 / np.diagonal(self.root, axis1=1, axis2=2)  # of each factor given those after it
+        self.unit = lattice_units(width.min(0))
+        self.width = width * self.unit  # lattice units, as are all of choose's arguments
+        self.coarse = coarse_steps(self.width, self.unit)
 
-    def visit(self, x: np.ndarray, choose: Any, order: range) -> np.ndarray:
-        """Choose the factors in ``order``; ``choose(j, mean, width)`` of lattice units (n,) gives lattice points."""
+    def visit(self, x: np.ndarray, choose: Any) -> np.ndarray:
+        """Choose the factors one by one; ``choose(j, mean, width)`` of lattice units (n,) gives lattice points (n,)."""
         residual = (x - self.mean) / self.scale
         projected = (self.whitened.swapaxes(1, 2) @ residual[..., None])[..., 0]
         mean = np.linalg.solve(self.root @ self.root.swapaxes(1, 2), projected[..., None])[..., 0]
         u = np.zeros(mean.shape, np.int64)
-        for j in order:
-            above = u[:, j + 1 :] / UNIT - mean[:, j + 1 :]
+        for j in reversed(range(u.shape[1])):
+            above = u[:, j + 1 :] / self.unit[j + 1 :] - mean[:, j + 1 :]
             shift = (self.root[:, j + 1 :, j] * above).sum(1) / self.root[:, j, j]
-            centre = np.clip(rounded(mean[:, j] - shift), -15.9, 15.9) * UNIT
+            centre = within(mean[:, j] - shift) * self.unit[j]
             u[:, j] = choose(j, centre, self.width[:, j])
         return u
 
     def cells(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and scale (n, d) of the cells given the factors' lattice points."""
-        return rounded(self.mean + (self.factor @ (u / UNIT)[..., None])[..., 0]), self.scale
+        return rounded(self.mean + (self.factor @ (u / self.unit)[..., None])[..., 0]), self.scale
 
 
 class Codec:
@@ -176,8 +191,10 @@ class Codec:
         self.open = (share > 0) & (share < 255)
         self.share = share / 255.0
         prototype = np.zeros((1, cells))
-        _, scale = self._posterior(prototype, np.ones((1, cells), bool))
-        self.coarse = np.clip(np.rint(COARSE * scale[0]), 1, REACH).astype(np.int64)
+        self.unit = np.ones(model.latent_dim, np.int64)
+        width = self._posterior(prototype, np.ones((1, cells), bool))[1][0]
+        self.unit = lattice_units(width)
+        self.coarse = coarse_steps(width * self.unit, self.unit)
 
     # -------------------------------------------------------------- the networks, in one padded shape
 
@@ -192,10 +209,10 @@ class Codec:
         if not isinstance(q, DiagonalNormal):
             raise TypeError(f"compress needs a diagonal normal posterior, the model has {type(q).__name__}")
         mean, log_scale = (rounded(t[: len(x)].numpy()) for t in (q.mean, q.log_scale))
-        return np.clip(mean, -15.9, 15.9) * UNIT, np.exp(log_scale) * UNIT
+        return within(mean) * self.unit, np.exp(log_scale) * self.unit
 
     def _law(self, z: np.ndarray) -> Product:
-        return self.model.likelihood(self._padded(z / UNIT))
+        return self.model.likelihood(self._padded(z / self.unit))
 
     def _gaussian(self, law: Product, observed: np.ndarray) -> tuple[np.ndarray, Gaussian, Factors | None] | None:
         """Find the Gaussian part: its cells' positions, itself, and its factors if its cells are correlated."""
@@ -214,31 +231,35 @@ class Codec:
         x = self.lattice.values(k, observed)
         mean, scale = self._posterior(x, observed)
 
-        def drawn(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-            out = stack.pop_latents(mean, scale)
+        def drawn(mean: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> np.ndarray:
+            out = stack.pop_latents(mean, scale, unit)
             if stack.bits < MARGIN:
                 raise ShortOfBits
             return out
 
-        z = nearest(mean, self.coarse) if plain else drawn(mean, scale)
+        z = nearest(mean, self.coarse, self.unit) if plain else drawn(mean, scale, self.unit)
         law = self._law(z)
         gaussian, factors, u = None, None, np.zeros((n, 0), np.int64)
         if found := self._gaussian(law, observed):
             index, part, factors = found
             if factors is not None:
-                coarse = factors.coarse
-                u = factors.visit(
-                    x[:, index],
-                    (lambda j, m, s: nearest(m, coarse[:, j])) if plain else (lambda j, m, s: drawn(m, s)),
-                    range(u_rank(factors) - 1, -1, -1),
-                )
+                coarse, unit = factors.coarse, factors.unit
+
+                def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+                    if plain:
+                        return nearest(mean, coarse[:, j], unit[j])
+                    return drawn(mean[:, None], scale[:, None], unit[j : j + 1])[:, 0]
+
+                u = factors.visit(x[:, index], choose)
             gaussian = given(part, factors, u, n)
         s = k - self.lattice.low
         for cells in reversed(list(symbol_models(law.parts, gaussian, self.lattice, observed))):
             cells.model.push(stack, s[:, cells.index][cells.seen])
-        for points, step in ((u, None if factors is None else factors.coarse), (z, self.coarse)):
-            step = step if plain and step is not None else np.ones(1, np.int64)
-            stack.push_latents(points // step, *prior(points.shape, step))
+        if factors is not None:
+            step = factors.coarse if plain else 1
+            stack.push_latents(u // step, *prior(u.shape, step, factors.unit), factors.unit)
+        step = self.coarse if plain else 1
+        stack.push_latents(z // step, *prior(z.shape, step, self.unit), self.unit)
         stack.push_flags(observed[:, self.open].ravel(), self._flags(n))
         stack.push_table(np.array([2 * (n.bit_length() - 1) + plain]), np.ones((1, 2 * SIZES)))
 
@@ -250,15 +271,15 @@ class Codec:
             raise CompressedDataError("data does not decode: it holds more rows than it says")
         observed = np.broadcast_to(self.always, (n, len(self.always))).copy()
         observed[:, self.open] = stack.pop_flags(self._flags(n)).reshape(n, -1)
-        step = self.coarse if plain else np.ones(1, np.int64)
-        z = stack.pop_latents(*prior((n, self.model.latent_dim), step)) * step
+        step = self.coarse if plain else 1
+        z = stack.pop_latents(*prior((n, self.model.latent_dim), step, self.unit), self.unit) * step
         law = self._law(z)
         gaussian, factors, u, index = None, None, np.zeros((n, 0), np.int64), np.zeros(0, np.int64)
         if found := self._gaussian(law, observed):
             index, part, factors = found
             if factors is not None:
-                step = factors.coarse if plain else np.ones(1, np.int64)
-                u = stack.pop_latents(*prior((n, u_rank(factors)), step)) * step
+                step = factors.coarse if plain else 1
+                u = stack.pop_latents(*prior(factors.width.shape, step, factors.unit), factors.unit) * step
             gaussian = given(part, factors, u, n)
         s = np.zeros(observed.shape, np.int64)
         for cells in symbol_models(law.parts, gaussian, self.lattice, observed):
@@ -272,13 +293,13 @@ class Codec:
                 pushes = []
 
                 def known(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-                    pushes.append((u[:, j], mean, scale))
+                    pushes.append((j, mean, scale))
                     return u[:, j]
 
-                factors.visit(x[:, index], known, range(u_rank(factors) - 1, -1, -1))
-                for points, mean, scale in reversed(pushes):
-                    stack.push_latents(points, mean, scale)
-            stack.push_latents(z, *self._posterior(x, observed))
+                factors.visit(x[:, index], known)
+                for j, mean, scale in reversed(pushes):
+                    stack.push_latents(*(a[:, None] for a in (u[:, j], mean, scale)), factors.unit[j : j + 1])
+            stack.push_latents(z, *self._posterior(x, observed), self.unit)
         return k, observed
 
     def _flags(self, n: int) -> np.ndarray:
@@ -325,20 +346,25 @@ class Codec:
         return k, observed
 
 
-def u_rank(factors: Factors) -> int:
-    """Count the factors."""
-    return factors.root.shape[-1]
+def within(mean: np.ndarray) -> np.ndarray:
+    """Round means to the grid and keep them on the latents' lattice."""
+    return np.clip(rounded(mean), 0.25 - REACH, REACH - 0.25)
 
 
-def nearest(mean: np.ndarray, step: np.ndarray) -> np.ndarray:
+def coarse_steps(width: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Steps in lattice points for latents that are paid for, from posterior widths in lattice units."""
+    return np.clip(np.rint(COARSE * width), 1, REACH * unit).astype(np.int64)
+
+
+def nearest(mean: np.ndarray, step: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Lattice points, multiples of ``step`` within reach, nearest to means in lattice units."""
-    most = REACH // step
+    most = REACH * unit // step
     return np.clip(np.rint(mean / step), -most, most).astype(np.int64) * step
 
 
-def prior(shape: tuple[int, ...], step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def prior(shape: tuple[int, ...], step: np.ndarray | int, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale of the standard normal in units of ``step`` lattice points."""
-    return np.zeros(shape), np.broadcast_to(UNIT / step, shape)
+    return np.zeros(shape), np.broadcast_to(unit / step, shape)
 
 
 def given(part: Gaussian, factors: Factors | None, u: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
