@@ -30,6 +30,7 @@ from abduce.inference.importance import by_chunk, log_prob
 from abduce.models.build import LIKELIHOODS, build_vae, default_latent_dim
 from abduce.models.vae import VariationalAutoencoder
 from abduce.objectives.bounds import ELBO, IWAE, Objective
+from abduce.tasks import compress as coding
 from abduce.tasks import score as scoring
 from abduce.tasks.observation import Flips, Linear, Observation
 from abduce.tasks.restore import Effort, posterior_draws, posterior_mean
@@ -478,6 +479,27 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         if isinstance(observation, Flips):
             return self.model_.heads.point(moments).numpy()
         return moments[0].squeeze(-1).numpy()
+
+    # ------------------------------------------------------------------ compress
+
+    def compress(self, X) -> bytes:
+        """Compress X losslessly, bit for bit, by bits-back coding: about −log₂ p(x) bits a row.
+
+        Numbers must have the fixed precision of the training data.  A data frame's index and left-out columns are carried
+        along.  ValueError names the column of a value that the model has no code for.
+        """
+        check_is_fitted(self)
+        if len(X):
+            self._check_columns(X, reset=False)
+        return coding.compress(self.model_, self.schema_, X, folders.fingerprint(*self._state()))
+
+    def decompress(self, data: bytes):
+        """Turn the bytes of :meth:`compress` back into X.
+
+        Raises CompressedDataError (a ValueError) if they are of another model or format version, truncated or changed.
+        """
+        check_is_fitted(self)
+        return coding.decompress(self.model_, self.schema_, data, folders.fingerprint(*self._state()))
 
     # ------------------------------------------------------------------ keep
 
