@@ -227,7 +227,7 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answ
     strangers = {
         "turned": np.rot90(base[:third], axes=(1, 2)),
         "negative": TOP - base[third : 2 * third],
-        "rows shuffled": rng.permuted(base[2 * third :], axis=1),
+        "rows shuffled": rng.permutation(base[2 * third :], axis=1),
     }
     images = np.concatenate([digits.test, *strangers.values()])
     names = np.array(
@@ -246,7 +246,7 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answ
         Answer("realism of strangers", "mean", float(realism[strange].mean()), {}, "low"),
     ]
     oddest = np.argsort(-scores[~strange])[:SHOWN]
-    picks = np.concatenate([np.flatnonzero(names == name)[:4] for name in strangers])[:SHOWN]
+    picks = np.concatenate([np.flatnonzero(names == name)[:SHOWN] for name in strangers])[1::3]
     plain = np.argsort(scores[~strange])[:SHOWN]
 
     def shown(label: str, which: np.ndarray) -> Row:
