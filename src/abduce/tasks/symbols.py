@@ -371,9 +371,10 @@ def gaussian_bits(
     upper, lower = log_ndtr(b), log_ndtr(a)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_mass = upper + np.log(-np.expm1(np.where(np.isfinite(lower), lower - upper, -np.inf)))
-    narrow = b - a < 1e-6  # the density times the width, where the difference would cancel
-    middle = 0.5 * (a + b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        density = -0.5 * middle**2 - 0.5 * np.log(2 * np.pi) + np.log(b - a)
+    # the density times the width, where the difference would cancel
+    step = np.where(lattice.log[index], 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator[index])
+    narrow = b - a < 1e-6
+    with np.errstate(invalid="ignore"):
+        density = -0.5 * (0.5 * (a + b)) ** 2 - 0.5 * np.log(2 * np.pi) + np.log(step / (lattice.scale[index] * scale))
     log_mass = np.where(narrow, density, log_mass)
     return -np.where(observed, log_mass, 0.0).sum(1) / np.log(2.0)
