@@ -138,7 +138,7 @@ def _finite(value: Any) -> Any:
 def remark(text: str, quiet: bool) -> None:
     """Tell a person something, on standard error."""
     if not quiet:
-        notes.print(text, markup=False)
+        notes.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiL
 class MLP(nn.Module):
     """Multi-layer perceptron, optionally beside a linear path: y = W x + b + net(x).
 
-    With a linear path the network's last layer starts at zero, so that training starts from the linear model and the
-    network learns only what it leaves over.
+    With a linear path, or ``zero_start``, the network's last layer starts at zero, so that training starts from the linear
+    model and the network learns only what it leaves over.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class MLP(nn.Module):
         activation: str = "tanh",
         linear_path: bool = False,
         dropout: float = 0.0,
+        zero_start: bool = False,
     ):
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -37,8 +38,8 @@ class MLP(nn.Module):
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(sizes[-1], out_dim))
         self.net = nn.Sequential(*layers)
-        self.linear = nn.Linear(in_dim, out_dim, bias=False) if linear_path and hidden else None
-        if self.linear is not None:
+        self.linear = nn.Linear(in_dim, out_dim) if linear_path else None
+        if linear_path or zero_start:
             last = layers[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
@@ -80,17 +81,23 @@ class Features(nn.Module):
         self.n_features = len(numeric) + len(count) + len(cells) + (n_cells if reads_mask else 0)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        if self.all_numeric:
-            features = x if observed is None else torch.where(observed, x, x.new_zeros(()))
-        else:
-            numeric, count = x[..., self.numeric], torch.log1p(x[..., self.count].clamp_min(0))
-            count = (count - self.count_loc) / self.count_scale if len(self.count) else count
-            onehot = (x[..., self.class_cell] == self.class_code).to(x.dtype)
-            features = torch.cat([numeric, count, onehot], -1)
-            if observed is not None:
-                cells = torch.cat([self.numeric, self.count, self.class_cell])
-                features = torch.where(observed[..., cells], features, x.new_zeros(()))
+        features, seen = self.cells(x, observed)
+        if seen is not None:
+            features = torch.where(seen, features, features.new_zeros(()))
         if not self.reads_mask:
             return features
         mask = torch.ones_like(x) if observed is None else observed.to(x.dtype)
         return torch.cat([features, mask], -1)
+
+    def cells(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The features of a row, blanks as they come, and which of them are observed."""
+        if self.all_numeric:
+            return x, observed
+        count = torch.log1p(x[..., self.count].clamp_min(0))
+        if len(self.count):
+            count = (count - self.count_loc) / self.count_scale
+        onehot = (x[..., self.class_cell] == self.class_code).to(x.dtype)
+        features = torch.cat([x[..., self.numeric], count, onehot], -1)
+        if observed is None:
+            return features, None
+        return features, observed[..., torch.cat([self.numeric, self.count, self.class_cell])]

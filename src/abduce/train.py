@@ -37,18 +37,27 @@ class Settings:
     clip: float = 10.0
     validation: float = 0.1
     patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
+    partial: float = 1.0  # share of a batch whose rows also teach the partial encoder
+    linear_rate: float = 1.0  # learning rate of a linear path, relative to the networks'
     masking: bool = True  # hide parts of rows and fit the encoder of what is left to the fuller posterior
     trim: float = 0.0  # share of the rows of a batch, the least plausible ones, that do not train the model
     device: str = "auto"
     seed: int = 0
     event_shape: tuple[int, ...] = ()
 
+    steps: int = 12_000  # to choose the epochs by, where they are not given
+
     def schedule(self, rows: int) -> int:
-        """Epochs to run: about 12,000 steps, between 20 and 600 epochs."""
+        """Epochs to run: about ``steps`` steps, between 10 and 600 epochs."""
         if self.epochs is not None:
             return self.epochs
-        steps = max(1, math.ceil(rows / self.batch_size))
-        return int(min(600, max(20, 12_000 / steps)))
+        return int(min(600, max(10, self.steps / max(1, math.ceil(rows / self.batch_size)))))
+
+    def split(self, n: int) -> tuple[Tensor, Tensor]:
+        """Rows to train on and rows held out, by the seed; below 20 rows none are held out."""
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        held = int(self.validation * n) if n >= 20 else 0
+        return order[held:], order[:held]
 
 
 @dataclass
@@ -63,16 +72,19 @@ class Run:
 class _Step(nn.Module):
     """One forward pass: the objective on what is observed, plus the partial encoder's fit to a more hidden row."""
 
-    def __init__(self, model: LatentVariableModel, objective: Objective):
+    def __init__(self, model: LatentVariableModel, objective: Objective, partial: float):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.partial = partial
 
     def forward(self, x, observed, keep, progress, generator, trim):
         bound = self.objective(self.model, x, observed, progress, generator)
         loss = bound.loss
         if keep is not None:
-            loss = loss + forward_kl(self.model, x, keep, bound.z)
+            n = max(1, round(self.partial * len(x)))
+            part = forward_kl(self.model, x[:n], keep[:n], bound.z[:n])
+            loss = torch.cat([loss[:n] + part, loss[n:]])
         if trim:
             loss = loss[bound.value >= torch.quantile(bound.value, trim)]
         return loss.mean(), bound
@@ -97,20 +109,19 @@ def train(
     x = fabric.to_device(x)
     mask = None if complete else fabric.to_device(observed)
 
-    order = torch.randperm(len(x), generator=generator, device=x.device)
-    n_held = int(settings.validation * len(x)) if len(x) >= 20 else 0
-    held, rows = order[:n_held], order[n_held:]
+    rows, held = (part.to(x.device) for part in settings.split(len(x)))
     epochs = settings.schedule(len(rows))
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    stepper, optimizer = fabric.setup(_Step(model, objective), optimizer)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, settings), lr=settings.learning_rate, fused=True)
+    stepper, optimizer = fabric.setup(_Step(model, objective, settings.partial), optimizer)
 
     batch = min(settings.batch_size, len(rows))
     n_steps = max(1, len(rows) // batch)
     total = epochs * n_steps
     run = Run()
     best = (-math.inf, copy.deepcopy(model.state_dict()))
+    held_x, held_mask = x[held], None if mask is None else mask[held]
+    if len(held):  # where training starts is a candidate too: a linear path may be all that the data ask for
+        best, run.best_epoch = (_evaluate(model, objective, held_x, held_mask, settings), best[1]), 0
     bad = 0
     state, first = None, 0
     if checkpoint:
@@ -140,7 +151,7 @@ def train(
                 ob = None if mask is None else mask[index]
                 progress = (epoch * n_steps + i) / total
                 for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * _rate(progress)
+                    group["lr"] = group["base"] * _rate(progress)
                 keep = None
                 if settings.masking:
                     seen = torch.ones_like(xb, dtype=torch.bool) if ob is None else ob
@@ -160,8 +171,8 @@ def train(
                 "seconds": time.perf_counter() - started,
             }
             last = epoch + 1 == epochs
-            if n_held and ((epoch + 1) % every == 0 or last):
-                record["valid"] = _evaluate(model, objective, x[held], None if mask is None else mask[held], settings)
+            if len(held) and ((epoch + 1) % every == 0 or last):
+                record["valid"] = _evaluate(model, objective, held_x, held_mask, settings)
                 if record["valid"] > best[0]:
                     best, bad, run.best_epoch = (record["valid"], copy.deepcopy(model.state_dict())), 0, epoch + 1
                 else:
@@ -188,6 +199,17 @@ def train(
     model.eval()
     model.to("cpu")
     return run
+
+
+def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """Decay only the networks' matrices; a linear path, already fitted, moves at its own rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        linear = name.startswith("decoder.linear.")
+        rate = settings.learning_rate * (settings.linear_rate if linear else 1.0)
+        decay = settings.weight_decay if parameter.ndim > 1 and not linear else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": r, "base": r, "weight_decay": w} for (r, w), p in groups.items()]
 
 
 def _moments(optimizer: Any) -> dict[str, Tensor]:

@@ -27,32 +27,24 @@ from abduce.distributions.likelihoods import (
 class GaussianHead(nn.Module):
     """Gaussian cells: means from the network, noise scale ``"shared"``, per ``"cell"`` or from the ``"network"``.
 
-    ``rank`` > 0 adds a low-rank factor through which cells stay correlated given z; with ``scale="network"`` the factor
-    follows z too.  Scales never fall below ``floor`` (in standard deviations of the data).
+    Scales never fall below ``floor`` (in standard deviations of the data).
     """
 
-    def __init__(self, n_cells: int, scale: str = "cell", rank: int = 0, floor: float = 0.01, local: bool = False):
+    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01):
         super().__init__()
         if scale not in ("shared", "cell", "network"):
             raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
-        self.n_cells, self.scale, self.floor, self.local = n_cells, scale, floor, local
-        self.raw_scale = nn.Parameter(torch.zeros(1 if scale == "shared" else n_cells))
-        self.factor = nn.Parameter(0.1 * torch.randn(n_cells, rank)) if rank else None
-        self.n_parameters = n_cells * (1 + (scale == "network") + (rank if local else 0))
+        self.n_cells, self.scale, self.floor = n_cells, scale, floor
+        self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
+        self.n_parameters = n_cells * (1 + (scale == "network"))
 
     def forward(self, h: Tensor) -> Gaussian:
-        d = self.n_cells
-        raw = self.raw_scale
-        rest = h[..., d:]
+        mean, raw = h[..., : self.n_cells], self.raw_scale
         if self.scale == "network":
-            raw, rest = raw + rest[..., :d], rest[..., d:]
-        factor = self.factor
-        if factor is not None and self.local:
-            factor = factor + rest.unflatten(-1, (d, factor.shape[-1]))
+            raw = raw + h[..., self.n_cells :].clamp(-4.0, 4.0)
         log_floor = math.log(self.floor)
         scale = torch.exp(log_floor + F.softplus(raw - log_floor))
-        mean = h[..., :d]
-        return Gaussian(mean, scale.expand_as(mean), factor)
+        return Gaussian(mean, scale.expand_as(mean))
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean."""
@@ -146,10 +138,10 @@ class PixelHead(nn.Module):
         self.levels, self.components = levels, components
         self.n_parameters = 3 * components * n_cells
         spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
-        self.register_buffer("spread", spread)
+        self.register_buffer("spread", spread.unsqueeze(-1))
 
     def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
-        logits, loc, log_scale = h.unflatten(-1, (3, -1, self.components)).unbind(-3)
+        logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
         return DiscretizedLogisticMixture(logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels)
 
     def point(self, moments: Tensor) -> Tensor:
@@ -177,6 +169,10 @@ class Likelihood(nn.Module):
             (cells, head(piece)) for cells, head, piece in zip(self._cells, self.heads, pieces, strict=True)
         ]
         return Product(parts, self.n_cells)
+
+    def cells(self) -> list[list[int]]:
+        """The cells' positions of each head."""
+        return [list(range(self.n_cells)) if isinstance(c, slice) else c.tolist() for c in self._cells]
 
     def point(self, moments: list[Tensor]) -> Tensor:
         """Turn averaged moments into one value a cell: means of numbers, modes of classes; shape (..., D)."""

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Posterior(Protocol):
+    """What objectives and inference ask of q(z|x)."""
+
+    @property
+    def mean(self) -> Tensor: ...
+    def transport(self, noise: Tensor) -> Tensor: ...
+    def log_prob(self, z: Tensor) -> Tensor: ...
+    def detach(self) -> Posterior: ...
 
 
 class DiagonalNormal:
@@ -42,3 +53,69 @@ class DiagonalNormal:
     def kl_to_standard_normal(self) -> Tensor:
         """KL(q || N(0, I)) of each latent unit in closed form, shape ``(batch, latent)``, nats."""
         return 0.5 * (self.mean.square() + torch.exp(2 * self.log_scale) - 1) - self.log_scale
+
+
+class MixtureNormal:
+    """Mixture Σ_c r_c N(z; m_c, (L_c L_cᵀ)⁻¹) of Gaussians given by Cholesky factors of their precisions.
+
+    ``log_r`` (B, C), ``means`` (B, C, k), ``chol`` (B, C, k, k) or (1, C, k, k) shared by all rows.  A network may move
+    every component by ``shift`` (B, k) and stretch it, in its own whitened axes, by exp(``log_stretch``) (B, k).
+    """
+
+    def __init__(self, log_r: Tensor, means: Tensor, chol: Tensor, shift: Tensor, log_stretch: Tensor):
+        self.log_r, self.means, self.chol = log_r, means, chol
+        self.shift, self.log_stretch = shift, log_stretch
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the mixture, (B, k)."""
+        return torch.einsum("bc,bck->bk", self.log_r.exp(), self.means) + self.shift
+
+    def detach(self) -> MixtureNormal:
+        """The same distribution with no gradient to its parameters."""
+        return MixtureNormal(
+            self.log_r, self.means, self.chol, self.shift.detach(), self.log_stretch.detach()
+        )
+
+    def transport(self, noise: Tensor) -> Tensor:
+        """Draws (samples, B, k) from standard normal ``noise`` (samples, B or 1, k + 1), whose last column picks c.
+
+        Noise without a samples axis gives one draw, (B, k).
+        """
+        if noise.ndim == 2:
+            return self.transport(noise.unsqueeze(0))[0]
+        samples, (batch, components, k) = noise.shape[0], self.means.shape
+        uniform = torch.special.ndtr(noise[..., k]).expand(samples, batch)
+        cumulative = self.log_r.exp().cumsum(1).unsqueeze(0)
+        c = (uniform.unsqueeze(-1) >= cumulative).sum(-1).clamp_max(components - 1)  # (samples, B)
+        e = (self.log_stretch.exp() * noise[..., :k]).expand(samples, batch, k)
+        if components == 1:
+            moved = self._solve(e.permute(1, 2, 0).unsqueeze(1))[:, 0].permute(2, 0, 1)
+            return self.means[:, 0] + self.shift + moved
+        every = self._solve(e.permute(1, 2, 0).unsqueeze(1).expand(batch, components, k, samples))
+        index = c.T.reshape(batch, 1, 1, samples).expand(batch, 1, k, samples)
+        moved = torch.gather(every, 1, index)[:, 0].permute(2, 0, 1)
+        return self.means[torch.arange(batch), c] + self.shift + moved
+
+    def _solve(self, e: Tensor) -> Tensor:
+        """L_c⁻ᵀ e for right-hand sides (B, C, k, samples)."""
+        if len(self.chol) > 1 or len(e) == 1:
+            return torch.linalg.solve_triangular(self.chol.mT, e, upper=True)
+        b, c, k, s = e.shape
+        columns = e.permute(1, 2, 0, 3).reshape(c, k, b * s)
+        solved = torch.linalg.solve_triangular(self.chol[0].mT, columns, upper=True)
+        return solved.view(c, k, b, s).permute(2, 0, 1, 3)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats; z (samples, B, k) or (B, k)."""
+        flat = z if z.ndim == 3 else z.unsqueeze(0)
+        centred = (flat - self.shift).permute(1, 0, 2).unsqueeze(1) - self.means.unsqueeze(2)  # (B, C, samples, k)
+        if len(self.chol) > 1 or len(centred) == 1:
+            white = centred @ self.chol
+        else:
+            white = torch.einsum("bcsk,ckl->bcsl", centred, self.chol[0])
+        white = white * torch.exp(-self.log_stretch)[:, None, None, :]
+        log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_stretch.sum(-1, keepdim=True)
+        constant = self.log_r + log_det - 0.5 * self.shift.shape[-1] * LOG_2PI
+        total = torch.logsumexp(constant.unsqueeze(-1) - 0.5 * white.square().sum(-1), 1).T
+        return total if z.ndim == 3 else total[0]

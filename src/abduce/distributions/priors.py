@@ -29,3 +29,36 @@ class StandardNormal(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
         """Draw ``(n, latent)``."""
         return torch.randn(n, self.latent_dim, generator=generator, **factory)
+
+
+class GaussianMixture(nn.Module):
+    """Mixture prior p(z) = Σ_c π_c N(z; m_c, S_c): latents in clusters.
+
+    ``weights`` (C,), ``means`` (C, k), ``covariances`` (C, k, k); kept fixed in training.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor):
+        super().__init__()
+        self.latent_dim = means.shape[1]
+        self.register_buffer("weights", weights.float())
+        self.register_buffer("means", means.float())
+        self.register_buffer("roots", torch.linalg.cholesky(covariances).float())
+
+    def component_log_prob(self, z: Tensor) -> Tensor:
+        """log π_c + log N(z; m_c, S_c), nats, ``(..., C)``."""
+        flat = z.reshape(-1, self.latent_dim)
+        centred = (flat.unsqueeze(0) - self.means.unsqueeze(1)).mT  # (C, k, n)
+        standard = torch.linalg.solve_triangular(self.roots, centred, upper=False)
+        log_det = torch.diagonal(self.roots, dim1=-2, dim2=-1).log().sum(-1)
+        constant = self.weights.log() - log_det - 0.5 * self.latent_dim * LOG_2PI
+        return (constant.unsqueeze(1) - 0.5 * standard.square().sum(1)).T.reshape(*z.shape[:-1], -1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats."""
+        return torch.logsumexp(self.component_log_prob(z), -1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+        """Draw ``(n, latent)``."""
+        c = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.latent_dim, generator=generator, **factory)
+        return self.means[c] + (self.roots[c] @ noise.unsqueeze(-1)).squeeze(-1)

@@ -27,7 +27,9 @@ from torch import Tensor
 from abduce import checkpoint as folders
 from abduce.data.schema import Schema
 from abduce.inference.importance import by_chunk, log_prob
-from abduce.models.build import LIKELIHOODS, build_vae, default_latent_dim
+from abduce.models.build import FLOOR, LIKELIHOODS, build_vae, default_latent_dim, features_of, wants_path
+from abduce.models.linear import LinearPath, choose
+from abduce.nets import ACTIVATIONS
 from abduce.models.vae import VariationalAutoencoder
 from abduce.objectives.bounds import ELBO, IWAE, Objective
 from abduce.tasks import compress as coding
@@ -65,6 +67,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         Share of rows, the least plausible, left out of each training step: robustness against anomalies in X.
     masking : bool
         Hide random parts of rows in training, so that blanks are never new to the encoder.
+    activation : "silu", "tanh", "relu", "gelu" or "elu"
+    dropout : float in [0, 1)
+        Of the hidden layers, in training.
     kinds : mapping of column to kind, one kind for all, or None
         Overrides what is inferred.
     samples : int
@@ -110,6 +115,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "trim": [Interval(Real, 0, 0.5, closed="left")],
         "masking": ["boolean"],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
         "kinds": [dict, str, None],
         "samples": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
@@ -127,10 +134,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         max_epochs: int | str = "auto",
         batch_size: int = 128,
         learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
+        weight_decay: float = 0.05,
         contamination: float = 0.1,
         trim: float = 0.0,
         masking: bool = True,
+        activation: str = "silu",
+        dropout: float = 0.0,
         kinds: Mapping[Any, str] | str | None = None,
         samples: int = 200,
         device: str = "auto",
@@ -149,6 +158,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         self.contamination = contamination
         self.trim = trim
         self.masking = masking
+        self.activation = activation
+        self.dropout = dropout
         self.kinds = kinds
         self.samples = samples
         self.device = device
@@ -179,25 +190,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
             raise ValueError("X has no observed cell at all: every value is missing")
         seed = self._seed()
         self.schema_ = schema
-        n, d = values.shape
         self._set_shape(schema)
         x, mask = torch.from_numpy(values), torch.from_numpy(observed)
-        self._config = self._architecture(schema, n)
+        settings = self._settings(schema, len(x), seed)
         means = (values.sum(0) / np.maximum(observed.sum(0), 1)).tolist()
+        rows, held = settings.split(len(x))
+        self._config, path = self._architecture(schema, x, mask, rows, held, means, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_vae(schema, means=means, **self._config)
-        settings = Settings(
-            epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            masking=self.masking,
-            trim=self.trim,
-            device=self.device,
-            seed=seed,
-            event_shape=schema.shape,
-        )
+            model = build_vae(schema, means=means, path=path, **self._config)
         run = train(
             model,
             self._objective(bool(mask.all())),
@@ -220,11 +221,54 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         if not all(isinstance(w, (int, np.integer)) and w > 0 for w in widths):
             raise ValueError(f"hidden must be a sequence of positive ints or 'auto', got {self.hidden!r}")
 
-    def _architecture(self, schema: Schema, rows: int) -> dict[str, Any]:
-        """The arguments that build the network, all JSON-able."""
-        latent = default_latent_dim(schema, rows) if self.latent_dim == "auto" else int(self.latent_dim)
-        hidden = [128, 128] if self.hidden == "auto" else [int(w) for w in self.hidden]
-        return {"latent_dim": latent, "hidden": hidden, "likelihood": self.likelihood, "masking": self.masking}
+    def _settings(self, schema: Schema, n: int, seed: int) -> Settings:
+        path = wants_path(schema, self.likelihood)
+        return Settings(
+            epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
+            steps=1_000 if path else 12_000,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            linear_rate=0.1,
+            partial=0.25 if path else 1.0,
+            weight_decay=self.weight_decay,
+            masking=self.masking,
+            trim=self.trim,
+            device=self.device,
+            seed=seed,
+            event_shape=schema.shape,
+        )
+
+    def _architecture(
+        self, schema: Schema, x: Tensor, mask: Tensor, rows: Tensor, held: Tensor, means: list[float], seed: int
+    ) -> tuple[dict[str, Any], LinearPath | None]:
+        """The arguments that build the network, all JSON-able, and the linear path it starts from."""
+        wants = wants_path(schema, self.likelihood)
+        features = features_of(schema, means, self.masking)
+        n_inputs = features.n_features - self.masking * schema.n_cells
+        latent = self.latent_dim
+        if latent == "auto":
+            latent = default_latent_dim(schema, len(x), n_inputs, wants)
+        hidden = list(self.hidden) if self.hidden != "auto" else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
+        config = {
+            "latent_dim": int(latent),
+            "hidden": [int(w) for w in hidden],
+            "likelihood": self.likelihood,
+            "activation": self.activation,
+            "masking": self.masking,
+            "dropout": self.dropout,
+        }
+        path = None
+        if wants:
+            generator = torch.Generator().manual_seed(seed)
+            used = rows[:5000]  # enough to place a linear path; its cost must not grow with the data
+
+            def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
+                y, seen = features.cells(x[index], mask[index])
+                return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
+
+            path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR)
+            config["mixture"] = len(path.weights)
+        return config, path
 
     def _objective(self, complete: bool) -> Objective:
         if callable(self.objective):

@@ -59,8 +59,8 @@ def log_prob(
 
     Draws are streamed: memory is bounded by a chunk, whatever ``samples`` is.
     """
-    noise = shared_noise(samples, model.latent_dim, seed, x)
-    width = max(model.latent_dim, x.shape[1], *(p.shape[0] for p in model.parameters() if p.ndim))
+    noise = shared_noise(samples, model.noise_dim, seed, x)
+    width = max(x.shape[1], *(len(t.flatten(1)[0]) if t.ndim == 2 else t.shape[0] for t in model.state_dict().values() if t.ndim))
     step = max(1, min(samples, CELLS // (ROWS * width)))
 
     def score(xs: Tensor, os: Tensor) -> tuple[Tensor, ...]:
@@ -74,4 +74,4 @@ def log_prob(
 
 def draw(model: LatentVariableModel, x: Tensor, observed: Tensor, samples: int, seed: int = 0) -> Weights:
     """Weighted posterior draws of one chunk: log_w ``(samples, rows)``, z ``(samples, rows, latent)``."""
-    return model.log_weights(x, observed, shared_noise(samples, model.latent_dim, seed, x))
+    return model.log_weights(x, observed, shared_noise(samples, model.noise_dim, seed, x))

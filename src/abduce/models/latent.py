@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.likelihoods import Product
-from abduce.distributions.posteriors import DiagonalNormal
-from abduce.distributions.priors import StandardNormal
+from abduce.distributions.posteriors import Posterior
+from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.energy import Energy
 from abduce.weights import Weights, multi_sample
 
@@ -20,11 +20,12 @@ class LatentVariableModel(Energy):
     Its energy is −log p(x), so log Z = 0; the integral is estimated from importance weights.
     """
 
-    prior: StandardNormal
+    prior: StandardNormal | GaussianMixture
     latent_dim: int
+    noise_dim: int  # standard normal numbers that one posterior draw takes
 
     @abc.abstractmethod
-    def posterior(self, x: Tensor, observed: Tensor | None = None) -> DiagonalNormal:
+    def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
         """The proposal q(z | observed cells of x)."""
 
     @abc.abstractmethod
@@ -38,7 +39,7 @@ class LatentVariableModel(Energy):
     def log_weights(self, x: Tensor, observed: Tensor | None, noise: Tensor) -> Weights:
         """Draw from the posterior and weigh: log p(x_obs | z) + log p(z) − log q(z | x_obs).
 
-        ``noise`` is standard normal, ``(samples, batch or 1, latent)``.
+        ``noise`` is standard normal, ``(samples, batch or 1, noise_dim)``.
         """
         q = self.posterior(x, observed)
         z = q.transport(noise)
@@ -47,7 +48,7 @@ class LatentVariableModel(Energy):
     def energy(self, x: Tensor, observed: Tensor | None = None, samples: int = 64) -> Tensor:
         """−log p(x_obs), estimated from ``samples`` importance draws with fixed noise shared by all rows."""
         generator = torch.Generator(device=x.device).manual_seed(0)
-        noise = torch.randn(samples, 1, self.latent_dim, generator=generator, dtype=x.dtype, device=x.device)
+        noise = torch.randn(samples, 1, self.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
         return -multi_sample(self.log_weights(x, observed, noise).log_w)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

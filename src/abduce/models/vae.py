@@ -1,6 +1,9 @@
 """The variational auto-encoder: a decoder for p(x|z), an encoder for q(z|x), both beside a linear path.
 
-Without its networks it is factor analysis; with them it bends the linear model where the data ask for it.
+Without its networks it is a linear-Gaussian model, whose posterior is exact for any pattern of blanks; with them it bends
+that model where the data ask for it:
+
+    decoder   mean = W z + b + f(z)              encoder   exact posterior of the linear path, moved by g(x_obs, mask)
 
 Source: Kingma & Welling 2014 (arXiv:1312.6114); Rezende, Mohamed & Wierstra 2014 (arXiv:1401.4082).
 """
@@ -9,20 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from abduce.distributions.heads import Likelihood
 from abduce.distributions.likelihoods import Product
-from abduce.distributions.posteriors import DiagonalNormal
-from abduce.distributions.priors import StandardNormal
+from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal, Posterior
+from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel
+from abduce.models.linear import LinearPath
 from abduce.nets import MLP, Features
 
 
 class VariationalAutoencoder(LatentVariableModel):
-    """Standard normal prior, diagonal Gaussian posterior, and any likelihood.
+    """A VAE with any likelihood.
 
-    ``hidden`` are the encoder's layers; the decoder has them reversed.
+    With a ``path`` the prior is the path's mixture and the posterior its exact one, corrected by a network; without, the
+    prior is N(0, I) and the posterior a diagonal Gaussian that the network gives whole.  ``hidden`` are the encoder's
+    layers; the decoder has them reversed.
     """
 
     def __init__(
@@ -32,19 +39,49 @@ class VariationalAutoencoder(LatentVariableModel):
         latent_dim: int,
         hidden: Sequence[int] = (200, 200),
         activation: str = "tanh",
-        linear_path: bool = True,
         dropout: float = 0.0,
+        path: LinearPath | None = None,
     ):
         super().__init__()
         self.latent_dim = latent_dim
-        self.prior = StandardNormal(latent_dim)
         self.features = features
-        self.encoder = MLP(features.n_features, hidden, 2 * latent_dim, activation, linear_path, dropout)
-        self.decoder = MLP(latent_dim, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear_path)
         self.heads = likelihood
+        linear = path is not None
+        self.decoder = MLP(latent_dim, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout)
+        self.surrogate: nn.Module | None = None
+        if path is None:
+            self.prior = StandardNormal(latent_dim)
+            self.encoder = MLP(features.n_features, hidden, 2 * latent_dim, activation, dropout=dropout)
+            self.noise_dim = latent_dim
+        else:
+            self.prior = GaussianMixture(path.weights, path.means, path.covariances)
+            self.surrogate = _Surrogate(path)
+            n_in = features.n_features + latent_dim
+            self.encoder = MLP(n_in, hidden, 2 * latent_dim, activation, dropout=dropout, zero_start=True)
+            self.noise_dim = latent_dim + 1
 
-    def posterior(self, x: Tensor, observed: Tensor | None = None) -> DiagonalNormal:
-        return DiagonalNormal.from_parameters(self.encoder(self.features(x, observed)))
+    def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
+        read = self.features(x, observed)
+        if self.surrogate is None:
+            return DiagonalNormal.from_parameters(self.encoder(read))
+        with torch.no_grad():
+            log_r, means, chol = self.surrogate(*self.features.cells(x, observed))
+            centre = torch.einsum("bc,bck->bk", log_r.exp(), means)
+        shift, log_stretch = self.encoder(torch.cat([read, centre], -1)).chunk(2, -1)
+        return MixtureNormal(log_r, means, chol, shift, log_stretch.clamp(-2.0, 2.0))
 
     def likelihood(self, z: Tensor) -> Product:
         return self.heads(self.decoder(z))
+
+
+class _Surrogate(nn.Module):
+    """A linear path over what the encoder reads, kept fixed: where the posterior starts from."""
+
+    def __init__(self, path: LinearPath):
+        super().__init__()
+        for name in ("W", "b", "noise", "weights", "means", "covariances"):
+            self.register_buffer(name, getattr(path, name).float())
+
+    def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        path = LinearPath(self.W, self.b, self.noise, self.weights, self.means, self.covariances)
+        return path.posterior(y, observed)[:3]

@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from abduce.distributions.posteriors import DiagonalNormal
+from abduce.distributions.priors import StandardNormal
 from abduce.models.latent import LatentVariableModel
 from abduce.weights import multi_sample, normalized, resample, take
 
@@ -43,7 +45,7 @@ class Objective(Protocol):
 
 
 def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(samples, x.shape[0], model.latent_dim, generator=generator, dtype=x.dtype, device=x.device)
+    return torch.randn(samples, x.shape[0], model.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
 
 
 class ELBO:
@@ -64,13 +66,16 @@ class ELBO:
         q = model.posterior(x, observed)
         z = q.transport(_noise(model, x, 1, generator)[0])
         reconstruction = model.likelihood(z).log_prob(x, observed)
-        kl = q.kl_to_standard_normal()
         weight = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        pressed = kl
-        if self.free_bits:
-            pressed = kl * (kl.detach().mean(0) > self.free_bits)
-        loss = weight * pressed.sum(-1) - reconstruction
-        return Bound(loss, (reconstruction - kl.sum(-1)).detach(), z.detach(), kl.detach())
+        if isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal):
+            kl = q.kl_to_standard_normal()
+            pressed = kl * (kl.detach().mean(0) > self.free_bits) if self.free_bits else kl
+            cost, pressed = kl.sum(-1), pressed.sum(-1)
+        else:  # one draw's estimate where there is no closed form
+            kl = None
+            cost = pressed = q.log_prob(z) - model.prior.log_prob(z)
+        loss = weight * pressed - reconstruction
+        return Bound(loss, (reconstruction - cost).detach(), z.detach(), None if kl is None else kl.detach())
 
 
 class IWAE:

@@ -7,10 +7,8 @@ code rows x with a latent-variable model, the sender
     pushes x with p(x|z)       costs  −log₂ p(x|z)
     pushes z with p(z)         costs  −log₂ p(z)
 
-so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a lattice over
-[−8, 8], its step about half the posterior's width: prior and posterior are Gaussians cut into its bins, so the step
-cancels between the two, and costs nothing as long as it is no coarser than the posterior.  (Much finer would cost: the
-coder gives each point at least 2⁻²⁴, so with 2¹⁵ points one latent in 512 would be drawn from nowhere.)  Where a Gaussian likelihood has cells that stay correlated given z,
+so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a
+lattice that prior and posterior share, so its step cancels (see :mod:`abduce.tasks.lattices`).  Where a Gaussian likelihood has cells that stay correlated given z,
 x = mean + F u + noise, the factors u are latents as well: popped from their exact posterior given x and z (one after
 another, each given those before), pushed with N(0, I); given u the cells are independent.
 
@@ -43,15 +41,13 @@ import torch
 
 from abduce.data.schema import Schema
 from abduce.distributions.likelihoods import Gaussian, Product
-from abduce.distributions.posteriors import DiagonalNormal
-from abduce.distributions.priors import StandardNormal
+from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal
+from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel
 from abduce.tasks.container import CompressedDataError, Container, carry, check_whole, put_back
+from abduce.tasks.lattices import MARGIN, LatentLaw, ShortOfBits, coarse_steps, lattice_units
 from abduce.tasks.symbols import Lattice, default_ranges, gaussian_bits, rounded, symbol_models
 
-REACH = 8  # the latents' lattice ends at ±8 standard deviations of the prior
-MARGIN = 64  # bits that a pop must leave on the stack
-COARSE = math.sqrt(12.0)  # step, in posterior widths, of a latent that is paid for: minimises its bits plus what it costs x
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows
 
 _models = constriction.stream.model
@@ -113,31 +109,6 @@ class Stack:
         """Pop whole numbers."""
         return self._pop(_models.QuantizedGaussian(low, high), mean, scale)
 
-    def push_latents(self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> None:
-        """Push lattice points (n, latents), Gaussian in lattice units, of latents with ``unit`` points in a deviation."""
-        for own, reach in reversed(_lattices(unit)):
-            self.push_gaussian(*(a[:, own].ravel() for a in (k, mean, scale)), -reach, reach)
-
-    def pop_latents(self, mean: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """Pop lattice points of latents."""
-        k = np.zeros(mean.shape, np.int64)
-        for own, reach in _lattices(unit):
-            k[:, own] = self.pop_gaussian(mean[:, own].ravel(), scale[:, own].ravel(), -reach, reach).reshape(len(k), -1)
-        return k
-
-
-def _lattices(unit: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    return [(np.flatnonzero(unit == points), int(points) * REACH) for points in np.unique(unit)]
-
-
-def lattice_units(width: np.ndarray) -> np.ndarray:
-    """Lattice points in a standard deviation of the prior, for posteriors of this width: a power of two, 2 to 2¹¹."""
-    return 2 ** np.clip(np.ceil(np.log2(2.0 / width)), 1, 11).astype(np.int64)
-
-
-class ShortOfBits(Exception):
-    """A pop would leave the stack all but empty."""
-
 
 class Factors:
     """The factors u (n, rank) through which the Gaussian cells of a batch stay correlated, given z."""
@@ -149,25 +120,20 @@ class Factors:
         self.scale = np.exp(rounded(np.log(part.scale[:n].numpy())))
         self.whitened = self.factor / self.scale[..., None] * seen[..., None]  # (n, d, rank)
         gram = self.whitened.swapaxes(1, 2) @ self.whitened
-        # posterior precision P = L Lᵀ, so Lᵀ(u − mean) ~ N(0, I): the last factor stands alone, others follow
+        # posterior precision P = L Lᵀ, so Lᵀ(u − mean) ~ N(0, I)
         self.root = rounded(np.linalg.cholesky(gram + np.eye(gram.shape[-1])))
-        width = 1.0 / np.diagonal(self.root, axis1=1, axis2=2)  # of each factor given those after it
+        width = 1.0 / np.diagonal(self.root, axis1=1, axis2=2)
         self.unit = lattice_units(width.min(0))
-        self.width = width * self.unit  # lattice units, as are all of choose's arguments
-        self.coarse = coarse_steps(self.width, self.unit)
+        self.coarse = coarse_steps(width, self.unit)
+        self.prior = LatentLaw.standard(n, self.unit)
 
-    def visit(self, x: np.ndarray, choose: Any) -> np.ndarray:
-        """Choose the factors one by one; ``choose(j, mean, width)`` of lattice units (n,) gives lattice points (n,)."""
+    def posterior(self, x: np.ndarray) -> LatentLaw:
+        """The factors' exact law given the cells (n, d)."""
         residual = (x - self.mean) / self.scale
-        projected = (self.whitened.swapaxes(1, 2) @ residual[..., None])[..., 0]
-        mean = np.linalg.solve(self.root @ self.root.swapaxes(1, 2), projected[..., None])[..., 0]
-        u = np.zeros(mean.shape, np.int64)
-        for j in reversed(range(u.shape[1])):
-            above = u[:, j + 1 :] / self.unit[j + 1 :] - mean[:, j + 1 :]
-            shift = (self.root[:, j + 1 :, j] * above).sum(1) / self.root[:, j, j]
-            centre = within(mean[:, j] - shift) * self.unit[j]
-            u[:, j] = choose(j, centre, self.width[:, j])
-        return u
+        projected = self.whitened.swapaxes(1, 2) @ residual[..., None]
+        mean = np.linalg.solve(self.root @ self.root.swapaxes(1, 2), projected)[..., 0]
+        A = self.root.swapaxes(1, 2)
+        return LatentLaw(None, mean[:, None], A[:, None], np.ones(mean.shape), self.unit)
 
     def cells(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and scale (n, d) of the cells given the factors' lattice points."""
@@ -178,23 +144,29 @@ class Codec:
     """Bits-back coding of codes (n, D) and masks; both sides make the same one from what the header says."""
 
     def __init__(self, model: LatentVariableModel, lattice: Lattice, rates: bytes):
-        if not isinstance(model.prior, StandardNormal):
-            raise TypeError(f"compress needs a standard normal prior, the model has {type(model.prior).__name__}")
         self.model, self.lattice = model, lattice
-        cells = len(lattice.size)
+        cells, k = len(lattice.size), model.latent_dim
         width = cells + sum(int(head.n_parameters) for head in model.heads.heads)  # pyright: ignore
-        self.exponent = int(np.clip(math.log2(2**20 / width), 4, SIZES - 1))
+        self._mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        components = 1
+        if isinstance(model.prior, GaussianMixture):
+            weights, means, roots = (t.double().numpy() for t in (model.prior.weights, model.prior.means, model.prior.roots))
+            self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
+            components = len(weights)
+        elif not isinstance(model.prior, StandardNormal):
+            raise TypeError(f"compress has no code for a prior of type {type(model.prior).__name__}")
+        rows = min(2**20 / width, 2**23 / (components * k * k))
+        self.exponent = int(np.clip(math.log2(rows), 4, SIZES - 1))
         self.rows = 2**self.exponent  # rows of the padded shape in which the networks run
         share = np.frombuffer(rates or b"\xff", np.uint8)
         share = np.broadcast_to(share, (cells,))
         self.always = share == 255
         self.open = (share > 0) & (share < 255)
         self.share = share / 255.0
-        prototype = np.zeros((1, cells))
-        self.unit = np.ones(model.latent_dim, np.int64)
-        width = self._posterior(prototype, np.ones((1, cells), bool))[1][0]
-        self.unit = lattice_units(width)
-        self.coarse = coarse_steps(width * self.unit, self.unit)
+        self.unit = np.ones(k, np.int64)
+        typical = self._posterior(np.zeros((1, cells)), np.ones((1, cells), bool)).width()[0]
+        self.unit = lattice_units(typical)
+        self.coarse = coarse_steps(typical, self.unit)
 
     # -------------------------------------------------------------- the networks, in one padded shape
 
@@ -203,13 +175,24 @@ class Codec:
         out[: len(values)] = values
         return torch.from_numpy(out)
 
-    def _posterior(self, x: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and scale of q(z|x) in lattice units, (n, latent)."""
-        q = self.model.posterior(self._padded(x), self._padded(observed))
-        if not isinstance(q, DiagonalNormal):
-            raise TypeError(f"compress needs a diagonal normal posterior, the model has {type(q).__name__}")
-        mean, log_scale = (rounded(t[: len(x)].numpy()) for t in (q.mean, q.log_scale))
-        return within(mean) * self.unit, np.exp(log_scale) * self.unit
+    def _posterior(self, x: np.ndarray, observed: np.ndarray) -> LatentLaw:
+        """q(z|x) of n rows."""
+        n = len(x)
+        q = self.model.posterior(self._padded(x), None if observed.all() else self._padded(observed))
+        if isinstance(q, DiagonalNormal):
+            return LatentLaw(None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy())), self.unit)
+        if not isinstance(q, MixtureNormal):
+            raise TypeError(f"compress has no code for a posterior of type {type(q).__name__}")
+        mean = (q.means[:n] + q.shift[:n, None]).numpy()
+        A = rounded(q.chol[:n].mT.numpy())
+        return LatentLaw(q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy())), self.unit)
+
+    def _prior(self, n: int) -> LatentLaw:
+        """p(z), for n rows."""
+        if self._mixture is None:
+            return LatentLaw.standard(n, self.unit)
+        log_r, mean, A = (np.broadcast_to(a, (n, *a.shape[1:])) for a in self._mixture)
+        return LatentLaw(log_r, mean, A[:1], np.ones((n, len(self.unit))), self.unit, upper=False)
 
     def _law(self, z: np.ndarray) -> Product:
         return self.model.likelihood(self._padded(z / self.unit))
@@ -229,37 +212,27 @@ class Codec:
         """Push a batch of rows; with ``plain`` latents are paid for, else popped. ShortOfBits if the stack has too few."""
         n = len(k)
         x = self.lattice.values(k, observed)
-        mean, scale = self._posterior(x, observed)
-
-        def drawn(mean: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> np.ndarray:
-            out = stack.pop_latents(mean, scale, unit)
-            if stack.bits < MARGIN:
-                raise ShortOfBits
-            return out
-
-        z = nearest(mean, self.coarse, self.unit) if plain else drawn(mean, scale, self.unit)
+        q = self._posterior(x, observed)
+        z = q.centre(self.coarse) if plain else q.draw(stack, guard=True)
         law = self._law(z)
         gaussian, factors, u = None, None, np.zeros((n, 0), np.int64)
         if found := self._gaussian(law, observed):
             index, part, factors = found
             if factors is not None:
-                coarse, unit = factors.coarse, factors.unit
-
-                def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-                    if plain:
-                        return nearest(mean, coarse[:, j], unit[j])
-                    return drawn(mean[:, None], scale[:, None], unit[j : j + 1])[:, 0]
-
-                u = factors.visit(x[:, index], choose)
+                own = factors.posterior(x[:, index])
+                u = own.centre(factors.coarse) if plain else own.draw(stack, guard=True)
             gaussian = given(part, factors, u, n)
         s = k - self.lattice.low
         for cells in reversed(list(symbol_models(law.parts, gaussian, self.lattice, observed))):
             cells.model.push(stack, s[:, cells.index][cells.seen])
-        if factors is not None:
-            step = factors.coarse if plain else 1
-            stack.push_latents(u // step, *prior(u.shape, step, factors.unit), factors.unit)
-        step = self.coarse if plain else 1
-        stack.push_latents(z // step, *prior(z.shape, step, self.unit), self.unit)
+        if plain:
+            if factors is not None:
+                factors.prior.pay(stack, u, factors.coarse)
+            self._prior(n).pay(stack, z, self.coarse)
+        else:
+            if factors is not None:
+                factors.prior.give(stack, u)
+            self._prior(n).give(stack, z, guard=True)
         stack.push_flags(observed[:, self.open].ravel(), self._flags(n))
         stack.push_table(np.array([2 * (n.bit_length() - 1) + plain]), np.ones((1, 2 * SIZES)))
 
@@ -271,15 +244,14 @@ class Codec:
             raise CompressedDataError("data does not decode: it holds more rows than it says")
         observed = np.broadcast_to(self.always, (n, len(self.always))).copy()
         observed[:, self.open] = stack.pop_flags(self._flags(n)).reshape(n, -1)
-        step = self.coarse if plain else 1
-        z = stack.pop_latents(*prior((n, self.model.latent_dim), step, self.unit), self.unit) * step
+        prior = self._prior(n)
+        z = prior.receive(stack, self.coarse) if plain else prior.draw(stack)
         law = self._law(z)
         gaussian, factors, u, index = None, None, np.zeros((n, 0), np.int64), np.zeros(0, np.int64)
         if found := self._gaussian(law, observed):
             index, part, factors = found
             if factors is not None:
-                step = factors.coarse if plain else 1
-                u = stack.pop_latents(*prior(factors.width.shape, step, factors.unit), factors.unit) * step
+                u = factors.prior.receive(stack, factors.coarse) if plain else factors.prior.draw(stack)
             gaussian = given(part, factors, u, n)
         s = np.zeros(observed.shape, np.int64)
         for cells in symbol_models(law.parts, gaussian, self.lattice, observed):
@@ -290,16 +262,8 @@ class Codec:
         if not plain:
             x = self.lattice.values(k, observed)
             if factors is not None:
-                pushes = []
-
-                def known(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-                    pushes.append((j, mean, scale))
-                    return u[:, j]
-
-                factors.visit(x[:, index], known)
-                for j, mean, scale in reversed(pushes):
-                    stack.push_latents(*(a[:, None] for a in (u[:, j], mean, scale)), factors.unit[j : j + 1])
-            stack.push_latents(z, *self._posterior(x, observed), self.unit)
+                factors.posterior(x[:, index]).give(stack, u)
+            self._posterior(x, observed).give(stack, z)
         return k, observed
 
     def _flags(self, n: int) -> np.ndarray:
@@ -344,27 +308,6 @@ class Codec:
         if stack.bits:
             raise CompressedDataError("data does not decode: bits are left over")
         return k, observed
-
-
-def within(mean: np.ndarray) -> np.ndarray:
-    """Round means to the grid and keep them on the latents' lattice."""
-    return np.clip(rounded(mean), 0.25 - REACH, REACH - 0.25)
-
-
-def coarse_steps(width: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Steps in lattice points for latents that are paid for, from posterior widths in lattice units."""
-    return np.clip(np.rint(COARSE * width), 1, REACH * unit).astype(np.int64)
-
-
-def nearest(mean: np.ndarray, step: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Lattice points, multiples of ``step`` within reach, nearest to means in lattice units."""
-    most = REACH * unit // step
-    return np.clip(np.rint(mean / step), -most, most).astype(np.int64) * step
-
-
-def prior(shape: tuple[int, ...], step: np.ndarray | int, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of the standard normal in units of ``step`` lattice points."""
-    return np.zeros(shape), np.broadcast_to(unit / step, shape)
 
 
 def given(part: Gaussian, factors: Factors | None, u: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -533,10 +476,9 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
     for start in range(0, len(k), codec.rows):
         ks, os = k[start : start + codec.rows], observed[start : start + codec.rows]
         x, seen = torch.from_numpy(codec.lattice.values(ks, os)), torch.from_numpy(os)
-        q = codec.model.posterior(x, seen)
-        assert isinstance(q, DiagonalNormal)
+        q = codec.model.posterior(x, None if os.all() else seen)
         for _ in range(draws):
-            z = q.transport(torch.randn(x.shape[0], codec.model.latent_dim, generator=generator, dtype=x.dtype))
+            z = q.transport(torch.randn(1, len(x), codec.model.noise_dim, generator=generator, dtype=x.dtype))[0]
             nats = codec.model.prior.log_prob(z) - q.log_prob(z)
             bits = np.zeros(len(ks))
             for where, part in codec.model.likelihood(z).parts:

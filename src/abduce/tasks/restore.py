@@ -73,7 +73,7 @@ def restore(
     """Infer the posterior over clean rows of one chunk of fixed shape; deterministic given ``seed``."""
     effort = effort or Effort()
     x, observed = observation.guess(y, seen)
-    noise = shared_noise(effort.samples, model.latent_dim, seed, y)
+    noise = shared_noise(effort.samples, model.noise_dim, seed, y)
     for _ in range(effort.rounds):
         z = model.posterior(x, observed).mean.unsqueeze(0)
         x = observation.clean(model.likelihood(z), y, seen).gaussian().mean[0]
@@ -94,7 +94,7 @@ def restore(
         index = torch.searchsorted(cumulative, start.expand(len(rows), -1).contiguous()).clamp_max(effort.samples - 1).T
         particles = take(z[:, rows], index)
         jitter = torch.randn(effort.particles, 1, model.latent_dim, generator=generator, dtype=y.dtype)
-        particles = particles + 0.1 * jitter * q.log_scale[rows].exp()
+        particles = particles + 0.1 * jitter * z[:, rows].std(0)
         state, _ = hmc.run(
             particles, lambda v: target(v, y[rows], seen[rows]), effort.steps, seed + 1, 0.1, effort.leapfrogs
         )

@@ -1,0 +1,268 @@
+"""The linear path: a mixture of Gaussians in latent space seen through one linear map and noise.
+
+    c ~ π,   z | c ~ N(m_c, S_c),   y | z ~ N(W z + b, diag(D))
+
+With one component it is factor analysis.  It is the model that a VAE starts from and stands beside: for any pattern of
+blanks its posterior over z is exact, a mixture of Gaussians with
+
+    P_c = S_c⁻¹ + Wᵀ R W,   mean_c = P_c⁻¹ (Wᵀ R (y − b) + S_c⁻¹ m_c),   R = diag(observed / D),
+
+and weights π_c N(y_obs; W m_c + b, W S_c Wᵀ + D).  Fitted by expectation-maximisation over observed cells.
+
+Sources: Rubin & Thayer 1982 (EM for factor analysis); Baek, McLachlan & Flack 2010 (mixtures of common factor analysers).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+CHUNK = 256
+
+
+@dataclass
+class LinearPath:
+    """Parameters of the mixture and the map: W (F, k), b (F,), noise D (F,), weights π (C,), means (C, k), covs (C, k, k)."""
+
+    W: Tensor
+    b: Tensor
+    noise: Tensor
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    def posterior(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Exact posterior over (c, z) for each row.
+
+        Returns log responsibilities (B, C), means (B, C, k), Cholesky factors of the precisions (B or 1, C, k, k), and
+        log p(y_obs), nats (B,).  Rows with everything observed share their precisions.
+        """
+        residual = y - self.b
+        precision = torch.linalg.inv(self.covariances)  # (C, k, k)
+        if observed is None:
+            scaled = residual / self.noise
+            gram = (self.W.T / self.noise) @ self.W
+            constant = torch.log(self.noise).sum() + len(self.b) * LOG_2PI
+        else:
+            seen = observed.to(y.dtype)
+            scaled = seen * residual / self.noise
+            outer = (self.W.unsqueeze(-1) * self.W.unsqueeze(-2)).flatten(1)
+            gram = ((seen / self.noise) @ outer).unflatten(-1, (self.W.shape[1], -1))
+            constant = seen @ (torch.log(self.noise) + LOG_2PI)
+        chol = torch.linalg.cholesky(precision + (gram.unsqueeze(-3) if observed is not None else gram.unsqueeze(0)))
+        if chol.ndim == 3:
+            chol = chol.unsqueeze(0)
+        pull = (precision @ self.means.unsqueeze(-1)).squeeze(-1)  # S⁻¹ m
+        h = (scaled @ self.W).unsqueeze(1) + pull  # (B, C, k)
+        if len(chol) == 1:  # all rows at once as right-hand sides
+            columns = torch.linalg.solve_triangular(chol[0], h.permute(1, 2, 0), upper=False)
+            mean = torch.linalg.solve_triangular(chol[0].mT, columns, upper=True).permute(2, 0, 1)
+            half = columns.permute(2, 0, 1)
+        else:
+            column = torch.linalg.solve_triangular(chol, h.unsqueeze(-1), upper=False)
+            mean = torch.linalg.solve_triangular(chol.mT, column, upper=True).squeeze(-1)
+            half = column.squeeze(-1)
+        log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1) - torch.linalg.slogdet(precision)[1]
+        energy = (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
+        constant = constant.unsqueeze(-1) if constant.ndim else constant
+        log_joint = self.weights.log() - 0.5 * (energy + constant + log_det)
+        log_p = torch.logsumexp(log_joint, 1)
+        return log_joint - log_p.unsqueeze(1), mean, chol, log_p
+
+    def log_prob(self, y: Tensor, observed: Tensor | None) -> Tensor:
+        """log p(y_obs) of each row, nats, streamed over chunks."""
+        parts = []
+        for i in range(0, len(y), CHUNK):
+            seen = None if observed is None else observed[i : i + CHUNK]
+            parts.append(self.posterior(y[i : i + CHUNK], seen)[3])
+        return torch.cat(parts)
+
+    def canonical(self) -> LinearPath:
+        """The same model with latents of mean zero and unit covariance, strongest factor first."""
+        centre = self.weights @ self.means
+        moved = self.means - centre
+        total = torch.einsum("c,cij->ij", self.weights, self.covariances) + (self.weights * moved.T) @ moved
+        root = torch.linalg.cholesky(total)
+        W = self.W @ root
+        _, turn = torch.linalg.eigh((W.T / self.noise) @ W)
+        turn = turn.flip(1)
+        change = torch.linalg.solve_triangular(root, moved.T, upper=False)  # root⁻¹ (m − centre)
+        inverse = torch.linalg.inv(root)
+        covariances = turn.T @ inverse @ self.covariances @ inverse.T @ turn
+        covariances = 0.5 * (covariances + covariances.mT)
+        return LinearPath(
+            W @ turn, self.b + self.W @ centre, self.noise, self.weights, change.T @ turn, covariances
+        )
+
+
+def fit(
+    y: Tensor,
+    observed: Tensor | None,
+    latent: int,
+    components: int,
+    generator: torch.Generator,
+    floor: float = 0.05,
+    shared_noise: bool = False,
+    iterations: int = 40,
+) -> LinearPath:
+    """Fit by EM: factor analysis on the observed cells, then, for more components, a mixture grown from its draws.
+
+    ``y`` (n, F) float64, ``floor`` the smallest noise standard deviation, ``shared_noise`` one noise for all cells
+    (probabilistic PCA).
+    """
+    path = _principal_start(y, observed, latent, floor)
+    for _ in range(iterations):
+        path = _em_step(path, y, observed, floor, shared_noise)
+    if components > 1:
+        # grow the mixture on completed draws, where one Cholesky factor serves all rows; then on what was observed
+        whole = y if observed is None else _complete(path, y, observed, generator)
+        path = _split(path, whole, components, generator)
+        for _ in range(iterations):
+            path = _em_step(path, whole, None, floor, shared_noise)
+        if observed is not None:
+            path = _em_step(path, y, observed, floor, shared_noise)
+    return path.canonical()
+
+
+def choose(
+    y: Tensor,
+    observed: Tensor | None,
+    held: tuple[Tensor, Tensor | None],
+    latent: int,
+    generator: torch.Generator,
+    floor: float = 0.05,
+) -> LinearPath:
+    """Fit with one component and, from 150 rows on, with one for every 75 rows (at most 20); keep the better on ``held``."""
+    best = fit(y, observed, latent, 1, generator, floor)
+    components = min(20, len(y) // 75)
+    if components > 1 and len(held[0]):
+        mixture = fit(y, observed, latent, components, generator, floor)
+        if mixture.log_prob(*held).mean() > best.log_prob(*held).mean():
+            best = mixture
+    return best
+
+
+def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: float) -> LinearPath:
+    """Principal factors of the mean-filled data."""
+    n, d = y.shape
+    if observed is None:
+        b = y.mean(0)
+        centred = y - b
+    else:
+        b = (y * observed).sum(0) / observed.sum(0).clamp_min(1)
+        centred = (y - b) * observed
+    covariance = centred.T @ centred / n
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0), vectors.flip(1)
+    rest = values[latent:].mean() if latent < d else values[-1] * 0.5
+    W = vectors[:, :latent] * (values[:latent] - rest).clamp_min(1e-4).sqrt()
+    noise = (torch.diagonal(covariance) - W.square().sum(1)).clamp_min(floor**2)
+    eye = torch.eye(latent, dtype=y.dtype, device=y.device)
+    one = torch.ones(1, dtype=y.dtype, device=y.device)
+    return LinearPath(W, b, noise, one, torch.zeros_like(W[:1]), eye.unsqueeze(0))
+
+
+def _em_step(path: LinearPath, y: Tensor, observed: Tensor | None, floor: float, shared_noise: bool) -> LinearPath:
+    """One step of expectation-maximisation; the observed-data likelihood does not fall (but for shrinkage and floor)."""
+    d = y.shape[1]
+    c, k = path.means.shape
+    size = path.means.new_zeros(c)
+    first = path.means.new_zeros(c, k)
+    second = path.means.new_zeros(c, k, k)
+    design = path.means.new_zeros(1 if observed is None else d, k + 1, k + 1)
+    target = path.means.new_zeros(d, k + 1)
+    power = path.means.new_zeros(d)
+    for i in range(0, len(y), CHUNK):
+        yc, oc = y[i : i + CHUNK], None if observed is None else observed[i : i + CHUNK]
+        log_r, mean, chol, _ = path.posterior(yc, oc)
+        r = log_r.exp()
+        spread = torch.cholesky_inverse(chol)  # (B or 1, C, k, k)
+        weighted = r.unsqueeze(-1) * mean
+        size += r.sum(0)
+        first += weighted.sum(0)
+        own = weighted.permute(1, 2, 0) @ mean.transpose(0, 1)  # Σ_b r mean meanᵀ of each component
+        ez = torch.cat([weighted.sum(1), torch.ones_like(r[:, :1])], 1)  # (B, k + 1)
+        if oc is None:
+            second += own + r.sum(0)[:, None, None] * spread[0]
+            target += yc.T @ ez
+            power += yc.square().sum(0)
+        else:
+            second += own + torch.einsum("bc,bcij->cij", r, spread)
+            seen = oc.to(y.dtype)
+            ezz = ez.unsqueeze(-1) * ez.unsqueeze(-2)
+            ezz[:, :k, :k] = weighted.mT @ mean + torch.einsum("bc,bcij->bij", r, spread)
+            design += (seen.T @ ezz.flatten(1)).unflatten(1, (k + 1, k + 1))
+            target += (seen * yc).T @ ez
+            power += (seen * yc.square()).sum(0)
+    if observed is None:  # every cell has the same design
+        design[0, :k, :k] = second.sum(0)
+        design[0, k, :k] = design[0, :k, k] = first.sum(0)
+        design[0, k, k] = len(y)
+        design = design.expand(d, -1, -1)
+    # regression of each cell on z, with a ridge of about one pseudo-row
+    ridge = torch.eye(k + 1, dtype=y.dtype, device=y.device)
+    ridge[k, k] = 1e-6
+    if shared_noise:
+        ridge = ridge * 1e-9
+    solved = torch.linalg.solve(design + ridge, target.unsqueeze(-1)).squeeze(-1)
+    count = design[:, k, k].clamp_min(1e-9)
+    loss = power - 2 * (solved * target).sum(1) + torch.einsum("di,dij,dj->d", solved, design, solved)
+    noise = (loss.sum() / count.sum()).expand(d).clone() if shared_noise else (loss + floor**2) / (count + 1)
+    empty = count < 0.5
+    W = torch.where(empty.unsqueeze(-1), 0.0, solved[:, :k])
+    b = torch.where(empty, path.b, solved[:, k])
+    noise = torch.where(empty, path.noise, noise).clamp_min(floor**2)
+    if c == 1:
+        eye = torch.eye(k, dtype=y.dtype, device=y.device).unsqueeze(0)
+        return LinearPath(W, b, noise, path.weights, torch.zeros_like(first), eye)
+    means = first / size.clamp_min(1e-6).unsqueeze(-1)
+    scatter = second - size[:, None, None] * means.unsqueeze(-1) * means.unsqueeze(-2)
+    return LinearPath(W, b, noise, (size + 0.5) / (size + 0.5).sum(), means, _shrunk(scatter, size))
+
+
+def _shrunk(scatter: Tensor, size: Tensor) -> Tensor:
+    """Covariances of the components, drawn toward the pooled one the more, the fewer rows a component has."""
+    k = scatter.shape[-1]
+    pooled = scatter.sum(0) / size.sum()
+    own = scatter / size.clamp_min(1e-6)[:, None, None]
+    share = (k / (k + 2 * size)).clamp_min(0.1)[:, None, None]
+    eye = torch.eye(k, dtype=scatter.dtype, device=scatter.device)
+    return (1 - share) * own + share * pooled + 1e-6 * eye
+
+
+def _complete(path: LinearPath, y: Tensor, observed: Tensor, generator: torch.Generator, copies: int = 3) -> Tensor:
+    """Completed draws of the data under a one-component path, ``copies`` of each row."""
+    out = []
+    for _ in range(copies):
+        for i in range(0, len(y), CHUNK):
+            yc, oc = y[i : i + CHUNK], observed[i : i + CHUNK]
+            _, mean, chol, _ = path.posterior(yc, oc)
+            noise = torch.randn(mean[:, 0].shape, generator=generator, dtype=y.dtype, device=y.device)
+            z = mean[:, 0] + torch.linalg.solve_triangular(chol[:, 0].mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+            x = z @ path.W.T + path.b
+            x = x + path.noise.sqrt() * torch.randn(x.shape, generator=generator, dtype=y.dtype, device=y.device)
+            out.append(torch.where(oc, yc, x))
+    return torch.cat(out)
+
+
+def _split(path: LinearPath, y: Tensor, components: int, generator: torch.Generator) -> LinearPath:
+    """Start a mixture: k-means (from a k-means++ seeding) on the latent means of a one-component path."""
+    z = path.posterior(y, None)[1][:, 0]
+    centres = z[torch.randint(len(z), (1,), generator=generator)]
+    for _ in range(components - 1):
+        distance = torch.cdist(z, centres).square().amin(1) + 1e-12
+        centres = torch.cat([centres, z[torch.multinomial(distance, 1, generator=generator)]])
+    for _ in range(25):
+        nearest = torch.nn.functional.one_hot(torch.cdist(z, centres).argmin(1), components).to(z.dtype)
+        size = nearest.sum(0)
+        centres = torch.where((size > 0).unsqueeze(-1), nearest.T @ z / size.clamp_min(1).unsqueeze(-1), centres)
+    moved = z.unsqueeze(1) - centres
+    scatter = torch.einsum("nc,nci,ncj->cij", nearest, moved, moved)
+    # the posterior's own spread is part of each component's
+    spread = torch.cholesky_inverse(path.posterior(y[:1], None)[2])[0, 0]
+    covariances = _shrunk(scatter + size[:, None, None] * spread, size)
+    return LinearPath(path.W, path.b, path.noise, (size + 0.5) / (size + 0.5).sum(), centres, covariances)
