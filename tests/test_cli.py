@@ -110,7 +110,7 @@ class TestFit:
             "-o",
             tmp_path / "m",
             "--max-epochs",
-            100_000,
+            2000,
             "--resume",
         ]
         run = subprocess.Popen(
