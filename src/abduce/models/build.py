@@ -96,7 +96,7 @@ def build_vae(
     features = features_of(schema, means, masking)
     if mixture and path is None:
         n, k = features.n_features - masking * schema.n_cells, latent_dim
-        eye = torch.eye(k).expand(mixture, k, k)
+        eye = torch.eye(k).repeat(mixture, 1, 1)
         path = LinearPath(torch.zeros(n, k), torch.zeros(n), torch.ones(n), torch.ones(mixture), torch.zeros(mixture, k), eye)
     likelihood_module = Likelihood(heads, schema.n_cells)
     model = VariationalAutoencoder(features, likelihood_module, latent_dim, hidden, activation, dropout, path)
