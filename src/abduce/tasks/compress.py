@@ -48,7 +48,8 @@ from abduce.tasks.container import CompressedDataError, Container, carry, check_
 from abduce.tasks.lattices import MARGIN, LatentLaw, ShortOfBits, coarse_steps, lattice_units
 from abduce.tasks.symbols import Lattice, default_ranges, gaussian_bits, rounded, symbol_models
 
-SIZES = 10  # a batch has 2⁰ .. 2⁹ rows
+SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
+REST = 2 * SIZES  # says that a batch is the last, of any size
 
 _models = constriction.stream.model
 _FLAGS = _models.Bernoulli(perfect=False)
@@ -171,7 +172,9 @@ class Codec:
     # -------------------------------------------------------------- the networks, in one padded shape
 
     def _padded(self, values: np.ndarray) -> torch.Tensor:
-        out = np.zeros((self.rows, values.shape[1]), values.dtype)
+        # the shape follows from the number of rows alone, so both sides use the same; the first batches are small
+        rows = next((r for r in (16, 64, 256) if len(values) <= r < self.rows), self.rows)
+        out = np.zeros((rows, values.shape[1]), values.dtype)
         out[: len(values)] = values
         return torch.from_numpy(out)
 
@@ -234,13 +237,18 @@ class Codec:
                 factors.prior.give(stack, u)
             self._prior(n).give(stack, z, guard=True)
         stack.push_flags(observed[:, self.open].ravel(), self._flags(n))
-        stack.push_table(np.array([2 * (n.bit_length() - 1) + plain]), np.ones((1, 2 * SIZES)))
+        exponent = n.bit_length() - 1
+        if n != 2**exponent:
+            stack.push_table(np.array([n]), np.ones((1, 2**SIZES)))
+        stack.push_table(np.array([2 * exponent + plain if n == 2**exponent else REST]), np.ones((1, REST + 1)))
 
     def pop(self, stack: Stack, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Pop the batch that was pushed last, of at most ``rows`` rows: codes and mask."""
-        symbol = int(stack.pop_table(np.ones((1, 2 * SIZES)))[0])
+        symbol = int(stack.pop_table(np.ones((1, REST + 1)))[0])
         n, plain = 2 ** (symbol // 2), bool(symbol % 2)
-        if n > min(rows, self.rows):
+        if symbol == REST:
+            n = int(stack.pop_table(np.ones((1, 2**SIZES)))[0])
+        if not 0 < n <= min(rows, self.rows):
             raise CompressedDataError("data does not decode: it holds more rows than it says")
         observed = np.broadcast_to(self.always, (n, len(self.always))).copy()
         observed[:, self.open] = stack.pop_flags(self._flags(n)).reshape(n, -1)
@@ -275,20 +283,23 @@ class Codec:
         """Code all rows: the payload, and for each batch its rows, whether latents were paid for, and the bits after."""
         stack, done, trace = Stack(), 0, []
         last, last_plain = 0.5, 0.5
-        worst = 24 * (self.model.latent_dim + len(self.lattice.size))  # a pop costs at most 24 bits a latent or factor
+        worst = 24 * (self.model.latent_dim + len(self.lattice.size) + 2)  # a pop takes at most 24 bits
         while done < len(k):
-            limit = min(self.rows, 2 ** ((len(k) - done).bit_length() - 1))
-            size, plain = int(min(2 * last, limit)), not done
+            left = len(k) - done
+            size, plain = int(min(2 * last, self.rows, left)), not done
             while True:
-                size = int(min(2 * last_plain, limit)) if plain else size
+                if plain:
+                    size = 2 ** (int(min(2 * last_plain, self.rows, left)).bit_length() - 1)
+                elif size < left:
+                    size = 2 ** (size.bit_length() - 1)
                 rows = slice(done, done + size)
                 before = stack.copy() if stack.bits < worst * size + MARGIN else stack
                 try:
                     self.push(stack, k[rows], observed[rows], plain)
                     break
                 except ShortOfBits:
-                    stack, size = before, size // 2
-                    plain = size == 0
+                    stack, plain = before, size == 1
+                    size //= 2
             if plain:
                 last_plain = size
             last, done = max(size, 1), done + size
@@ -444,6 +455,7 @@ class Rate:
     first_rows: int  # coded without bits-back
     marginal_bits: float  # payload bits of a row once the first rows are paid off
     negative_elbo_bits: float  # the model's −ELBO of these same rows, cells on their lattice, blanks not counted
+    mask_bits: float  # what the pattern of blanks costs, counted in marginal_bits
 
 
 def rate(model: LatentVariableModel, schema: Schema, X: Any, draws: int = 4, seed: int = 0) -> Rate:
@@ -453,11 +465,13 @@ def rate(model: LatentVariableModel, schema: Schema, X: Any, draws: int = 4, see
     first = next((i for i, (_, plain, _) in reversed(list(enumerate(trace))) if plain), -1) + 1
     start = sum(size for size, _, _ in trace[:first])
     if start == len(k):
-        return Rate(len(data), len(data) - payload, len(k), start, math.nan, math.nan)
+        return Rate(len(data), len(data) - payload, len(k), start, math.nan, math.nan, math.nan)
     marginal = (trace[-1][2] - (trace[first - 1][2] if first else 0)) / (len(k) - start)
     with steady(model):
         promised = _negative_elbo(codec, k[start:], observed[start:], draws, seed).mean()
-    return Rate(len(data), len(data) - payload, len(k), start, marginal, float(promised))
+    p, seen = codec.share[codec.open], observed[start:, codec.open]
+    mask = -np.where(seen, np.log2(p), np.log2(1 - p)).sum(1).mean()
+    return Rate(len(data), len(data) - payload, len(k), start, marginal, float(promised), float(mask))
 
 
 def negative_elbo(

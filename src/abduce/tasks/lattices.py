@@ -88,7 +88,10 @@ class LatentLaw:
         centred = z[:, None] / self.unit - self.mean
         log_det = np.zeros((1, 1))
         if self.A is not None:
-            centred = (self.A @ centred[..., None])[..., 0]
+            if len(self.A) == 1:
+                centred = (centred.swapaxes(0, 1) @ self.A[0].swapaxes(1, 2)).swapaxes(0, 1)
+            else:
+                centred = (self.A @ centred[..., None])[..., 0]
             log_det = np.log(np.abs(np.diagonal(self.A, axis1=-2, axis2=-1))).sum(-1)
         joint = self.log_r + log_det - 0.5 * np.square(centred / self.scale[:, None]).sum(-1)
         joint = joint - joint.max(1, keepdims=True)
