@@ -1,0 +1,118 @@
+"""Log importance weights: closed forms, Jensen's order, resampling."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from abduce import weights
+
+finite = st.floats(-50, 50)
+log_weights = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=finite)
+
+
+def test_closed_forms():
+    log_w = torch.log(torch.tensor([[1.0, 2.0], [3.0, 2.0], [4.0, 2.0]], dtype=torch.float64))
+    torch.testing.assert_close(weights.elbo(log_w), torch.tensor([12.0, 8.0]).double().log() / 3)
+    torch.testing.assert_close(weights.multi_sample(log_w), torch.tensor([8 / 3, 2.0]).double().log())
+    torch.testing.assert_close(weights.normalized(log_w)[:, 0], torch.tensor([1.0, 3.0, 4.0]).double() / 8)
+    torch.testing.assert_close(weights.effective_sample_size(log_w), torch.tensor([64 / 26, 3.0]).double())
+    values = torch.tensor([[[1.0], [0.0]], [[2.0], [3.0]], [[3.0], [6.0]]], dtype=torch.float64)
+    torch.testing.assert_close(
+        weights.expectation(log_w, values), torch.tensor([[(1 + 6 + 12) / 8], [3.0]]).double()
+    )
+
+
+def test_standard_error_is_the_delta_method():
+    w = torch.tensor([[1.0], [3.0], [4.0], [7.0]], dtype=torch.float64)
+    relative = w.std(0, correction=1) / w.mean(0) / math.sqrt(len(w))
+    torch.testing.assert_close(weights.standard_error(w.log()), relative)
+    assert weights.standard_error(torch.zeros(5, 2)).tolist() == [0.0, 0.0]
+    assert weights.standard_error(torch.zeros(1, 1)).tolist() == [0.0]
+
+
+@given(log_weights)
+def test_order_and_limits(values):
+    log_w = torch.from_numpy(values)
+    elbo, bound = weights.elbo(log_w), weights.multi_sample(log_w)
+    assert (elbo <= bound + 1e-9).all()
+    assert (bound <= log_w.max(0).values + 1e-9).all()
+    ess = weights.effective_sample_size(log_w)
+    assert (ess >= 1 - 1e-9).all()
+    assert (ess <= len(log_w) + 1e-9).all()
+    torch.testing.assert_close(weights.normalized(log_w).sum(0), torch.ones(log_w.shape[1]).double())
+
+
+@given(log_weights, st.floats(-1000, 1000))
+def test_a_constant_moves_the_bounds_and_nothing_else(values, shift):
+    log_w = torch.from_numpy(values)
+    torch.testing.assert_close(weights.elbo(log_w + shift), weights.elbo(log_w) + shift)
+    torch.testing.assert_close(weights.multi_sample(log_w + shift), weights.multi_sample(log_w) + shift)
+    torch.testing.assert_close(
+        weights.effective_sample_size(log_w + shift), weights.effective_sample_size(log_w), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_effective_sample_size_at_its_ends():
+    even = torch.zeros(7, 1)
+    assert weights.effective_sample_size(even).item() == pytest.approx(7)
+    one = torch.full((7, 1), -torch.inf)
+    one[3] = 0.0
+    assert weights.effective_sample_size(one).item() == pytest.approx(1)
+    huge = torch.tensor([[1e4], [0.0]], dtype=torch.float64)  # no overflow
+    assert weights.effective_sample_size(huge).item() == pytest.approx(1)
+
+
+def test_bound_rises_with_samples_to_the_truth():
+    # log w ~ N(−s²/2, s²), so that E[w] = 1 and log p = 0
+    generator = torch.Generator().manual_seed(0)
+    s, repeats = 1.0, 40_000
+    log_w = s * torch.randn(64, repeats, generator=generator, dtype=torch.float64) - s**2 / 2
+    values = [weights.multi_sample(log_w[:k]) for k in (1, 2, 4, 16, 64)]
+    means = [float(v.mean()) for v in values]
+    errors = [float(v.std() / math.sqrt(repeats)) for v in values]
+    assert abs(means[0] + s**2 / 2) < 4 * errors[0]  # one sample: the ELBO
+    for i in range(4):
+        difference = values[i + 1] - values[i]
+        assert difference.mean() > 3 * difference.std() / math.sqrt(repeats)
+    assert means[-1] < 3 * errors[-1]
+    assert means[-1] > -0.03  # −(e^{s²} − 1) / 2k to first order
+
+
+def test_resampling_frequencies():
+    w = torch.tensor([[0.1, 0.25], [0.2, 0.25], [0.0, 0.25], [0.7, 0.25]], dtype=torch.float64)
+    log_w = torch.log(w) + torch.tensor([3.0, -5.0])
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros_like(w)
+    for _ in range(2000):
+        index = weights.resample(log_w, 5, generator)
+        once = torch.stack([(index == i).sum(0) for i in range(4)])
+        assert (once >= torch.floor(5 * w)).all()  # systematic: ⌊n w⌋ or ⌈n w⌉ times
+        assert (once <= torch.ceil(5 * w)).all()
+        counts += once
+    torch.testing.assert_close(counts / counts.sum(0), w, atol=0.01, rtol=0)
+
+
+def test_resampling_is_seeded():
+    log_w = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    first = weights.resample(log_w, 6, torch.Generator().manual_seed(2))
+    assert torch.equal(first, weights.resample(log_w, 6, torch.Generator().manual_seed(2)))
+    assert first.shape == (6, 3)
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**31))
+def test_take_picks_each_rows_own(samples, batch, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(samples, batch, 2, generator=generator)
+    index = torch.randint(samples, (n, batch), generator=generator)
+    taken = weights.take(values, index)
+    assert taken.shape == (n, batch, 2)
+    for i in range(n):
+        for b in range(batch):
+            assert torch.equal(taken[i, b], values[index[i, b], b])
