@@ -14,7 +14,8 @@ from abduce import plots, report
 from abduce.demo.questions import QUESTIONS, Answer, Digits
 from abduce.estimators.vae import VAE
 
-_FITTING = 0.7  # share of the time that the fit takes, for the progress bar
+EPOCHS = 40  # enough to see what the model can do in the time a person will wait
+_FITTING = 0.5  # share of the time that the fit takes, for the progress bar
 
 
 def run(
@@ -31,7 +32,7 @@ def run(
     started = time.perf_counter()
     digits = Digits(seed)
     model = VAE(
-        max_epochs=epochs or "auto",
+        max_epochs=epochs or EPOCHS,
         random_state=seed,
         callback=lambda e: show(
             f"fitting, epoch {e['epoch']}/{e['epochs']}", _FITTING * e["epoch"] / e["epochs"]

@@ -144,9 +144,9 @@ class Density:
     log P(x) = log ∫ p(x + u) du over u in [0, 1)^d is taken as the logmeanexp of 32 draws of u.
     """
 
-    def __init__(self, complete: np.ndarray, components: int, rng: np.random.Generator):
-        self.rng = rng
-        self.mixture = GaussianMixture(components, random_state=0).fit(
+    def __init__(self, complete: np.ndarray, components: int, seed: int):
+        self.rng = rng = np.random.default_rng(seed)
+        self.mixture = GaussianMixture(components, random_state=seed).fit(
             np.round(complete) + rng.random(complete.shape)
         )
 
