@@ -228,7 +228,7 @@ def put_back(restored: Any, extras: bytes) -> Any:
     elif head.get("multi"):
         out.index = pd.MultiIndex.from_arrays(levels, names=head["names"])
     elif levels:
-        out.index = pd.Index(levels[0], name=head["names"][0])
+        out.index = pd.Index(levels[0]).rename(head["names"][0])
     return out
 
 
