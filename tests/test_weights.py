@@ -55,7 +55,10 @@ def test_a_constant_moves_the_bounds_and_nothing_else(values, shift):
     torch.testing.assert_close(weights.elbo(log_w + shift), weights.elbo(log_w) + shift)
     torch.testing.assert_close(weights.multi_sample(log_w + shift), weights.multi_sample(log_w) + shift)
     torch.testing.assert_close(
-        weights.effective_sample_size(log_w + shift), weights.effective_sample_size(log_w), rtol=1e-6, atol=1e-6
+        weights.effective_sample_size(log_w + shift),
+        weights.effective_sample_size(log_w),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 

@@ -1,0 +1,152 @@
+"""Heads: from a decoder's output to distributions, one family of cells at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abduce.distributions.heads import (
+    BernoulliHead,
+    CategoricalHead,
+    GaussianHead,
+    Likelihood,
+    NegativeBinomialHead,
+    OrdinalHead,
+    PixelHead,
+)
+from abduce.distributions.likelihoods import Product
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", ["shared", "cell", "network"])
+def test_gaussian_scales_keep_their_floor(scale):
+    head = GaussianHead(3, scale, floor=0.2).double()
+    with torch.no_grad():
+        head.raw_scale.fill_(-50.0)
+    h = normal(4, head.n_parameters)
+    law = head(h)
+    torch.testing.assert_close(law.mean, h[:, :3])
+    torch.testing.assert_close(law.scale, torch.full((4, 3), 0.2).double(), rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        head.raw_scale.fill_(1.0)
+    assert (head(h).scale > 0.2).all()
+    if scale == "network":
+        assert head(h).scale.std() > 0
+    else:
+        assert head(h).scale.unique().numel() == 1
+
+
+def test_gaussian_scale_must_be_known():
+    with pytest.raises(ValueError, match="scale must be 'shared', 'cell' or 'network', got 'row'"):
+        GaussianHead(2, "row")
+
+
+def test_categorical_softmax_over_legal_classes():
+    head = CategoricalHead([2, 4]).double()
+    h = normal(3, head.n_parameters)
+    p = head(h).moments()
+    torch.testing.assert_close(p[:, 0, :2], torch.softmax(h.view(3, 2, 4)[:, 0, :2], -1))
+    torch.testing.assert_close(p[:, 1], torch.softmax(h.view(3, 2, 4)[:, 1], -1))
+    assert (p[:, 0, 2:] == 0).all()
+    assert head.point(p).max() < 4
+
+
+@given(st.lists(st.integers(2, 7), min_size=1, max_size=4), st.integers(0, 1000), st.floats(-30, 30))
+def test_ordinal_is_a_distribution_and_moves_with_its_location(sizes, seed, location):
+    head = OrdinalHead(sizes).double()
+    with torch.no_grad():
+        head.gaps.copy_(normal(*head.gaps.shape, seed=seed))
+    d = len(sizes)
+    p = head(torch.full((1, d), location, dtype=torch.float64)).moments()[0]
+    torch.testing.assert_close(p.sum(-1), torch.ones(d).double())
+    for i, size in enumerate(sizes):
+        assert (p[i, size:] == 0).all()
+        # P(x ≤ k) = σ(t_k − location)
+        thresholds = torch.cat([head.first[i : i + 1], torch.nn.functional.softplus(head.gaps[i])]).cumsum(0)
+        expected = torch.sigmoid(thresholds[: size - 1] - location)
+        torch.testing.assert_close(p[i].cumsum(0)[: size - 1], expected, atol=2e-6, rtol=0)
+    codes = torch.arange(p.shape[-1]).double()
+    higher = head(torch.full((1, d), location + 0.5, dtype=torch.float64)).moments()[0]
+    assert ((higher * codes).sum(-1) >= (p * codes).sum(-1)).all()  # a higher location, higher codes
+
+
+@pytest.mark.parametrize("location", [-200.0, 0.0, 200.0])
+def test_ordinal_is_finite_far_out(location):
+    head = OrdinalHead([2, 5, 3])
+    h = torch.full((1, 3), location, requires_grad=True)
+    codes = torch.tensor([[1.0, 4.0, 0.0]])
+    value = head(h).log_prob(codes)
+    value.sum().backward()
+    assert torch.isfinite(value).all()
+    assert h.grad is not None
+    assert torch.isfinite(h.grad).all()
+    for parameter in head.parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all()
+
+
+def test_counts_start_at_their_means():
+    head = NegativeBinomialHead([2.0, 40.0])
+    law = head(torch.zeros(1, 2))
+    torch.testing.assert_close(law.moments().squeeze(-1), torch.tensor([[2.0, 40.0]]))
+    assert head.point(torch.tensor([[[2.4], [39.6]]])).tolist() == [[2.0, 40.0]]
+    extreme = head(torch.tensor([[1e4, -1e4]])).log_prob(torch.tensor([[3.0, 3.0]]))
+    assert torch.isfinite(extreme).all()
+
+
+def test_pixels_start_spread_over_the_range():
+    head = PixelHead(2, levels=8, components=3)
+    law = head(torch.zeros(1, head.n_parameters))
+    assert law.loc.shape == (1, 3, 2)
+    np.testing.assert_allclose(law.loc[0, :, 0], [-0.8, 0.0, 0.8], atol=1e-6)
+    torch.testing.assert_close(law.gaussian().mean, torch.zeros(1, 2), atol=1e-6, rtol=0)
+    one = PixelHead(2, 8, components=1)
+    assert one(torch.zeros(1, one.n_parameters)).loc.abs().max() == 0
+    assert head.point(torch.tensor([[[0.25], [0.5]]])).tolist() == [[0.25, 0.5]]
+
+
+def mixed() -> Likelihood:
+    heads = [
+        ([0, 4], GaussianHead(2)),
+        ([2], BernoulliHead(1)),
+        ([1, 5], CategoricalHead([3, 2])),
+        ([3], OrdinalHead([4])),
+        ([6], NegativeBinomialHead([3.0])),
+    ]
+    return Likelihood(heads, 7).double()
+
+
+def test_a_row_is_the_product_of_its_heads():
+    row = mixed()
+    assert row.n_parameters == 2 + 1 + 6 + 1 + 1
+    h = normal(3, row.n_parameters)
+    law = row(h)
+    assert isinstance(law, Product)
+    x = law.sample(torch.Generator().manual_seed(0))
+    pieces = h.split([2, 1, 6, 1, 1], -1)
+    cells = [[0, 4], [2], [1, 5], [3], [6]]
+    assert row.cells() == cells
+    parts = [head(p).log_prob(x[:, c]) for head, p, c in zip(row.heads, pieces, cells, strict=True)]
+    torch.testing.assert_close(law.log_prob(x), sum(parts))
+    point = row.point(law.moments())
+    torch.testing.assert_close(point[:, [0, 4]], h[:, :2])
+    assert (point[:, 1] == pieces[2].view(3, 2, 3)[:, 0].argmax(-1)).all()
+    assert (point[:, 2] == (pieces[1][:, 0] >= 0)).all()
+    assert (point[:, [3, 6]] == point[:, [3, 6]].round()).all()
+
+
+def test_one_head_over_all_cells_is_not_copied():
+    whole = Likelihood([(None, BernoulliHead(3))], 3)
+    h = torch.randn(2, 3)
+    assert whole(h).parts[0][1].logits is h
+    assert whole.cells() == [[0, 1, 2]]
+    assert whole.point(whole(h).moments()).shape == (2, 3)
+    assert math.prod(whole(h).sample().shape) == 6
