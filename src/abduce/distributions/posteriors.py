@@ -92,9 +92,19 @@ class MixtureNormal:
         if components == 1:
             moved = self._solve(e.permute(1, 2, 0).unsqueeze(1))[:, 0].permute(2, 0, 1)
             return self.means[:, 0] + self.shift + moved
-        every = self._solve(e.permute(1, 2, 0).unsqueeze(1).expand(batch, components, k, samples))
-        index = c.T.reshape(batch, 1, 1, samples).expand(batch, 1, k, samples)
-        moved = torch.gather(every, 1, index)[:, 0].permute(2, 0, 1)
+        if len(self.chol) == 1 < batch:  # one factor a component for all rows: solve for each component's own draws
+            moved = torch.empty_like(e)
+            for i in range(components):
+                chosen = c == i
+                if bool(chosen.any()):
+                    moved = moved.masked_scatter(
+                        chosen.unsqueeze(-1),
+                        torch.linalg.solve_triangular(self.chol[0, i].mT, e[chosen].T, upper=True).T.contiguous(),
+                    )
+        else:
+            every = self._solve(e.permute(1, 2, 0).unsqueeze(1).expand(batch, components, k, samples))
+            index = c.T.reshape(batch, 1, 1, samples).expand(batch, 1, k, samples)
+            moved = torch.gather(every, 1, index)[:, 0].permute(2, 0, 1)
         return self.means[torch.arange(batch), c] + self.shift + moved
 
     def _solve(self, e: Tensor) -> Tensor:
@@ -109,13 +119,17 @@ class MixtureNormal:
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats; z (samples, B, k) or (B, k)."""
         flat = z if z.ndim == 3 else z.unsqueeze(0)
-        centred = (flat - self.shift).permute(1, 0, 2).unsqueeze(1) - self.means.unsqueeze(2)  # (B, C, samples, k)
-        if len(self.chol) > 1 or len(centred) == 1:
-            white = centred @ self.chol
+        components, k = self.means.shape[1:]
+        moved = (flat - self.shift).permute(1, 0, 2)  # (B, samples, k)
+        wide = self.chol.permute(0, 2, 1, 3).flatten(2)  # L_c side by side, (B or 1, k, C k)
+        offset = (self.means.unsqueeze(-2) @ self.chol).flatten(1)  # L_cᵀ mean_c, (B, C k)
+        if len(wide) == 1:
+            white = (moved.reshape(-1, k) @ wide[0]).view(*moved.shape[:2], -1)
         else:
-            white = torch.einsum("bcsk,ckl->bcsl", centred, self.chol[0])
+            white = moved @ wide
+        white = (white - offset.unsqueeze(1)).unflatten(2, (components, k))  # (B, samples, C, k)
         white = white * torch.exp(-self.log_stretch)[:, None, None, :]
         log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_stretch.sum(-1, keepdim=True)
         constant = self.log_r + log_det - 0.5 * self.shift.shape[-1] * LOG_2PI
-        total = torch.logsumexp(constant.unsqueeze(-1) - 0.5 * white.square().sum(-1), 1).T
+        total = torch.logsumexp(constant.unsqueeze(1) - 0.5 * white.square().sum(-1), 2).T
         return total if z.ndim == 3 else total[0]

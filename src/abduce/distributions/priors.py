@@ -43,15 +43,18 @@ class GaussianMixture(nn.Module):
         self.register_buffer("weights", weights.float())
         self.register_buffer("means", means.float())
         self.register_buffer("roots", torch.linalg.cholesky(covariances).float())
+        eye = torch.eye(self.latent_dim, dtype=covariances.dtype).expand_as(covariances)
+        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(covariances), eye, upper=False)
+        self.register_buffer("whitening", inverse.float())  # whitening_c (z − m_c) is standard normal
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         """log π_c + log N(z; m_c, S_c), nats, ``(..., C)``."""
-        flat = z.reshape(-1, self.latent_dim)
-        centred = (flat.unsqueeze(0) - self.means.unsqueeze(1)).mT  # (C, k, n)
-        standard = torch.linalg.solve_triangular(self.roots, centred, upper=False)
-        log_det = torch.diagonal(self.roots, dim1=-2, dim2=-1).log().sum(-1)
-        constant = self.weights.log() - log_det - 0.5 * self.latent_dim * LOG_2PI
-        return (constant.unsqueeze(1) - 0.5 * standard.square().sum(1)).T.reshape(*z.shape[:-1], -1)
+        components, k = self.means.shape
+        offset = (self.whitening @ self.means.unsqueeze(-1)).flatten()
+        white = (z.reshape(-1, k) @ self.whitening.flatten(0, 1).T - offset).unflatten(1, (components, k))
+        log_det = torch.diagonal(self.whitening, dim1=-2, dim2=-1).log().sum(-1)
+        constant = self.weights.log() + log_det - 0.5 * k * LOG_2PI
+        return (constant - 0.5 * white.square().sum(-1)).view(*z.shape[:-1], components)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats."""

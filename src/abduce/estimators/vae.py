@@ -141,7 +141,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         activation: str = "silu",
         dropout: float = 0.0,
         kinds: Mapping[Any, str] | str | None = None,
-        samples: int = 200,
+        samples: int = 100,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -225,7 +225,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         path = wants_path(schema, self.likelihood)
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
-            steps=1_000 if path else 12_000,
+            steps=600 if path else 12_000,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             linear_rate=0.1,

@@ -27,20 +27,18 @@ def shared_noise(samples: int, dim: int, seed: int, like: Tensor) -> Tensor:
 
 
 def chunks(x: Tensor, observed: Tensor, rows: int = ROWS) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Cut into chunks of exactly ``rows`` rows, the last one padded with rows of which nothing is observed."""
+    """Cut into chunks of exactly ``rows`` rows, the last one padded."""
     for start in range(0, len(x), rows):
         stop = min(start + rows, len(x))
         yield (slice(start, stop), *pad(x[start:stop], observed[start:stop], rows))
 
 
 def pad(x: Tensor, observed: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Append unobserved rows up to ``rows``."""
+    """Repeat the first row up to ``rows`` rows: padding that costs no more than the data do."""
     missing = rows - len(x)
     if missing == 0:
         return x, observed
-    return torch.cat([x, x.new_zeros(missing, x.shape[1])]), torch.cat(
-        [observed, observed.new_zeros(missing, x.shape[1])]
-    )
+    return torch.cat([x, x[:1].expand(missing, -1)]), torch.cat([observed, observed[:1].expand(missing, -1)])
 
 
 def by_chunk(

@@ -15,6 +15,8 @@ Sources: Rubin & Thayer 1982 (EM for factor analysis); Baek, McLachlan & Flack 2
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -115,7 +117,7 @@ def fit(
     (probabilistic PCA).
     """
     path = _principal_start(y, observed, latent, floor)
-    for _ in range(iterations):
+    for _ in range(iterations if observed is None else iterations // 2):
         path = _em_step(path, y, observed, floor, shared_noise)
     if components > 1:
         # grow the mixture on completed draws, where one Cholesky factor serves all rows; then on what was observed
@@ -137,13 +139,25 @@ def choose(
     floor: float = 0.05,
 ) -> LinearPath:
     """Fit with one component and, from 150 rows on, with one for every 75 rows (at most 20); keep the better on ``held``."""
-    best = fit(y, observed, latent, 1, generator, floor)
-    components = min(20, len(y) // 75)
-    if components > 1 and len(held[0]):
-        mixture = fit(y, observed, latent, components, generator, floor)
-        if mixture.log_prob(*held).mean() > best.log_prob(*held).mean():
-            best = mixture
+    with one_thread():
+        best = fit(y, observed, latent, 1, generator, floor)
+        components = min(20, len(y) // 75)
+        if components > 1 and len(held[0]):
+            mixture = fit(y, observed, latent, components, generator, floor)
+            if mixture.log_prob(*held).mean() > best.log_prob(*held).mean():
+                best = mixture
     return best
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run on one thread: batches of small factorisations gain nothing from more, and on a busy machine lose tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: float) -> LinearPath:

@@ -51,7 +51,8 @@ from abduce.tasks.symbols import Lattice, default_ranges, gaussian_bits, rounded
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
 
-_models = constriction.stream.model
+_stack: Any = constriction.stream.stack  # pyright: ignore[reportAttributeAccessIssue]
+_models: Any = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
 _FLAGS = _models.Bernoulli(perfect=False)
 _TABLE = _models.Categorical(perfect=False)
 
@@ -62,7 +63,7 @@ class Stack:
     def __init__(self, payload: bytes = b""):
         padded = payload + bytes(-len(payload) % 4)
         words = np.frombuffer(padded, "<u4").astype(np.uint32)
-        self._coder = constriction.stream.stack.AnsCoder(words) if len(words) else constriction.stream.stack.AnsCoder()
+        self._coder = _stack.AnsCoder(words) if len(words) else _stack.AnsCoder()
 
     @property
     def bits(self) -> int:
@@ -84,7 +85,11 @@ class Stack:
             self._coder.encode_reverse(np.ascontiguousarray(k, np.int32), family, *parameters)
 
     def _pop(self, family: Any, *parameters: np.ndarray) -> np.ndarray:
-        return self._coder.decode(family, *parameters).astype(np.int64) if len(parameters[0]) else np.zeros(0, np.int64)
+        return (
+            self._coder.decode(family, *parameters).astype(np.int64)
+            if len(parameters[0])
+            else np.zeros(0, np.int64)
+        )
 
     def push_flags(self, k: np.ndarray, p: np.ndarray) -> None:
         """Push bits that are one with probability p."""
@@ -151,7 +156,9 @@ class Codec:
         self._mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         components = 1
         if isinstance(model.prior, GaussianMixture):
-            weights, means, roots = (t.double().numpy() for t in (model.prior.weights, model.prior.means, model.prior.roots))
+            weights, means, roots = (
+                t.double().numpy() for t in (model.prior.weights, model.prior.means, model.prior.roots)
+            )
             self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
             components = len(weights)
         elif not isinstance(model.prior, StandardNormal):
@@ -183,7 +190,9 @@ class Codec:
         n = len(x)
         q = self.model.posterior(self._padded(x), None if observed.all() else self._padded(observed))
         if isinstance(q, DiagonalNormal):
-            return LatentLaw(None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy())), self.unit)
+            return LatentLaw(
+                None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy())), self.unit
+            )
         if not isinstance(q, MixtureNormal):
             raise TypeError(f"compress has no code for a posterior of type {type(q).__name__}")
         mean = (q.means[:n] + q.shift[:n, None]).numpy()
@@ -200,7 +209,9 @@ class Codec:
     def _law(self, z: np.ndarray) -> Product:
         return self.model.likelihood(self._padded(z / self.unit))
 
-    def _gaussian(self, law: Product, observed: np.ndarray) -> tuple[np.ndarray, Gaussian, Factors | None] | None:
+    def _gaussian(
+        self, law: Product, observed: np.ndarray
+    ) -> tuple[np.ndarray, Gaussian, Factors | None] | None:
         """Find the Gaussian part: its cells' positions, itself, and its factors if its cells are correlated."""
         n, d = observed.shape
         for where, part in law.parts:
@@ -240,7 +251,9 @@ class Codec:
         exponent = n.bit_length() - 1
         if n != 2**exponent:
             stack.push_table(np.array([n]), np.ones((1, 2**SIZES)))
-        stack.push_table(np.array([2 * exponent + plain if n == 2**exponent else REST]), np.ones((1, REST + 1)))
+        stack.push_table(
+            np.array([2 * exponent + plain if n == 2**exponent else REST]), np.ones((1, REST + 1))
+        )
 
     def pop(self, stack: Stack, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Pop the batch that was pushed last, of at most ``rows`` rows: codes and mask."""
@@ -354,7 +367,9 @@ def observed_rates(observed: np.ndarray) -> bytes:
     n, d = observed.shape
 
     def byte(share: np.ndarray) -> np.ndarray:
-        return np.where(share == 0, 0, np.where(share == 1, 255, np.clip(np.rint(share * 255), 1, 254))).astype(np.uint8)
+        return np.where(
+            share == 0, 0, np.where(share == 1, 255, np.clip(np.rint(share * 255), 1, 254))
+        ).astype(np.uint8)
 
     def bits(rate: np.ndarray, share: np.ndarray) -> float:
         p = np.clip(rate / 255, 1e-12, 1 - 1e-12)
@@ -408,7 +423,9 @@ def _prepare(schema: Schema, X: Any) -> tuple[np.ndarray, np.ndarray, bytes]:
     return k, observed, extras
 
 
-def _encode(model: LatentVariableModel, schema: Schema, X: Any, fingerprint: bytes) -> tuple[bytes, list, Any]:
+def _encode(
+    model: LatentVariableModel, schema: Schema, X: Any, fingerprint: bytes
+) -> tuple[bytes, list, Any]:
     k, observed, extras = _prepare(schema, X)
     ranges, rates = _wider(schema, k, observed), observed_rates(observed)
     with steady(model):
@@ -454,7 +471,9 @@ class Rate:
     rows: int
     first_rows: int  # coded without bits-back
     marginal_bits: float  # payload bits of a row once the first rows are paid off
-    negative_elbo_bits: float  # the model's −ELBO of these same rows, cells on their lattice, blanks not counted
+    negative_elbo_bits: (
+        float  # the model's −ELBO of these same rows, cells on their lattice, blanks not counted
+    )
     mask_bits: float  # what the pattern of blanks costs, counted in marginal_bits
 
 
@@ -492,7 +511,9 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
         x, seen = torch.from_numpy(codec.lattice.values(ks, os)), torch.from_numpy(os)
         q = codec.model.posterior(x, None if os.all() else seen)
         for _ in range(draws):
-            z = q.transport(torch.randn(1, len(x), codec.model.noise_dim, generator=generator, dtype=x.dtype))[0]
+            z = q.transport(
+                torch.randn(1, len(x), codec.model.noise_dim, generator=generator, dtype=x.dtype)
+            )[0]
             nats = codec.model.prior.log_prob(z) - q.log_prob(z)
             bits = np.zeros(len(ks))
             for where, part in codec.model.likelihood(z).parts:
@@ -504,10 +525,14 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
                     middle, root = part.factor_posterior(x[:, where], seen[:, where])
                     noise = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
                     u = middle + (root @ noise.unsqueeze(-1)).squeeze(-1)
-                    log_q = -0.5 * noise.square().sum(-1) - torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
+                    log_q = -0.5 * noise.square().sum(-1) - torch.diagonal(root, dim1=-2, dim2=-1).log().sum(
+                        -1
+                    )
                     nats = nats - 0.5 * u.square().sum(-1) - log_q
                     mean = mean + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
                 index = np.arange(ks.shape[1])[where if isinstance(where, slice) else where.numpy()]
-                bits += gaussian_bits(ks[:, index], index, os[:, index], mean.numpy(), part.scale.numpy(), codec.lattice)
+                bits += gaussian_bits(
+                    ks[:, index], index, os[:, index], mean.numpy(), part.scale.numpy(), codec.lattice
+                )
             out[start : start + len(ks)] += (bits - nats.numpy() / math.log(2.0)) / draws
     return out

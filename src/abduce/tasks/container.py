@@ -115,17 +115,25 @@ class Container:
         data = bytes(data)
         if not data.startswith(MAGIC):
             if MAGIC.startswith(data):
-                raise CompressedDataError(f"data is truncated: {len(data)} bytes, too few for any compressed data")
-            raise CompressedDataError(f"data was not written by compress: it starts with {data[:4]!r}, expected {MAGIC!r}")
+                raise CompressedDataError(
+                    f"data is truncated: {len(data)} bytes, too few for any compressed data"
+                )
+            raise CompressedDataError(
+                f"data was not written by compress: it starts with {data[:4]!r}, expected {MAGIC!r}"
+            )
         reader = Reader(data[len(MAGIC) :])
         version = reader.take(1)[0]
         if version != VERSION:
             age = "newer" if version > VERSION else "older"
-            raise CompressedDataError(f"data has the {age} format version {version}; this abduce reads version {VERSION}")
+            raise CompressedDataError(
+                f"data has the {age} format version {version}; this abduce reads version {VERSION}"
+            )
         length = reader.varint()
         body = reader.rest()
         if len(body) < length:
-            raise CompressedDataError(f"data is truncated: {len(body)} of {length} bytes are left after the header")
+            raise CompressedDataError(
+                f"data is truncated: {len(body)} of {length} bytes are left after the header"
+            )
         if len(body) > length:
             raise CompressedDataError(f"data was changed: {len(body) - length} bytes follow its end")
         reader = Reader(body)
@@ -144,7 +152,9 @@ class Container:
         elif flags & BLANKS:
             out.rates = reader.take(1)
         if len(out.rates) not in (0, 1, n_cells):
-            raise CompressedDataError(f"data has blanks for {len(out.rates)} columns, the model has {n_cells}")
+            raise CompressedDataError(
+                f"data has blanks for {len(out.rates)} columns, the model has {n_cells}"
+            )
         for _ in range(reader.varint() if flags & RANGES else 0):
             place, low, size = reader.varint(), reader.varint(), reader.varint()
             out.ranges[place] = (-(low + 1) // 2 if low & 1 else low // 2, size)
@@ -237,7 +247,9 @@ def check_whole(X: Any, back: Any) -> None:
     if isinstance(back, pd.DataFrame):
         for label in back.columns:
             if not same(X[label].reset_index(drop=True), back[label].reset_index(drop=True)):
-                raise ValueError(f"X: column {label!r} (dtype {X[label].dtype}) has values that can't be stored losslessly")
+                raise ValueError(
+                    f"X: column {label!r} (dtype {X[label].dtype}) has values that can't be stored losslessly"
+                )
         if not X.index.equals(back.index) or list(X.index.names) != list(back.index.names):
             raise ValueError(f"X: its index ({type(X.index).__name__}) can't be stored losslessly")
         if list(X.columns) != list(back.columns):
@@ -248,7 +260,7 @@ def check_whole(X: Any, back: Any) -> None:
             raise ValueError(f"X of dtype {array.dtype} has values that can't be stored losslessly")
 
 
-def same(a: pd.Series, b: pd.Series) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Tell whether two columns have equal values, blanks and dtype (a blank is a blank, be it None or NaN)."""
     if a.dtype != b.dtype or len(a) != len(b):
         return False
@@ -270,7 +282,7 @@ def _as_list(column: pd.Series) -> list | None:
     return values if text and all(v is None or type(v) is str for v in values) else None
 
 
-def _cast(column: pd.Series, dtype: str) -> pd.Series:
+def _cast(column: Any, dtype: str) -> Any:
     if str(column.dtype) == dtype:
         return column
     try:
@@ -290,14 +302,18 @@ def _pack(head: dict[str, Any], columns: pd.DataFrame | None) -> bytes:
         try:
             columns.to_parquet(buffer, index=False, compression=None)
         except (TypeError, ValueError) as error:  # pyarrow's errors are among these
-            raise ValueError(f"X: columns left out of the model, or its index, can't be stored: {error}") from None
+            raise ValueError(
+                f"X: columns left out of the model, or its index, can't be stored: {error}"
+            ) from None
         data += buffer.getvalue()
     thin, thick = zlib.compress(data, 9), lzma.compress(data, lzma.FORMAT_ALONE, preset=9)
     return b"z" + thin if len(thin) <= len(thick) else b"x" + thick
 
 
 def _unpack(extras: bytes) -> tuple[dict[str, Any], Any]:
-    data = zlib.decompress(extras[1:]) if extras[:1] == b"z" else lzma.decompress(extras[1:], lzma.FORMAT_ALONE)
+    data = (
+        zlib.decompress(extras[1:]) if extras[:1] == b"z" else lzma.decompress(extras[1:], lzma.FORMAT_ALONE)
+    )
     reader = Reader(data)
     head = json.loads(reader.take(reader.varint()))
     rest = reader.rest()

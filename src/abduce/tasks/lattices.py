@@ -30,7 +30,9 @@ from abduce.tasks.symbols import Stack, Table, rounded
 
 REACH = 8  # the lattice ends at ±8
 MARGIN = 64  # bits that a draw must leave on the stack
-COARSE = math.sqrt(12.0)  # step, in posterior widths, of a latent that is paid for: minimises its bits plus what it costs x
+COARSE = math.sqrt(
+    12.0
+)  # step, in posterior widths, of a latent that is paid for: minimises its bits plus what it costs x
 
 
 class ShortOfBits(Exception):
@@ -102,9 +104,14 @@ class LatentLaw:
         n, k = self.scale.shape
         rows = np.arange(n)
         mean = self.mean[rows, c]
-        A = self.A if self.A is not None else np.eye(k)[None, None]
-        A = A[rows if len(A) > 1 else np.zeros(n, int), c if A.shape[1] > 1 else np.zeros(n, int)]
         z = np.zeros((n, k), np.int64)
+        if self.A is None:
+            centre = np.clip(mean, 0.25 - REACH, REACH - 0.25) * self.unit
+            width = self.scale * self.unit
+            for j in reversed(range(k)):
+                z[:, j] = choose(j, centre[:, j], width[:, j])
+            return z
+        A = self.A[rows if len(self.A) > 1 else np.zeros(n, int), c]
         away = np.zeros((n, k))
         for j in reversed(range(k)) if self.upper else range(k):
             own = A[:, j, j]
@@ -128,7 +135,9 @@ class LatentLaw:
         pushes = []
 
         def choose(j: int, mean: np.ndarray, width: np.ndarray) -> np.ndarray:
-            pushes.append((z[:, j] // step[:, j], mean / step[:, j], width / step[:, j], REACH * int(self.unit[j])))
+            pushes.append(
+                (z[:, j] // step[:, j], mean / step[:, j], width / step[:, j], REACH * int(self.unit[j]))
+            )
             return z[:, j]
 
         self._visit(c, choose)

@@ -56,7 +56,9 @@ class Stack(Protocol):
     def pop_flags(self, p: np.ndarray) -> np.ndarray: ...
     def push_table(self, k: np.ndarray, table: np.ndarray) -> None: ...
     def pop_table(self, table: np.ndarray) -> np.ndarray: ...
-    def push_gaussian(self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray, low: int, high: int) -> None: ...
+    def push_gaussian(
+        self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray, low: int, high: int
+    ) -> None: ...
     def pop_gaussian(self, mean: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray: ...
 
 
@@ -234,7 +236,9 @@ class Digits:
         return out
 
 
-def normal_masses(lattice: Lattice, cells: np.ndarray, mean: np.ndarray, scale: np.ndarray, size: np.ndarray) -> Masses:
+def normal_masses(
+    lattice: Lattice, cells: np.ndarray, mean: np.ndarray, scale: np.ndarray, size: np.ndarray
+) -> Masses:
     """Mass of lattice intervals under a Gaussian in model space; uniform where it is flat."""
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
@@ -336,8 +340,12 @@ def symbol_models(
             if fine.any():
                 own, s = index[fine], seen[:, fine]
                 step = 1.0 / (lattice.denominator[own] * lattice.scale[own])
-                middle = (mean[:, fine] * lattice.scale[own] + lattice.loc[own]) * lattice.denominator[own] - lattice.low[own]
-                yield Cells(own, s, Bins(middle[s], (scale[:, fine] / step)[s], int(lattice.size[own].max()) - 1))
+                middle = (mean[:, fine] * lattice.scale[own] + lattice.loc[own]) * lattice.denominator[
+                    own
+                ] - lattice.low[own]
+                yield Cells(
+                    own, s, Bins(middle[s], (scale[:, fine] / step)[s], int(lattice.size[own].max()) - 1)
+                )
             if not fine.all():
                 own, s = index[~fine], seen[:, ~fine]
                 cell, sizes = np.broadcast_to(own, s.shape)[s], np.broadcast_to(size[~fine], s.shape)[s]
@@ -360,11 +368,18 @@ def symbol_models(
 
 
 def gaussian_bits(
-    k: np.ndarray, index: np.ndarray, observed: np.ndarray, mean: np.ndarray, scale: np.ndarray, lattice: Lattice
+    k: np.ndarray,
+    index: np.ndarray,
+    observed: np.ndarray,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    lattice: Lattice,
 ) -> np.ndarray:
     """Bits −log₂ of the mass of codes k (n, d) under independent Gaussians in model space, summed over cells, (n,)."""
     s = k - lattice.low[index]
-    edges = np.stack([lattice.edges(index, s.T), lattice.edges(index, s.T + 1)], -1).swapaxes(0, 1)  # (n, d, 2)
+    edges = np.stack([lattice.edges(index, s.T), lattice.edges(index, s.T + 1)], -1).swapaxes(
+        0, 1
+    )  # (n, d, 2)
     t = (edges - mean[..., None]) / scale[..., None]
     t[..., 0][s <= 0] = -np.inf
     t[..., 1][s >= lattice.size[index] - 1] = np.inf
@@ -377,6 +392,10 @@ def gaussian_bits(
     step = np.where(lattice.log[index], 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator[index])
     narrow = b - a < 1e-6
     with np.errstate(invalid="ignore"):
-        density = -0.5 * (0.5 * (a + b)) ** 2 - 0.5 * np.log(2 * np.pi) + np.log(step / (lattice.scale[index] * scale))
+        density = (
+            -0.5 * (0.5 * (a + b)) ** 2
+            - 0.5 * np.log(2 * np.pi)
+            + np.log(step / (lattice.scale[index] * scale))
+        )
     log_mass = np.where(narrow, density, log_mass)
     return -np.where(observed, log_mass, 0.0).sum(1) / np.log(2.0)
