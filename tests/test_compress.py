@@ -1,4 +1,5 @@
-"""Lossless compression: what comes back is what went in, at the rate that the model promises, or a clear error."""
+"""Lossless compression: what comes back is what went in, at the rate that the model promises, or a clear
+error."""
 
 import subprocess
 import sys
@@ -56,7 +57,9 @@ DATA = {
         np.random.default_rng(3).integers(0, 17, (n, 4, 4)).astype(float),
     ),
     "colour": lambda n: np.random.default_rng(4).integers(0, 256, (n, 3, 4, 3)).astype(np.uint8),
-    "reals": lambda n: np.random.default_rng(5).integers(-(10**4), 10**4, (n, 3)) * np.array([1, 10, 100]) / 100,
+    "reals": lambda n: (
+        np.random.default_rng(5).integers(-(10**4), 10**4, (n, 3)) * np.array([1, 10, 100]) / 100
+    ),
     "float32": lambda n: (np.random.default_rng(6).integers(-50, 50, (n, 3)) / 8).astype(np.float32),
     "frame": frame,
 }
@@ -89,7 +92,9 @@ class WithFactor(nn.Module):
         super().__init__()
         self.head, self.n_parameters = head, head.n_parameters
         generator = torch.Generator().manual_seed(0)
-        self.factor = nn.Parameter(0.4 * torch.randn(head.n_cells, rank, generator=generator, dtype=torch.float64))
+        self.factor = nn.Parameter(
+            0.4 * torch.randn(head.n_cells, rank, generator=generator, dtype=torch.float64)
+        )
 
     def forward(self, h):
         g = self.head(h)
@@ -106,7 +111,13 @@ def assert_same(back, X):
 
 # ------------------------------------------------------------------ round trips
 
-EVERY = [*DATA, "colour by mixtures", "pixels with blanks by mixtures", "pixels with blanks with factors", "reals with factors"]
+EVERY = [
+    *DATA,
+    "colour by mixtures",
+    "pixels with blanks by mixtures",
+    "pixels with blanks with factors",
+    "reals with factors",
+]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -281,7 +292,7 @@ def test_payload_of_other_rows_is_refused(models):
 
 def test_values_without_a_code_are_refused(models):
     model, X = models("frame")
-    with pytest.raises(ValueError, match="city.*Paris"):
+    with pytest.raises(ValueError, match=r"city.*Paris"):
         model.compress(X.assign(city="Paris"))
     with pytest.raises(ValueError, match="height"):
         model.compress(X.assign(height=np.pi))
@@ -317,8 +328,12 @@ def test_digits_cover_their_interval_exactly():
 def test_masses_match_the_likelihoods():
     edges = np.arange(18)[None]
     x = torch.linspace(-1, 1, 17, dtype=torch.float64)
-    logits, loc, log_scale = torch.randn(3, 3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    law = DiscretizedLogisticMixture(logits.expand(17, 3, 1), loc.expand(17, 3, 1), log_scale.expand(17, 3, 1), 17)
+    logits, loc, log_scale = torch.randn(
+        3, 3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    law = DiscretizedLogisticMixture(
+        logits.expand(17, 3, 1), loc.expand(17, 3, 1), log_scale.expand(17, 3, 1), 17
+    )
     got = mixture_masses(logits.numpy(), loc.numpy(), log_scale.numpy(), 17)(edges, slice(0, 1))[0]
     np.testing.assert_allclose(got, law.log_prob(x[:, None]).exp().numpy(), rtol=1e-4, atol=1e-6)
     got = count_masses(np.log([3.0]), np.log([2.0]), np.array([100]))(edges, slice(0, 1))[0]
@@ -329,7 +344,7 @@ def test_masses_match_the_likelihoods():
 
 
 def test_a_mixture_of_latents_costs_its_marginal_density():
-    # two overlapping components: naming one would cost up to a bit a row; bits-back on the component costs nothing
+    # two overlapping components: naming one would cost up to a bit a row; bits-back makes it free
     n = 2000
     log_r = np.log(np.full((n, 2), 0.5))
     mean = np.broadcast_to(np.array([[-0.1, 0.0], [0.1, 0.0]]), (n, 2, 2))

@@ -1,29 +1,32 @@
 """Lossless compression by bits-back coding with asymmetric numeral systems (ANS).
 
-ANS is a stack of bits: pushing a symbol of probability P costs −log₂ P bits, popping it gives them back, exactly.  To
-code rows x with a latent-variable model, the sender
+ANS is a stack of bits: pushing a symbol of probability P costs −log₂ P bits, popping it gives them back,
+exactly.  To code rows x with a latent-variable model, the sender
 
     pops  z with q(z|x)        gains  −log₂ q(z|x)       (the bits decide z: a free draw from the posterior)
     pushes x with p(x|z)       costs  −log₂ p(x|z)
     pushes z with p(z)         costs  −log₂ p(z)
 
 so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a
-lattice that prior and posterior share, so its step cancels (see :mod:`abduce.tasks.lattices`).  Where a Gaussian likelihood has cells that stay correlated given z,
-x = mean + F u + noise, the factors u are latents as well: popped from their exact posterior given x and z (one after
-another, each given those before), pushed with N(0, I); given u the cells are independent.
+lattice that prior and posterior share, so its step cancels (see :mod:`abduce.tasks.lattices`).  Where a
+Gaussian likelihood has cells that stay correlated given z, x = mean + F u + noise, the factors u are latents
+as well: popped from their exact posterior given x and z (one after another, each given those before), pushed
+with N(0, I); given u the cells are independent.
 
 Two things kill such codes, and what is done about them:
 
-*Popping an empty stack* gives constant symbols.  The first rows are coded without bits-back: z is the point nearest the
-posterior mean on a lattice as coarse as the posterior is wide, and is paid for.  Then batches grow as far as the bits
-allow; a pop that would leave less than a margin is taken back.  Nothing is borrowed: the size is ``len(bytes)``.
+*Popping an empty stack* gives constant symbols.  The first rows are coded without bits-back: z is the point
+nearest the posterior mean on a lattice as coarse as the posterior is wide, and is paid for.  Then batches
+grow as far as the bits allow; a pop that would leave less than a margin is taken back.  Nothing is borrowed:
+the size is ``len(bytes)``.
 
-*Numbers that differ in their last bit* between the two sides.  Networks run in float64, on one thread, in batches padded
-to one fixed shape, with rows at the same places on both sides; their outputs are rounded to a grid before use; and what
-has been written is decoded and compared before it is handed out, with a checksum of the rows inside.
+*Numbers that differ in their last bit* between the two sides.  Networks run in float64, on one thread, in
+batches padded to a few fixed shapes, with rows at the same places on both sides; their outputs are rounded to
+a grid before use; and what has been written is decoded and compared before it is handed out, with a checksum
+of the rows inside.
 
-Source: Townsend, Bird & Barber 2019 (arXiv:1901.04866); the step of the latents' lattice: its section 2.5.1 and figure 4
-(overhead below 0.1 % from 8 bits a latent on, where the posterior's width is about a step or more).
+Source: Townsend, Bird & Barber 2019 (arXiv:1901.04866), whose buckets of equal prior mass are a lattice here,
+so that any Gaussian prior, mixtures too, can be cut along with the posterior.
 """
 
 from __future__ import annotations
@@ -156,9 +159,8 @@ class Codec:
         self._mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         components = 1
         if isinstance(model.prior, GaussianMixture):
-            weights, means, roots = (
-                t.double().numpy() for t in (model.prior.weights, model.prior.means, model.prior.roots)
-            )
+            law: Any = model.prior
+            weights, means, roots = (t.double().numpy() for t in (law.weights, law.means, law.roots))
             self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
             components = len(weights)
         elif not isinstance(model.prior, StandardNormal):
@@ -179,7 +181,7 @@ class Codec:
     # -------------------------------------------------------------- the networks, in one padded shape
 
     def _padded(self, values: np.ndarray) -> torch.Tensor:
-        # the shape follows from the number of rows alone, so both sides use the same; the first batches are small
+        # the shape follows from the number of rows alone, so both sides use the same
         rows = next((r for r in (16, 64, 256) if len(values) <= r < self.rows), self.rows)
         out = np.zeros((rows, values.shape[1]), values.dtype)
         out[: len(values)] = values
@@ -212,7 +214,8 @@ class Codec:
     def _gaussian(
         self, law: Product, observed: np.ndarray
     ) -> tuple[np.ndarray, Gaussian, Factors | None] | None:
-        """Find the Gaussian part: its cells' positions, itself, and its factors if its cells are correlated."""
+        """Find the Gaussian part: its cells' positions, itself, and its factors if its cells are
+        correlated."""
         n, d = observed.shape
         for where, part in law.parts:
             if isinstance(part, Gaussian):
@@ -223,7 +226,8 @@ class Codec:
     # -------------------------------------------------------------- one batch
 
     def push(self, stack: Stack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
-        """Push a batch of rows; with ``plain`` latents are paid for, else popped. ShortOfBits if the stack has too few."""
+        """Push a batch of rows; with ``plain`` latents are paid for, else popped. ShortOfBits if the stack
+        has too few."""
         n = len(k)
         x = self.lattice.values(k, observed)
         q = self._posterior(x, observed)
@@ -293,7 +297,8 @@ class Codec:
     # -------------------------------------------------------------- all rows
 
     def encode(self, k: np.ndarray, observed: np.ndarray) -> tuple[bytes, list[tuple[int, bool, int]]]:
-        """Code all rows: the payload, and for each batch its rows, whether latents were paid for, and the bits after."""
+        """Code all rows: the payload, and for each batch its rows, whether latents were paid for, and the
+        bits after."""
         stack, done, trace = Stack(), 0, []
         last, last_plain = 0.5, 0.5
         worst = 24 * (self.model.latent_dim + len(self.lattice.size) + 2)  # a pop takes at most 24 bits
@@ -361,7 +366,8 @@ def steady(model: LatentVariableModel) -> Iterator[None]:
 
 
 def observed_rates(observed: np.ndarray) -> bytes:
-    """Share of observed cells in steps of 1/255: nothing if all are, one byte for all columns, or one for each."""
+    """Share of observed cells in steps of 1/255: nothing if all are, one byte for all columns, or one for
+    each."""
     if observed.all():
         return b""
     n, d = observed.shape
@@ -442,8 +448,9 @@ def _encode(
 def compress(model: LatentVariableModel, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
     """Compress X losslessly with a fitted model; ``fingerprint`` (at least 8 bytes) names the model.
 
-    What was written is decoded and compared before it is returned.  Raises ValueError naming the column for values that
-    the model has no code for: categories never seen, pixels out of range, reals off the training data's lattice.
+    What was written is decoded and compared before it is returned.  Raises ValueError naming the column for
+    values that the model has no code for: categories never seen, pixels out of range, reals off the training
+    data's lattice.
     """
     return _encode(model, schema, X, fingerprint)[0]
 
@@ -451,7 +458,8 @@ def compress(model: LatentVariableModel, schema: Schema, X: Any, fingerprint: by
 def decompress(model: LatentVariableModel, schema: Schema, data: bytes, fingerprint: bytes) -> Any:
     """Turn :func:`compress`'s bytes back into X, bit for bit.
 
-    Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or changed.
+    Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or
+    changed.
     """
     container = Container.from_bytes(data, fingerprint, schema.n_cells)
     with steady(model):
@@ -496,7 +504,8 @@ def rate(model: LatentVariableModel, schema: Schema, X: Any, draws: int = 4, see
 def negative_elbo(
     model: LatentVariableModel, schema: Schema, X: Any, draws: int = 4, seed: int = 0
 ) -> np.ndarray:
-    """−ELBO of each row in bits, cells on their lattice as compress codes them, ``(n,)``; blanks cost nothing."""
+    """−ELBO of each row in bits, cells on their lattice as compress codes them, ``(n,)``; blanks cost
+    nothing."""
     k, observed, _ = _prepare(schema, X)
     with steady(model):
         codec = Codec(model, _lattice(schema, _wider(schema, k, observed)), b"")

@@ -80,7 +80,8 @@ class Reader:
 
 @dataclass
 class Container:
-    """What a compressed file holds; ``rates`` are bytes 0..255 (share of cells observed), one or one a cell."""
+    """What a compressed file holds; ``rates`` are bytes 0..255 (share of cells observed), one or one a
+    cell."""
 
     fingerprint: bytes
     rows: int
@@ -109,7 +110,8 @@ class Container:
 
     @classmethod
     def from_bytes(cls, data: bytes, fingerprint: bytes, n_cells: int) -> Container:
-        """Read the file; CompressedDataError if it is not ours, of another version or model, truncated or changed."""
+        """Read the file; CompressedDataError if it is not ours, of another version or model, truncated or
+        changed."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data must be bytes, got {type(data).__name__}")
         data = bytes(data)
@@ -174,8 +176,8 @@ def _block(data: bytes) -> bytes:
 def carry(schema: Schema, X: Any, restored: Any) -> tuple[bytes, list[int]]:
     """Find what X has beyond ``restored``, which came back from its cells alone.
 
-    Gives these extras as bytes (none if X came back whole) and the fields that had to be carried as they are, whose
-    cells need no coding.
+    Gives these extras as bytes (none if X came back whole) and the fields that had to be carried as they are,
+    whose cells need no coding.
     """
     if schema.container != "frame":
         array = np.asarray(X)
@@ -261,7 +263,8 @@ def check_whole(X: Any, back: Any) -> None:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Tell whether two columns have equal values, blanks and dtype (a blank is a blank, be it None or NaN)."""
+    """Tell whether two columns have equal values, blanks and dtype (a blank is a blank, be it None or
+    NaN)."""
     if a.dtype != b.dtype or len(a) != len(b):
         return False
     blank = a.isna().to_numpy()
@@ -274,7 +277,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _as_list(column: pd.Series) -> list | None:
-    """Write a column of text or whole numbers as a list for JSON, which takes less room than Parquet; None for others."""
+    """Write a column of text or whole numbers as a list for JSON, which takes less room than Parquet; None
+    for others."""
     if column.dtype.kind in "iu" and isinstance(column.dtype, np.dtype):
         return column.tolist()
     values = [None if blank else v for v, blank in zip(column.tolist(), column.isna(), strict=True)]

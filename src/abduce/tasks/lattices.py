@@ -4,18 +4,19 @@ Every law of latents here is a mixture of Gaussians whose axes are whitened by a
 
     Σ_c r_c · law of z with  A_c (z − m_c) = scale · e,  e ~ N(0, I),  A_c triangular,
 
-which covers N(0, I), diagonal posteriors, exact posteriors of linear maps (A is the transposed Cholesky factor of the
-precision), and mixture priors (A is the inverse Cholesky factor of the covariance).  Given the latents that come before it
-in A's order, each latent is a Gaussian in one dimension: cut into bins, it is what the coder codes.
+which covers N(0, I), diagonal posteriors, exact posteriors of linear maps (A is the transposed Cholesky
+factor of the precision), and mixture priors (A is the inverse Cholesky factor of the covariance).  Given the
+latents that come before it in A's order, each latent is a Gaussian in one dimension: cut into bins, it is
+what the coder codes.
 
 A mixture codes z at exactly −log of its *marginal* density, by bits-back on the component:
 
-    draw    pop c ~ r_c, pop z ~ law c, push c with its probability given z          gains −log Σ_c r_c law_c(z)
-    give    the inverse, step by step backwards                                      costs the same
+    draw    pop c ~ r_c, pop z ~ law c, push c with its probability given z          gains −log Σ_c r_c
+    law_c(z) give    the inverse, step by step backwards                                      costs the same
 
-The lattice ends at ±8, with a step of about half the posterior's width; prior and posterior share it, so the step cancels.
-(Much finer would cost: the coder gives each point at least 2⁻²⁴, so with 2¹⁵ points one latent in 512 would be drawn from
-nowhere.)
+The lattice ends at ±8, with a step of about half the posterior's width; prior and posterior share it, so the
+step cancels. (Much finer would cost: the coder gives each point at least 2⁻²⁴, so with 2¹⁵ points one latent
+in 512 would be drawn from nowhere.)
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ Choose = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
 class LatentLaw:
-    """A mixture as above for n rows: ``log_r`` (n, C) or None, ``mean`` (n, C, k), ``A`` (n or 1, C, k, k) or None (the
-    identity), ``scale`` (n, k); latents have ``unit`` (k,) lattice points in one unit.  ``upper`` says which triangle A is.
+    """A mixture as above for n rows: ``log_r`` (n, C) or None, ``mean`` (n, C, k), ``A`` (n or 1, C, k, k) or
+    None (the identity), ``scale`` (n, k); latents have ``unit`` (k,) lattice points in one unit.  ``upper``
+    says which triangle A is.
     """
 
     def __init__(

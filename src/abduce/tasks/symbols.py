@@ -1,19 +1,22 @@
 """Symbol models: what the entropy coder is told about each cell, given the latents.
 
-A likelihood speaks of model values; a coder needs whole numbers with probabilities.  Every cell that is not a code of
-categories lives on a lattice, value = (low + s) / denominator for s = 0..size−1, and s has the mass that the likelihood
-gives to the interval around it (the first and the last symbol take the tails):
+A likelihood speaks of model values; a coder needs whole numbers with probabilities.  Every cell that is not a
+code of categories lives on a lattice, value = (low + s) / denominator for s = 0..size−1, and s has the mass
+that the likelihood gives to the interval around it (the first and the last symbol take the tails):
 
     binary                 Bernoulli
     categorical, ordinal   table of probabilities
     Gaussian, fine         Gaussian cut into bins of one lattice step
-    all others             digits: the interval [0, size) is cut into at most 16 parts, again and again, and each digit is
-                           coded by its exact share F(end) − F(start) of the mass that is left (the chain rule), so a pixel
-                           of 256 levels costs 2 x 16 evaluations of F, and a range of 10¹⁵ is as exact as one of ten
+    all others             digits: the interval [0, size) is cut into at most 16 parts, again and again, and
+    each digit is
+                           coded by its exact share F(end) − F(start) of the mass that is left (the chain
+                           rule), so a pixel of 256 levels costs 2 x 16 evaluations of F, and a range of 10¹⁵
+                           is as exact as one of ten
 
-Where a step's part of the law is so narrow that its density is flat, digits are uniform.  The parameters that come out
-of the network are rounded to a grid before use: sums in floating point differ in their last bits with the number of
-threads, the batch or the machine, and one differing bit would make most symbols decode wrong.
+Where a step's part of the law is so narrow that its density is flat, digits are uniform.  The parameters that
+come out of the network are rounded to a grid before use: sums in floating point differ in their last bits
+with the number of threads, the batch or the machine, and one differing bit would make most symbols decode
+wrong.
 
 All is plain NumPy, over the observed cells of a batch, flattened; no loop runs over rows or columns.
 """
@@ -48,7 +51,8 @@ FLAT = 2.0**-6  # a digit whose cells span less than this many standard deviatio
 
 
 class Stack(Protocol):
-    """The entropy coder: a stack of bits onto which symbols are pushed, and from which they are popped in reverse."""
+    """The entropy coder: a stack of bits onto which symbols are pushed, and from which they are popped in
+    reverse."""
 
     @property
     def bits(self) -> int: ...
@@ -79,7 +83,8 @@ def rounded(x: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where each of the D cells' values lie: codes k = low + s, value k / denominator; all arrays ``(D,)``."""
+    """Where each of the D cells' values lie: codes k = low + s, value k / denominator; all arrays
+    ``(D,)``."""
 
     raw: np.ndarray  # cells whose model value is the code itself (classes, counts)
     log: np.ndarray  # cells modelled by their logarithm
@@ -190,14 +195,15 @@ Masses = Callable[[np.ndarray, slice], np.ndarray]
 
 
 class Digits:
-    """Symbols 0..size−1 coded digit by digit; ``masses(edges, part)`` gives the mass between edges ``(m, j + 1)``."""
+    """Symbols 0..size−1 coded digit by digit; ``masses(edges, part)`` gives the mass between edges ``(m, j +
+    1)``."""
 
     def __init__(self, masses: Masses, size: np.ndarray):
         self.masses = masses
         self.size = size
         top = int(size.max(initial=2))
         self.levels = 1 if top <= SINGLE else -(-(top - 1).bit_length() // 4)
-        radix = max(2, int(round(top ** (1 / self.levels))) - 1)
+        radix = max(2, round(top ** (1 / self.levels)) - 1)
         while radix**self.levels < top:
             radix += 1
         self.radix = radix
@@ -303,7 +309,8 @@ def mixture_masses(logits: np.ndarray, loc: np.ndarray, log_scale: np.ndarray, l
 
 @dataclass(frozen=True)
 class Cells:
-    """Positions of a part's cells ``(d,)``, where they are observed ``(n, d)``, and the law of the observed ones."""
+    """Positions of a part's cells ``(d,)``, where they are observed ``(n, d)``, and the law of the observed
+    ones."""
 
     index: np.ndarray
     seen: np.ndarray
@@ -318,8 +325,8 @@ def symbol_models(
 ) -> Iterator[Cells]:
     """Give the symbol models of the observed cells ``(n, D)`` of a batch, part by part of the likelihood.
 
-    ``parts`` hold parameters of at least n rows, of which the first n are used; ``gaussian`` is the mean and scale
-    ``(n, d)`` of the Gaussian part, whatever it is correlated through taken in already.
+    ``parts`` hold parameters of at least n rows, of which the first n are used; ``gaussian`` is the mean and
+    scale ``(n, d)`` of the Gaussian part, whatever it is correlated through taken in already.
     """
     n, d = observed.shape
     for where, part in parts:
@@ -375,7 +382,8 @@ def gaussian_bits(
     scale: np.ndarray,
     lattice: Lattice,
 ) -> np.ndarray:
-    """Bits −log₂ of the mass of codes k (n, d) under independent Gaussians in model space, summed over cells, (n,)."""
+    """Bits −log₂ of the mass of codes k (n, d) under independent Gaussians in model space, summed over cells,
+    (n,)."""
     s = k - lattice.low[index]
     edges = np.stack([lattice.edges(index, s.T), lattice.edges(index, s.T + 1)], -1).swapaxes(
         0, 1
