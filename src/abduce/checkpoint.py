@@ -55,10 +55,14 @@ def save(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor])
         _write(temporary / "model.json", text.encode())
         os.chmod(temporary, 0o755)
         if folder.exists():
-            old = temporary.with_suffix(".old")
+            old = temporary.with_name(temporary.name + ".old")  # no name that an earlier crash may have left
             os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, folder)
+            except BaseException:
+                os.replace(old, folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, folder)
     finally:
@@ -128,7 +132,7 @@ class TrainingState:
 
     def __init__(self, folder: str | Path, identity: dict[str, Any]):
         self.folder = Path(folder)
-        self.identity = identity
+        self.identity = json.loads(json.dumps(identity))  # as it reads back: tuples are lists
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
