@@ -121,7 +121,8 @@ def main() -> None:
     report.remark(
         "Pixels are in grey levels 0..16 plus uniform noise in [0, 1), drawn once a seed for training and "
         "test images alike. Ours is an importance-sampled estimate from 200 draws, a lower bound in "
-        "expectation. reg_covar is chosen on a fifth of the training images, then the mixture is fitted to all of them."
+        "expectation. reg_covar is chosen on a fifth of the training images, then the mixture is "
+        "fitted to all of them."
     )
     report.keep("digits", {name: dict(row) for name, row in found.items()})
     report.save()

@@ -110,7 +110,7 @@ def em_gaussian(X: np.ndarray, iterations: int = 100, ridge: float = 1.0, tolera
     values = np.nan_to_num(X)
     m = values.sum(0) / seen.sum(0).clip(1)
     S = np.diag(((values - m) ** 2 * seen).sum(0) / seen.sum(0).clip(1) + 1e-3)
-    before = values
+    before = np.full_like(values, np.inf)
     for _ in range(iterations):
         filled, second = np.empty_like(values), ridge * np.eye(d)
         for i in range(0, n, ROWS):
