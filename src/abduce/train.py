@@ -114,6 +114,7 @@ def train(
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings), lr=settings.learning_rate, fused=True)
     stepper, optimizer = fabric.setup(_Step(model, objective, settings.partial), optimizer)
 
+    parameters = list(model.parameters())
     batch = min(settings.batch_size, len(rows))
     n_steps = max(1, len(rows) // batch)
     total = epochs * n_steps
@@ -147,8 +148,8 @@ def train(
             total_value = x.new_zeros(())
             for i in range(n_steps):
                 index = shuffled[i * batch : (i + 1) * batch]
-                xb = x[index]
-                ob = None if mask is None else mask[index]
+                xb = x.index_select(0, index)
+                ob = None if mask is None else mask.index_select(0, index)
                 progress = (epoch * n_steps + i) / total
                 for group in optimizer.param_groups:
                     group["lr"] = group["base"] * _rate(progress)
@@ -161,7 +162,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 if settings.clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                    _clip(parameters, settings.clip)
                 optimizer.step()
                 total_value += bound.value.mean()
             record = {
@@ -210,6 +211,13 @@ def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, An
         decay = settings.weight_decay if parameter.ndim > 1 and not linear else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": r, "base": r, "weight_decay": w} for (r, w), p in groups.items()]
+
+
+def _clip(parameters: list[nn.Parameter], most: float) -> None:
+    """Scale gradients down to a norm of ``most``, in one pass where they are smaller (nearly always)."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if norm > most:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
 
 
 def _moments(optimizer: Any) -> dict[str, Tensor]:

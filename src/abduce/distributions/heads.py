@@ -27,14 +27,15 @@ from abduce.distributions.likelihoods import (
 class GaussianHead(nn.Module):
     """Gaussian cells: means from the network, noise scale ``"shared"``, per ``"cell"`` or from the ``"network"``.
 
-    Scales never fall below ``floor`` (in standard deviations of the data).
+    Scales never fall below ``floor`` (in standard deviations of the data); ``half`` is half the step of the lattice that
+    values were rounded to, 0 if they were not.
     """
 
-    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01):
+    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
         super().__init__()
         if scale not in ("shared", "cell", "network"):
             raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
-        self.n_cells, self.scale, self.floor = n_cells, scale, floor
+        self.n_cells, self.scale, self.floor, self.half = n_cells, scale, floor, half
         self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
         self.n_parameters = n_cells * (1 + (scale == "network"))
 
@@ -44,7 +45,7 @@ class GaussianHead(nn.Module):
             raw = raw + h[..., self.n_cells :].clamp(-4.0, 4.0)
         log_floor = math.log(self.floor)
         scale = torch.exp(log_floor + F.softplus(raw - log_floor))
-        return Gaussian(mean, scale.expand_as(mean))
+        return Gaussian(mean, scale.expand_as(mean), half=self.half)
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean."""
@@ -135,10 +136,10 @@ class PixelHead(nn.Module):
 
     def __init__(self, n_cells: int, levels: int, components: int = 3):
         super().__init__()
-        self.levels, self.components = levels, components
+        self.n_cells, self.levels, self.components = n_cells, levels, components
         self.n_parameters = 3 * components * n_cells
         spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
-        self.register_buffer("spread", spread.unsqueeze(-1))
+        self.spread = nn.Parameter(spread.unsqueeze(-1).expand(-1, n_cells).clone())
 
     def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
         logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)

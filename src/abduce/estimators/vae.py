@@ -67,6 +67,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         Share of rows, the least plausible, left out of each training step: robustness against anomalies in X.
     masking : bool
         Hide random parts of rows in training, so that blanks are never new to the encoder.
+    linear_path : bool or "auto"
+        Start from, and keep beside the networks, a mixture of linear-Gaussian models whose posterior is exact for any
+        pattern of blanks; "auto" does so when some cells are numbers.
     activation : "silu", "tanh", "relu", "gelu" or "elu"
     dropout : float in [0, 1)
         Of the hidden layers, in training.
@@ -115,6 +118,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "trim": [Interval(Real, 0, 0.5, closed="left")],
         "masking": ["boolean"],
+        "linear_path": ["boolean", StrOptions({"auto"})],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "kinds": [dict, str, None],
@@ -138,6 +142,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         contamination: float = 0.1,
         trim: float = 0.0,
         masking: bool = True,
+        linear_path: bool | str = "auto",
         activation: str = "silu",
         dropout: float = 0.0,
         kinds: Mapping[Any, str] | str | None = None,
@@ -158,6 +163,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         self.contamination = contamination
         self.trim = trim
         self.masking = masking
+        self.linear_path = linear_path
         self.activation = activation
         self.dropout = dropout
         self.kinds = kinds
@@ -213,16 +219,27 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         self.n_iter_ = len(run.history)
         self.model_ = model.double()
         self.inference_seed_ = seed
-        self.offset_ = float(np.quantile(self._scores(x, mask), self.contamination))
+        self.offset_ = float(np.quantile(self._scores(*self._some_rows(x, mask)), self.contamination))
         return self
+
+    def _some_rows(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """All rows, or of very large data as many as can be scored in seconds."""
+        most = max(500, 10**8 // (x.shape[1] * self.samples))
+        if len(x) <= most:
+            return x, mask
+        index = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.inference_seed_))[:most]
+        return x[index], mask[index]
 
     def _check_hidden(self) -> None:
         widths = list(self.hidden)
         if not all(isinstance(w, (int, np.integer)) and w > 0 for w in widths):
             raise ValueError(f"hidden must be a sequence of positive ints or 'auto', got {self.hidden!r}")
 
+    def _wants_path(self, schema: Schema) -> bool:
+        return wants_path(schema) if self.linear_path == "auto" else bool(self.linear_path)
+
     def _settings(self, schema: Schema, n: int, seed: int) -> Settings:
-        path = wants_path(schema, self.likelihood)
+        path = self._wants_path(schema)
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
             steps=600 if path else 12_000,
@@ -242,7 +259,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         self, schema: Schema, x: Tensor, mask: Tensor, rows: Tensor, held: Tensor, means: list[float], seed: int
     ) -> tuple[dict[str, Any], LinearPath | None]:
         """The arguments that build the network, all JSON-able, and the linear path it starts from."""
-        wants = wants_path(schema, self.likelihood)
+        wants = self._wants_path(schema)
         features = features_of(schema, means, self.masking)
         n_inputs = features.n_features - self.masking * schema.n_cells
         latent = self.latent_dim
@@ -256,6 +273,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
             "activation": self.activation,
             "masking": self.masking,
             "dropout": self.dropout,
+            "pixel_components": 2 if wants else 3,
         }
         path = None
         if wants:
@@ -295,7 +313,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Outli
         """scikit-learn's checks: column names, number of columns, and plain arrays' shape and contents."""
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
-        elif np.ndim(X) == 2 or not hasattr(X, "ndim") or X.ndim < 2:
+        elif getattr(X, "ndim", 2) <= 2:
             kind = getattr(getattr(X, "dtype", None), "kind", "O")
             dtype = None if kind in "bifu" else np.float64
             validate_data(self, X, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")

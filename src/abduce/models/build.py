@@ -50,10 +50,9 @@ def _groups(schema: Schema) -> list[tuple[str, list[int], tuple]]:
     return out
 
 
-def wants_path(schema: Schema, likelihood: str) -> bool:
-    """Whether a linear path serves the data: some cells are Gaussian numbers."""
-    kinds = {group.kind for group in schema.groups}
-    return bool(kinds & {"real", "positive"}) or ("pixel" in kinds and likelihood != "discretized_logistic")
+def wants_path(schema: Schema) -> bool:
+    """Whether a linear path serves the data: some cells are numbers."""
+    return bool({group.kind for group in schema.groups} & set(NUMERIC))
 
 
 def build_vae(
@@ -66,7 +65,7 @@ def build_vae(
     dropout: float = 0.0,
     masking: bool = True,
     mixture: int = 0,
-    pixel_components: int = 3,
+    pixel_components: int = 2,
     means: Sequence[float] | None = None,
     path: LinearPath | None = None,
 ) -> VariationalAutoencoder:
@@ -82,6 +81,10 @@ def build_vae(
             for n in sorted({f.levels for f in fields}):
                 own = [c for c, f in zip(cells, fields, strict=True) if f.levels == n]
                 heads.append((own, PixelHead(len(own), n, pixel_components)))
+        elif kind == "pixel":
+            for half in sorted({1 / (2 * f.denominator * f.scale) for f in fields}):
+                own = [c for c, f in zip(cells, fields, strict=True) if 1 / (2 * f.denominator * f.scale) == half]
+                heads.append((own, GaussianHead(len(own), scale, FLOOR, half)))
         elif kind in NUMERIC:
             gaussian += cells
         elif kind == "binary":
@@ -92,7 +95,7 @@ def build_vae(
             sizes = [len(f.categories or ()) for f in fields]
             heads.append((cells, (OrdinalHead if kind == "ordinal" else CategoricalHead)(sizes)))
     if gaussian:
-        heads.insert(0, (sorted(gaussian), GaussianHead(len(gaussian), scale, floor=FLOOR)))
+        heads.insert(0, (sorted(gaussian), GaussianHead(len(gaussian), scale, FLOOR)))
     features = features_of(schema, means, masking)
     if mixture and path is None:
         n, k = features.n_features - masking * schema.n_cells, latent_dim
@@ -130,6 +133,16 @@ def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
             log_floor = math.log(head.floor)
             above = (0.5 * path.noise[index].float().log() - log_floor).clamp_min(0.02)
             head.raw_scale.copy_(log_floor + torch.log(torch.expm1(above)))
+        elif isinstance(head, PixelHead):
+            index, d = [place[c] for c in cells], len(cells)
+            head.spread.zero_()
+            log_scale = 0.5 * path.noise[index].float().log() + math.log(math.sqrt(3) / math.pi)
+            for i in range(head.components):  # every component follows the path; the later ones are rarer and wider
+                loc = slice(rows.start + (head.components + i) * d, rows.start + (head.components + i + 1) * d)
+                width = slice(loc.start + head.components * d, loc.stop + head.components * d)
+                linear.weight[loc], linear.bias[loc] = W[index], b[index]
+                linear.bias[rows.start + i * d : rows.start + (i + 1) * d] = -2.0 * i
+                linear.bias[width] = log_scale + 1.5 + 0.7 * i
         elif isinstance(head, BernoulliHead):
             index = [place[c] for c in cells]
             p = b[index].clamp(0.02, 0.98)

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +38,16 @@ class LinearPath:
     means: Tensor
     covariances: Tensor
 
+    @cached_property
+    def precisions(self) -> Tensor:
+        """S_c⁻¹, (C, k, k)."""
+        return torch.linalg.inv(self.covariances)
+
+    @cached_property
+    def log_det_precisions(self) -> Tensor:
+        """log det S_c⁻¹, (C,)."""
+        return torch.linalg.slogdet(self.precisions)[1]
+
     def posterior(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Exact posterior over (c, z) for each row.
 
@@ -44,7 +55,7 @@ class LinearPath:
         log p(y_obs), nats (B,).  Rows with everything observed share their precisions.
         """
         residual = y - self.b
-        precision = torch.linalg.inv(self.covariances)  # (C, k, k)
+        precision = self.precisions
         if observed is None:
             scaled = residual / self.noise
             gram = (self.W.T / self.noise) @ self.W
@@ -68,7 +79,7 @@ class LinearPath:
             column = torch.linalg.solve_triangular(chol, h.unsqueeze(-1), upper=False)
             mean = torch.linalg.solve_triangular(chol.mT, column, upper=True).squeeze(-1)
             half = column.squeeze(-1)
-        log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1) - torch.linalg.slogdet(precision)[1]
+        log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_det_precisions
         energy = (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
         constant = constant.unsqueeze(-1) if constant.ndim else constant
         log_joint = self.weights.log() - 0.5 * (energy + constant + log_det)
@@ -174,6 +185,7 @@ def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: flo
     values, vectors = values.flip(0), vectors.flip(1)
     rest = values[latent:].mean() if latent < d else values[-1] * 0.5
     W = vectors[:, :latent] * (values[:latent] - rest).clamp_min(1e-4).sqrt()
+    W = torch.nn.functional.pad(W, (0, max(0, latent - d)))  # more latents than cells: the others stay unused
     noise = (torch.diagonal(covariance) - W.square().sum(1)).clamp_min(floor**2)
     eye = torch.eye(latent, dtype=y.dtype, device=y.device)
     one = torch.ones(1, dtype=y.dtype, device=y.device)

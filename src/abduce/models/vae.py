@@ -79,11 +79,14 @@ class VariationalAutoencoder(LatentVariableModel):
 class _Surrogate(nn.Module):
     """A linear path over what the encoder reads, kept fixed: where the posterior starts from."""
 
+    NAMES = ("W", "b", "noise", "weights", "means", "covariances", "precisions", "log_det_precisions")
+
     def __init__(self, path: LinearPath):
         super().__init__()
-        for name in ("W", "b", "noise", "weights", "means", "covariances"):
+        for name in self.NAMES:
             self.register_buffer(name, getattr(path, name).float())
 
     def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         path = LinearPath(self.W, self.b, self.noise, self.weights, self.means, self.covariances)
+        path.precisions, path.log_det_precisions = self.precisions, self.log_det_precisions
         return path.posterior(y, observed)[:3]
