@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/abduce demo -o out/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -33,6 +33,7 @@ docs: $(VENV)/.installed-docs
 
 clean:
 	rm -rf $(VENV) out docs/_build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: what a person runs needs only the first; each set of tools is installed when first asked for.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,8 +1,35 @@
 """Fit one generative model to unlabelled data, then ask it anything."""
 
-from abduce.estimators.adapters import Imputer, OutlierDetector
-from abduce.estimators.folder import load
-from abduce.estimators.vae import VAE
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from abduce.estimators.adapters import Imputer, OutlierDetector
+    from abduce.estimators.folder import load
+    from abduce.estimators.vae import VAE
 
 __version__ = "0.1.0"
 __all__ = ["VAE", "Imputer", "OutlierDetector", "load"]
+
+# torch and scikit-learn take seconds to import: a name is fetched when it is first asked for, so that `abduce --help`
+# and the reading of files do without them
+_HOME = {
+    "VAE": "abduce.estimators.vae",
+    "Imputer": "abduce.estimators.adapters",
+    "OutlierDetector": "abduce.estimators.adapters",
+    "load": "abduce.estimators.folder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

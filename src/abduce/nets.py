@@ -57,6 +57,13 @@ class Features(nn.Module):
     cell reads as zeros, and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
     """
 
+    numeric: Tensor
+    count: Tensor
+    count_loc: Tensor
+    count_scale: Tensor
+    class_cell: Tensor
+    class_code: Tensor
+
     def __init__(
         self,
         n_cells: int,
@@ -96,7 +103,7 @@ class Features(nn.Module):
         count = torch.log1p(x[..., self.count].clamp_min(0))
         if len(self.count):
             count = (count - self.count_loc) / self.count_scale
-        onehot = (x[..., self.class_cell] == self.class_code).to(x.dtype)
+        onehot = torch.eq(x[..., self.class_cell], self.class_code).to(x.dtype)
         features = torch.cat([x[..., self.numeric], count, onehot], -1)
         if observed is None:
             return features, None

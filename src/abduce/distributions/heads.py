@@ -35,7 +35,7 @@ class GaussianHead(nn.Module):
         super().__init__()
         if scale not in ("shared", "cell", "network"):
             raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
-        self.n_cells, self.scale, self.floor, self.half = n_cells, scale, floor, half
+        self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, floor, half
         self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
         self.n_parameters = n_cells * (1 + (scale == "network"))
 
@@ -45,7 +45,7 @@ class GaussianHead(nn.Module):
             raw = raw + h[..., self.n_cells :].clamp(-4.0, 4.0)
         log_floor = math.log(self.floor)
         scale = torch.exp(log_floor + F.softplus(raw - log_floor))
-        return Gaussian(mean, scale.expand_as(mean), half=self.half)
+        return Gaussian(mean, scale.expand_as(mean), half=self.half_step)
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean."""
@@ -70,6 +70,8 @@ class BernoulliHead(nn.Module):
 class CategoricalHead(nn.Module):
     """Categorical cells with ``sizes[i]`` classes each, padded to the largest."""
 
+    illegal: Tensor
+
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
         self.k = max(sizes)
@@ -88,6 +90,8 @@ class CategoricalHead(nn.Module):
 
 class OrdinalHead(nn.Module):
     """Ordinal cells by cumulative logits, P(x ≤ k | z) = σ(t_k − location(z)), thresholds t rising (McCullagh 1980)."""
+
+    beyond: Tensor
 
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
@@ -116,6 +120,8 @@ class OrdinalHead(nn.Module):
 
 class NegativeBinomialHead(nn.Module):
     """Count cells; the network moves the log-mean around ``means``, the dispersion is one a column."""
+
+    log_base: Tensor
 
     def __init__(self, means: Sequence[float]):
         super().__init__()

@@ -215,7 +215,8 @@ class NegativeBinomial:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         r = self.log_dispersion.exp()
-        rate = torch._standard_gamma(r.contiguous(), generator=generator) * torch.exp(self.log_mean) / r
+        rate = torch._standard_gamma(r.contiguous(), generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+        rate = rate * torch.exp(self.log_mean) / r
         return torch.poisson(rate, generator=generator)
 
     def gaussian(self) -> Gaussian:

@@ -37,6 +37,11 @@ class GaussianMixture(nn.Module):
     ``weights`` (C,), ``means`` (C, k), ``covariances`` (C, k, k); kept fixed in training.
     """
 
+    weights: Tensor
+    means: Tensor
+    roots: Tensor
+    whitening: Tensor
+
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor):
         super().__init__()
         self.latent_dim = means.shape[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, OutlierMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -26,7 +28,8 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def fit(self, X, y=None):
         """Fit a clone of the model."""
-        self.model_ = clone(self.model).fit(X)
+        model: Any = clone(self.model)
+        self.model_ = model.fit(X)
         self.n_features_in_ = self.model_.n_features_in_
         if hasattr(self.model_, "feature_names_in_"):
             self.feature_names_in_ = self.model_.feature_names_in_
@@ -39,7 +42,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
 
 class OutlierDetector(OutlierMixin, BaseEstimator):
-    """Flag odd rows as a pipeline's last step: ``predict``, ``decision_function`` and ``score_samples`` of the model."""
+    """Flag odd rows as a pipeline's last step: ``predict``, ``decision_function``, ``score_samples`` of the model."""
 
     def __init__(self, model):
         self.model = model
@@ -51,7 +54,8 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
 
     def fit(self, X, y=None):
         """Fit a clone of the model."""
-        self.model_ = clone(self.model).fit(X)
+        model: Any = clone(self.model)
+        self.model_ = model.fit(X)
         self.n_features_in_ = self.model_.n_features_in_
         if hasattr(self.model_, "feature_names_in_"):
             self.feature_names_in_ = self.model_.feature_names_in_

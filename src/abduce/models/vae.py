@@ -79,6 +79,15 @@ class VariationalAutoencoder(LatentVariableModel):
 class _Surrogate(nn.Module):
     """A linear path over what the encoder reads, kept fixed: where the posterior starts from."""
 
+    W: Tensor
+    b: Tensor
+    noise: Tensor
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    precisions: Tensor
+    log_det_precisions: Tensor
+
     NAMES = ("W", "b", "noise", "weights", "means", "covariances", "precisions", "log_det_precisions")
 
     def __init__(self, path: LinearPath):
@@ -88,5 +97,5 @@ class _Surrogate(nn.Module):
 
     def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         path = LinearPath(self.W, self.b, self.noise, self.weights, self.means, self.covariances)
-        path.precisions, path.log_det_precisions = self.precisions, self.log_det_precisions
+        path.__dict__.update(precisions=self.precisions, log_det_precisions=self.log_det_precisions)  # as cached
         return path.posterior(y, observed)[:3]
