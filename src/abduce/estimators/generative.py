@@ -161,7 +161,7 @@ class GenerativeModel(
         if draws is not None and (not isinstance(draws, Integral) or draws < 1):
             raise ValueError(f"draws must be a positive int or None, got {draws!r}")
         if not blank.any():
-            copies = [X.copy() if hasattr(X, "copy") else np.array(X) for _ in range(draws or 1)]
+            copies = [X.copy() if isinstance(X, pd.DataFrame) else np.array(X) for _ in range(draws or 1)]
             return copies if draws else copies[0]
         rows = blank.any(1)
         values = x.numpy().copy()
