@@ -74,7 +74,9 @@ def model_of(name: str, train: np.ndarray, epochs: int | None, **arguments: Any)
     return model, seconds
 
 
-def measure(report: Report, name: str, train: np.ndarray, test: np.ndarray, levels: int, model: Any, fit: float) -> None:
+def measure(
+    report: Report, name: str, train: np.ndarray, test: np.ndarray, levels: int, model: Any, fit: float
+) -> None:
     """One table: ours and the codecs."""
     say(f"{name}: compressing {len(test)} images")
     data, encode = timed(model.compress, test)
@@ -87,13 +89,23 @@ def measure(report: Report, name: str, train: np.ndarray, test: np.ndarray, leve
         return n_bytes * 8 / test.size
 
     rows = [
-        ["**abduce, total bytes**", bpd(len(data)), len(data), f"{len(test) / encode:,.0f}", f"{len(test) / decode:,.0f}"],
+        [
+            "**abduce, total bytes**",
+            bpd(len(data)),
+            len(data),
+            f"{len(test) / encode:,.0f}",
+            f"{len(test) / decode:,.0f}",
+        ],
         ["abduce, marginal", figures.marginal_bits / per, "–", "–", "–"],
         ["limit: the model's −ELBO", figures.negative_elbo_bits / per, "–", "–", "–"],
     ]
     others = codecs(train, test, levels)
-    rows += [[codec, bpd(size), size, "–", "–"] for codec, size in sorted(others.items(), key=lambda kv: kv[1])]
-    report.table(f"{name}: {len(test):,} test images", ["code", "bits/dim", "bytes", "rows/s in", "rows/s out"], rows)
+    rows += [
+        [codec, bpd(size), size, "–", "–"] for codec, size in sorted(others.items(), key=lambda kv: kv[1])
+    ]
+    report.table(
+        f"{name}: {len(test):,} test images", ["code", "bits/dim", "bytes", "rows/s in", "rows/s out"], rows
+    )
     overhead = figures.marginal_bits / figures.negative_elbo_bits - 1
     report.remark(
         f"Marginal rate over −ELBO: {overhead:+.2%}. First rows, coded without bits-back: {figures.first_rows}; header "
@@ -111,7 +123,9 @@ def measure(report: Report, name: str, train: np.ndarray, test: np.ndarray, leve
 
 def main() -> None:
     parser = arguments(__doc__, 1)
-    parser.add_argument("--only", nargs="+", choices=("digits", "mnist", "binary"), default=["digits", "mnist", "binary"])
+    parser.add_argument(
+        "--only", nargs="+", choices=("digits", "mnist", "binary"), default=["digits", "mnist", "binary"]
+    )
     parser.add_argument("--epochs", type=int, help="epochs on MNIST (default: 40 raw, 30 binary)")
     args = parse(parser)
     report = Report("compression", "Lossless compression", args)
@@ -128,14 +142,22 @@ def main() -> None:
         train, test = data.x_train, data.x_test
         if args.quick:
             train, test = train[:2000], test[:500]
-        network = {"hidden": (256, 256), "latent_dim": 40, "masking": False, "weight_decay": 0.0, "activation": "silu"}
+        network = {
+            "hidden": (256, 256),
+            "latent_dim": 40,
+            "masking": False,
+            "weight_decay": 0.0,
+            "activation": "silu",
+        }
         if "mnist" in args.only:
             epochs = 1 if args.quick else args.epochs or 40
             model, seconds = model_of("mnist", train, epochs, likelihood="discretized_logistic", **network)
             measure(report, "MNIST, raw", train, test, 256, model, seconds)
         if "binary" in args.only:
             rng = np.random.default_rng(SEED)
-            train, test = (np.asarray(rng.random(part.shape) < part / 255.0, np.uint8) for part in (train, test))
+            train, test = (
+                np.asarray(rng.random(part.shape) < part / 255.0, np.uint8) for part in (train, test)
+            )
             epochs = 1 if args.quick else args.epochs or 30
             model, seconds = model_of("binary", train, epochs, **network)
             measure(report, f"MNIST, binarised at random once (seed {SEED})", train, test, 2, model, seconds)

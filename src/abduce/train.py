@@ -157,8 +157,7 @@ def train(
                 if settings.masking:
                     seen = torch.ones_like(xb, dtype=torch.bool) if ob is None else ob
                     keep = hide(seen, settings.event_shape, generator)
-                trim = settings.trim if progress > 0.25 else 0.0
-                loss, bound = stepper(xb, ob, keep, progress, generator, trim)
+                loss, bound = stepper(xb, ob, keep, progress, generator, settings.trim)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 if settings.clip:
@@ -252,4 +251,5 @@ def _evaluate(
     for i in range(0, len(x), 1000):
         ob = None if observed is None else observed[i : i + 1000]
         values.append(objective(model, x[i : i + 1000], ob, 1.0, generator).value)
-    return float(torch.cat(values).mean())
+    value = torch.cat(values)
+    return float(value[value >= torch.quantile(value, settings.trim)].mean() if settings.trim else value.mean())

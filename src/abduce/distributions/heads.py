@@ -21,6 +21,7 @@ from abduce.distributions.likelihoods import (
     Gaussian,
     NegativeBinomial,
     Product,
+    RoundedGaussian,
 )
 
 
@@ -39,13 +40,14 @@ class GaussianHead(nn.Module):
         self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
         self.n_parameters = n_cells * (1 + (scale == "network"))
 
-    def forward(self, h: Tensor) -> Gaussian:
+    def forward(self, h: Tensor) -> Gaussian | RoundedGaussian:
         mean, raw = h[..., : self.n_cells], self.raw_scale
         if self.scale == "network":
             raw = raw + h[..., self.n_cells :].clamp(-4.0, 4.0)
         log_floor = math.log(self.floor)
         scale = torch.exp(log_floor + F.softplus(raw - log_floor))
-        return Gaussian(mean, scale.expand_as(mean), half=self.half_step)
+        scale = scale.expand_as(mean)
+        return RoundedGaussian(mean, scale, self.half_step) if self.half_step else Gaussian(mean, scale)
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean."""

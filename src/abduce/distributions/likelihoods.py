@@ -50,13 +50,6 @@ def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
-def log_interval(standard: Tensor, half: Tensor) -> Tensor:
-    """log[Φ(t + half) − Φ(t − half)], measured from the nearer tail so that nothing cancels."""
-    t = -standard.abs()
-    upper, lower = torch.special.log_ndtr(t + half), torch.special.log_ndtr(t - half)
-    return upper + torch.log(-torch.expm1((lower - upper).clamp_max(-1e-7)))
-
-
 class Gaussian:
     """Gaussian N(x; mean, diag(scale²) + F Fᵀ), its cells correlated through a low-rank factor F ``(..., d, rank)``.
 
@@ -66,23 +59,16 @@ class Gaussian:
         log N = −½ [rᵀS⁻¹r − ‖chol(P)⁻¹ Fᵀ S⁻¹ r‖² + log det P + Σ log(2π scale²)],     r = x − mean
         u | x_obs ~ N(P⁻¹ Fᵀ S⁻¹ r, P⁻¹),     x = mean + F u + scale · noise.
 
-    With ``half`` > 0 (and no factor) values are known to have been rounded to a lattice of step 2·half, and what counts is
-    the probability of the rounding interval, Φ((x + half − mean)/scale) − Φ((x − half − mean)/scale): a density would grow
-    without bound on values that repeat.
-
     Source: factor analysis, e.g. Ghahramani & Hinton 1996.
     """
 
-    def __init__(self, mean: Tensor, scale: Tensor, factor: Tensor | None = None, half: float = 0.0):
+    def __init__(self, mean: Tensor, scale: Tensor, factor: Tensor | None = None):
         self.mean = mean
         self.scale = scale
         self.factor = factor
-        self.half = half
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         standard = (x - self.mean) / self.scale
-        if self.half:
-            return masked_sum(log_interval(standard, self.half / self.scale), observed)
         cells = -0.5 * (standard.square() + LOG_2PI) - torch.log(self.scale)
         total = masked_sum(cells, observed)
         if self.factor is None:
@@ -134,6 +120,40 @@ class Gaussian:
 
     def gaussian(self) -> Gaussian:
         return self
+
+
+class RoundedGaussian:
+    """Gaussian cells known to have been rounded to a lattice of step 2·half: pixels of few grey values.
+
+        P(x) = Φ((x + half − mean)/scale) − Φ((x − half − mean)/scale),
+
+    the probability of the rounding interval; a density would grow without bound on values that repeat.
+    """
+
+    factor = None
+
+    def __init__(self, mean: Tensor, scale: Tensor, half: float):
+        self.mean, self.scale, self.half = mean, scale, half
+
+    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        # from the nearer tail, where the difference of two tail probabilities does not cancel
+        distance = (x - self.mean).abs()
+        unit = 1 / (math.sqrt(2) * self.scale)
+        mass = 0.5 * (torch.erfc((distance - self.half) * unit) - torch.erfc((distance + self.half) * unit))
+        return masked_sum(mass.clamp_min(torch.finfo(mass.dtype).tiny).log(), observed)
+
+    def condition(self, x: Tensor, observed: Tensor) -> RoundedGaussian:
+        return self
+
+    def moments(self) -> Tensor:
+        return self.mean.unsqueeze(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        x = self.mean + self.scale * normal_like(self.mean, generator)
+        return torch.round((x.clamp(-1, 1) + 1) / (2 * self.half)) * (2 * self.half) - 1
+
+    def gaussian(self) -> Gaussian:
+        return Gaussian(self.mean, self.scale)
 
 
 class Bernoulli:

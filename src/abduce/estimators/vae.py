@@ -266,7 +266,7 @@ class VAE(GenerativeModel):
                 y, seen = features.cells(x[index], mask[index])
                 return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
 
-            path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR)
+            path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR, self.trim)
             config["mixture"] = len(path.weights)
         return config, path
 

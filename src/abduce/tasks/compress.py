@@ -43,7 +43,7 @@ import numpy as np
 import torch
 
 from abduce.data.schema import Schema
-from abduce.distributions.likelihoods import Gaussian, Product
+from abduce.distributions.likelihoods import Gaussian, Product, RoundedGaussian
 from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal
 from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel
@@ -218,7 +218,7 @@ class Codec:
         correlated."""
         n, d = observed.shape
         for where, part in law.parts:
-            if isinstance(part, Gaussian):
+            if isinstance(part, Gaussian | RoundedGaussian):
                 index = np.arange(d)[where if isinstance(where, slice) else where.numpy()]
                 return index, part, None if part.factor is None else Factors(part, n, observed[:, index])
         return None
@@ -339,7 +339,7 @@ class Codec:
         return k, observed
 
 
-def given(part: Gaussian, factors: Factors | None, u: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def given(part: Gaussian | RoundedGaussian, factors: Factors | None, u: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale (n, d) of independent Gaussian cells, their factors given."""
     if factors is not None:
         return factors.cells(u)
@@ -526,7 +526,7 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
             nats = codec.model.prior.log_prob(z) - q.log_prob(z)
             bits = np.zeros(len(ks))
             for where, part in codec.model.likelihood(z).parts:
-                if not isinstance(part, Gaussian):
+                if not isinstance(part, Gaussian | RoundedGaussian):
                     nats = nats + part.log_prob(x[:, where], seen[:, where])
                     continue
                 mean = part.mean

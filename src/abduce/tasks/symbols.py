@@ -39,6 +39,7 @@ from abduce.distributions.likelihoods import (
     Distribution,
     Gaussian,
     NegativeBinomial,
+    RoundedGaussian,
 )
 
 GRID = 2.0**14  # network outputs are rounded to multiples of 1/GRID
@@ -340,7 +341,7 @@ def symbol_models(
         def spread(t: Tensor, seen: np.ndarray = seen) -> np.ndarray:  # (n, components, d) to (components, m)
             return np.stack([rounded(c.numpy()[seen]) for c in t[:n].unbind(-2)])
 
-        if isinstance(part, Gaussian):
+        if isinstance(part, Gaussian | RoundedGaussian):
             assert gaussian is not None
             mean, scale = gaussian
             fine = ~lattice.log[index] & (size <= FINE)

@@ -1,0 +1,196 @@
+"""Training speed: the 784-200-200-50 tanh Bernoulli VAE on 60,000 binary images, interleaved with what else would train it.
+
+python benchmarks/training_speed.py [--rows N] [--rounds 5]
+
+Every trainer runs the same number of steps in turn, round after round, so that the machine's other work hits all alike;
+figures are medians over rounds. Ours is `abduce.train.train`, the loop behind `VAE.fit`, on complete data; the bare loop
+is what one writes by hand in eager PyTorch; pythae's trainer runs without callbacks. The floor is the time of a step's
+matrix products alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from common import Report, arguments, data_folder, parse, say
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from abduce.data.examples import mnist
+from abduce.data.schema import Schema
+from abduce.models.build import build_vae
+from abduce.objectives.bounds import ELBO
+from abduce.train import Settings, train
+
+PIXELS, HIDDEN, LATENT = 784, 200, 50
+SHAPES = ((PIXELS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, PIXELS))
+# forward, gradient of weights, gradient of inputs (not of the images); 2 operations a multiply-add
+FLOPS = 6 * sum(i * o for i, o in SHAPES) - 2 * PIXELS * HIDDEN
+
+Epoch = Callable[[], None]
+
+
+def network(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, o in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(i, o), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def ours(x: Tensor, batch: int) -> Epoch:
+    schema = Schema.infer(x.numpy().astype(np.uint8).reshape(-1, 28, 28))
+    model = build_vae(schema, LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False)
+    settings = Settings(epochs=1, batch_size=batch, masking=False, validation=0.0, device="cpu")
+    observed = torch.ones(1, 1, dtype=torch.bool).expand(x.shape)
+
+    def epoch() -> None:
+        train(model, ELBO(), x, observed, settings)
+
+    return epoch
+
+
+def eager(x: Tensor, batch: int) -> Epoch:
+    encoder, decoder = network(PIXELS, HIDDEN, HIDDEN, 2 * LATENT), network(LATENT, HIDDEN, HIDDEN, PIXELS)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
+
+    def epoch() -> None:
+        order = torch.randperm(len(x))
+        for i in range(0, len(x), batch):
+            rows = x[order[i : i + batch]]
+            mean, log_variance = encoder(rows).chunk(2, -1)
+            z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+            reconstruction = F.binary_cross_entropy_with_logits(decoder(z), rows, reduction="sum")
+            kl = 0.5 * torch.sum(mean.square() + log_variance.exp() - 1 - log_variance)
+            loss = (reconstruction + kl) / len(rows)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def pythae(x: Tensor, batch: int) -> Epoch:
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from pythae.trainers.training_callbacks import CallbackHandler
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.net = network(PIXELS, HIDDEN, HIDDEN, 2 * LATENT)
+
+        def forward(self, rows):
+            mean, log_variance = self.net(rows).chunk(2, -1)
+            return ModelOutput(embedding=mean, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.net = network(LATENT, HIDDEN, HIDDEN, PIXELS)
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
+
+    config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENT, reconstruction_loss="bce")
+    model = VAE(config, encoder=Encoder(), decoder=Decoder())
+    options = BaseTrainerConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=batch, num_epochs=1, learning_rate=1e-3, no_cuda=True
+    )
+    trainer = BaseTrainer(model, BaseDataset(x, torch.zeros(len(x))), training_config=options)
+    trainer.prepare_training()
+    trainer.callback_handler = CallbackHandler(callbacks=[], model=model)
+
+    def epoch() -> None:
+        trainer.train_step(1)
+
+    return epoch
+
+
+def products(x: Tensor, batch: int) -> Epoch:
+    """Only the matrix products of a step, into memory set aside beforehand."""
+    steps = []
+    for n, (i, o) in enumerate(SHAPES):
+        rows, gradient, weight = torch.randn(batch, i), torch.randn(batch, o), torch.randn(o, i)
+        steps += [(rows, weight.T, torch.empty(batch, o)), (gradient.T, rows, torch.empty(o, i))]
+        if n:
+            steps.append((gradient, weight, torch.empty(batch, i)))
+
+    def epoch() -> None:
+        for _ in range(0, len(x), batch):
+            for left, right, out in steps:
+                torch.mm(left, right, out=out)
+
+    return epoch
+
+
+def peak() -> float:
+    """Best rate of a large float32 matrix product here, FLOP/s."""
+    a, out = torch.randn(1024, 1024), torch.empty(1024, 1024)
+    best = 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.mm(a, a, out=out)
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def main() -> None:
+    parser = arguments(__doc__, 1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=60_000)
+    args = parse(parser)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_flush_denormal(True)
+    data_folder()
+    images = mnist().x_train.reshape(-1, PIXELS)
+    rows = 5_000 if args.quick else args.rows
+    x = torch.from_numpy((images > 127).astype(np.float32))[:rows].contiguous()
+    report = Report("training_speed", "Training speed, 784-200-200-50 tanh Bernoulli VAE, binary MNIST", args)
+    for batch in (100, 1000):
+        torch.manual_seed(0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainers = {f.__name__: f(x, batch) for f in (ours, eager, pythae, products)}
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
+        rates = []
+        for r in range(args.rounds + 1):
+            rates.append(peak())
+            for name, epoch in trainers.items():
+                start = time.perf_counter()
+                epoch()
+                if r:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - start)
+            say(f"batch {batch}, round {r}", {k: round(v[-1], 2) for k, v in seconds.items() if v})
+        middle = {name: statistics.median(s) for name, s in seconds.items()}
+        gemm = statistics.median(rates)
+        label = {"ours": "**abduce**", "eager": "bare eager loop", "pythae": "pythae trainer", "products": "matrix products alone"}
+        table = [
+            [label[name], len(x) / t, middle["eager"] / t, middle["pythae"] / t, f"{FLOPS * len(x) / t / gemm:.0%}",
+             f"{middle['products'] / t:.0%}"]
+            for name, t in sorted(middle.items(), key=lambda item: item[1])
+        ]  # fmt: skip
+        for row in table:
+            row[1] = f"{row[1]:,.0f}"
+        report.table(
+            f"batch {batch}, {len(x):,} rows, medians of {args.rounds} interleaved rounds",
+            ["trainer", "rows/s", "x eager", "x pythae", f"of the {gemm / 1e9:.0f} GFLOP/s peak", "of its products"],
+            table,
+        )
+        report.keep(f"batch {batch}", {"seconds": seconds, "gemm_flops": gemm, "rows": len(x), "flops_a_row": FLOPS})
+    report.save()
+
+
+if __name__ == "__main__":
+    main()
