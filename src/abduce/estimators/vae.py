@@ -206,7 +206,7 @@ class VAE(GenerativeModel):
 
     def _some_rows(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """All rows, or of very large data as many as can be scored in seconds."""
-        most = max(500, 10**8 // (x.shape[1] * self.samples))
+        most = max(500, 25_000_000 // (x.shape[1] * self.samples))
         if len(x) <= most:
             return x, mask
         index = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.inference_seed_))[:most]
