@@ -106,7 +106,7 @@ def test_pixels_start_spread_over_the_range():
     head = PixelHead(2, levels=8, components=3)
     law = head(torch.zeros(1, head.n_parameters))
     assert law.loc.shape == (1, 3, 2)
-    np.testing.assert_allclose(law.loc[0, :, 0], [-0.8, 0.0, 0.8], atol=1e-6)
+    np.testing.assert_allclose(law.loc[0, :, 0].detach(), [-0.8, 0.0, 0.8], atol=1e-6)
     torch.testing.assert_close(law.gaussian().mean, torch.zeros(1, 2), atol=1e-6, rtol=0)
     one = PixelHead(2, 8, components=1)
     assert one(torch.zeros(1, one.n_parameters)).loc.abs().max() == 0
