@@ -19,6 +19,7 @@ from abduce.distributions.likelihoods import (
     Gaussian,
     NegativeBinomial,
     Product,
+    RoundedGaussian,
     _LogMixtureMass,
     masked_sum,
     uniform_like,
@@ -244,10 +245,29 @@ def test_fine_pixels_close_to_the_exact_moments():
     torch.testing.assert_close(law.gaussian().scale, sd, atol=0.02, rtol=0)
 
 
+def test_rounded_gaussian_is_the_mass_of_its_interval():
+    mean, scale, half = normal(3, 4), 0.2 + normal(3, 4, seed=1).square(), 0.0625
+    x = torch.round(normal(3, 4, seed=2) * 8) / 8
+    distance, law = (x - mean).abs().numpy(), stats.norm(0, scale.numpy())
+    mass = law.sf(distance - half) - law.sf(distance + half)  # from the tail: no cancellation
+    value = RoundedGaussian(mean, scale, half).log_prob(x)
+    np.testing.assert_allclose(value, np.log(mass).sum(-1), rtol=1e-9)
+    lattice = torch.arange(-400, 401).double() / 8  # the intervals tile the line
+    every = RoundedGaussian(mean[:1, :1], scale[:1, :1], half).log_prob(lattice.unsqueeze(-1))
+    assert torch.logsumexp(every, 0).item() == pytest.approx(0, abs=1e-9)
+    # far out it is the density times the step, finite in single precision
+    far = RoundedGaussian(torch.zeros(1), torch.ones(1), 1e-3).log_prob(torch.tensor([6.0]))
+    assert far.item() == pytest.approx(stats.norm.logpdf(6.0) + math.log(2e-3), abs=1e-2)
+    drawn = RoundedGaussian(torch.zeros(10_000, 1), torch.full((1,), 0.3), half).sample(generator())
+    assert ((drawn + 1) / 0.125).frac().abs().max() < 1e-5
+    assert drawn.std().item() == pytest.approx(0.3, abs=0.02)
+
+
 def families() -> list:
     return [
         Gaussian(normal(2, 4), torch.ones(2, 4).double()),
         Gaussian(normal(2, 4), torch.ones(2, 4).double(), normal(2, 4, 2)),
+        RoundedGaussian(normal(2, 4), torch.ones(2, 4).double(), 0.125),
         Bernoulli(normal(2, 4)),
         Categorical(torch.log_softmax(normal(2, 4, 3), -1)),
         NegativeBinomial(normal(2, 4), normal(4)),
