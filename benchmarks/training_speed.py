@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import statistics
 import tempfile
@@ -32,7 +33,14 @@ from abduce.objectives.bounds import ELBO
 from abduce.train import Settings, train
 
 PIXELS, HIDDEN, LATENT = 784, 200, 50
-SHAPES = ((PIXELS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, PIXELS))
+SHAPES = (
+    (PIXELS, HIDDEN),
+    (HIDDEN, HIDDEN),
+    (HIDDEN, 2 * LATENT),
+    (LATENT, HIDDEN),
+    (HIDDEN, HIDDEN),
+    (HIDDEN, PIXELS),
+)
 # forward, gradient of weights, gradient of inputs (not of the images); 2 operations a multiply-add
 FLOPS = 6 * sum(i * o for i, o in SHAPES) - 2 * PIXELS * HIDDEN
 
@@ -41,7 +49,7 @@ Epoch = Callable[[], None]
 
 def network(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, o in zip(sizes, sizes[1:], strict=False):
+    for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
@@ -106,7 +114,11 @@ def pythae(x: Tensor, batch: int) -> Epoch:
     config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENT, reconstruction_loss="bce")
     model = VAE(config, encoder=Encoder(), decoder=Decoder())
     options = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=batch, num_epochs=1, learning_rate=1e-3, no_cuda=True
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=batch,
+        num_epochs=1,
+        learning_rate=1e-3,
+        no_cuda=True,
     )
     trainer = BaseTrainer(model, BaseDataset(x, torch.zeros(len(x))), training_config=options)
     trainer.prepare_training()
@@ -175,7 +187,12 @@ def main() -> None:
             say(f"batch {batch}, round {r}", {k: round(v[-1], 2) for k, v in seconds.items() if v})
         middle = {name: statistics.median(s) for name, s in seconds.items()}
         gemm = statistics.median(rates)
-        label = {"ours": "**abduce**", "eager": "bare eager loop", "pythae": "pythae trainer", "products": "matrix products alone"}
+        label = {
+            "ours": "**abduce**",
+            "eager": "bare eager loop",
+            "pythae": "pythae trainer",
+            "products": "matrix products alone",
+        }
         table = [
             [label[name], len(x) / t, middle["eager"] / t, middle["pythae"] / t, f"{FLOPS * len(x) / t / gemm:.0%}",
              f"{middle['products'] / t:.0%}"]
@@ -185,10 +202,19 @@ def main() -> None:
             row[1] = f"{row[1]:,.0f}"
         report.table(
             f"batch {batch}, {len(x):,} rows, medians of {args.rounds} interleaved rounds",
-            ["trainer", "rows/s", "x eager", "x pythae", f"of the {gemm / 1e9:.0f} GFLOP/s peak", "of its products"],
+            [
+                "trainer",
+                "rows/s",
+                "x eager",
+                "x pythae",
+                f"of the {gemm / 1e9:.0f} GFLOP/s peak",
+                "of its products",
+            ],
             table,
         )
-        report.keep(f"batch {batch}", {"seconds": seconds, "gemm_flops": gemm, "rows": len(x), "flops_a_row": FLOPS})
+        report.keep(
+            f"batch {batch}", {"seconds": seconds, "gemm_flops": gemm, "rows": len(x), "flops_a_row": FLOPS}
+        )
     report.save()
 
 

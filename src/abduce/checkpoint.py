@@ -42,8 +42,12 @@ def save(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor])
     nothing half-written.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and ((folder / "model.json").exists() or not any(folder.iterdir()))):
-        raise FileExistsError(f"folder {str(folder)!r} exists and is not a model folder; it is not overwritten")
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / "model.json").exists() or not any(folder.iterdir()))
+    ):
+        raise FileExistsError(
+            f"folder {str(folder)!r} exists and is not a model folder; it is not overwritten"
+        )
     weights = save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     body = {"format": FORMAT, "library": "abduce", "weights_sha256": _digest(weights), **config}
     body["sha256"] = _digest(_canonical(body))
@@ -95,7 +99,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         body = json.loads(data["model.json"])
         version = body["format"]
     except (ValueError, KeyError, TypeError):
-        raise ModelFolderError(f"model folder {str(folder)!r}: model.json is damaged (not the JSON it should be)") from None
+        raise ModelFolderError(
+            f"model folder {str(folder)!r}: model.json is damaged (not the JSON it should be)"
+        ) from None
     if version != FORMAT:
         age = "a newer" if isinstance(version, int) and version > FORMAT else "an unknown or older"
         raise ModelFolderError(
@@ -103,7 +109,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f" {age} abduce"
         )
     if body.pop("sha256", None) != _digest(_canonical(body)):
-        raise ModelFolderError(f"model folder {str(folder)!r}: model.json was changed after it was saved (checksum differs)")
+        raise ModelFolderError(
+            f"model folder {str(folder)!r}: model.json was changed after it was saved (checksum differs)"
+        )
     if body["weights_sha256"] != _digest(data["weights.safetensors"]):
         raise ModelFolderError(
             f"model folder {str(folder)!r}: weights.safetensors is truncated or was changed (checksum differs)"
@@ -111,7 +119,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         tensors = load_tensors(data["weights.safetensors"])
     except SafetensorError as error:
-        raise ModelFolderError(f"model folder {str(folder)!r}: weights.safetensors can't be read ({error})") from None
+        raise ModelFolderError(
+            f"model folder {str(folder)!r}: weights.safetensors can't be read ({error})"
+        ) from None
     return body, tensors
 
 

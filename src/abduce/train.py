@@ -174,14 +174,23 @@ def train(
             if len(held) and ((epoch + 1) % every == 0 or last):
                 record["valid"] = _evaluate(model, objective, held_x, held_mask, settings)
                 if record["valid"] > best[0]:
-                    best, bad, run.best_epoch = (record["valid"], copy.deepcopy(model.state_dict())), 0, epoch + 1
+                    best, bad, run.best_epoch = (
+                        (record["valid"], copy.deepcopy(model.state_dict())),
+                        0,
+                        epoch + 1,
+                    )
                 else:
                     bad += 1
             run.history.append(record)
             if callback:
                 callback(record)
             if state and ((epoch + 1) % every == 0 or last):
-                progress = {"epoch": epoch + 1, "bad": bad, "history": run.history, "best_epoch": run.best_epoch}
+                progress = {
+                    "epoch": epoch + 1,
+                    "bad": bad,
+                    "history": run.history,
+                    "best_epoch": run.best_epoch,
+                }
                 groups = {"model": model.state_dict(), "moments": _moments(optimizer)}
                 if best[0] > -math.inf:
                     progress["best"], groups["best"] = best
@@ -252,4 +261,6 @@ def _evaluate(
         ob = None if observed is None else observed[i : i + 1000]
         values.append(objective(model, x[i : i + 1000], ob, 1.0, generator).value)
     value = torch.cat(values)
-    return float(value[value >= torch.quantile(value, settings.trim)].mean() if settings.trim else value.mean())
+    return float(
+        value[value >= torch.quantile(value, settings.trim)].mean() if settings.trim else value.mean()
+    )

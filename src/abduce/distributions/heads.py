@@ -128,7 +128,9 @@ class NegativeBinomialHead(nn.Module):
     def __init__(self, means: Sequence[float]):
         super().__init__()
         self.n_parameters = len(means)
-        self.register_buffer("log_base", torch.log(torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2)))
+        self.register_buffer(
+            "log_base", torch.log(torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2))
+        )
         self.log_dispersion = nn.Parameter(torch.zeros(len(means)))
 
     def forward(self, h: Tensor) -> NegativeBinomial:
@@ -151,7 +153,9 @@ class PixelHead(nn.Module):
 
     def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
         logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
-        return DiscretizedLogisticMixture(logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels)
+        return DiscretizedLogisticMixture(
+            logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels
+        )
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean."""
@@ -195,4 +199,3 @@ class Likelihood(nn.Module):
 
     def extra_repr(self) -> str:
         return f"n_cells={self.n_cells}, n_parameters={self.n_parameters}"
-

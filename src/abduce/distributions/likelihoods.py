@@ -100,7 +100,9 @@ class Gaussian:
         if self.factor is None:
             return self
         mean, root = self.factor_posterior(x, observed)
-        return Gaussian(self.mean + (self.factor @ mean.unsqueeze(-1)).squeeze(-1), self.scale, self.factor @ root)
+        return Gaussian(
+            self.mean + (self.factor @ mean.unsqueeze(-1)).squeeze(-1), self.scale, self.factor @ root
+        )
 
     def moments(self) -> Tensor:
         return self.mean.unsqueeze(-1)
@@ -205,7 +207,9 @@ class Categorical:
         return (self.log_probs + gumbel).argmax(-1).to(self.log_probs.dtype)
 
     def gaussian(self) -> Gaussian:
-        codes = torch.arange(self.log_probs.shape[-1], dtype=self.log_probs.dtype, device=self.log_probs.device)
+        codes = torch.arange(
+            self.log_probs.shape[-1], dtype=self.log_probs.dtype, device=self.log_probs.device
+        )
         p = self.log_probs.exp()
         mean = (p * codes).sum(-1)
         return Gaussian(mean, ((p * codes.square()).sum(-1) - mean.square()).clamp_min(1e-8).sqrt())
@@ -396,7 +400,9 @@ class Product:
         parts = [d.gaussian() for _, d in self.parts]
         mean = self._gather([g.mean for g in parts])
         scale = self._gather([g.scale.expand_as(g.mean) for g in parts])
-        with_factor = [(c, g.factor) for (c, _), g in zip(self.parts, parts, strict=True) if g.factor is not None]
+        with_factor = [
+            (c, g.factor) for (c, _), g in zip(self.parts, parts, strict=True) if g.factor is not None
+        ]
         if not with_factor:
             return Gaussian(mean, scale)
         cells, factor = with_factor[0]

@@ -92,14 +92,18 @@ class MixtureNormal:
         if components == 1:
             moved = self._solve(e.permute(1, 2, 0).unsqueeze(1))[:, 0].permute(2, 0, 1)
             return self.means[:, 0] + self.shift + moved
-        if len(self.chol) == 1 < batch:  # one factor a component for all rows: solve for each component's own draws
+        if (
+            len(self.chol) == 1 < batch
+        ):  # one factor a component for all rows: solve for each component's own draws
             moved = torch.empty_like(e)
             for i in range(components):
                 chosen = c == i
                 if bool(chosen.any()):
                     moved = moved.masked_scatter(
                         chosen.unsqueeze(-1),
-                        torch.linalg.solve_triangular(self.chol[0, i].mT, e[chosen].T, upper=True).T.contiguous(),
+                        torch.linalg.solve_triangular(
+                            self.chol[0, i].mT, e[chosen].T, upper=True
+                        ).T.contiguous(),
                     )
         else:
             every = self._solve(e.permute(1, 2, 0).unsqueeze(1).expand(batch, components, k, samples))
@@ -129,7 +133,9 @@ class MixtureNormal:
             white = moved @ wide
         white = (white - offset.unsqueeze(1)).unflatten(2, (components, k))  # (B, samples, C, k)
         white = white * torch.exp(-self.log_stretch)[:, None, None, :]
-        log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_stretch.sum(-1, keepdim=True)
+        log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_stretch.sum(
+            -1, keepdim=True
+        )
         constant = self.log_r + log_det - 0.5 * self.shift.shape[-1] * LOG_2PI
         total = torch.logsumexp(constant.unsqueeze(1) - 0.5 * white.square().sum(-1), 2).T
         return total if z.ndim == 3 else total[0]

@@ -140,7 +140,9 @@ class GenerativeModel(
         check_is_fitted(self)
         if not isinstance(n, Integral) or n < 1:
             raise ValueError(f"n must be a positive int, got {n!r}")
-        return self.schema_.decode(self.model_.sample(int(n), self._generator(random_state)).numpy(), snap=True)
+        return self.schema_.decode(
+            self.model_.sample(int(n), self._generator(random_state)).numpy(), snap=True
+        )
 
     def _generator(self, random_state) -> torch.Generator:
         state = self.random_state if random_state is None else random_state
@@ -166,7 +168,9 @@ class GenerativeModel(
         rows = blank.any(1)
         values = x.numpy().copy()
         if draws is None:
-            moments, _ = posterior_mean(self.model_, x[rows], seen[rows], effort=self._effort(), seed=self.inference_seed_)
+            moments, _ = posterior_mean(
+                self.model_, x[rows], seen[rows], effort=self._effort(), seed=self.inference_seed_
+            )
             values[rows] = self.model_.heads.point(moments).numpy()
             return self.schema_.replace(X, values, blank)
         stack = np.repeat(values[None], draws, 0)
@@ -238,11 +242,17 @@ class GenerativeModel(
         else:
             wrong = sorted(kinds - {"real", "pixel"})
             if wrong:
-                raise ValueError(f"denoise takes real, pixel or all-binary data, this model also has kinds {wrong}")
+                raise ValueError(
+                    f"denoise takes real, pixel or all-binary data, this model also has kinds {wrong}"
+                )
             scale = np.array([f.scale for f in self.schema_.fields])
             if sigma.ndim and sigma.shape != (len(scale),):
-                raise ValueError(f"noise must be one number or one for each of {len(scale)} columns, got {sigma.shape}")
-            observation = Linear(torch.from_numpy(np.broadcast_to(sigma / scale, (self.schema_.n_cells,)).copy()))
+                raise ValueError(
+                    f"noise must be one number or one for each of {len(scale)} columns, got {sigma.shape}"
+                )
+            observation = Linear(
+                torch.from_numpy(np.broadcast_to(sigma / scale, (self.schema_.n_cells,)).copy())
+            )
         return self.schema_.decode(self._clean(x, seen, observation))
 
     def upscale(self, X, factor: int, noise: float = 0.0):
@@ -276,7 +286,9 @@ class GenerativeModel(
     def _clean(self, y: Tensor, seen: Tensor, observation: Observation) -> np.ndarray:
         """Posterior mean of clean rows, model space."""
         effort = Effort(samples=self.samples, rounds=8)
-        moments, _ = posterior_mean(self.model_, y, seen, observation, effort=effort, seed=self.inference_seed_)
+        moments, _ = posterior_mean(
+            self.model_, y, seen, observation, effort=effort, seed=self.inference_seed_
+        )
         if isinstance(observation, Flips):
             return self.model_.heads.point(moments).numpy()
         return moments[0].squeeze(-1).numpy()

@@ -238,7 +238,14 @@ class VAE(GenerativeModel):
         )
 
     def _architecture(
-        self, schema: Schema, x: Tensor, mask: Tensor, rows: Tensor, held: Tensor, means: list[float], seed: int
+        self,
+        schema: Schema,
+        x: Tensor,
+        mask: Tensor,
+        rows: Tensor,
+        held: Tensor,
+        means: list[float],
+        seed: int,
     ) -> tuple[dict[str, Any], LinearPath | None]:
         """The arguments that build the network, all JSON-able, and the linear path it starts from."""
         wants = self._wants_path(schema)
@@ -247,7 +254,11 @@ class VAE(GenerativeModel):
         latent = self.latent_dim
         if latent == "auto":
             latent = default_latent_dim(schema, len(x), n_inputs, wants)
-        hidden = list(self.hidden) if self.hidden != "auto" else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
+        hidden = (
+            list(self.hidden)
+            if self.hidden != "auto"
+            else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
+        )
         config = {
             "latent_dim": int(latent),
             "hidden": [int(w) for w in hidden],
@@ -296,13 +307,17 @@ class VAE(GenerativeModel):
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What identifies the fitted model: JSON-able configuration and weights."""
         config = {"architecture": self._config, "schema": self.schema_.to_json()}
-        return config, {name: t.float() if t.is_floating_point() else t for name, t in self.model_.state_dict().items()}
+        return config, {
+            name: t.float() if t.is_floating_point() else t for name, t in self.model_.state_dict().items()
+        }
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted model to a folder (safetensors + JSON), atomically."""
         check_is_fitted(self)
         config, tensors = self._state()
-        arguments = {k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")}
+        arguments = {
+            k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")
+        }
         if callable(self.objective):
             arguments["objective"] = "auto"
         else:
@@ -324,7 +339,9 @@ class VAE(GenerativeModel):
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise folders.ModelFolderError(f"the folder's weights do not fit its model.json: {error}") from None
+            raise folders.ModelFolderError(
+                f"the folder's weights do not fit its model.json: {error}"
+            ) from None
         self.model_ = model.double().eval()
         fitted = body["fitted"]
         self.offset_, self.inference_seed_ = fitted["offset"], fitted["inference_seed"]

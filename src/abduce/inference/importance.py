@@ -58,16 +58,25 @@ def log_prob(
     Draws are streamed: memory is bounded by a chunk, whatever ``samples`` is.
     """
     noise = shared_noise(samples, model.noise_dim, seed, x)
-    width = max(x.shape[1], *(len(t.flatten(1)[0]) if t.ndim == 2 else t.shape[0] for t in model.state_dict().values() if t.ndim))
+    width = max(
+        x.shape[1],
+        *(len(t.flatten(1)[0]) if t.ndim == 2 else t.shape[0] for t in model.state_dict().values() if t.ndim),
+    )
     step = max(1, min(samples, CELLS // (ROWS * width)))
 
     def score(xs: Tensor, os: Tensor) -> tuple[Tensor, ...]:
-        log_w = torch.cat([model.log_weights(xs, os, noise[i : i + step]).log_w for i in range(0, samples, step)])
+        log_w = torch.cat(
+            [model.log_weights(xs, os, noise[i : i + step]).log_w for i in range(0, samples, step)]
+        )
         return multi_sample(log_w), standard_error(log_w), effective_sample_size(log_w)
 
     value, error, ess = by_chunk(score, x, observed)
     nothing = ~observed.any(1)  # an empty observation has probability one
-    return value.masked_fill(nothing, 0.0), error.masked_fill(nothing, 0.0), ess.masked_fill(nothing, float(samples))
+    return (
+        value.masked_fill(nothing, 0.0),
+        error.masked_fill(nothing, 0.0),
+        ess.masked_fill(nothing, float(samples)),
+    )
 
 
 def draw(model: LatentVariableModel, x: Tensor, observed: Tensor, samples: int, seed: int = 0) -> Weights:

@@ -46,7 +46,13 @@ def _groups(schema: Schema) -> list[tuple[str, list[int], tuple]]:
     out = []
     for group in schema.groups:
         cells = [int(c) for c in group.cells]
-        out.append((group.kind, cells, group.fields if len(group.fields) == len(cells) else group.fields * len(cells)))
+        out.append(
+            (
+                group.kind,
+                cells,
+                group.fields if len(group.fields) == len(cells) else group.fields * len(cells),
+            )
+        )
     return out
 
 
@@ -83,14 +89,18 @@ def build_vae(
                 heads.append((own, PixelHead(len(own), n, pixel_components)))
         elif kind == "pixel":
             for half in sorted({1 / (2 * f.denominator * f.scale) for f in fields}):
-                own = [c for c, f in zip(cells, fields, strict=True) if 1 / (2 * f.denominator * f.scale) == half]
+                own = [
+                    c for c, f in zip(cells, fields, strict=True) if 1 / (2 * f.denominator * f.scale) == half
+                ]
                 heads.append((own, GaussianHead(len(own), scale, FLOOR, half)))
         elif kind in NUMERIC:
             gaussian += cells
         elif kind == "binary":
             heads.append((cells, BernoulliHead(len(cells))))
         elif kind == "count":
-            heads.append((cells, NegativeBinomialHead([1.0 if means is None else float(means[c]) for c in cells])))
+            heads.append(
+                (cells, NegativeBinomialHead([1.0 if means is None else float(means[c]) for c in cells]))
+            )
         else:
             sizes = [len(f.categories or ()) for f in fields]
             heads.append((cells, (OrdinalHead if kind == "ordinal" else CategoricalHead)(sizes)))
@@ -100,7 +110,14 @@ def build_vae(
     if mixture and path is None:
         n, k = features.n_features - masking * schema.n_cells, latent_dim
         eye = torch.eye(k).repeat(mixture, 1, 1)
-        path = LinearPath(torch.zeros(n, k), torch.zeros(n), torch.ones(n), torch.ones(mixture), torch.zeros(mixture, k), eye)
+        path = LinearPath(
+            torch.zeros(n, k),
+            torch.zeros(n),
+            torch.ones(n),
+            torch.ones(mixture),
+            torch.zeros(mixture, k),
+            eye,
+        )
     likelihood_module = Likelihood(heads, schema.n_cells)
     model = VariationalAutoencoder(features, likelihood_module, latent_dim, hidden, activation, dropout, path)
     if path is not None:
@@ -137,8 +154,12 @@ def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
             index, d = [place[c] for c in cells], len(cells)
             head.spread.zero_()
             log_scale = 0.5 * path.noise[index].float().log() + math.log(math.sqrt(3) / math.pi)
-            for i in range(head.components):  # every component follows the path; the later ones are rarer and wider
-                loc = slice(rows.start + (head.components + i) * d, rows.start + (head.components + i + 1) * d)
+            for i in range(
+                head.components
+            ):  # every component follows the path; the later ones are rarer and wider
+                loc = slice(
+                    rows.start + (head.components + i) * d, rows.start + (head.components + i + 1) * d
+                )
                 width = slice(loc.start + head.components * d, loc.stop + head.components * d)
                 linear.weight[loc], linear.bias[loc] = W[index], b[index]
                 linear.bias[rows.start + i * d : rows.start + (i + 1) * d] = -2.0 * i
@@ -174,4 +195,3 @@ def default_latent_dim(schema: Schema, rows: int, n_features: int, path: bool) -
     if path:
         return max(1, min(n_features - 1, 40, rows // 3))
     return int(max(1, min(round(schema.n_cells**0.5 + 4), schema.n_cells, rows // 4 + 1, 64)))
-

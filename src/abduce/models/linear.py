@@ -66,7 +66,9 @@ class LinearPath:
             outer = (self.W.unsqueeze(-1) * self.W.unsqueeze(-2)).flatten(1)
             gram = ((seen / self.noise) @ outer).unflatten(-1, (self.W.shape[1], -1))
             constant = seen @ (torch.log(self.noise) + LOG_2PI)
-        chol = torch.linalg.cholesky(precision + (gram.unsqueeze(-3) if observed is not None else gram.unsqueeze(0)))
+        chol = torch.linalg.cholesky(
+            precision + (gram.unsqueeze(-3) if observed is not None else gram.unsqueeze(0))
+        )
         if chol.ndim == 3:
             chol = chol.unsqueeze(0)
         pull = (precision @ self.means.unsqueeze(-1)).squeeze(-1)  # S⁻¹ m
@@ -80,7 +82,9 @@ class LinearPath:
             mean = torch.linalg.solve_triangular(chol.mT, column, upper=True).squeeze(-1)
             half = column.squeeze(-1)
         log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_det_precisions
-        energy = (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
+        energy = (
+            (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
+        )
         constant = constant.unsqueeze(-1) if constant.ndim else constant
         log_joint = self.weights.log() - 0.5 * (energy + constant + log_det)
         log_p = torch.logsumexp(log_joint, 1)
@@ -201,7 +205,9 @@ def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: flo
     return LinearPath(W, b, noise, one, torch.zeros_like(W[:1]), eye.unsqueeze(0))
 
 
-def _em_step(path: LinearPath, y: Tensor, observed: Tensor | None, floor: float, shared_noise: bool) -> LinearPath:
+def _em_step(
+    path: LinearPath, y: Tensor, observed: Tensor | None, floor: float, shared_noise: bool
+) -> LinearPath:
     """One step of expectation-maximisation; the observed-data likelihood does not fall (but for shrinkage and floor)."""
     d = y.shape[1]
     c, k = path.means.shape
@@ -269,7 +275,9 @@ def _shrunk(scatter: Tensor, size: Tensor) -> Tensor:
     return (1 - share) * own + share * pooled + 1e-6 * eye
 
 
-def _complete(path: LinearPath, y: Tensor, observed: Tensor, generator: torch.Generator, copies: int = 3) -> Tensor:
+def _complete(
+    path: LinearPath, y: Tensor, observed: Tensor, generator: torch.Generator, copies: int = 3
+) -> Tensor:
     """Completed draws of the data under a one-component path, ``copies`` of each row."""
     out = []
     for _ in range(copies):
@@ -277,9 +285,13 @@ def _complete(path: LinearPath, y: Tensor, observed: Tensor, generator: torch.Ge
             yc, oc = y[i : i + CHUNK], observed[i : i + CHUNK]
             _, mean, chol, _ = path.posterior(yc, oc)
             noise = torch.randn(mean[:, 0].shape, generator=generator, dtype=y.dtype, device=y.device)
-            z = mean[:, 0] + torch.linalg.solve_triangular(chol[:, 0].mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+            z = mean[:, 0] + torch.linalg.solve_triangular(
+                chol[:, 0].mT, noise.unsqueeze(-1), upper=True
+            ).squeeze(-1)
             x = z @ path.W.T + path.b
-            x = x + path.noise.sqrt() * torch.randn(x.shape, generator=generator, dtype=y.dtype, device=y.device)
+            x = x + path.noise.sqrt() * torch.randn(
+                x.shape, generator=generator, dtype=y.dtype, device=y.device
+            )
             out.append(torch.where(oc, yc, x))
     return torch.cat(out)
 
@@ -294,7 +306,9 @@ def _split(path: LinearPath, y: Tensor, components: int, generator: torch.Genera
     for _ in range(25):
         nearest = torch.nn.functional.one_hot(torch.cdist(z, centres).argmin(1), components).to(z.dtype)
         size = nearest.sum(0)
-        centres = torch.where((size > 0).unsqueeze(-1), nearest.T @ z / size.clamp_min(1).unsqueeze(-1), centres)
+        centres = torch.where(
+            (size > 0).unsqueeze(-1), nearest.T @ z / size.clamp_min(1).unsqueeze(-1), centres
+        )
     moved = z.unsqueeze(1) - centres
     scatter = torch.einsum("nc,nci,ncj->cij", nearest, moved, moved)
     # the posterior's own spread is part of each component's

@@ -47,7 +47,9 @@ class VariationalAutoencoder(LatentVariableModel):
         self.features = features
         self.heads = likelihood
         linear = path is not None
-        self.decoder = MLP(latent_dim, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout)
+        self.decoder = MLP(
+            latent_dim, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
+        )
         self.surrogate: nn.Module | None = None
         if path is None:
             self.prior = StandardNormal(latent_dim)
@@ -97,5 +99,7 @@ class _Surrogate(nn.Module):
 
     def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         path = LinearPath(self.W, self.b, self.noise, self.weights, self.means, self.covariances)
-        path.__dict__.update(precisions=self.precisions, log_det_precisions=self.log_det_precisions)  # as cached
+        path.__dict__.update(
+            precisions=self.precisions, log_det_precisions=self.log_det_precisions
+        )  # as cached
         return path.posterior(y, observed)[:3]

@@ -45,7 +45,9 @@ class Objective(Protocol):
 
 
 def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(samples, x.shape[0], model.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
+    return torch.randn(
+        samples, x.shape[0], model.noise_dim, generator=generator, dtype=x.dtype, device=x.device
+    )
 
 
 class ELBO:

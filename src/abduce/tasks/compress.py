@@ -339,7 +339,9 @@ class Codec:
         return k, observed
 
 
-def given(part: Gaussian | RoundedGaussian, factors: Factors | None, u: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def given(
+    part: Gaussian | RoundedGaussian, factors: Factors | None, u: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale (n, d) of independent Gaussian cells, their factors given."""
     if factors is not None:
         return factors.cells(u)

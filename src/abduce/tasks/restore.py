@@ -91,7 +91,11 @@ def restore(
         generator = torch.Generator(device=y.device).manual_seed(seed)
         start = torch.linspace(0, 1, effort.particles + 2, dtype=y.dtype, device=y.device)[1:-1]
         cumulative = torch.softmax(log_w[:, rows], 0).cumsum(0).T.contiguous()
-        index = torch.searchsorted(cumulative, start.expand(len(rows), -1).contiguous()).clamp_max(effort.samples - 1).T
+        index = (
+            torch.searchsorted(cumulative, start.expand(len(rows), -1).contiguous())
+            .clamp_max(effort.samples - 1)
+            .T
+        )
         particles = take(z[:, rows], index)
         jitter = torch.randn(effort.particles, 1, model.latent_dim, generator=generator, dtype=y.dtype)
         particles = particles + 0.1 * jitter * z[:, rows].std(0)

@@ -1,0 +1,37 @@
+"""Sphinx: prose in MyST, pages with code executed as they build, the reference from the docstrings."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+# The pages run commands and kernels of this environment, with one thread each.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The results of the benchmarks are pages as they stand; where there are none yet, the list is empty.
+shutil.rmtree(HERE / "results", ignore_errors=True)
+(HERE / "results").mkdir()
+for page in sorted((HERE.parent / "benchmarks" / "results").glob("*.md")):
+    shutil.copy(page, HERE / "results" / page.name)
+
+project = "abduce"
+author = "the contributors to abduce"
+copyright = "the contributors to abduce"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "jupyter_execute"]
+suppress_warnings = ["toc.empty_glob", "toc.not_included"]
+
+html_theme = "furo"
+html_title = "abduce"
+
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+nb_execution_mode = "force"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
