@@ -33,7 +33,7 @@ from abduce.tasks.restore import Effort, posterior_draws, posterior_mean
 
 
 class GenerativeModel(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, OutlierMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, DensityMixin, BaseEstimator
 ):
     """The questions: score, represent, generate, restore, compress."""
 

@@ -181,12 +181,14 @@ class VAE(GenerativeModel):
         self._set_shape(schema)
         x, mask = torch.from_numpy(values), torch.from_numpy(observed)
         settings = self._settings(schema, len(x), seed)
-        means = (values.sum(0) / np.maximum(observed.sum(0), 1)).tolist()
+        count = np.maximum(observed.sum(0), 1)
+        means = (values.sum(0) / count).tolist()
+        variances = (np.where(observed, (values - means) ** 2, 0.0).sum(0) / count).tolist()
         rows, held = settings.split(len(x))
         self._config, path = self._architecture(schema, x, mask, rows, held, means, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_vae(schema, means=means, path=path, **self._config)
+            model = build_vae(schema, means=means, variances=variances, path=path, **self._config)
         run = train(
             model,
             self._objective(bool(mask.all())),

@@ -11,6 +11,7 @@ from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.energy import Energy
+from abduce.models.linear import LinearPath
 from abduce.weights import Weights, multi_sample
 
 
@@ -31,6 +32,10 @@ class LatentVariableModel(Energy):
     @abc.abstractmethod
     def likelihood(self, z: Tensor) -> Product:
         """p(x|z) for latents ``(..., latent)``."""
+
+    def linear_path(self) -> LinearPath | None:
+        """A linear-Gaussian model over the same latents and cells that inference may start from, if there is one."""
+        return None
 
     def log_joint(self, z: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(x_obs | z) + log p(z), nats, shape ``(samples, batch)``; differentiable in z."""

@@ -50,7 +50,7 @@ class VariationalAutoencoder(LatentVariableModel):
         self.decoder = MLP(
             latent_dim, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
         )
-        self.surrogate: nn.Module | None = None
+        self.surrogate: _Surrogate | None = None
         if path is None:
             self.prior = StandardNormal(latent_dim)
             self.encoder = MLP(features.n_features, hidden, 2 * latent_dim, activation, dropout=dropout)
@@ -73,6 +73,10 @@ class VariationalAutoencoder(LatentVariableModel):
             centre = torch.einsum("bc,bck->bk", log_r.exp(), means)
         shift, log_stretch = self.encoder(torch.cat([read, centre], -1)).chunk(2, -1)
         return MixtureNormal(log_r, means, chol, shift, log_stretch.clamp(-2.0, 2.0))
+
+    def linear_path(self) -> LinearPath | None:
+        """The linear path over the cells themselves; None if there is none, or if it reads classes or counts."""
+        return self.surrogate.path() if self.surrogate is not None and self.features.all_numeric else None
 
     def likelihood(self, z: Tensor) -> Product:
         return self.heads(self.decoder(z))
@@ -98,8 +102,10 @@ class _Surrogate(nn.Module):
             self.register_buffer(name, getattr(path, name).float())
 
     def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.path().posterior(y, observed)[:3]
+
+    def path(self) -> LinearPath:
+        """The path itself, with what it would compute at every call set aside."""
         path = LinearPath(self.W, self.b, self.noise, self.weights, self.means, self.covariances)
-        path.__dict__.update(
-            precisions=self.precisions, log_det_precisions=self.log_det_precisions
-        )  # as cached
-        return path.posterior(y, observed)[:3]
+        path.__dict__.update(precisions=self.precisions, log_det_precisions=self.log_det_precisions)
+        return path

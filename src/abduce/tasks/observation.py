@@ -10,12 +10,14 @@ likely the seen values are and what the clean row then looks like:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from abduce.distributions.likelihoods import Bernoulli, Distribution, Gaussian, Product
+from abduce.models.linear import LinearPath
 
 
 class Observation(Protocol):
@@ -76,6 +78,14 @@ class Linear:
 
     def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         return self._spread(y), self._spread(seen)
+
+    def through(self, path: LinearPath) -> LinearPath:
+        """The linear path of what is seen: y = A (W z + b + noise) + σ · noise is linear-Gaussian too."""
+        noise = (
+            self._pool(path.noise) / self.factor**2
+            + torch.as_tensor(self.noise, dtype=path.noise.dtype).square()
+        )
+        return replace(path, W=self._pool(path.W.mT).mT, b=self._pool(path.b), noise=noise)
 
     def _seen_law(self, g: Gaussian) -> Gaussian:
         variance = self._pool(g.scale.square()) / self.factor**2 + torch.as_tensor(self.noise).square()

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from abduce.distributions.posteriors import MixtureNormal, Posterior
 from abduce.inference import hmc
 from abduce.inference.importance import ROWS, chunks, shared_noise
 from abduce.models.latent import LatentVariableModel
-from abduce.tasks.observation import Blanks, Observation
+from abduce.tasks.observation import Blanks, Linear, Observation
 from abduce.weights import Weights, effective_sample_size, expectation, resample, take
 
 MIN_ESS = 5.0
@@ -72,16 +73,12 @@ def restore(
 ) -> Restored:
     """Infer the posterior over clean rows of one chunk of fixed shape; deterministic given ``seed``."""
     effort = effort or Effort()
-    x, observed = observation.guess(y, seen)
     noise = shared_noise(effort.samples, model.noise_dim, seed, y)
-    for _ in range(effort.rounds):
-        z = model.posterior(x, observed).mean.unsqueeze(0)
-        x = observation.clean(model.likelihood(z), y, seen).gaussian().mean[0]
+    q = _proposal(model, observation, y, seen, effort)
 
     def target(z: Tensor, y: Tensor, seen: Tensor) -> Tensor:
         return observation.log_prob(model.likelihood(z), y, seen) + model.prior.log_prob(z)
 
-    q = model.posterior(x, observed)
     z = q.transport(noise)
     log_w = target(z, y, seen) - q.log_prob(z)
     ess = effective_sample_size(log_w)
@@ -106,6 +103,26 @@ def restore(
         z[:, rows] = state.z.repeat(repeats, 1, 1)[: effort.samples]
         log_w[:, rows] = 0.0
     return Restored(model, observation, y, seen, Weights(log_w, z), ess, weak)
+
+
+def _proposal(
+    model: LatentVariableModel, observation: Observation, y: Tensor, seen: Tensor, effort: Effort
+) -> Posterior:
+    """Where to look for z: the linear path's exact posterior given what was seen, or else the encoder's.
+
+    The encoder has seen blanks but neither noise nor coarse pixels; without a path its first guess of the clean row is
+    cleaned and encoded again, ``effort.rounds`` times.
+    """
+    path = model.linear_path()
+    if isinstance(observation, Linear) and path is not None:
+        log_r, means, chol, _ = observation.through(path).posterior(y, seen)
+        still = torch.zeros_like(means[:, 0])
+        return MixtureNormal(log_r, means, chol, still, still)
+    x, observed = observation.guess(y, seen)
+    for _ in range(effort.rounds):
+        z = model.posterior(x, observed).mean.unsqueeze(0)
+        x = observation.clean(model.likelihood(z), y, seen).gaussian().mean[0]
+    return model.posterior(x, observed)
 
 
 def restored_chunks(
