@@ -7,6 +7,7 @@ these two here, in the data's own form, whatever the method was.
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,12 @@ class GenerativeModel(
     offset_: float
     inference_seed_: int
     samples: int
+    random_state: Any
+    feature_names_in_: Any
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What identifies the fitted model: JSON-able configuration and weights."""
+        raise NotImplementedError
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -51,7 +58,8 @@ class GenerativeModel(
     def _check_columns(self, X, reset: bool) -> None:
         """scikit-learn's checks: column names, number of columns, and plain arrays' shape and contents."""
         if isinstance(X, pd.DataFrame):
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            frame: Any = X
+            validate_data(self, frame, reset=reset, skip_check_array=True)
         elif getattr(X, "ndim", 2) <= 2:
             kind = getattr(getattr(X, "dtype", None), "kind", "O")
             dtype = None if kind in "bifu" else np.float64
@@ -165,7 +173,7 @@ class GenerativeModel(
         if not blank.any():
             copies = [X.copy() if isinstance(X, pd.DataFrame) else np.array(X) for _ in range(draws or 1)]
             return copies if draws else copies[0]
-        rows = blank.any(1)
+        rows: Any = blank.any(1)
         values = x.numpy().copy()
         if draws is None:
             moments, _ = posterior_mean(
@@ -190,7 +198,7 @@ class GenerativeModel(
         x, seen = self._encode(X)
         seen = self._seen(X, seen, observed)
         blank = ~seen.numpy()
-        rows = blank.any(1)
+        rows: Any = blank.any(1)
         low, high = x.numpy().copy(), x.numpy().copy()
         where = np.flatnonzero(rows)
         if len(where):

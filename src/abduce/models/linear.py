@@ -314,4 +314,5 @@ def _split(path: LinearPath, y: Tensor, components: int, generator: torch.Genera
     # the posterior's own spread is part of each component's
     spread = torch.cholesky_inverse(path.posterior(y[:1], None)[2])[0, 0]
     covariances = _shrunk(scatter + size[:, None, None] * spread, size)
-    return LinearPath(path.W, path.b, path.noise, (size + 0.5) / (size + 0.5).sum(), centres, covariances)
+    share = size.add(0.5)
+    return LinearPath(path.W, path.b, path.noise, share / share.sum(), centres, covariances)

@@ -213,14 +213,16 @@ class Codec:
 
     def _gaussian(
         self, law: Product, observed: np.ndarray
-    ) -> tuple[np.ndarray, Gaussian, Factors | None] | None:
+    ) -> tuple[np.ndarray, Gaussian | RoundedGaussian, Factors | None] | None:
         """Find the Gaussian part: its cells' positions, itself, and its factors if its cells are
         correlated."""
         n, d = observed.shape
         for where, part in law.parts:
             if isinstance(part, Gaussian | RoundedGaussian):
                 index = np.arange(d)[where if isinstance(where, slice) else where.numpy()]
-                return index, part, None if part.factor is None else Factors(part, n, observed[:, index])
+                if isinstance(part, RoundedGaussian) or part.factor is None:
+                    return index, part, None
+                return index, part, Factors(part, n, observed[:, index])
         return None
 
     # -------------------------------------------------------------- one batch
@@ -532,7 +534,7 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
                     nats = nats + part.log_prob(x[:, where], seen[:, where])
                     continue
                 mean = part.mean
-                if part.factor is not None:
+                if isinstance(part, Gaussian) and part.factor is not None:
                     middle, root = part.factor_posterior(x[:, where], seen[:, where])
                     noise = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
                     u = middle + (root @ noise.unsqueeze(-1)).squeeze(-1)
