@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=("digits", "mnist", "binary"), default=["digits", "mnist", "binary"]
     )
-    parser.add_argument("--epochs", type=int, help="epochs on MNIST (default: 40 raw, 30 binary)")
+    parser.add_argument("--epochs", type=int, help="epochs on MNIST (default: 25 raw, 10 binary)")
     args = parse(parser)
     report = Report("compression", "Lossless compression", args)
     if "digits" in args.only:
@@ -150,7 +150,7 @@ def main() -> None:
             "activation": "silu",
         }
         if "mnist" in args.only:
-            epochs = 1 if args.quick else args.epochs or 40
+            epochs = 1 if args.quick else args.epochs or 25
             model, seconds = model_of("mnist", train, epochs, likelihood="discretized_logistic", **network)
             measure(report, "MNIST, raw", train, test, 256, model, seconds)
         if "binary" in args.only:
@@ -158,7 +158,7 @@ def main() -> None:
             train, test = (
                 np.asarray(rng.random(part.shape) < part / 255.0, np.uint8) for part in (train, test)
             )
-            epochs = 1 if args.quick else args.epochs or 30
+            epochs = 1 if args.quick else args.epochs or 10
             model, seconds = model_of("binary", train, epochs, **network)
             measure(report, f"MNIST, binarised at random once (seed {SEED})", train, test, 2, model, seconds)
     report.save()

@@ -104,8 +104,8 @@ def latent_map(points: np.ndarray, labels: np.ndarray) -> Figure:
             color=colours(k % 10),
             path_effects=_halo(),
         )
-    axis.set_xlabel("first principal direction of z")
-    axis.set_ylabel("second")
+    axis.set_xlabel("first latent")
+    axis.set_ylabel("second latent")
     return figure
 
 

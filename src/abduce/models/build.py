@@ -79,7 +79,8 @@ def build_vae(
     """Build the model of a schema; weights are random, from torch's global generator.
 
     ``mixture`` is the number of components of the linear path, 0 for none; ``path`` its fitted parameters (an empty one if
-    not given, to be loaded into).  ``means`` and ``variances`` are the cells' observed ones in model space, where counts start from.
+    not given, to be loaded into).  ``means`` and ``variances`` are the cells' observed ones in model space: where counts
+    start from.
     """
     heads: list[tuple[Sequence[int] | None, nn.Module]] = []
     gaussian: list[int] = []

@@ -99,13 +99,13 @@ class LinearPath:
         return torch.cat(parts)
 
     def canonical(self) -> LinearPath:
-        """The same model with latents of mean zero and unit covariance, strongest factor first."""
+        """The same model with latents of mean zero and unit covariance, ordered by how much they move the data."""
         centre = self.weights @ self.means
         moved = self.means - centre
         total = torch.einsum("c,cij->ij", self.weights, self.covariances) + (self.weights * moved.T) @ moved
         root = torch.linalg.cholesky(total)
         W = self.W @ root
-        _, turn = torch.linalg.eigh((W.T / self.noise) @ W)
+        _, turn = torch.linalg.eigh(W.T @ W)
         turn = turn.flip(1)
         change = torch.linalg.solve_triangular(root, moved.T, upper=False)  # root⁻¹ (m − centre)
         inverse = torch.linalg.inv(root)
