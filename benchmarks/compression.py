@@ -146,6 +146,7 @@ def main() -> None:
             "hidden": (256, 256),
             "latent_dim": 40,
             "masking": False,
+            "linear_path": False,
             "weight_decay": 0.0,
             "activation": "silu",
         }

@@ -11,18 +11,20 @@ HERE = Path(__file__).resolve().parent
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The results of the benchmarks are pages as they stand; where there are none yet, the list is empty.
+# The results of the benchmarks are pages as they stand.
 shutil.rmtree(HERE / "results", ignore_errors=True)
 (HERE / "results").mkdir()
-for page in sorted((HERE.parent / "benchmarks" / "results").glob("*.md")):
+pages = sorted((HERE.parent / "benchmarks" / "results").glob("*.md"))
+for page in pages:
     shutil.copy(page, HERE / "results" / page.name)
+if not pages:
+    (HERE / "results" / "none.md").write_text("# No results yet\n\n`make bench` writes them.\n", encoding="utf-8")
 
 project = "abduce"
 author = "the contributors to abduce"
 copyright = "the contributors to abduce"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build", "jupyter_execute"]
-suppress_warnings = ["toc.empty_glob", "toc.not_included"]
 
 html_theme = "furo"
 html_title = "abduce"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from models_for_tests import generator, linear_model, plain_model, shaken, some_seen
 
@@ -70,9 +71,9 @@ def test_intervals_cover_what_they_say():
     assert 0.87 <= coverage <= 0.93
 
 
-def test_denoising_is_the_exact_posterior_mean():
+@pytest.mark.parametrize("sd", [0.3, 1.5])
+def test_denoising_is_the_exact_posterior_mean(sd):
     model, path, x = one_component()
-    sd = 0.3
     y = x[:40] + sd * torch.randn(40, 5, generator=generator(), dtype=torch.float64)
     every = torch.ones_like(y) > 0
     moments, _ = posterior_mean(model, y, every, Linear(sd), effort=Effort(samples=200, rounds=8))

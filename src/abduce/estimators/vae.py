@@ -73,8 +73,16 @@ class VAE(GenerativeModel):
 
     Attributes
     ----------
-    schema_ : what the columns or pixels are.  model_ : the torch module.  history_ : one record an epoch.
-    offset_ : the score below which a row is an outlier.  n_features_in_, feature_names_in_ : as in scikit-learn.
+    schema_
+        What the columns or pixels are.
+    model_
+        The torch module.
+    history_
+        One record an epoch.
+    offset_
+        The score below which a row is an outlier.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
 
     References
     ----------
