@@ -18,7 +18,9 @@ pages = sorted((HERE.parent / "benchmarks" / "results").glob("*.md"))
 for page in pages:
     shutil.copy(page, HERE / "results" / page.name)
 if not pages:
-    (HERE / "results" / "none.md").write_text("# No results yet\n\n`make bench` writes them.\n", encoding="utf-8")
+    (HERE / "results" / "none.md").write_text(
+        "# No results yet\n\n`make bench` writes them.\n", encoding="utf-8"
+    )
 
 project = "abduce"
 author = "the contributors to abduce"
@@ -37,3 +39,12 @@ nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+
+
+def skip_inherited(app, what, name, obj, skip, options):
+    """Leave out what scikit-learn's base classes bring: its own pages describe it."""
+    return True if (getattr(obj, "__module__", "") or "").startswith("sklearn") else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_inherited)
