@@ -14,7 +14,7 @@ from abduce import plots, report
 from abduce.demo.questions import QUESTIONS, Answer, Digits
 from abduce.estimators.vae import VAE
 
-EPOCHS = 40  # enough to see what the model can do in the time a person will wait
+EPOCHS = 30  # enough to see what the model can do in the time a person will wait
 _FITTING = 0.5  # share of the time that the fit takes, for the progress bar
 
 
