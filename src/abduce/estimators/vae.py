@@ -216,7 +216,10 @@ class VAE(GenerativeModel):
 
     def _some_rows(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """All rows, or of very large data as many as can be scored in seconds."""
-        most = max(500, 25_000_000 // (x.shape[1] * self.samples))
+        work = (
+            10 * x.shape[1] + self._config.get("mixture", 0) * self.model_.latent_dim**2 // 10
+        )  # of one draw
+        most = max(500, 500_000_000 // (work * self.samples))
         if len(x) <= most:
             return x, mask
         index = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.inference_seed_))[:most]

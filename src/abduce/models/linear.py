@@ -63,14 +63,13 @@ class LinearPath:
         else:
             seen = observed.to(y.dtype)
             scaled = seen * residual / self.noise
+            constant = (seen @ (torch.log(self.noise) + LOG_2PI)).unsqueeze(-1)
+            # one factorisation for each pattern of blanks, of which a table often has few
+            patterns, which = torch.unique(observed, dim=0, return_inverse=True)
             outer = (self.W.unsqueeze(-1) * self.W.unsqueeze(-2)).flatten(1)
-            gram = ((seen / self.noise) @ outer).unflatten(-1, (self.W.shape[1], -1))
-            constant = seen @ (torch.log(self.noise) + LOG_2PI)
-        chol = torch.linalg.cholesky(
-            precision + (gram.unsqueeze(-3) if observed is not None else gram.unsqueeze(0))
-        )
-        if chol.ndim == 3:
-            chol = chol.unsqueeze(0)
+            gram = ((patterns / self.noise) @ outer).view(-1, 1, *precision.shape[1:])
+        chol = torch.linalg.cholesky(precision + gram)
+        chol = chol.unsqueeze(0) if observed is None else chol[which]
         pull = (precision @ self.means.unsqueeze(-1)).squeeze(-1)  # S⁻¹ m
         h = (scaled @ self.W).unsqueeze(1) + pull  # (B, C, k)
         if len(chol) == 1:  # all rows at once as right-hand sides
@@ -85,7 +84,6 @@ class LinearPath:
         energy = (
             (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
         )
-        constant = constant.unsqueeze(-1) if constant.ndim else constant
         log_joint = self.weights.log() - 0.5 * (energy + constant + log_det)
         log_p = torch.logsumexp(log_joint, 1)
         return log_joint - log_p.unsqueeze(1), mean, chol, log_p
