@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=("digits", "mnist", "binary"), default=["digits", "mnist", "binary"]
     )
-    parser.add_argument("--epochs", type=int, help="epochs on MNIST (default: 25 raw, 10 binary)")
+    parser.add_argument("--epochs", type=int, help="epochs on MNIST (default: 25 raw, 30 binary)")
     args = parse(parser)
     report = Report("compression", "Lossless compression", args)
     if "digits" in args.only:
@@ -159,7 +159,7 @@ def main() -> None:
             train, test = (
                 np.asarray(rng.random(part.shape) < part / 255.0, np.uint8) for part in (train, test)
             )
-            epochs = 1 if args.quick else args.epochs or 10
+            epochs = 1 if args.quick else args.epochs or 30
             model, seconds = model_of("binary", train, epochs, **network)
             measure(report, f"MNIST, binarised at random once (seed {SEED})", train, test, 2, model, seconds)
     report.save()
