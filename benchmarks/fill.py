@@ -230,7 +230,7 @@ def table_methods(seed: int, quick: bool) -> dict:
 
 def tables(report: Report, args) -> None:
     found: dict = defaultdict(list)
-    names = ["wine"] if args.quick else list(TABLES)
+    names = ["wine"] if args.quick else args.tables
     for table in names:
         whole = TABLES[table]().data.astype(float)
         deviation = whole.std(0)
@@ -276,11 +276,12 @@ def tables(report: Report, args) -> None:
 def main() -> None:
     parser = arguments(__doc__, seeds=5)
     parser.add_argument("--only", nargs="+", choices=["digits", "tables"], default=["digits", "tables"])
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     args = parse(parser)
-    report = Report("fill", "Fill: blanks in digits and tables", args)
     for part in args.only:
+        report = Report(f"fill_{part}", f"Fill: blanks in {part}", args)
         {"digits": digits, "tables": tables}[part](report, args)
-    report.save()
+        report.save()
 
 
 if __name__ == "__main__":
