@@ -58,7 +58,7 @@ def ours(x: Tensor, batch: int) -> Epoch:
     schema = Schema.infer(x.numpy().astype(np.uint8).reshape(-1, 28, 28))
     model = build_vae(schema, LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False)
     settings = Settings(epochs=1, batch_size=batch, masking=False, validation=0.0, device="cpu")
-    observed = torch.ones(1, 1, dtype=torch.bool).expand(x.shape)
+    observed = torch.ones(x.shape, dtype=torch.bool)
 
     def epoch() -> None:
         train(model, ELBO(), x, observed, settings)
