@@ -99,7 +99,7 @@ def main() -> None:
             "nats an image",
             "standard error over images",
             "bits a pixel",
-            "median ESS of 200",
+            "median ESS of 100",
             "reg_covar",
             "fit, s",
             "score, s",
@@ -120,7 +120,7 @@ def main() -> None:
     )
     report.remark(
         "Pixels are in grey levels 0..16 plus uniform noise in [0, 1), drawn once a seed for training and "
-        "test images alike. Ours is an importance-sampled estimate from 200 draws, a lower bound in "
+        "test images alike. Ours is an importance-sampled estimate from 100 draws, a lower bound in "
         "expectation. reg_covar is chosen on a fifth of the training images, then the mixture is "
         "fitted to all of them."
     )

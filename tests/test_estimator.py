@@ -29,8 +29,8 @@ def small(**kw) -> VAE:
 # ---------------------------------------------------------------- scikit-learn's own checks
 
 
-# whole numbers are ordinal in a frame and real in an array unless told, and one check wants the same of both
-@parametrize_with_checks([small(), Imputer(small()), OutlierDetector(small(kinds="real"))])
+# whole numbers are ordinal in a frame and real in an array unless told; one check of outlier detectors wants the same of both
+@parametrize_with_checks([small(kinds="real"), Imputer(small()), OutlierDetector(small(kinds="real"))])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
