@@ -128,7 +128,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, help="epochs on MNIST (default: 25 raw, 30 binary)")
     args = parse(parser)
-    report = Report("compression", "Lossless compression", args)
+    report = Report("_".join(["compression", *args.only]), "Lossless compression", args)
     if "digits" in args.only:
         images = load_digits_images()[0].astype(np.uint8)
         order = np.random.default_rng(SEED).permutation(len(images))
