@@ -316,3 +316,15 @@ def test_product_gathers_its_parts():
     assert (whole.factor[:, 1] == 0).all()
     conditioned = law.condition(x, seen)
     torch.testing.assert_close(conditioned.parts[0][1].mean, g.condition(x[:, [0, 2]], seen[:, [0, 2]]).mean)
+
+
+def test_bernoulli_for_training_equals_the_plain_formula():
+    """The hand-derived node of training: its value and gradient, also where logits are extreme and cells not a multiple of 32."""
+    logits = (6 * torch.randn(5, 100, generator=torch.Generator().manual_seed(0))).double().requires_grad_()
+    x = (torch.rand(5, 100, generator=torch.Generator().manual_seed(1)) < 0.4).double()
+    plain = (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
+    torch.testing.assert_close(Bernoulli(logits).log_prob(x), plain)
+    assert torch.autograd.gradcheck(lambda t: Bernoulli(t).log_prob(x), logits)
+    extreme = torch.tensor([[-90.0, -30.0, 0.0, 30.0, 90.0]]).requires_grad_()
+    value = Bernoulli(extreme).log_prob(torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]]))
+    torch.testing.assert_close(value, torch.tensor([-0.693147]))
