@@ -319,7 +319,7 @@ def test_product_gathers_its_parts():
 
 
 def test_bernoulli_for_training_equals_the_plain_formula():
-    """The hand-derived node of training: its value and gradient, also where logits are extreme and cells not a multiple of 32."""
+    """The hand-derived node of training: value and gradient, also at extreme logits and for cells not a multiple of 32."""
     logits = (6 * torch.randn(5, 100, generator=torch.Generator().manual_seed(0))).double().requires_grad_()
     x = (torch.rand(5, 100, generator=torch.Generator().manual_seed(1)) < 0.4).double()
     plain = (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
