@@ -86,7 +86,7 @@ def main() -> None:
     args = parse(parser)
     data_folder()
     sets = args.sets or (["14_glass", "43_WDBC"] if args.quick else adbench_names())
-    report = Report("anomaly", "Anomaly detection: 14 sets of ADBench", args)
+    report = Report("anomaly", f"Anomaly detection: {len(sets)} sets of ADBench", args)
     found: dict = defaultdict(list)
     for name in sets:
         X, y = load(name)
