@@ -222,7 +222,7 @@ def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, An
 
 
 def _clip(parameters: list[nn.Parameter], most: float) -> None:
-    """Scale gradients down to a norm of ``most``, in one pass where they are smaller (nearly always)."""
+    """Scale gradients down to a norm of ``most``, in one pass where they are smaller already."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if norm > most:
         nn.utils.clip_grads_with_norm_(parameters, most, norm)

@@ -8,15 +8,8 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, OutlierMixin, Tran
 from sklearn.utils.validation import check_is_fitted
 
 
-class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Fill blanks as a pipeline step: ``transform`` is the model's ``fill``.
-
-    >>> import numpy as np
-    >>> from abduce import VAE, Imputer
-    >>> X = np.array([[1.0, 2.0], [2.0, np.nan], [3.0, 6.0]] * 10)
-    >>> Imputer(VAE(max_epochs=2, random_state=0)).fit_transform(X).shape
-    (30, 2)
-    """
+class _Adapter(BaseEstimator):
+    """Holds a model and fits a clone of it."""
 
     def __init__(self, model):
         self.model = model
@@ -35,30 +28,29 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.feature_names_in_ = self.model_.feature_names_in_
         return self
 
+
+class Imputer(OneToOneFeatureMixin, TransformerMixin, _Adapter):
+    """Fill blanks as a pipeline step: ``transform`` is the model's ``fill``.
+
+    >>> import numpy as np
+    >>> from abduce import VAE, Imputer
+    >>> X = np.array([[1.0, 2.0], [2.0, np.nan], [3.0, 6.0]] * 10)
+    >>> Imputer(VAE(max_epochs=2, random_state=0)).fit_transform(X).shape
+    (30, 2)
+    """
+
     def transform(self, X):
         """X with its blanks filled."""
         check_is_fitted(self)
         return self.model_.fill(X)
 
 
-class OutlierDetector(OutlierMixin, BaseEstimator):
+class OutlierDetector(OutlierMixin, _Adapter):
     """Flag odd rows as a pipeline's last step: ``predict``, ``decision_function``, ``score_samples`` of the model."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
 
     def fit(self, X, y=None):
         """Fit a clone of the model."""
-        model: Any = clone(self.model)
-        self.model_ = model.fit(X)
-        self.n_features_in_ = self.model_.n_features_in_
-        if hasattr(self.model_, "feature_names_in_"):
-            self.feature_names_in_ = self.model_.feature_names_in_
+        super().fit(X)
         self.offset_ = self.model_.offset_
         return self
 
