@@ -34,7 +34,7 @@ class Settings:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    clip: float = 10.0
+    clip: float = 5.0  # longest gradient, in units of the root of the number of cells, whose terms a loss sums
     validation: float = 0.1
     patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
     partial: float = 1.0  # share of a batch whose rows also teach the partial encoder
@@ -98,8 +98,12 @@ def train(
     settings: Settings,
     callback: Callable[[dict[str, float]], Any] | None = None,
     checkpoint: Path | None = None,
+    redraw: Callable[[int], Tensor] | None = None,
 ) -> Run:
     """Fit ``model`` in place to the observed cells of ``x`` and leave its best weights in it.
+
+    ``redraw(epoch)`` gives the values of an epoch afresh, in the shape of ``x`` (dynamic binarisation, augmentation); the
+    held-out rows stay as they are in ``x``.
 
     KeyboardInterrupt ends the run early with the best weights so far.
     """
@@ -144,11 +148,12 @@ def train(
     try:
         for epoch in range(first, epochs):
             model.train()
+            values = x if redraw is None else fabric.to_device(redraw(epoch))
             shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
             total_value = x.new_zeros(())
             for i in range(n_steps):
                 index = shuffled[i * batch : (i + 1) * batch]
-                xb = x.index_select(0, index)
+                xb = values.index_select(0, index)
                 ob = None if mask is None else mask.index_select(0, index)
                 progress = (epoch * n_steps + i) / total
                 for group in optimizer.param_groups:
@@ -161,7 +166,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 if settings.clip:
-                    _clip(parameters, settings.clip)
+                    _clip(parameters, settings.clip * math.sqrt(x.shape[1]))
                 optimizer.step()
                 total_value += bound.value.mean()
             record = {

@@ -52,6 +52,8 @@ class VAE(GenerativeModel):
         Share of training rows that ``predict`` flags, setting ``offset_``.
     trim : float in [0, 0.5)
         Share of rows, the least plausible, left out of each training step: robustness against anomalies in X.
+    validation_fraction : float in [0, 1)
+        Share of rows held out of training to pick the best weights and to stop by.
     masking : bool
         Hide random parts of rows in training, so that blanks are never new to the encoder.
     linear_path : bool or "auto"
@@ -112,6 +114,7 @@ class VAE(GenerativeModel):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "trim": [Interval(Real, 0, 0.5, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "masking": ["boolean"],
         "linear_path": ["boolean", StrOptions({"auto"})],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -136,6 +139,7 @@ class VAE(GenerativeModel):
         weight_decay: float = 0.05,
         contamination: float = 0.1,
         trim: float = 0.0,
+        validation_fraction: float = 0.1,
         masking: bool = True,
         linear_path: bool | str = "auto",
         activation: str = "silu",
@@ -157,6 +161,7 @@ class VAE(GenerativeModel):
         self.weight_decay = weight_decay
         self.contamination = contamination
         self.trim = trim
+        self.validation_fraction = validation_fraction
         self.masking = masking
         self.linear_path = linear_path
         self.activation = activation
@@ -171,11 +176,14 @@ class VAE(GenerativeModel):
     # ------------------------------------------------------------------ fit
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, checkpoint: str | Path | None = None):
+    def fit(
+        self, X, y=None, *, checkpoint: str | Path | None = None, redraw: Callable[[int], Any] | None = None
+    ):
         """Fit the model to the observed cells of X.
 
         ``checkpoint`` names a folder in which the run's state is kept; if it holds the state of the same run, training
-        goes on from there to the same numbers.  Ctrl-C ends training early and leaves a usable model.
+        goes on from there to the same numbers.  ``redraw(epoch)``, called before each epoch with its number from 0, returns
+        another draw of the rows of X in the same form: dynamic binarisation, augmentation.  Ctrl-C ends training early and leaves a usable model.
         """
         self._check_columns(X, reset=True)
         if not isinstance(self.hidden, str):
@@ -205,6 +213,7 @@ class VAE(GenerativeModel):
             settings,
             self._report,
             Path(checkpoint) if checkpoint else None,
+            self._redraw(redraw, x.shape),
         )
         self.history_ = run.history
         self.interrupted_ = run.interrupted
@@ -225,6 +234,18 @@ class VAE(GenerativeModel):
         index = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.inference_seed_))[:most]
         return x[index], mask[index]
 
+    def _redraw(self, redraw: Callable[[int], Any] | None, shape: torch.Size) -> Callable[[int], Tensor] | None:
+        if redraw is None:
+            return None
+
+        def rows(epoch: int) -> Tensor:
+            values = torch.from_numpy(self.schema_.encode(redraw(epoch))[0]).float()
+            if values.shape != shape:
+                raise ValueError(f"redraw must return the rows of X, {tuple(shape)}, got {tuple(values.shape)}")
+            return values
+
+        return rows
+
     def _check_hidden(self) -> None:
         widths = list(self.hidden)
         if not all(isinstance(w, (int, np.integer)) and w > 0 for w in widths):
@@ -244,6 +265,7 @@ class VAE(GenerativeModel):
             partial=0.25 if path else 1.0,
             weight_decay=self.weight_decay,
             masking=self.masking,
+            validation=self.validation_fraction,
             trim=self.trim,
             device=self.device,
             seed=seed,

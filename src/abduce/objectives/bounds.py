@@ -57,17 +57,17 @@ class ELBO:
     a latent unit whose average KL is below ``free_bits`` nats is not pressed further.
     """
 
-    def __init__(self, warmup: float = 0.0, free_bits: float = 0.0):
+    def __init__(self, warmup: float = 0.0, free_bits: float = 0.0, samples: int = 1):
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {warmup!r}")
         if not free_bits >= 0:
             raise ValueError(f"free_bits must be >= 0 nats, got {free_bits!r}")
-        self.warmup, self.free_bits = warmup, free_bits
+        self.warmup, self.free_bits, self.samples = warmup, free_bits, samples
 
     def __call__(self, model, x, observed, progress, generator=None) -> Bound:
         q = model.posterior(x, observed)
-        z = q.transport(_noise(model, x, 1, generator)[0])
-        reconstruction = model.likelihood(z).log_prob(x, observed)
+        z = q.transport(_noise(model, x, self.samples, generator))
+        reconstruction = model.likelihood(z).log_prob(x, observed).mean(0)
         weight = min(1.0, progress / self.warmup) if self.warmup else 1.0
         if isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal):
             kl = q.kl_to_standard_normal()
@@ -75,9 +75,9 @@ class ELBO:
             cost, pressed = kl.sum(-1), pressed.sum(-1)
         else:  # one draw's estimate where there is no closed form
             kl = None
-            cost = pressed = q.log_prob(z) - model.prior.log_prob(z)
+            cost = pressed = (q.log_prob(z) - model.prior.log_prob(z)).mean(0)
         loss = weight * pressed - reconstruction
-        return Bound(loss, (reconstruction - cost).detach(), z.detach(), None if kl is None else kl.detach())
+        return Bound(loss, (reconstruction - cost).detach(), z[0].detach(), None if kl is None else kl.detach())
 
 
 class IWAE:
