@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from abduce import VAE
-from abduce.distributions.likelihoods import DiscretizedLogisticMixture, Gaussian
+from abduce.distributions.continuous import Gaussian
+from abduce.distributions.pixels import DiscretizedLogisticMixture
 from abduce.tasks import compress as task
 from abduce.tasks.container import CompressedDataError, Container, Reader, varint
 from abduce.tasks.lattices import LatentLaw

@@ -12,18 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Categorical as TorchCategorical
 
-from abduce.distributions.likelihoods import (
-    Bernoulli,
-    Categorical,
-    DiscretizedLogisticMixture,
-    Gaussian,
-    NegativeBinomial,
-    Product,
-    RoundedGaussian,
-    _LogMixtureMass,
-    masked_sum,
-    uniform_like,
-)
+from abduce.distributions.cells import masked_sum, uniform_like
+from abduce.distributions.continuous import Gaussian, RoundedGaussian
+from abduce.distributions.discrete import Bernoulli, Categorical, NegativeBinomial
+from abduce.distributions.likelihoods import Product
+from abduce.distributions.pixels import DiscretizedLogisticMixture, _LogMixtureMass
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from abduce.distributions.likelihoods import Bernoulli, Gaussian, Product
+from abduce.distributions.continuous import Gaussian
+from abduce.distributions.discrete import Bernoulli
+from abduce.distributions.likelihoods import Product
 from abduce.tasks.observation import Blanks, Flips, Linear
 
 

@@ -13,16 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.distributions.likelihoods import (
-    Bernoulli,
-    Categorical,
-    DiscretizedLogisticMixture,
-    Distribution,
-    Gaussian,
-    NegativeBinomial,
-    Product,
-    RoundedGaussian,
-)
+from abduce.distributions.continuous import Gaussian, RoundedGaussian
+from abduce.distributions.discrete import Bernoulli, Categorical, NegativeBinomial
+from abduce.distributions.likelihoods import Distribution, Product
+from abduce.distributions.pixels import DiscretizedLogisticMixture
 
 
 class GaussianHead(nn.Module):

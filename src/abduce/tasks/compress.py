@@ -43,7 +43,8 @@ import numpy as np
 import torch
 
 from abduce.data.schema import Schema
-from abduce.distributions.likelihoods import Gaussian, Product, RoundedGaussian
+from abduce.distributions.continuous import Gaussian, RoundedGaussian
+from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal
 from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel

@@ -16,7 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from abduce.distributions.likelihoods import Bernoulli, Distribution, Gaussian, Product
+from abduce.distributions.continuous import Gaussian
+from abduce.distributions.discrete import Bernoulli
+from abduce.distributions.likelihoods import Distribution, Product
 from abduce.models.linear import LinearPath
 
 

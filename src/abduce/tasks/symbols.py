@@ -32,15 +32,10 @@ from scipy.special import betainc, log_ndtr, ndtr
 from torch import Tensor
 
 from abduce.data.schema import Schema
-from abduce.distributions.likelihoods import (
-    Bernoulli,
-    Categorical,
-    DiscretizedLogisticMixture,
-    Distribution,
-    Gaussian,
-    NegativeBinomial,
-    RoundedGaussian,
-)
+from abduce.distributions.continuous import Gaussian, RoundedGaussian
+from abduce.distributions.discrete import Bernoulli, Categorical, NegativeBinomial
+from abduce.distributions.likelihoods import Distribution
+from abduce.distributions.pixels import DiscretizedLogisticMixture
 
 GRID = 2.0**14  # network outputs are rounded to multiples of 1/GRID
 PROBABILITY = 2.0**24  # and probabilities to multiples of 1/PROBABILITY, the coder's own precision
