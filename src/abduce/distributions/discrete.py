@@ -44,7 +44,7 @@ class Bernoulli:
         self.logits = logits
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        if observed is None and self.logits.requires_grad and x.shape == self.logits.shape:
+        if observed is None and self.logits.requires_grad and self.logits.shape[-x.ndim :] == x.shape:
             return _BernoulliMass.apply(self.logits, x)
         return masked_sum(x * self.logits - F.softplus(self.logits), observed)
 
