@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import genpareto
 
 from abduce import weights
 
@@ -119,3 +120,53 @@ def test_take_picks_each_rows_own(samples, batch, n, seed):
     for i in range(n):
         for b in range(batch):
             assert torch.equal(taken[i, b], values[index[i, b], b])
+
+
+def pareto_k_by_row(log_w: np.ndarray) -> float:
+    """Zhang & Stephens 2009 as in PSIS, written for one row of log weights."""
+    s = len(log_w)
+    n = math.ceil(min(s / 5, 3 * math.sqrt(s)))
+    w = np.sort(np.exp(log_w - log_w.max()))
+    y = w[-n:] - w[-n - 1]
+    m = 30 + int(math.sqrt(n))
+    theta, score = np.empty(m), np.empty(m)
+    for j in range(m):
+        theta[j] = 1 / y[-1] + (1 - math.sqrt(m / (j + 0.5))) / (3 * y[int(n / 4 + 0.5) - 1])
+        k = np.mean([math.log1p(-theta[j] * v) for v in y])
+        score[j] = n * (math.log(-theta[j] / k) - k - 1)
+    mean = sum(theta[j] / sum(math.exp(other - score[j]) for other in score) for j in range(m))
+    return (n * np.mean(np.log1p(-mean * y)) + 5) / (n + 10)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
+def test_the_shape_of_a_known_tail(k):
+    w = genpareto(k).rvs(size=(10_000, 60), random_state=np.random.default_rng(0))
+    found = weights.pareto_k(torch.from_numpy(np.log(w)))
+    assert abs(found.mean() - k) < 0.04
+    assert found.std() < 0.15
+
+
+@pytest.mark.parametrize("samples", [25, 100, 2000])
+def test_the_shape_is_the_textbooks(samples):
+    log_w = 1.5 * torch.randn(
+        samples, 4, generator=torch.Generator().manual_seed(samples), dtype=torch.float64
+    )
+    by_row = [pareto_k_by_row(row) for row in log_w.T.numpy()]
+    np.testing.assert_allclose(weights.pareto_k(log_w), by_row, rtol=1e-9)
+    np.testing.assert_allclose(weights.pareto_k(log_w - 800), by_row, rtol=1e-7)  # scale does not matter
+
+
+def test_the_shape_at_its_ends():
+    assert (weights.pareto_k(torch.zeros(100, 2)) == -torch.inf).all()  # no tail at all
+    assert weights.pareto_k(torch.randn(20, 2)).isnan().all()  # too few draws to tell
+    wild = weights.pareto_k(1000 * torch.randn(400, 3, generator=torch.Generator().manual_seed(0)))
+    assert (wild > 5).all()  # one weight carries everything, the others underflow
+    assert wild.isfinite().all()
+
+
+def test_rows_that_share_a_number_resample_alike():
+    log_w = torch.randn(20, 1, generator=torch.Generator().manual_seed(1)).expand(-1, 3)
+    index = weights.resample(log_w, 6, torch.Generator().manual_seed(2), shared=True)
+    assert torch.equal(index, index[:, :1].expand(-1, 3))
+    alone = weights.resample(log_w[:, :1], 6, torch.Generator().manual_seed(2), shared=True)
+    assert torch.equal(alone, index[:, :1])
