@@ -133,7 +133,7 @@ def main() -> None:
         images = load_digits_images()[0].astype(np.uint8)
         order = np.random.default_rng(SEED).permutation(len(images))
         train, test = images[order[:1500]], images[order[1500:]]
-        for kind in ("auto", "discretized_logistic"):
+        for kind in ("auto", "discretized_logistic_mixture"):
             model, seconds = model_of(f"digits-{kind}", train, 2 if args.quick else None, likelihood=kind)
             measure(report, f"digits, likelihood {kind}", train, test, 17, model, seconds)
     if {"mnist", "binary"} & set(args.only):
@@ -152,7 +152,9 @@ def main() -> None:
         }
         if "mnist" in args.only:
             epochs = 1 if args.quick else args.epochs or 25
-            model, seconds = model_of("mnist", train, epochs, likelihood="discretized_logistic", **network)
+            model, seconds = model_of(
+                "mnist", train, epochs, likelihood="discretized_logistic_mixture", **network
+            )
             measure(report, "MNIST, raw", train, test, 256, model, seconds)
         if "binary" in args.only:
             rng = np.random.default_rng(SEED)

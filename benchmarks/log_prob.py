@@ -59,7 +59,7 @@ def methods(train: np.ndarray, test: np.ndarray, seed: int, **kw) -> dict:
         "abduce VAE, 64 columns": (lambda: VAE(random_state=seed, **kw).fit(flat), rows),
         "abduce VAE, images": (lambda: VAE(random_state=seed, **kw).fit(noisy), scored),
         "abduce VAE, discretised logistic (no dequantisation)": (
-            lambda: VAE(likelihood="discretized_logistic", random_state=seed, **kw).fit(train),
+            lambda: VAE(likelihood="discretized_logistic_mixture", random_state=seed, **kw).fit(train),
             test,
         ),
         "Gaussian, full covariance": (lambda: mixture(flat, 1, 1e-6, seed), rows),

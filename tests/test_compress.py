@@ -74,7 +74,7 @@ def models():
         if name not in made:
             name_of_data = name.removesuffix(" by mixtures").removesuffix(" with factors")
             X = DATA[name_of_data](150)
-            likelihood = "discretized_logistic" if name.endswith("by mixtures") else "auto"
+            likelihood = "discretized_logistic_mixture" if name.endswith("by mixtures") else "auto"
             model = VAE(**QUICK, likelihood=likelihood).fit(X)
             if name.endswith("with factors"):
                 heads = model.model_.heads.heads

@@ -68,7 +68,10 @@ SMALL = {
 LONGER = {"max_epochs": 200, "learning_rate": 2e-2}  # networks alone start from nothing
 MODELS = {
     "bernoulli network": (binary, LONGER),
-    "discretised logistics": (pixels, {"likelihood": "discretized_logistic", "linear_path": False} | LONGER),
+    "discretised logistics": (
+        pixels,
+        {"likelihood": "discretized_logistic_mixture", "linear_path": False} | LONGER,
+    ),
     "real with a linear path": (numbers, {}),
     "real network": (numbers, {"linear_path": False} | LONGER),
     "counts network": (

@@ -86,7 +86,7 @@ def test_every_parameter_gets_a_gradient(kind):
     x = torch.from_numpy(encoded)
     path = fit(x, None, 2, 1, generator()) if kind == "real" else None
     torch.manual_seed(0)
-    likelihood = "discretized_logistic" if kind == "pixel" else "auto"
+    likelihood = "discretized_logistic_mixture" if kind == "pixel" else "auto"
     model = build_vae(
         schema, 2, (6,), likelihood=likelihood, mixture=int(path is not None), path=path
     ).double()

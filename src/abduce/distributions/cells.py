@@ -1,4 +1,4 @@
-"""What the distributions share: sums over observed cells, and random numbers in a tensor's shape."""
+"""What the distributions share: sums over observed cells, random numbers in a tensor's shape, the lattice of pixels."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def uniform_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
 def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers in the shape of ``x``."""
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def to_lattice(x: Tensor, half: float) -> Tensor:
+    """Round to the nearest grey level in [−1, 1], levels 2·half apart."""
+    return torch.round((x.clamp(-1, 1) + 1) / (2 * half)) * (2 * half) - 1

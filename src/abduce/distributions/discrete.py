@@ -40,13 +40,12 @@ class _BernoulliMass(torch.autograd.Function):
 def _log_mass(logits: Tensor, x: Tensor, observed: Tensor | None) -> Tensor:
     """Σ x·logit − softplus(logit) over the last axis, without a gradient: few passes over few buffers.
 
-    softplus(l) = relu(l) + log(1 + e^{−|l|}), and the logarithm of a product of 32 such factors, each in [1, 2], stands
-    for 32 logarithms.  x·l − relu(l) is formed cell by cell: sums over all cells would cancel, and lose digits.
+    softplus(l) = (l + |l|)/2 + log(1 + e^{−|l|}), and the logarithm of a product of 32 such factors, each in [1, 2],
+    stands for 32 logarithms.  (x − ½) l − ½ |l| is formed cell by cell: sums over all cells would cancel, and lose digits.
     """
-    linear = torch.mul(x, logits)
-    rest = torch.relu(logits)
-    linear -= rest
-    factors = torch.abs(logits, out=rest).neg_().exp_().add_(1.0)
+    size = torch.abs(logits)
+    linear = torch.mul(x - 0.5, logits).sub_(size, alpha=0.5)
+    factors = size.neg_().exp_().add_(1.0)
     if observed is not None:  # a hidden cell adds exactly nothing
         linear = torch.where(observed, linear, 0.0)
         factors = torch.where(observed, factors, 1.0)

@@ -13,10 +13,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.distributions.continuous import Gaussian, RoundedGaussian
-from abduce.distributions.discrete import Bernoulli, Categorical, NegativeBinomial
+from abduce.distributions.continuous import (
+    ContinuousBernoulli,
+    Gaussian,
+    Laplace,
+    RoundedGaussian,
+    StudentT,
+)
+from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Distribution, Product
 from abduce.distributions.pixels import DiscretizedLogisticMixture
+
+SCALES = ("network", "cell", "shared")
+
+
+def _raw_scale(n_cells: int, scale: str) -> nn.Parameter:
+    if scale not in SCALES:
+        raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
+    return nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
+
+
+def _split(h: Tensor, raw: Tensor, n_cells: int, scale: str, floor: float) -> tuple[Tensor, Tensor]:
+    """Read location and scale off a decoder's output; the scale is positive and never below ``floor``."""
+    loc = h[..., :n_cells]
+    if scale == "network":
+        raw = raw + h[..., n_cells:].clamp(-4.0, 4.0)
+    log_floor = math.log(floor)
+    return loc, torch.exp(log_floor + F.softplus(raw - log_floor)).expand_as(loc)
 
 
 class GaussianHead(nn.Module):
@@ -28,20 +51,72 @@ class GaussianHead(nn.Module):
 
     def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
         super().__init__()
-        if scale not in ("shared", "cell", "network"):
-            raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
         self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, floor, half
-        self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
+        self.raw_scale = _raw_scale(n_cells, scale)
         self.n_parameters = n_cells * (1 + (scale == "network"))
 
     def forward(self, h: Tensor) -> Gaussian | RoundedGaussian:
-        mean, raw = h[..., : self.n_cells], self.raw_scale
-        if self.scale == "network":
-            raw = raw + h[..., self.n_cells :].clamp(-4.0, 4.0)
-        log_floor = math.log(self.floor)
-        scale = torch.exp(log_floor + F.softplus(raw - log_floor))
-        scale = scale.expand_as(mean)
+        mean, scale = _split(h, self.raw_scale, self.n_cells, self.scale, self.floor)
         return RoundedGaussian(mean, scale, self.half_step) if self.half_step else Gaussian(mean, scale)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean."""
+        return moments.squeeze(-1)
+
+
+class LaplaceHead(nn.Module):
+    """Laplace cells: as :class:`GaussianHead`; ``floor`` is the smallest mean absolute deviation."""
+
+    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
+        super().__init__()
+        self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, floor, half
+        self.raw_scale = _raw_scale(n_cells, scale)
+        self.n_parameters = n_cells * (1 + (scale == "network"))
+
+    def forward(self, h: Tensor) -> Laplace:
+        return Laplace(*_split(h, self.raw_scale, self.n_cells, self.scale, self.floor), self.half_step)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean."""
+        return moments.squeeze(-1)
+
+
+class StudentTHead(nn.Module):
+    """Student-t cells: as :class:`GaussianHead`, with degrees of freedom above 2.1 learned for each cell, 8 at first.
+
+    The floor of the scale is at least ``half``, where the mass of a rounding interval is exact enough.
+    """
+
+    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
+        super().__init__()
+        self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, max(floor, half), half
+        self.raw_scale = _raw_scale(n_cells, scale)
+        self.log_df = nn.Parameter(torch.full((n_cells,), math.log(5.9)))
+        self.n_parameters = n_cells * (1 + (scale == "network"))
+
+    @property
+    def df(self) -> Tensor:
+        """Degrees of freedom of each cell."""
+        return 2.1 + self.log_df.clamp(-6.0, 6.0).exp()
+
+    def forward(self, h: Tensor) -> StudentT:
+        loc, scale = _split(h, self.raw_scale, self.n_cells, self.scale, self.floor)
+        return StudentT(loc, scale, self.df, self.half_step)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean."""
+        return moments.squeeze(-1)
+
+
+class ContinuousBernoulliHead(nn.Module):
+    """Pixel cells as shares of light; ``half`` is half the step between grey levels, 0 for a density."""
+
+    def __init__(self, n_cells: int, half: float = 0.0):
+        super().__init__()
+        self.n_parameters, self.half_step = n_cells, half
+
+    def forward(self, h: Tensor) -> ContinuousBernoulli:
+        return ContinuousBernoulli(h, self.half_step)
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean."""
@@ -141,6 +216,70 @@ class NegativeBinomialHead(nn.Module):
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean, to the nearest whole number."""
         return moments.squeeze(-1).round()
+
+
+class PoissonHead(nn.Module):
+    """Count cells; the network moves the log-rate around the log of ``means``."""
+
+    log_base: Tensor
+
+    def __init__(self, means: Sequence[float]):
+        super().__init__()
+        self.n_parameters = len(means)
+        base = torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2).log()
+        self.register_buffer("log_base", base)
+
+    def forward(self, h: Tensor) -> Poisson:
+        return Poisson((self.log_base + h).clamp(-12.0, 15.0))
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean, to the nearest whole number."""
+        return moments.squeeze(-1).round()
+
+
+class BetaBinomialHead(nn.Module):
+    """Cells that count up to ``n[i]``; the network moves the logit of the mean share around ``shares``.
+
+    The concentration is one a column; it starts where half of the counts' ``variances`` beyond the binomial's is left, as z
+    explains some of it.  With ``pixels`` the counts are grey levels, spread over [−1, 1].
+    """
+
+    n: Tensor
+    base: Tensor
+
+    def __init__(
+        self,
+        n: Sequence[int],
+        means: Sequence[float] | None = None,
+        variances: Sequence[float] | None = None,
+        pixels: bool = False,
+    ):
+        super().__init__()
+        self.n_parameters, self.pixels = len(n), pixels
+        most = torch.tensor(list(n), dtype=torch.float32)
+        share = most.new_full(most.shape, 0.5) if means is None else torch.tensor(list(means)) / most
+        share = share.clamp(0.01, 0.99)
+        self.register_buffer("n", most, persistent=False)
+        self.register_buffer("base", torch.logit(share))
+        binomial = most * share * (1 - share)
+        excess = 4.0 if variances is None else torch.tensor(list(variances)) / binomial
+        self.log_concentration = nn.Parameter(self.concentration_of(0.5 * (1 + excess), most).log())
+
+    @staticmethod
+    def concentration_of(ratio: Tensor | float, n: Tensor) -> Tensor:
+        """Solve variance / binomial variance = (n + c) / (1 + c) for the concentration c, kept in [0.1, 1000]."""
+        ratio = torch.as_tensor(ratio, dtype=n.dtype).clamp_min(1.001)
+        return ((n - ratio) / (ratio - 1)).clamp(0.1, 1000.0)
+
+    def forward(self, h: Tensor) -> BetaBinomial:
+        logits, concentration = (self.base + h).clamp(-15.0, 15.0), self.log_concentration.clamp(-4.0, 8.0)
+        if self.pixels:
+            return BetaBinomial(logits, concentration, self.n, -1.0, 2 / self.n)
+        return BetaBinomial(logits, concentration, self.n)
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Posterior mean; of counts to the nearest whole number."""
+        return moments.squeeze(-1) if self.pixels else moments.squeeze(-1).round()
 
 
 class PixelHead(nn.Module):

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from abduce import checkpoint as folders
 from abduce.data.schema import Schema
+from abduce.distributions.heads import SCALES
 from abduce.estimators.generative import GenerativeModel
-from abduce.models.build import FLOOR, LIKELIHOODS, build_vae, default_latent_dim, features_of, wants_path
+from abduce.models.build import FLOOR, build_vae, default_latent_dim, features_of, wants_path
+from abduce.models.choice import LIKELIHOODS, by_name
 from abduce.models.linear import LinearPath, choose
 from abduce.nets import ACTIVATIONS
 from abduce.objectives.bounds import ELBO, IWAE, Objective
@@ -40,8 +42,13 @@ class VAE(GenerativeModel):
         Number of latent units.
     hidden : sequence of int or "auto"
         Widths of the encoder's hidden layers; the decoder has them reversed.
-    likelihood : "auto", "gaussian" or "discretized_logistic"
-        p(x|z) of numeric cells; "auto" goes by kind.
+    likelihood : str or mapping of column to str
+        p(x|z): one name for all columns that it fits, or one for each of some columns; "auto" goes by kind.  real, positive
+        and pixel take "gaussian", "student_t", "laplace"; positive also "lognormal"; pixel also "discretized_logistic",
+        "discretized_logistic_mixture", "continuous_bernoulli", "beta_binomial"; count "negative_binomial", "poisson",
+        "beta_binomial"; binary "bernoulli"; ordinal "ordinal", "categorical"; categorical "categorical".
+    scale : "network", "cell" or "shared"
+        Noise scale of Gaussian, Laplace and Student-t cells: a function of z, one for each cell, or one for all.
     objective : "auto", "elbo", "iwae" or an objective
         "auto" is the ELBO on complete data and the multi-sample bound on incomplete data.
     max_epochs : int or "auto"
@@ -106,7 +113,8 @@ class VAE(GenerativeModel):
     _parameter_constraints: dict = {
         "latent_dim": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "hidden": ["array-like", StrOptions({"auto"})],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), Mapping],
+        "scale": [StrOptions(set(SCALES))],
         "objective": [StrOptions({"auto", "elbo", "iwae"}), callable],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -131,7 +139,8 @@ class VAE(GenerativeModel):
         self,
         latent_dim: int | str = "auto",
         hidden: Sequence[int] | str = "auto",
-        likelihood: str = "auto",
+        likelihood: str | Mapping[Any, str] = "auto",
+        scale: str = "network",
         objective: str | Objective = "auto",
         max_epochs: int | str = "auto",
         batch_size: int = 128,
@@ -154,6 +163,7 @@ class VAE(GenerativeModel):
         self.latent_dim = latent_dim
         self.hidden = hidden
         self.likelihood = likelihood
+        self.scale = scale
         self.objective = objective
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -183,7 +193,8 @@ class VAE(GenerativeModel):
 
         ``checkpoint`` names a folder in which the run's state is kept; if it holds the state of the same run, training
         goes on from there to the same numbers.  ``redraw(epoch)``, called before each epoch with its number from 0, returns
-        another draw of the rows of X in the same form: dynamic binarisation, augmentation.  Ctrl-C ends training early and leaves a usable model.
+        another draw of the rows of X in the same form: dynamic binarisation, augmentation.  Ctrl-C ends training early and
+        leaves a usable model.
         """
         self._check_columns(X, reset=True)
         if not isinstance(self.hidden, str):
@@ -234,14 +245,18 @@ class VAE(GenerativeModel):
         index = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.inference_seed_))[:most]
         return x[index], mask[index]
 
-    def _redraw(self, redraw: Callable[[int], Any] | None, shape: torch.Size) -> Callable[[int], Tensor] | None:
+    def _redraw(
+        self, redraw: Callable[[int], Any] | None, shape: torch.Size
+    ) -> Callable[[int], Tensor] | None:
         if redraw is None:
             return None
 
         def rows(epoch: int) -> Tensor:
             values = torch.from_numpy(self.schema_.encode(redraw(epoch))[0]).float()
             if values.shape != shape:
-                raise ValueError(f"redraw must return the rows of X, {tuple(shape)}, got {tuple(values.shape)}")
+                raise ValueError(
+                    f"redraw must return the rows of X, {tuple(shape)}, got {tuple(values.shape)}"
+                )
             return values
 
         return rows
@@ -297,7 +312,8 @@ class VAE(GenerativeModel):
         config = {
             "latent_dim": int(latent),
             "hidden": [int(w) for w in hidden],
-            "likelihood": self.likelihood,
+            "likelihood": by_name(schema, self.likelihood),
+            "scale": self.scale,
             "activation": self.activation,
             "masking": self.masking,
             "dropout": self.dropout,
@@ -358,6 +374,7 @@ class VAE(GenerativeModel):
         else:
             arguments["objective"] = self.objective
         arguments["random_state"] = self.random_state if isinstance(self.random_state, Integral) else None
+        arguments["likelihood"] = self._config["likelihood"]
         arguments["hidden"] = self.hidden if self.hidden == "auto" else [int(w) for w in self.hidden]
         fitted = {"offset": self.offset_, "inference_seed": self.inference_seed_, "history": self.history_}
         fitted["feature_names"] = [str(c) for c in getattr(self, "feature_names_in_", [])]

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from abduce.data.fields import Field
 from abduce.data.schema import Schema
+from abduce.distributions.continuous import ContinuousBernoulli
 from abduce.distributions.heads import (
     BernoulliHead,
+    BetaBinomialHead,
     CategoricalHead,
+    ContinuousBernoulliHead,
     GaussianHead,
+    LaplaceHead,
     Likelihood,
     NegativeBinomialHead,
     OrdinalHead,
     PixelHead,
+    PoissonHead,
+    StudentTHead,
 )
+from abduce.distributions.priors import StandardNormal
+from abduce.models.choice import choose_likelihoods
 from abduce.models.linear import LinearPath
+from abduce.models.parts import make_layers, make_posterior, make_prior
 from abduce.models.vae import VariationalAutoencoder
 from abduce.nets import Features
 
-LIKELIHOODS = ("auto", "gaussian", "discretized_logistic")
 NUMERIC = ("real", "positive", "pixel")
-FLOOR = 0.05  # smallest noise standard deviation of a Gaussian cell, in model units
+FLOOR = 0.05  # smallest noise standard deviation of a numeric cell, in model units
 
 
 def features_of(schema: Schema, means: Sequence[float] | None = None, masking: bool = True) -> Features:
@@ -63,9 +72,9 @@ def wants_path(schema: Schema) -> bool:
 
 def build_vae(
     schema: Schema,
-    latent_dim: int,
+    latent_dim: int | Sequence[int],
     hidden: Sequence[int],
-    likelihood: str = "auto",
+    likelihood: str | Mapping[str, str] = "auto",
     scale: str = "network",
     activation: str = "silu",
     dropout: float = 0.0,
@@ -75,42 +84,27 @@ def build_vae(
     means: Sequence[float] | None = None,
     variances: Sequence[float] | None = None,
     path: LinearPath | None = None,
+    prior: str = "normal",
+    components: int = 50,
+    posterior: str = "diagonal",
+    transforms: int = 2,
+    pseudo: Tensor | None = None,
 ) -> VariationalAutoencoder:
     """Build the model of a schema; weights are random, from torch's global generator.
 
-    ``mixture`` is the number of components of the linear path, 0 for none; ``path`` its fitted parameters (an empty one if
-    not given, to be loaded into).  ``means`` and ``variances`` are the cells' observed ones in model space: where counts
-    start from.
+    ``latent_dim`` may list several layers from the top down.  ``prior`` and ``posterior`` name their families (see
+    :mod:`abduce.models.parts`; with a linear path, ``"path"``), with ``components`` of a mixture and ``transforms`` of a
+    flow; ``pseudo`` are what a VampPrior's pseudo-inputs start from, rows of what the encoder reads.
+
+    ``likelihood`` is one name, or one for each of some columns (see :mod:`abduce.models.choice`); ``scale`` where the noise
+    of Gaussian, Laplace and Student-t cells comes from.  ``mixture`` is the number of components of the linear path, 0 for
+    none; ``path`` its fitted parameters (an empty one if not given, to be loaded into).  ``means`` and ``variances`` are
+    the cells' observed ones in model space: where counts start from.
     """
-    heads: list[tuple[Sequence[int] | None, nn.Module]] = []
-    gaussian: list[int] = []
-    for kind, cells, fields in _groups(schema):
-        if kind == "pixel" and likelihood == "discretized_logistic":
-            for n in sorted({f.levels for f in fields}):
-                own = [c for c, f in zip(cells, fields, strict=True) if f.levels == n]
-                heads.append((own, PixelHead(len(own), n, pixel_components)))
-        elif kind == "pixel":
-            for half in sorted({1 / (2 * f.denominator * f.scale) for f in fields}):
-                own = [
-                    c for c, f in zip(cells, fields, strict=True) if 1 / (2 * f.denominator * f.scale) == half
-                ]
-                heads.append((own, GaussianHead(len(own), scale, FLOOR, half)))
-        elif kind in NUMERIC:
-            gaussian += cells
-        elif kind == "binary":
-            heads.append((cells, BernoulliHead(len(cells))))
-        elif kind == "count":
-            heads.append(
-                (cells, NegativeBinomialHead([1.0 if means is None else float(means[c]) for c in cells]))
-            )
-        else:
-            sizes = [len(f.categories or ()) for f in fields]
-            heads.append((cells, (OrdinalHead if kind == "ordinal" else CategoricalHead)(sizes)))
-    if gaussian:
-        heads.insert(0, (sorted(gaussian), GaussianHead(len(gaussian), scale, FLOOR)))
+    heads = _heads(schema, choose_likelihoods(schema, likelihood), scale, pixel_components, means, variances)
     features = features_of(schema, means, masking)
     if mixture and path is None:
-        n, k = features.n_features - masking * schema.n_cells, latent_dim
+        n, k = features.n_features - masking * schema.n_cells, int(latent_dim)  # pyright: ignore[reportArgumentType]
         eye = torch.eye(k).repeat(mixture, 1, 1)
         path = LinearPath(
             torch.zeros(n, k),
@@ -120,11 +114,82 @@ def build_vae(
             torch.zeros(mixture, k),
             eye,
         )
+    layers = [latent_dim] if isinstance(latent_dim, int) else list(latent_dim)
+    total = sum(layers)
+    head, law = None, None
+    if prior not in ("path", "vamp"):
+        law = make_prior(prior, layers[0], components)
+    if len(layers) > 1:
+        law, head = make_layers(posterior, layers, law or StandardNormal(layers[0]), [max(layers)] * len(hidden), activation)
+    elif path is None:
+        head = make_posterior(posterior, total, transforms, hidden[:1] or (64,))
     likelihood_module = Likelihood(heads, schema.n_cells)
-    model = VariationalAutoencoder(features, likelihood_module, latent_dim, hidden, activation, dropout, path)
+    model = VariationalAutoencoder(
+        features, likelihood_module, latent_dim, hidden, activation, dropout, path, law, head
+    )
     if path is not None:
         _start(model, path)
+    if prior == "vamp":
+        pseudo = torch.zeros(components, features.n_features) if pseudo is None else pseudo
+        model.set_prior(make_prior("vamp", total, encode=model.encode, pseudo=pseudo))
     return model
+
+
+def _heads(
+    schema: Schema,
+    names: list[str],
+    scale: str,
+    pixel_components: int,
+    means: Sequence[float] | None,
+    variances: Sequence[float] | None,
+) -> list[tuple[Sequence[int] | None, nn.Module]]:
+    """One head for all cells of one likelihood, and of one lattice where it counts the lattice's steps."""
+    gathered: dict[tuple, list[tuple[int, Field]]] = {}
+    name_of = names if len(names) == schema.n_cells else names * schema.n_cells  # images share one field
+    for kind, cells, fields in _groups(schema):
+        for cell, field in zip(cells, fields, strict=True):
+            name = name_of[cell]
+            if name == "lognormal":
+                name = "gaussian"  # the model sees the logarithm
+            lattice = (field.levels,) if kind == "pixel" else ()
+            half = 1 / (2 * (field.denominator or 1) * field.scale) if kind == "pixel" else 0.0
+            key = (name, "number" if kind in ("real", "positive") else kind, lattice, half)
+            gathered.setdefault(key, []).append((cell, field))
+    heads: list[tuple[Sequence[int] | None, nn.Module]] = []
+    for (name, kind, _, half), members in gathered.items():
+        members = sorted(members, key=lambda member: member[0])
+        cells, n = [cell for cell, _ in members], len(members)
+        mean = [1.0 if means is None else float(means[c]) for c in cells]
+        levels = members[0][1].levels or 2
+        head: nn.Module
+        if name == "gaussian":
+            head = GaussianHead(n, scale, FLOOR, half)
+        elif name == "laplace":
+            head = LaplaceHead(n, scale, FLOOR / math.sqrt(2), half)
+        elif name == "student_t":
+            head = StudentTHead(n, scale, FLOOR, half)
+        elif name == "continuous_bernoulli":
+            head = ContinuousBernoulliHead(n, half)
+        elif name.startswith("discretized_logistic"):
+            head = PixelHead(n, levels, pixel_components if name.endswith("mixture") else 1)
+        elif name == "beta_binomial" and kind == "pixel":
+            head = BetaBinomialHead([levels - 1] * n, pixels=True)
+        elif name == "beta_binomial":
+            # the largest seen; NaN where none was
+            most = [1 if math.isnan(f.high) else max(1, round(f.high)) for _, f in members]
+            spread = None if variances is None else [float(variances[c]) for c in cells]
+            head = BetaBinomialHead(most, mean, spread)
+        elif name == "negative_binomial":
+            head = NegativeBinomialHead(mean)
+        elif name == "poisson":
+            head = PoissonHead(mean)
+        elif name == "bernoulli":
+            head = BernoulliHead(n)
+        else:
+            sizes = [len(f.categories or ()) for _, f in members]
+            head = (OrdinalHead if name == "ordinal" else CategoricalHead)(sizes)
+        heads.append((cells, head))
+    return heads
 
 
 @torch.no_grad()
@@ -146,12 +211,18 @@ def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
     for head, cells in zip(model.heads.heads, model.heads.cells(), strict=True):
         rows = slice(start, start + len(cells))
         start += int(head.n_parameters)  # pyright: ignore[reportArgumentType]
-        if isinstance(head, GaussianHead):
+        if isinstance(head, GaussianHead | LaplaceHead | StudentTHead):
             index = [place[c] for c in cells]
             linear.weight[rows], linear.bias[rows] = W[index], b[index]
             log_floor = math.log(head.floor)
-            above = (0.5 * path.noise[index].float().log() - log_floor).clamp_min(0.02)
-            head.raw_scale.copy_(log_floor + torch.log(torch.expm1(above)))
+            variance = path.noise[index].float()
+            if isinstance(head, LaplaceHead):
+                variance = variance / 2
+            elif isinstance(head, StudentTHead):
+                variance = variance * (head.df - 2) / head.df
+            above = (0.5 * variance.log() - log_floor).clamp_min(0.02)
+            raw = log_floor + torch.log(torch.expm1(above))
+            head.raw_scale.copy_(raw if head.scale != "shared" else raw.mean())
         elif isinstance(head, PixelHead):
             index, d = [place[c] for c in cells], len(cells)
             head.spread.zero_()
@@ -170,9 +241,26 @@ def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
             index = [place[c] for c in cells]
             p = b[index].clamp(0.02, 0.98)
             linear.weight[rows], linear.bias[rows] = W[index] / (p * (1 - p)).unsqueeze(-1), torch.logit(p)
-        elif isinstance(head, NegativeBinomialHead):
+        elif isinstance(head, ContinuousBernoulliHead):
+            # the mean is coth(η/2) − 2/η: inverted by Cohen's approximation, its slope is half the variance
+            index = [place[c] for c in cells]
+            mean = b[index].clamp(-0.95, 0.95)
+            logits = 2 * mean * (3 - mean.square()) / (1 - mean.square())
+            slope = 0.5 * ContinuousBernoulli(logits).gaussian().variance()
+            linear.weight[rows], linear.bias[rows] = W[index] / slope.unsqueeze(-1), logits
+        elif isinstance(head, BetaBinomialHead) and head.pixels:
+            index = [place[c] for c in cells]
+            p = (0.5 * b[index] + 0.5).clamp(0.02, 0.98)
+            spread = p * (1 - p)
+            linear.weight[rows], linear.bias[rows] = 0.5 * W[index] / spread.unsqueeze(-1), torch.logit(p)
+            ratio = 0.25 * path.noise[index].float() / spread * head.n
+            head.log_concentration.copy_(head.concentration_of(ratio, head.n).log())
+        elif isinstance(head, NegativeBinomialHead | PoissonHead | BetaBinomialHead):
+            # counts are read as log(1 + x), whose move moves the log-mean, and a share's logit by 1 / (1 − share) of it
             index = [n_numeric + features.count.tolist().index(c) for c in cells]
             linear.weight[rows] = W[index]
+            if isinstance(head, BetaBinomialHead):
+                linear.weight[rows] /= (1 - torch.sigmoid(head.base)).unsqueeze(-1)
         else:  # one-hot cells, the classes of one cell in a row
             for i, c in enumerate(cells):
                 first = class_cells.index(c)
