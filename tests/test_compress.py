@@ -21,7 +21,8 @@ from abduce.distributions.pixels import DiscretizedLogisticMixture
 from abduce.tasks import compress as task
 from abduce.tasks.container import CompressedDataError, Container, Reader, varint
 from abduce.tasks.lattices import LatentLaw
-from abduce.tasks.symbols import Digits, count_masses, interval, mixture_masses
+from abduce.tasks.masses import NORMAL, count_masses, mixture_masses
+from abduce.tasks.symbols import Digits
 
 RNG = np.random.default_rng(0)
 QUICK = {"latent_dim": 2, "hidden": [16], "max_epochs": 2, "random_state": 0}
@@ -340,8 +341,8 @@ def test_masses_match_the_likelihoods():
     got = count_masses(np.log([3.0]), np.log([2.0]), np.array([100]))(edges, slice(0, 1))[0]
     np.testing.assert_allclose(got, nbinom.pmf(np.arange(17), 2, 2 / 5), rtol=1e-9)
     t = np.array([-np.inf, -1.0, 0.5, 9.0, 9.1, np.inf])
-    np.testing.assert_allclose(interval(t)[:2], np.diff(ndtr(t))[:2])
-    assert interval(t)[3] == pytest.approx(ndtr(-9.0) - ndtr(-9.1))
+    np.testing.assert_allclose(NORMAL.interval(t)[:2], np.diff(ndtr(t))[:2])
+    assert NORMAL.interval(t)[3] == pytest.approx(ndtr(-9.0) - ndtr(-9.1))
 
 
 def test_a_mixture_of_latents_costs_its_marginal_density():

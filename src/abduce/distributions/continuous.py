@@ -235,6 +235,7 @@ class ContinuousBernoulli:
         if not self.half:
             return masked_sum(0.5 * x * self.logits - log_sinhc(self.logits) - math.log(2), observed)
         # over an interval of centre m and half-width w: exp(ηm/2 − g(η)) · w · exp(g(wη)); the outer two end at ±1
+        x = x.clamp(-1, 1)
         low, high = (x - self.half).clamp_min(-1), (x + self.half).clamp_max(1)
         centre, width = 0.5 * (low + high), 0.5 * (high - low)
         cells = 0.5 * centre * self.logits - log_sinhc(self.logits) + log_sinhc(width * self.logits)

@@ -188,23 +188,16 @@ class BetaBinomial:
         P(k) = C(n, k) B(k + pc, n − k + (1 − p)c) / B(pc, (1 − p)c),   p = σ(logits), c the concentration.
 
     Mean np, variance np(1 − p)(n + c)/(1 + c): binomial for c → ∞, uniform for p = ½ and c = 2, heaped at both ends for
-    small c.  For counts with a known largest value, and for grey levels, x = low + step · k.  A count beyond n has
-    probability zero.
+    small c.  For counts with a known largest value; a count beyond n has probability zero.  With ``pixels`` the counts are
+    grey levels spread over [−1, 1], x = 2k/n − 1, and values beyond the ends count as the ends.
 
     Source: Skellam 1948; Johnson, Kemp & Kotz 2005, Univariate Discrete Distributions, section 6.9.
     """
 
-    def __init__(
-        self,
-        logits: Tensor,
-        log_concentration: Tensor,
-        n: Tensor,
-        low: float = 0.0,
-        step: Tensor | float = 1.0,
-    ):
+    def __init__(self, logits: Tensor, log_concentration: Tensor, n: Tensor, pixels: bool = False):
         self.logits = logits
         self.log_concentration = log_concentration.expand_as(logits)
-        self.n, self.low, self.step = n, low, step
+        self.n, self.pixels = n, pixels
 
     def shapes(self) -> tuple[Tensor, Tensor]:
         """The beta law's two shapes, (..., d) each."""
@@ -213,7 +206,7 @@ class BetaBinomial:
         return a, torch.exp(F.logsigmoid(-self.logits) + self.log_concentration).clamp_min(tiny)
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        k = torch.round((x - self.low) / self.step)
+        k = torch.round(0.5 * (x.clamp(-1, 1) + 1) * self.n if self.pixels else x)
         possible = (k >= 0) & (k <= self.n)
         k = torch.where(possible, k, k.new_zeros(()))
         rest, (a, b) = self.n - k, self.shapes()
@@ -236,9 +229,9 @@ class BetaBinomial:
         either = (uniform_like(a, generator) < torch.sigmoid(self.logits)).to(a.dtype)
         p = torch.where(a + b > 0, a / (a + b).clamp_min(torch.finfo(a.dtype).tiny), either)
         k = torch.binomial(self.n.to(p.dtype).expand_as(p).contiguous(), p, generator=generator)
-        return self.low + self.step * k
+        return 2 * k / self.n - 1 if self.pixels else k
 
     def gaussian(self) -> Gaussian:
         p, c = torch.sigmoid(self.logits), self.log_concentration.exp()
-        variance = self.n * p * (1 - p) * (self.n + c) / (1 + c)
-        return Gaussian(self.low + self.step * self.n * p, self.step * variance.clamp_min(1e-8).sqrt())
+        scale = (self.n * p * (1 - p) * (self.n + c) / (1 + c)).clamp_min(1e-8).sqrt()
+        return Gaussian(2 * p - 1, 2 / self.n * scale) if self.pixels else Gaussian(self.n * p, scale)

@@ -273,9 +273,7 @@ class BetaBinomialHead(nn.Module):
 
     def forward(self, h: Tensor) -> BetaBinomial:
         logits, concentration = (self.base + h).clamp(-15.0, 15.0), self.log_concentration.clamp(-4.0, 8.0)
-        if self.pixels:
-            return BetaBinomial(logits, concentration, self.n, -1.0, 2 / self.n)
-        return BetaBinomial(logits, concentration, self.n)
+        return BetaBinomial(logits, concentration, self.n, self.pixels)
 
     def point(self, moments: Tensor) -> Tensor:
         """Posterior mean; of counts to the nearest whole number."""
@@ -323,6 +321,14 @@ class Likelihood(nn.Module):
             (cells, head(piece)) for cells, head, piece in zip(self._cells, self.heads, pieces, strict=True)
         ]
         return Product(parts, self.n_cells)
+
+    def limits(self) -> Tensor:
+        """The largest value that each cell can take, (D,): infinity but for bounded counts."""
+        out = torch.full((self.n_cells,), torch.inf)
+        for cells, head in zip(self._cells, self.heads, strict=True):
+            if isinstance(head, BetaBinomialHead) and not head.pixels:
+                out[cells] = head.n.to(out.dtype)
+        return out
 
     def cells(self) -> list[list[int]]:
         """The cells' positions of each head."""

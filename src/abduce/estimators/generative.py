@@ -71,10 +71,17 @@ class GenerativeModel(
         check_is_fitted(self)
         self._check_columns(X, reset=False)
         values, observed = self.schema_.encode(X)
+        beyond = observed & (values > self.model_.heads.limits().numpy())
+        if beyond.any():
+            row, j = np.argwhere(beyond)[0]
+            raise ValueError(
+                f"X: column {self.schema_.names[j]!r} has {values[row, j]:g} in row {row}, beyond the largest count of the "
+                "training data, where likelihood 'beta_binomial' ends"
+            )
         return torch.from_numpy(values), torch.from_numpy(observed)
 
     def _scores(self, x: Tensor, observed: Tensor, samples: int | None = None) -> np.ndarray:
-        value = log_prob(self.model_, x, observed, samples or self.samples, self.inference_seed_)[0]
+        value = log_prob(self.model_, x, observed, samples or self.samples, self.inference_seed_).value
         return value.numpy() + self.schema_.log_jacobian(x.numpy(), observed.numpy())
 
     @property
@@ -98,7 +105,8 @@ class GenerativeModel(
     def effective_sample_size(self, X) -> np.ndarray:
         """Effective number of importance draws behind each row's score, between 1 and ``samples``, ``(n,)``."""
         x, observed = self._encode(X)
-        return log_prob(self.model_, x, observed, self.samples, self.inference_seed_)[2].numpy()
+        evidence = log_prob(self.model_, x, observed, self.samples, self.inference_seed_)
+        return evidence.effective_sample_size.numpy()
 
     def anomaly_score(self, X) -> np.ndarray:
         """Oddness of each row, −log p in nats: higher is odder (PyOD's sign)."""

@@ -43,14 +43,15 @@ import numpy as np
 import torch
 
 from abduce.data.schema import Schema
-from abduce.distributions.continuous import Gaussian, RoundedGaussian
+from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian, StudentT
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal
 from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel
 from abduce.tasks.container import CompressedDataError, Container, carry, check_whole, put_back
 from abduce.tasks.lattices import MARGIN, LatentLaw, ShortOfBits, coarse_steps, lattice_units
-from abduce.tasks.symbols import Lattice, default_ranges, gaussian_bits, rounded, symbol_models
+from abduce.tasks.masses import LAPLACE, NORMAL, STUDENT_T, line_bits
+from abduce.tasks.symbols import Lattice, default_ranges, rounded, symbol_models
 
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
@@ -531,10 +532,16 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
             nats = codec.model.prior.log_prob(z) - q.log_prob(z)
             bits = np.zeros(len(ks))
             for where, part in codec.model.likelihood(z).parts:
-                if not isinstance(part, Gaussian | RoundedGaussian):
+                shape: np.ndarray | float = 0.0
+                if isinstance(part, Gaussian | RoundedGaussian):
+                    law, loc = NORMAL, part.mean
+                elif isinstance(part, Laplace):
+                    law, loc = LAPLACE, part.loc
+                elif isinstance(part, StudentT):
+                    law, loc, shape = STUDENT_T, part.loc, part.df.numpy()
+                else:
                     nats = nats + part.log_prob(x[:, where], seen[:, where])
                     continue
-                mean = part.mean
                 if isinstance(part, Gaussian) and part.factor is not None:
                     middle, root = part.factor_posterior(x[:, where], seen[:, where])
                     noise = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
@@ -543,10 +550,17 @@ def _negative_elbo(codec: Codec, k: np.ndarray, observed: np.ndarray, draws: int
                         -1
                     )
                     nats = nats - 0.5 * u.square().sum(-1) - log_q
-                    mean = mean + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
+                    loc = loc + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
                 index = np.arange(ks.shape[1])[where if isinstance(where, slice) else where.numpy()]
-                bits += gaussian_bits(
-                    ks[:, index], index, os[:, index], mean.numpy(), part.scale.numpy(), codec.lattice
+                bits += line_bits(
+                    law,
+                    ks[:, index],
+                    index,
+                    os[:, index],
+                    loc.numpy(),
+                    part.scale.numpy(),
+                    codec.lattice,
+                    shape,
                 )
             out[start : start + len(ks)] += (bits - nats.numpy() / math.log(2.0)) / draws
     return out

@@ -8,8 +8,7 @@ that the likelihood gives to the interval around it (the first and the last symb
     categorical, ordinal   table of probabilities
     Gaussian, fine         Gaussian cut into bins of one lattice step
     all others             digits: the interval [0, size) is cut into at most 16 parts, again and again, and
-    each digit is
-                           coded by its exact share F(end) − F(start) of the mass that is left (the chain
+                           each digit is coded by its exact share F(end) − F(start) of the mass that is left (the chain
                            rule), so a pixel of 256 levels costs 2 x 16 evaluations of F, and a range of 10¹⁵
                            is as exact as one of ten
 
@@ -23,19 +22,36 @@ All is plain NumPy, over the observed cells of a batch, flattened; no loop runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import betainc, log_ndtr, ndtr
 from torch import Tensor
 
 from abduce.data.schema import Schema
-from abduce.distributions.continuous import Gaussian, RoundedGaussian
-from abduce.distributions.discrete import Bernoulli, Categorical, NegativeBinomial
+from abduce.distributions.continuous import (
+    ContinuousBernoulli,
+    Gaussian,
+    Laplace,
+    RoundedGaussian,
+    StudentT,
+)
+from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Distribution
 from abduce.distributions.pixels import DiscretizedLogisticMixture
+from abduce.tasks.masses import (
+    LAPLACE,
+    NORMAL,
+    STUDENT_T,
+    Masses,
+    beta_binomial_masses,
+    continuous_bernoulli_masses,
+    count_masses,
+    line_masses,
+    mixture_masses,
+    poisson_masses,
+)
 
 GRID = 2.0**14  # network outputs are rounded to multiples of 1/GRID
 PROBABILITY = 2.0**24  # and probabilities to multiples of 1/PROBABILITY, the coder's own precision
@@ -43,7 +59,6 @@ FINE = 2**16  # a Gaussian over more symbols than this would waste the coder's p
 SINGLE = 32  # up to this many symbols make one digit
 RADIX = 16
 ENTRIES = 2**18  # table entries made at once: bounds memory
-FLAT = 2.0**-6  # a digit whose cells span less than this many standard deviations is uniform
 
 
 class Stack(Protocol):
@@ -187,9 +202,6 @@ class Bins:
         return stack.pop_gaussian(self.mean, self.scale, 0, self.top)
 
 
-Masses = Callable[[np.ndarray, slice], np.ndarray]
-
-
 class Digits:
     """Symbols 0..size−1 coded digit by digit; ``masses(edges, part)`` gives the mass between edges ``(m, j +
     1)``."""
@@ -238,68 +250,6 @@ class Digits:
         return out
 
 
-def normal_masses(
-    lattice: Lattice, cells: np.ndarray, mean: np.ndarray, scale: np.ndarray, size: np.ndarray
-) -> Masses:
-    """Mass of lattice intervals under a Gaussian in model space; uniform where it is flat."""
-
-    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
-        t = (lattice.edges(cells[part], edges) - mean[part, None]) / scale[part, None]
-        flat = t[:, -1] - t[:, 0] < FLAT
-        t = np.where(edges <= 0, -np.inf, np.where(edges >= size[part, None], np.inf, t))
-        cut = np.where(edges[:, 1:] > edges[:, :-1], interval(t), 0.0)
-        return np.where(flat[:, None], np.diff(edges).astype(np.float64), cut)
-
-    return masses
-
-
-def interval(t: np.ndarray) -> np.ndarray:
-    """Φ(t[i+1]) − Φ(t[i]) along the last axis, exact in both tails."""
-    a, b = t[..., :-1], t[..., 1:]
-    upper = a > 0  # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): subtract small numbers, not numbers close to one
-    return np.where(upper, ndtr(-a) - ndtr(-b), ndtr(b) - ndtr(a))
-
-
-def count_masses(log_mean: np.ndarray, log_dispersion: np.ndarray, size: np.ndarray) -> Masses:
-    """Mass of intervals of counts under the negative binomial: P(X < e) = I_p(r, e) with p = r / (r + μ)."""
-    r = np.exp(log_dispersion)
-    p = 1.0 / (1.0 + np.exp(log_mean - log_dispersion))
-
-    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
-        below = betainc(r[part, None], np.maximum(edges, 1).astype(np.float64), p[part, None])
-        below = np.where(edges <= 0, 0.0, np.where(edges >= size[part, None], 1.0, below))
-        return np.diff(below)
-
-    return masses
-
-
-def mixture_masses(logits: np.ndarray, loc: np.ndarray, log_scale: np.ndarray, levels: int) -> Masses:
-    """Mass of intervals of grey levels under a mixture of logistics, parameters ``(components, m)``."""
-    weights = np.exp(logits - logits.max(0))
-    weights = (weights / weights.sum(0)).astype(np.float32)
-    precision = np.exp(-log_scale)
-    # the cut below level e lies at −1 + (2 e − 1) / (levels − 1): its standardised place is linear in e
-    slope = (2.0 / (levels - 1) * precision).astype(np.float32)
-    start = ((-1.0 - 1.0 / (levels - 1) - loc) * precision).astype(np.float32)
-
-    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
-        e = edges.astype(np.float32)
-        below = np.zeros_like(e)
-        with np.errstate(over="ignore"):  # 1 / (1 + ∞) = 0 is meant
-            for weight, rise, first in zip(weights[:, part], slope[:, part], start[:, part], strict=True):
-                t = e * -rise[:, None]
-                t -= first[:, None]
-                np.exp(t, out=t)
-                t += 1.0
-                np.divide(weight[:, None], t, out=t)
-                below += t
-        below[edges <= 0] = 0.0
-        below[edges >= levels] = 1.0
-        return np.diff(below)
-
-    return masses
-
-
 # ------------------------------------------------------------------ from likelihoods to symbol models
 
 
@@ -322,7 +272,7 @@ def symbol_models(
     """Give the symbol models of the observed cells ``(n, D)`` of a batch, part by part of the likelihood.
 
     ``parts`` hold parameters of at least n rows, of which the first n are used; ``gaussian`` is the mean and
-    scale ``(n, d)`` of the Gaussian part, whatever it is correlated through taken in already.
+    scale ``(n, d)`` of the first Gaussian part, whatever it is correlated through taken in already.
     """
     n, d = observed.shape
     for where, part in parts:
@@ -337,8 +287,9 @@ def symbol_models(
             return np.stack([rounded(c.numpy()[seen]) for c in t[:n].unbind(-2)])
 
         if isinstance(part, Gaussian | RoundedGaussian):
-            assert gaussian is not None
-            mean, scale = gaussian
+            if gaussian is None:
+                gaussian = rounded(part.mean[:n].numpy()), np.exp(rounded(np.log(part.scale[:n].numpy())))
+            (mean, scale), gaussian = gaussian, None
             fine = ~lattice.log[index] & (size <= FINE)
             if fine.any():
                 own, s = index[fine], seen[:, fine]
@@ -352,7 +303,7 @@ def symbol_models(
             if not fine.all():
                 own, s = index[~fine], seen[:, ~fine]
                 cell, sizes = np.broadcast_to(own, s.shape)[s], np.broadcast_to(size[~fine], s.shape)[s]
-                law = normal_masses(lattice, cell, mean[:, ~fine][s], scale[:, ~fine][s], sizes)
+                law = line_masses(NORMAL, lattice, cell, mean[:, ~fine][s], scale[:, ~fine][s], sizes)
                 yield Cells(own, s, Digits(law, sizes))
             continue
         sizes = np.broadcast_to(size, seen.shape)[seen]
@@ -363,43 +314,25 @@ def symbol_models(
         elif isinstance(part, NegativeBinomial):
             law = count_masses(take(part.log_mean), take(part.log_dispersion), sizes)
             yield Cells(index, seen, Digits(law, sizes))
+        elif isinstance(part, Laplace | StudentT):
+            cell = np.broadcast_to(index, seen.shape)[seen]
+            loc, scale = take(part.loc), np.exp(take(part.scale.log()))
+            if isinstance(part, Laplace):
+                law = line_masses(LAPLACE, lattice, cell, loc, scale, sizes)
+            else:
+                law = line_masses(STUDENT_T, lattice, cell, loc, scale, sizes, take(part.df))
+            yield Cells(index, seen, Digits(law, sizes))
+        elif isinstance(part, Poisson):
+            yield Cells(index, seen, Digits(poisson_masses(take(part.log_rate), sizes), sizes))
+        elif isinstance(part, BetaBinomial):
+            a, b = (np.exp(take(shape.log())) for shape in part.shapes())
+            law = beta_binomial_masses(a, b, take(part.n.expand_as(part.logits)))
+            yield Cells(index, seen, Digits(law, sizes))
+        elif isinstance(part, ContinuousBernoulli):
+            law = continuous_bernoulli_masses(take(part.logits), round(1 / part.half) + 1)
+            yield Cells(index, seen, Digits(law, sizes))
         elif isinstance(part, DiscretizedLogisticMixture):
             law = mixture_masses(spread(part.logits), spread(part.loc), spread(part.log_scale), part.levels)
             yield Cells(index, seen, Digits(law, sizes))
         else:
             raise TypeError(f"no symbol model for cells of {type(part).__name__}")
-
-
-def gaussian_bits(
-    k: np.ndarray,
-    index: np.ndarray,
-    observed: np.ndarray,
-    mean: np.ndarray,
-    scale: np.ndarray,
-    lattice: Lattice,
-) -> np.ndarray:
-    """Bits −log₂ of the mass of codes k (n, d) under independent Gaussians in model space, summed over cells,
-    (n,)."""
-    s = k - lattice.low[index]
-    edges = np.stack([lattice.edges(index, s.T), lattice.edges(index, s.T + 1)], -1).swapaxes(
-        0, 1
-    )  # (n, d, 2)
-    t = (edges - mean[..., None]) / scale[..., None]
-    t[..., 0][s <= 0] = -np.inf
-    t[..., 1][s >= lattice.size[index] - 1] = np.inf
-    flip = t[..., 0] > 0
-    a, b = np.where(flip, -t[..., 1], t[..., 0]), np.where(flip, -t[..., 0], t[..., 1])
-    upper, lower = log_ndtr(b), log_ndtr(a)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_mass = upper + np.log(-np.expm1(np.where(np.isfinite(lower), lower - upper, -np.inf)))
-    # the density times the width, where the difference would cancel
-    step = np.where(lattice.log[index], 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator[index])
-    narrow = b - a < 1e-6
-    with np.errstate(invalid="ignore"):
-        density = (
-            -0.5 * (0.5 * (a + b)) ** 2
-            - 0.5 * np.log(2 * np.pi)
-            + np.log(step / (lattice.scale[index] * scale))
-        )
-    log_mass = np.where(narrow, density, log_mass)
-    return -np.where(observed, log_mass, 0.0).sum(1) / np.log(2.0)
