@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from abduce.checkpoint import TrainingState, data_digest
 from abduce.data.masks import hide
+from abduce.inference.diagnostics import diagnose
 from abduce.models.latent import LatentVariableModel
 from abduce.objectives.bounds import Objective, forward_kl
 
@@ -34,7 +35,9 @@ class Settings:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    clip: float = 5.0  # longest gradient, in units of the root of the number of cells, whose terms a loss sums
+    clip: float = (
+        5.0  # longest gradient, in units of the root of the number of cells, whose terms a loss sums
+    )
     validation: float = 0.1
     patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
     partial: float = 1.0  # share of a batch whose rows also teach the partial encoder
@@ -72,14 +75,15 @@ class Run:
 class _Step(nn.Module):
     """One forward pass: the objective on what is observed, plus the partial encoder's fit to a more hidden row."""
 
-    def __init__(self, model: LatentVariableModel, objective: Objective, partial: float):
+    def __init__(self, model: LatentVariableModel, objective: Objective, partial: float, rows: int):
         super().__init__()
         self.model = model
         self.objective = objective
         self.partial = partial
+        self.rows = rows  # size of the data
 
     def forward(self, x, observed, keep, progress, generator, trim):
-        bound = self.objective(self.model, x, observed, progress, generator)
+        bound = self.objective(self.model, x, observed, progress, generator, self.rows)
         loss = bound.loss
         if keep is not None:
             n = max(1, round(self.partial * len(x)))
@@ -116,7 +120,7 @@ def train(
     rows, held = (part.to(x.device) for part in settings.split(len(x)))
     epochs = settings.schedule(len(rows))
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings), lr=settings.learning_rate, fused=True)
-    stepper, optimizer = fabric.setup(_Step(model, objective, settings.partial), optimizer)
+    stepper, optimizer = fabric.setup(_Step(model, objective, settings.partial, len(rows)), optimizer)
 
     parameters = list(model.parameters())
     batch = min(settings.batch_size, len(rows))
@@ -178,6 +182,7 @@ def train(
             last = epoch + 1 == epochs
             if len(held) and ((epoch + 1) % every == 0 or last):
                 record["valid"] = _evaluate(model, objective, held_x, held_mask, settings)
+                record |= _split(model, held_x, held_mask)
                 if record["valid"] > best[0]:
                     best, bad, run.best_epoch = (
                         (record["valid"], copy.deepcopy(model.state_dict())),
@@ -264,8 +269,39 @@ def _evaluate(
     values = []
     for i in range(0, len(x), 1000):
         ob = None if observed is None else observed[i : i + 1000]
-        values.append(objective(model, x[i : i + 1000], ob, 1.0, generator).value)
+        values.append(objective(model, x[i : i + 1000], ob, 1.0, generator, len(x)).value)
     value = torch.cat(values)
     return float(
         value[value >= torch.quantile(value, settings.trim)].mean() if settings.trim else value.mean()
     )
+
+
+def _split(model: LatentVariableModel, x: Tensor, observed: Tensor | None, rows: int = 512) -> dict[str, Any]:
+    """How the ELBO of held-out rows splits, and how many latent units are used."""
+    found = diagnose(model, x[:rows], None if observed is None else observed[:rows], samples=1)
+    split = {name: getattr(found, name) for name in ("reconstruction", "kl", "active_units")}
+    return split if found.kl_per_unit is None else split | {"kl_per_unit": list(found.kl_per_unit)}
+
+
+def fit_density(
+    density: nn.Module, z: Tensor, epochs: int, seed: int, batch: int = 512, rate: float = 2e-3
+) -> None:
+    """Fit a density in place to rows z (n, dim) by maximum likelihood; the best epoch on a held-out tenth is kept."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(z), generator=generator)
+    held, rows = z[order[: len(z) // 10]], z[order[len(z) // 10 :]]
+    optimizer = torch.optim.Adam(density.parameters(), rate)
+    best, kept = -math.inf, copy.deepcopy(density.state_dict())
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _rate((epoch + 0.5) / epochs)
+        for index in torch.randperm(len(rows), generator=generator).split(batch):
+            optimizer.zero_grad()
+            loss = -density.log_prob(rows[index]).mean()  # pyright: ignore[reportCallIssue]
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            value = float(density.log_prob(held if len(held) else rows).mean())  # pyright: ignore[reportCallIssue]
+        if value > best:
+            best, kept = value, copy.deepcopy(density.state_dict())
+    density.load_state_dict(kept)

@@ -9,6 +9,8 @@ samples:
 
     mean            ≤ log p(x) by Jensen: the evidence lower bound (ELBO)
     log-mean-exp    ≤ log p(x), tighter with more samples: the multi-sample bound, and the estimate of log p(x)
+    log-mean-exp of (1 − α) log w, over 1 − α       the Rényi bounds, from the ELBO (α = 1) through the multi-sample bound
+                    (α = 0) to the largest weight (α = −∞), rising as α falls
     softmax         posterior expectations, resampling, effective sample size
 
 All values are in nats.  Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda, Grosse & Salakhutdinov 2016
@@ -50,6 +52,24 @@ def multi_sample(log_w: Tensor) -> Tensor:
     tensor([0.5000])
     """
     return torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
+
+
+def renyi(log_w: Tensor, alpha: float) -> Tensor:
+    """Rényi bound of each row, (1/(1−α)) · log (1/S) Σ_s w_s^(1−α), shape ``(batch,)``.
+
+    α = 1 is the ELBO (the limit), α = 0 the multi-sample bound, α = −∞ the largest log weight and α = ∞ the smallest.
+    Source: Li & Turner 2016 (arXiv:1602.02311).
+
+    >>> log_w = torch.tensor([[0.0], [math.log(3.0)]])
+    >>> [round(renyi(log_w, alpha).item(), 4) for alpha in (-math.inf, 0, 1, 2, math.inf)]
+    [1.0986, 0.6931, 0.5493, 0.4055, 0.0]
+    """
+    power = 1.0 - alpha
+    if math.isinf(alpha):
+        return log_w.amax(0) if alpha < 0 else log_w.amin(0)
+    if abs(power) < 1e-4:  # where the general form cancels: its expansion around the ELBO
+        return log_w.mean(0) + 0.5 * power * log_w.var(0, correction=0)
+    return (torch.logsumexp(power * log_w, 0) - math.log(log_w.shape[0])) / power
 
 
 def normalized(log_w: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Approximate posteriors q(z|x): the proposals that the encoder learns."""
+"""Approximate posteriors q(z|x): the proposals that the encoder learns, and the heads that make them of its output.
+
+Each is a map from standard normal noise to z, so that a gradient passes through its draws, and a density.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -14,9 +17,12 @@ LOG_2PI = math.log(2 * math.pi)
 class Posterior(Protocol):
     """What objectives and inference ask of q(z|x)."""
 
+    reparameterized: bool  # whether a gradient passes through its draws
+
     @property
     def mean(self) -> Tensor: ...
     def transport(self, noise: Tensor) -> Tensor: ...
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]: ...  # transport, and log_prob of what it gives
     def log_prob(self, z: Tensor) -> Tensor: ...
     def detach(self) -> Posterior: ...
 
@@ -27,15 +33,11 @@ class DiagonalNormal:
     ``mean`` and ``log_scale`` have shape ``(batch, latent)``; draws carry a leading samples axis.
     """
 
+    reparameterized = True
+
     def __init__(self, mean: Tensor, log_scale: Tensor):
         self.mean = mean
         self.log_scale = log_scale
-
-    @classmethod
-    def from_parameters(cls, h: Tensor) -> DiagonalNormal:
-        """Read ``[mean, log_scale]`` off an encoder's output ``(batch, 2 latent)``; log-scales are kept in [-7, 3]."""
-        mean, log_scale = h.chunk(2, -1)
-        return cls(mean, log_scale.clamp(-7.0, 3.0))
 
     def detach(self) -> DiagonalNormal:
         """The same distribution with no gradient to its parameters."""
@@ -50,9 +52,60 @@ class DiagonalNormal:
         standard = (z - self.mean) * torch.exp(-self.log_scale)
         return -(0.5 * standard.square() + self.log_scale).sum(-1) - 0.5 * self.mean.shape[-1] * LOG_2PI
 
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws and their log-density, which the noise gives without a pass back through the map."""
+        constant = self.log_scale.sum(-1) + 0.5 * self.mean.shape[-1] * LOG_2PI
+        return self.transport(noise), -0.5 * noise.square().sum(-1) - constant
+
     def kl_to_standard_normal(self) -> Tensor:
         """KL(q || N(0, I)) of each latent unit in closed form, shape ``(batch, latent)``, nats."""
         return 0.5 * (self.mean.square() + torch.exp(2 * self.log_scale) - 1) - self.log_scale
+
+
+class FullNormal:
+    """Gaussian N(z; mean, L Lᵀ) with any covariance, one for each row: latents that are correlated given x.
+
+    ``mean`` (batch, latent), ``root`` L (batch, latent, latent) lower triangular with a positive diagonal.
+    """
+
+    reparameterized = True
+
+    def __init__(self, mean: Tensor, root: Tensor):
+        self.mean, self.root = mean, root
+
+    def detach(self) -> FullNormal:
+        """The same distribution with no gradient to its parameters."""
+        return FullNormal(self.mean.detach(), self.root.detach())
+
+    def transport(self, noise: Tensor) -> Tensor:
+        """Draws mean + L · noise."""
+        return self.mean + torch.einsum(
+            "bij,...bj->...bi", self.root, noise.expand(*noise.shape[:-2], *self.mean.shape)
+        )
+
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws and their log-density."""
+        return self.transport(noise), self._log_density(noise)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats, summed over the last axis."""
+        moved = (z - self.mean).view(-1, *self.mean.shape).permute(1, 2, 0)  # (batch, latent, samples)
+        white = torch.linalg.solve_triangular(self.root, moved, upper=False).permute(2, 0, 1)
+        return self._log_density(white).view(z.shape[:-1])
+
+    def _log_density(self, white: Tensor) -> Tensor:
+        log_det = torch.diagonal(self.root, dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (white.square().sum(-1) + self.mean.shape[-1] * LOG_2PI) - log_det
+
+    def mixture(self) -> MixtureNormal:
+        """The same law as a mixture of one component."""
+        still = torch.zeros_like(self.mean)
+        inverse = torch.linalg.solve_triangular(
+            self.root, torch.eye(len(self.mean[0])).to(self.root), upper=False
+        )
+        precision = inverse.mT @ inverse
+        chol = torch.linalg.cholesky(precision).unsqueeze(1)
+        return MixtureNormal(torch.zeros_like(still[:, :1]), self.mean.unsqueeze(1), chol, still, still)
 
 
 class MixtureNormal:
@@ -61,6 +114,10 @@ class MixtureNormal:
     ``log_r`` (B, C), ``means`` (B, C, k), ``chol`` (B, C, k, k) or (1, C, k, k) shared by all rows.  A network may move
     every component by ``shift`` (B, k) and stretch it, in its own whitened axes, by exp(``log_stretch``) (B, k).
     """
+
+    reparameterized = (
+        True  # in shift and stretch; which component is drawn does not depend on what is learned
+    )
 
     def __init__(self, log_r: Tensor, means: Tensor, chol: Tensor, shift: Tensor, log_stretch: Tensor):
         self.log_r, self.means, self.chol = log_r, means, chol
@@ -111,6 +168,11 @@ class MixtureNormal:
             moved = torch.gather(every, 1, index)[:, 0].permute(2, 0, 1)
         return self.means[torch.arange(batch), c] + self.shift + moved
 
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws and their log-density."""
+        z = self.transport(noise)
+        return z, self.log_prob(z)
+
     def _solve(self, e: Tensor) -> Tensor:
         """L_c⁻ᵀ e for right-hand sides (B, C, k, samples)."""
         if len(self.chol) > 1 or len(e) == 1:
@@ -139,3 +201,39 @@ class MixtureNormal:
         constant = self.log_r + log_det - 0.5 * self.shift.shape[-1] * LOG_2PI
         total = torch.logsumexp(constant.unsqueeze(1) - 0.5 * white.square().sum(-1), 2).T
         return total if z.ndim == 3 else total[0]
+
+
+class DiagonalHead(nn.Module):
+    """Reads a :class:`DiagonalNormal` off an encoder's output ``[mean, log_scale]``; log-scales are kept in [-7, 3]."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.noise_dim, self.n_parameters = latent_dim, 2 * latent_dim
+
+    def forward(self, h: Tensor) -> DiagonalNormal:
+        mean, log_scale = h.chunk(2, -1)
+        return DiagonalNormal(mean, log_scale.clamp(-7.0, 3.0))
+
+
+class FullHead(nn.Module):
+    """Reads a :class:`FullNormal` off an encoder's output: the mean, then L's triangle row by row.
+
+    The diagonal is exp of what is read, kept in [-7, 3]; below it, rows are in units of their own diagonal.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.noise_dim, self.n_parameters = latent_dim, latent_dim + latent_dim * (latent_dim + 1) // 2
+        rows, columns = torch.tril_indices(latent_dim, latent_dim, -1)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, h: Tensor) -> FullNormal:
+        k = self.noise_dim
+        mean, log_scale, below = h.split([k, k, len(self.rows)], -1)
+        unit = torch.diag_embed(torch.ones_like(mean))
+        unit = unit.index_put((torch.arange(len(h)).unsqueeze(1), self.rows, self.columns), below)
+        return FullNormal(mean, log_scale.clamp(-7.0, 3.0).exp().unsqueeze(-1) * unit)

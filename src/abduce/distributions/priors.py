@@ -1,13 +1,30 @@
-"""Priors p(z): what the latents look like before any x is seen."""
+"""Priors p(z): what the latents look like before any x is seen.
+
+The best prior for given encoder and decoder is the aggregate posterior, the average of q(z|x) over the data (Hoffman &
+Johnson 2016): mixtures and flows (:mod:`abduce.distributions.flows`) come closer to it than N(0, I) does.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from abduce.distributions.posteriors import DiagonalNormal, FullNormal, Posterior
+
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Prior(Protocol):
+    """What models and inference ask of p(z)."""
+
+    latent_dim: int
+
+    def log_prob(self, z: Tensor) -> Tensor: ...
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor: ...
 
 
 class StandardNormal(nn.Module):
@@ -70,3 +87,88 @@ class GaussianMixture(nn.Module):
         c = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.latent_dim, generator=generator, **factory)
         return self.means[c] + (self.roots[c] @ noise.unsqueeze(-1)).squeeze(-1)
+
+
+class DiagonalMixture(nn.Module):
+    """Mixture prior p(z) = Σ_c π_c N(z; m_c, diag(s_c²)) whose weights, means and scales are learned with the model."""
+
+    def __init__(self, latent_dim: int, components: int):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_scales = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats."""
+        return _mixture_log_prob(z, torch.log_softmax(self.logits, -1), self.means, self.log_scales)
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+        """Draw ``(n, latent)``."""
+        return self.gaussian_mixture().sample(n, generator, **factory)
+
+    def gaussian_mixture(self) -> GaussianMixture:
+        """The mixture as it is now, fixed."""
+        scales = torch.diag_embed(torch.exp(2 * self.log_scales.detach()))
+        return GaussianMixture(torch.softmax(self.logits.detach(), -1), self.means.detach(), scales).to(
+            self.means
+        )
+
+
+class VampPrior(nn.Module):
+    """Variational mixture of posteriors: p(z) = 1/K Σ_k q(z | u_k), the aggregate posterior of K learned pseudo-inputs.
+
+    ``encode`` is the encoder, from what it reads of a row to q(z|x); ``pseudo`` (K, features) start as rows of the data.
+
+    Source: Tomczak & Welling 2018 (arXiv:1705.07120).
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Posterior], pseudo: Tensor, latent_dim: int):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.pseudo = nn.Parameter(pseudo.clone())
+        self._encode = encode  # the encoder is the model's own; its weights are not kept here again
+
+    def _components(self) -> DiagonalNormal | FullNormal:
+        q = self._encode(self.pseudo)
+        if not isinstance(q, DiagonalNormal | FullNormal):
+            raise TypeError(f"a VampPrior mixes Gaussian posteriors, got {type(q).__name__}")
+        return q
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats."""
+        q = self._components()
+        if isinstance(q, DiagonalNormal):
+            weights = q.mean.new_full((len(self.pseudo),), -math.log(len(self.pseudo)))
+            return _mixture_log_prob(z, weights, q.mean, q.log_scale)
+        every = q.log_prob(z.reshape(-1, 1, self.latent_dim).expand(-1, len(self.pseudo), -1))
+        return (torch.logsumexp(every, -1) - math.log(len(self.pseudo))).view(z.shape[:-1])
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+        """Draw ``(n, latent)``."""
+        return self.gaussian_mixture().sample(n, generator, **factory)
+
+    @torch.no_grad()
+    def gaussian_mixture(self) -> GaussianMixture:
+        """The mixture as it is now, fixed."""
+        q = self._components()
+        root = torch.diag_embed(q.log_scale.exp()) if isinstance(q, DiagonalNormal) else q.root
+        weights = q.mean.new_full((len(self.pseudo),), 1 / len(self.pseudo))
+        return GaussianMixture(weights, q.mean, root @ root.mT).to(q.mean)
+
+
+def _mixture_log_prob(z: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """log Σ_c π_c N(z; m_c, diag(s_c²)); the squares by two matrix products, so nothing of size z x components x latents."""
+    precision = torch.exp(-2 * log_scales)
+    constant = log_weights - log_scales.sum(-1) - 0.5 * (means.square() * precision).sum(-1)
+    flat = z.reshape(-1, z.shape[-1])
+    energy = 0.5 * flat.square() @ precision.T - flat @ (means * precision).T
+    total = torch.logsumexp(constant - energy, -1) - 0.5 * z.shape[-1] * LOG_2PI
+    return total.view(z.shape[:-1])
+
+
+def as_mixture(prior: nn.Module) -> GaussianMixture | None:
+    """The prior as a fixed mixture of Gaussians, where it is one."""
+    if isinstance(prior, GaussianMixture):
+        return prior
+    return prior.gaussian_mixture() if isinstance(prior, DiagonalMixture | VampPrior) else None

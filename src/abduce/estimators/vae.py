@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import _fit_context
+from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -19,13 +20,15 @@ from torch import Tensor
 from abduce import checkpoint as folders
 from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
+from abduce.distributions.priors import GaussianMixture as MixturePrior
 from abduce.estimators.generative import GenerativeModel
 from abduce.models.build import FLOOR, build_vae, default_latent_dim, features_of, wants_path
 from abduce.models.choice import LIKELIHOODS, by_name
 from abduce.models.linear import LinearPath, choose
+from abduce.models.parts import LAYERED, POSTERIORS, PRIORS, make_prior
 from abduce.nets import ACTIVATIONS
-from abduce.objectives.bounds import ELBO, IWAE, Objective
-from abduce.train import Settings, train
+from abduce.objectives.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
+from abduce.train import Settings, fit_density, train
 
 
 class VAE(GenerativeModel):
@@ -38,8 +41,8 @@ class VAE(GenerativeModel):
 
     Parameters
     ----------
-    latent_dim : int or "auto"
-        Number of latent units.
+    latent_dim : int, sequence of int, or "auto"
+        Number of latent units; several numbers are several layers of latents, from the top down, e.g. ``(50, 100)``.
     hidden : sequence of int or "auto"
         Widths of the encoder's hidden layers; the decoder has them reversed.
     likelihood : str or mapping of column to str
@@ -49,8 +52,18 @@ class VAE(GenerativeModel):
         "beta_binomial"; binary "bernoulli"; ordinal "ordinal", "categorical"; categorical "categorical".
     scale : "network", "cell" or "shared"
         Noise scale of Gaussian, Laplace and Student-t cells: a function of z, one for each cell, or one for all.
+    prior : "auto", "normal", "mixture", "vamp" or "flow"
+        p(z), of several layers that of the top one.  "auto" is what the linear path gives, or standard normal.
+    components : int
+        Of a "mixture", or pseudo-inputs of a "vamp" prior.
+    posterior : "auto", "diagonal", "full", "flow", "iaf"; of several layers "bottom_up" or "top_down"
+        Family of q(z|x).  "auto" is what the linear path gives, or the first.
+    transforms : int
+        Of a flow posterior.
     objective : "auto", "elbo", "iwae" or an objective
-        "auto" is the ELBO on complete data and the multi-sample bound on incomplete data.
+        "auto" is the ELBO on complete data and the multi-sample bound on incomplete data; objectives are
+        :class:`~abduce.ELBO`, :class:`~abduce.IWAE`, :class:`~abduce.Renyi`, :class:`~abduce.MIWAE`,
+        :class:`~abduce.PIWAE` and :class:`~abduce.CIWAE`.
     max_epochs : int or "auto"
         Passes over the data; "auto" goes by the data's size.
     batch_size, learning_rate, weight_decay
@@ -65,7 +78,8 @@ class VAE(GenerativeModel):
         Hide random parts of rows in training, so that blanks are never new to the encoder.
     linear_path : bool or "auto"
         Start from, and keep beside the networks, a mixture of linear-Gaussian models whose posterior is exact for any
-        pattern of blanks; "auto" does so when some cells are numbers.
+        pattern of blanks; "auto" does so when some cells are numbers, latents have one layer, and neither prior nor
+        posterior is named.
     activation : "silu", "tanh", "relu", "gelu" or "elu"
     dropout : float in [0, 1)
         Of the hidden layers, in training.
@@ -111,10 +125,14 @@ class VAE(GenerativeModel):
     """
 
     _parameter_constraints: dict = {
-        "latent_dim": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "latent_dim": [Interval(Integral, 1, None, closed="left"), tuple, list, StrOptions({"auto"})],
         "hidden": ["array-like", StrOptions({"auto"})],
         "likelihood": [StrOptions(set(LIKELIHOODS)), Mapping],
         "scale": [StrOptions(set(SCALES))],
+        "prior": [StrOptions({"auto", *PRIORS})],
+        "components": [Interval(Integral, 1, None, closed="left")],
+        "posterior": [StrOptions({"auto", *POSTERIORS, *LAYERED})],
+        "transforms": [Interval(Integral, 1, None, closed="left")],
         "objective": [StrOptions({"auto", "elbo", "iwae"}), callable],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -137,10 +155,14 @@ class VAE(GenerativeModel):
 
     def __init__(
         self,
-        latent_dim: int | str = "auto",
+        latent_dim: int | Sequence[int] | str = "auto",
         hidden: Sequence[int] | str = "auto",
         likelihood: str | Mapping[Any, str] = "auto",
         scale: str = "network",
+        prior: str = "auto",
+        components: int = 50,
+        posterior: str = "auto",
+        transforms: int = 2,
         objective: str | Objective = "auto",
         max_epochs: int | str = "auto",
         batch_size: int = 128,
@@ -164,6 +186,10 @@ class VAE(GenerativeModel):
         self.hidden = hidden
         self.likelihood = likelihood
         self.scale = scale
+        self.prior = prior
+        self.components = components
+        self.posterior = posterior
+        self.transforms = transforms
         self.objective = objective
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -197,8 +223,7 @@ class VAE(GenerativeModel):
         leaves a usable model.
         """
         self._check_columns(X, reset=True)
-        if not isinstance(self.hidden, str):
-            self._check_hidden()
+        self._check_architecture()
         schema = Schema.infer(X, self.kinds)
         values, observed = schema.encode(X)
         if not observed.any():
@@ -215,7 +240,12 @@ class VAE(GenerativeModel):
         self._config, path = self._architecture(schema, x, mask, rows, held, means, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_vae(schema, means=means, variances=variances, path=path, **self._config)
+            start: dict[str, Any] = {"path": path}
+            if self.prior == "vamp":
+                some = rows[torch.randint(len(rows), (self.components,))]
+                with torch.no_grad():
+                    start["pseudo"] = features_of(schema, means, self.masking)(x[some].float(), mask[some])
+            model = build_vae(schema, means=means, variances=variances, **start, **self._config)
         run = train(
             model,
             self._objective(bool(mask.all())),
@@ -261,13 +291,41 @@ class VAE(GenerativeModel):
 
         return rows
 
-    def _check_hidden(self) -> None:
-        widths = list(self.hidden)
-        if not all(isinstance(w, (int, np.integer)) and w > 0 for w in widths):
-            raise ValueError(f"hidden must be a sequence of positive ints or 'auto', got {self.hidden!r}")
+    def _check_architecture(self) -> None:
+        for name in ("hidden", "latent_dim"):
+            value = getattr(self, name)
+            if isinstance(value, str | Integral):
+                continue
+            if not all(isinstance(w, (int, np.integer)) and w > 0 for w in value):
+                raise ValueError(f"{name} must be a sequence of positive ints or 'auto', got {value!r}")
+        layers = 1 if isinstance(self.latent_dim, str | Integral) else len(self.latent_dim)
+        if layers == 0:
+            raise ValueError("latent_dim must have at least one layer, got an empty sequence")
+        families = POSTERIORS if layers == 1 else LAYERED
+        if self.posterior not in ("auto", *families):
+            raise ValueError(
+                f"posterior of {layers} layer{'s' * (layers > 1)} of latents must be one of {families}, "
+                f"got {self.posterior!r}"
+            )
+        if self.prior == "vamp" and (layers > 1 or self.posterior in ("flow", "iaf")):
+            raise ValueError(
+                "prior='vamp' mixes the posteriors of one layer of latents, diagonal or full; "
+                f"got latent_dim={self.latent_dim!r}, posterior={self.posterior!r}"
+            )
+        if self.linear_path is True and not self._may_have_path():
+            raise ValueError(
+                "linear_path=True brings its own prior and posterior over one layer of latents; leave prior and posterior "
+                f"at 'auto', got {self.prior!r} and {self.posterior!r} with latent_dim={self.latent_dim!r}"
+            )
+
+    def _may_have_path(self) -> bool:
+        layers = 1 if isinstance(self.latent_dim, str | Integral) else len(self.latent_dim)
+        return layers == 1 and self.prior == self.posterior == "auto"
 
     def _wants_path(self, schema: Schema) -> bool:
-        return wants_path(schema) if self.linear_path == "auto" else bool(self.linear_path)
+        if self.linear_path == "auto":
+            return self._may_have_path() and wants_path(schema)
+        return bool(self.linear_path)
 
     def _settings(self, schema: Schema, n: int, seed: int) -> Settings:
         path = self._wants_path(schema)
@@ -304,13 +362,16 @@ class VAE(GenerativeModel):
         latent = self.latent_dim
         if latent == "auto":
             latent = default_latent_dim(schema, len(x), n_inputs, wants)
+        elif not isinstance(latent, Integral):
+            latent = [int(k) for k in latent]
+            latent = latent[0] if len(latent) == 1 else latent
         hidden = (
             list(self.hidden)
             if self.hidden != "auto"
             else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
         )
         config = {
-            "latent_dim": int(latent),
+            "latent_dim": int(latent) if isinstance(latent, Integral) else latent,
             "hidden": [int(w) for w in hidden],
             "likelihood": by_name(schema, self.likelihood),
             "scale": self.scale,
@@ -318,6 +379,10 @@ class VAE(GenerativeModel):
             "masking": self.masking,
             "dropout": self.dropout,
             "pixel_components": 2 if wants else 3,
+            "prior": self.prior,
+            "components": int(self.components),
+            "posterior": self.posterior,
+            "transforms": int(self.transforms),
         }
         path = None
         if wants:
@@ -353,6 +418,61 @@ class VAE(GenerativeModel):
         if schema.container == "image":
             self.n_features_in_ = schema.n_cells
 
+    @torch.no_grad()
+    def _draw_latents(self, X, draws: int) -> Tensor:
+        """Draws from the aggregate posterior, ``draws`` of each row of X."""
+        x, observed = self._encode(X)
+        generator = self._generator(None)
+        found = []
+        for i in range(0, len(x), 256):
+            q = self.model_.posterior(x[i : i + 256], observed[i : i + 256])
+            noise = torch.randn(
+                draws, len(x[i : i + 256]), self.model_.noise_dim, generator=generator, dtype=x.dtype
+            )
+            found.append(q.transport(noise).flatten(0, 1))
+        return torch.cat(found)
+
+    def fit_prior(
+        self, X, prior: str = "mixture", components: int = 20, draws: int = 4, max_epochs: int = 50
+    ):
+        """Refit the prior on the latents of X with encoder and decoder frozen (ex-post density estimation).
+
+        ``prior`` is ``"mixture"`` (Gaussians with full covariances, by expectation-maximisation), ``"flow"`` or
+        ``"normal"``.  The bound can only gain from it: for fixed encoder and decoder the best prior is the aggregate
+        posterior.  ``X`` are the training rows.  Returns the estimator.
+
+        Source: Ghosh et al. 2020 (arXiv:1903.12436).
+        """
+        check_is_fitted(self)
+        if prior not in ("normal", "mixture", "flow"):
+            raise ValueError(f"prior must be 'normal', 'mixture' or 'flow', got {prior!r}")
+        if len(np.atleast_1d(self._config["latent_dim"])) > 1:
+            raise ValueError(
+                f"fit_prior needs one layer of latents, this model has {self._config['latent_dim']}"
+            )
+        for name, value in (("components", components), ("draws", draws), ("max_epochs", max_epochs)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a positive int, got {value!r}")
+        z, k, name = self._draw_latents(X, draws), self.model_.latent_dim, prior
+        seed = self.inference_seed_
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if prior == "mixture":
+                found = GaussianMixture(min(components, len(z)), reg_covar=1e-4, random_state=seed).fit(
+                    z.numpy()
+                )
+                parts = (found.weights_, found.means_, found.covariances_)
+                law, name = MixturePrior(*(torch.from_numpy(np.asarray(t)) for t in parts)), "gaussians"
+                components = len(found.weights_)
+            else:
+                law = make_prior(prior, k)
+                if prior == "flow":
+                    fit_density(law, z.float(), max_epochs, seed)
+        self.model_.set_prior(law.double())
+        self._config |= {"prior": name, "components": int(components)}
+        self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
+        return self
+
     # ------------------------------------------------------------------ keep
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -369,10 +489,9 @@ class VAE(GenerativeModel):
         arguments = {
             k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")
         }
-        if callable(self.objective):
-            arguments["objective"] = "auto"
-        else:
-            arguments["objective"] = self.objective
+        arguments["objective"] = objective_to_json(self.objective)
+        if not isinstance(self.latent_dim, str | Integral):
+            arguments["latent_dim"] = [int(k) for k in self.latent_dim]
         arguments["random_state"] = self.random_state if isinstance(self.random_state, Integral) else None
         arguments["likelihood"] = self._config["likelihood"]
         arguments["hidden"] = self.hidden if self.hidden == "auto" else [int(w) for w in self.hidden]
@@ -383,7 +502,8 @@ class VAE(GenerativeModel):
 
     @classmethod
     def _from_folder(cls, body: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
-        self = cls(**body["arguments"])
+        arguments = body["arguments"]
+        self = cls(**arguments | {"objective": objective_from_json(arguments["objective"])})
         self.schema_ = Schema.from_json(body["schema"])
         self._config = body["architecture"]
         with torch.random.fork_rng(devices=[]):

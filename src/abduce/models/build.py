@@ -25,7 +25,6 @@ from abduce.distributions.heads import (
     PoissonHead,
     StudentTHead,
 )
-from abduce.distributions.priors import StandardNormal
 from abduce.models.choice import choose_likelihoods
 from abduce.models.linear import LinearPath
 from abduce.models.parts import make_layers, make_posterior, make_prior
@@ -84,16 +83,16 @@ def build_vae(
     means: Sequence[float] | None = None,
     variances: Sequence[float] | None = None,
     path: LinearPath | None = None,
-    prior: str = "normal",
+    prior: str = "auto",
     components: int = 50,
-    posterior: str = "diagonal",
+    posterior: str = "auto",
     transforms: int = 2,
     pseudo: Tensor | None = None,
 ) -> VariationalAutoencoder:
     """Build the model of a schema; weights are random, from torch's global generator.
 
     ``latent_dim`` may list several layers from the top down.  ``prior`` and ``posterior`` name their families (see
-    :mod:`abduce.models.parts`; with a linear path, ``"path"``), with ``components`` of a mixture and ``transforms`` of a
+    :mod:`abduce.models.parts`; "auto" is what a linear path gives, or the first family), with ``components`` of a mixture and ``transforms`` of a
     flow; ``pseudo`` are what a VampPrior's pseudo-inputs start from, rows of what the encoder reads.
 
     ``likelihood`` is one name, or one for each of some columns (see :mod:`abduce.models.choice`); ``scale`` where the noise
@@ -117,12 +116,16 @@ def build_vae(
     layers = [latent_dim] if isinstance(latent_dim, int) else list(latent_dim)
     total = sum(layers)
     head, law = None, None
-    if prior not in ("path", "vamp"):
+    if prior not in ("auto", "vamp"):
         law = make_prior(prior, layers[0], components)
     if len(layers) > 1:
-        law, head = make_layers(posterior, layers, law or StandardNormal(layers[0]), [max(layers)] * len(hidden), activation)
+        top, between = law or make_prior("normal", layers[0]), [max(layers)] * len(hidden)
+        posterior = "bottom_up" if posterior == "auto" else posterior
+        law, head = make_layers(posterior, layers, top, between, activation)
     elif path is None:
-        head = make_posterior(posterior, total, transforms, hidden[:1] or (64,))
+        head = make_posterior(
+            "diagonal" if posterior == "auto" else posterior, total, transforms, hidden[:1] or (64,)
+        )
     likelihood_module = Likelihood(heads, schema.n_cells)
     model = VariationalAutoencoder(
         features, likelihood_module, latent_dim, hidden, activation, dropout, path, law, head

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
-from abduce.distributions.priors import GaussianMixture, StandardNormal
+from abduce.distributions.priors import Prior
 from abduce.models.energy import Energy
 from abduce.models.linear import LinearPath
 from abduce.weights import Weights, multi_sample
@@ -21,7 +21,7 @@ class LatentVariableModel(Energy):
     Its energy is −log p(x), so log Z = 0; the integral is estimated from importance weights.
     """
 
-    prior: StandardNormal | GaussianMixture
+    prior: Prior
     latent_dim: int
     noise_dim: int  # standard normal numbers that one posterior draw takes
 
@@ -47,8 +47,8 @@ class LatentVariableModel(Energy):
         ``noise`` is standard normal, ``(samples, batch or 1, noise_dim)``.
         """
         q = self.posterior(x, observed)
-        z = q.transport(noise)
-        return Weights(self.log_joint(z, x, observed) - q.log_prob(z), z)
+        z, log_q = q.draw(noise)
+        return Weights(self.log_joint(z, x, observed) - log_q, z)
 
     def energy(self, x: Tensor, observed: Tensor | None = None, samples: int = 64) -> Tensor:
         """−log p(x_obs), estimated from ``samples`` importance draws with fixed noise shared by all rows."""

@@ -5,6 +5,8 @@ that model where the data ask for it:
 
     decoder   mean = W z + b + f(z)              encoder   exact posterior of the linear path, moved by g(x_obs, mask)
 
+Without a linear path, prior and posterior may be of any family, and the latents may lie in several layers.
+
 Source: Kingma & Welling 2014 (arXiv:1312.6114); Rezende, Mohamed & Wierstra 2014 (arXiv:1401.4082).
 """
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from abduce.distributions.heads import Likelihood
 from abduce.distributions.likelihoods import Product
-from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal, Posterior
+from abduce.distributions.posteriors import DiagonalHead, MixtureNormal, Posterior
 from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel
 from abduce.models.linear import LinearPath
@@ -28,46 +30,69 @@ class VariationalAutoencoder(LatentVariableModel):
     """A VAE with any likelihood.
 
     With a ``path`` the prior is the path's mixture and the posterior its exact one, corrected by a network; without, the
-    prior is N(0, I) and the posterior a diagonal Gaussian that the network gives whole.  ``hidden`` are the encoder's
-    layers; the decoder has them reversed.
+    network gives the posterior whole, in the family of ``head`` (diagonal Gaussians by default), and the prior is ``prior``
+    (N(0, I) by default).  ``hidden`` are the encoder's layers; the decoder has them reversed.  ``latent_dim`` may list
+    several layers of latents from the top down: the decoder reads the last.
     """
 
     def __init__(
         self,
         features: Features,
         likelihood: Likelihood,
-        latent_dim: int,
+        latent_dim: int | Sequence[int],
         hidden: Sequence[int] = (200, 200),
         activation: str = "tanh",
         dropout: float = 0.0,
         path: LinearPath | None = None,
+        prior: nn.Module | None = None,
+        head: nn.Module | None = None,
     ):
         super().__init__()
-        self.latent_dim = latent_dim
+        layers = [latent_dim] if isinstance(latent_dim, int) else list(latent_dim)
+        self.latent_dim, self.bottom = sum(layers), layers[-1]
         self.features = features
         self.heads = likelihood
         linear = path is not None
         self.decoder = MLP(
-            latent_dim, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
+            self.bottom, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
         )
         self.surrogate: _Surrogate | None = None
+        self.head: nn.Module | None = None
         if path is None:
-            self.prior = StandardNormal(latent_dim)
-            self.encoder = MLP(features.n_features, hidden, 2 * latent_dim, activation, dropout=dropout)
-            self.noise_dim = latent_dim
+            self.head = DiagonalHead(self.latent_dim) if head is None else head
+            self.encoder = MLP(
+                features.n_features, hidden, int(self.head.n_parameters), activation, dropout=dropout
+            )  # pyright: ignore
+            self.noise_dim = self.latent_dim
+            prior = StandardNormal(self.latent_dim) if prior is None else prior
         else:
-            self.prior = GaussianMixture(path.weights, path.means, path.covariances)
             self.surrogate = _Surrogate(path)
-            n_in = features.n_features + latent_dim
-            self.encoder = MLP(n_in, hidden, 2 * latent_dim, activation, dropout=dropout, zero_start=True)
-            self.noise_dim = latent_dim + 1
+            n_in = features.n_features + self.latent_dim
+            self.encoder = MLP(
+                n_in, hidden, 2 * self.latent_dim, activation, dropout=dropout, zero_start=True
+            )
+            self.noise_dim = self.latent_dim + 1
+            prior = GaussianMixture(path.weights, path.means, path.covariances) if prior is None else prior
+        self.set_prior(prior)
+
+    def set_prior(self, prior: nn.Module) -> None:
+        """Put another prior in the place of the one there is."""
+        dim = getattr(prior, "latent_dim", None)
+        if dim != self.latent_dim:
+            raise ValueError(f"prior must have latent_dim {self.latent_dim} like the model, got {dim}")
+        self.prior = prior  # pyright: ignore[reportAttributeAccessIssue]
+
+    def encode(self, read: Tensor) -> Posterior:
+        """q(z|x) from what the encoder reads of a row, where it stands on its own."""
+        assert self.head is not None
+        return self.head(self.encoder(read))
 
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
         if observed is not None and bool(observed.all()):
             observed = None  # the exact posterior then shares its covariances over rows
         read = self.features(x, observed)
         if self.surrogate is None:
-            return DiagonalNormal.from_parameters(self.encoder(read))
+            return self.encode(read)
         with torch.no_grad():
             log_r, means, chol = self.surrogate(*self.features.cells(x, observed))
             centre = torch.einsum("bc,bck->bk", log_r.exp(), means)
@@ -79,7 +104,7 @@ class VariationalAutoencoder(LatentVariableModel):
         return self.surrogate.path() if self.surrogate is not None and self.features.all_numeric else None
 
     def likelihood(self, z: Tensor) -> Product:
-        return self.heads(self.decoder(z))
+        return self.heads(self.decoder(z[..., -self.bottom :]))
 
 
 class _Surrogate(nn.Module):

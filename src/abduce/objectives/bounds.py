@@ -1,38 +1,66 @@
 """Variational bounds: what a latent-variable model maximises, each a reduction of one tensor of log weights.
 
-    ELBO            E_q[log w]                         closed-form KL, warm-up, free bits
-    IWAE(samples)   E_q[log (1/S) Σ_s w_s]             plain or doubly-reparameterised gradient
+With log w = log p(x_obs|z) + log p(z) − log q(z|x_obs) for S draws z ~ q:
 
-The bound's *value* is always reported as it is; warm-up, free bits and the gradient's estimator change only the gradient.
+    ELBO               E[log w]                                     closed-form KL where there is one, β, warm-up, free bits
+    IWAE(S)            E[log (1/S) Σ_s w_s]
+    Renyi(α, S)        E[1/(1−α) log (1/S) Σ_s w_s^(1−α)]           α = 1 the ELBO, 0 IWAE, −∞ the largest weight (VR-max)
+    MIWAE(M, K)        the mean of M bounds of K draws each
+    PIWAE(M, K)        the decoder climbs IWAE(M·K), the encoder MIWAE(M, K)
+    CIWAE(β, S)        β ELBO + (1−β) IWAE(S)
 
-Sources: Kingma & Welling 2014; Burda et al. 2016 (arXiv:1509.00519); Tucker et al. 2019, doubly reparameterised
-gradients (arXiv:1810.04152); Kingma et al. 2016, free bits (arXiv:1606.04934).
+Where q can be anything all have the same optimum, p(x) = data and q = p(z|x); with a limited q they differ in how they
+trade one for the other.  The *value* reported is always the bound itself; warm-up, β, penalties and the gradient's
+estimator change only the gradient.  With c_s = ∂bound/∂log w_s and the chain rule, that estimator is one of
+
+    plain   Σ c_s ∇log w_s, through z and through the density q                    any posterior with reparameterised draws
+    stl     Σ c_s ∂log w_s/∂z · ∂z/∂φ: the score term, zero on average for one draw, is left out: biased for several
+    dreg    Σ (c_s − ∂c_s/∂log w_s) ∂log w_s/∂z · ∂z/∂φ: the score term is reparameterised once more, so unbiased; for Rényi
+            the factor is α c_s + (1−α) c_s²
+
+which agree for the decoder.
+
+Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.00519); Li & Turner 2016, Rényi bounds
+(arXiv:1602.02311); Roeder et al. 2017, sticking the landing (arXiv:1703.09194); Rainforth et al. 2018, MIWAE, PIWAE, CIWAE
+(arXiv:1802.04537); Tucker et al. 2019, doubly reparameterised gradients (arXiv:1810.04152); Kingma et al. 2016, free bits
+(arXiv:1606.04934).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from abduce.distributions.posteriors import DiagonalNormal
+from abduce.distributions.posteriors import DiagonalNormal, Posterior
 from abduce.distributions.priors import StandardNormal
 from abduce.models.latent import LatentVariableModel
-from abduce.weights import multi_sample, normalized, resample, take
+from abduce.objectives import regularizers
+from abduce.weights import elbo, multi_sample, normalized, renyi, resample, take
+
+GRADIENTS = ("plain", "stl", "dreg")
 
 
 class Bound(NamedTuple):
-    """A bound on log p(x_obs) for a batch."""
+    """A bound on log p(x_obs) for a batch, and how the ELBO splits; nats."""
 
     loss: Tensor  # to minimise, (batch,); its gradient is the chosen estimator's
-    value: Tensor  # the bound itself, nats, (batch,)
+    value: Tensor  # the bound itself, (batch,)
     z: Tensor  # one posterior draw a row, (batch, latent), no gradient: what the partial encoder learns from
-    kl: Tensor | None  # KL of each latent unit where it has a closed form, (batch, latent)
+    reconstruction: Tensor  # E_q[log p(x_obs|z)], (batch,)
+    kl: Tensor  # KL(q(z|x) ‖ p(z)), (batch,); reconstruction − kl is the ELBO
 
 
 class Objective(Protocol):
-    """Called as ``objective(model, x, observed, progress, generator)``; ``progress`` runs from 0 to 1 over training."""
+    """Called as ``objective(model, x, observed, progress, generator, rows)``.
+
+    ``progress`` runs from 0 to 1 over training; ``rows`` is the size of the data that the batch is from.
+    """
 
     def __call__(
         self,
@@ -41,6 +69,7 @@ class Objective(Protocol):
         observed: Tensor | None,
         progress: float,
         generator: torch.Generator | None = None,
+        rows: int | None = None,
     ) -> Bound: ...
 
 
@@ -50,66 +79,321 @@ def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: torch
     )
 
 
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+
+
+def _check_number(name: str, value: Any, low: float, high: float = math.inf, unit: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN fails too
+        expected = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be {expected}{unit}, got {value!r}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def _posterior(model: LatentVariableModel, x: Tensor, observed: Tensor | None, gradient: str) -> Posterior:
+    q = model.posterior(x, observed)
+    if not q.reparameterized:
+        raise ValueError(
+            f"gradient={gradient!r} needs a posterior with reparameterised draws, {type(q).__name__} has none"
+        )
+    return q
+
+
+@dataclass(frozen=True)
 class ELBO:
-    """Evidence lower bound, E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)), with the KL in closed form.
+    """Evidence lower bound, E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)).
 
-    ``warmup`` is the share of the run over which the KL's weight rises from 0 to 1 (it must end before the run does);
-    a latent unit whose average KL is below ``free_bits`` nats is not pressed further.
+    The KL is in closed form for a diagonal posterior and a standard normal prior, else estimated from the draws.
+    Variants change what is minimised and not the value: the KL's weight is ``beta`` (β-VAE) and rises to it over
+    ``warmup``, a share of the run that must end before the run does; a latent unit whose average KL is below
+    ``free_bits`` nats is not pressed further.  Penalties of the aggregate posterior, each with its weight:
+    ``total_correlation`` (β-TC-VAE has β − 1 here), ``mmd`` (InfoVAE), ``dip`` (DIP-VAE-II).
+
+    ``gradient``: ``"plain"``, or ``"stl"`` (also ``"dreg"``: with this bound they are one).
+
+    >>> ELBO(beta=4.0)
+    ELBO(beta=4.0, free_bits=0.0, warmup=0.0, samples=1, gradient='plain', total_correlation=0.0, mmd=0.0, dip=0.0)
     """
 
-    def __init__(self, warmup: float = 0.0, free_bits: float = 0.0, samples: int = 1):
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {warmup!r}")
-        if not free_bits >= 0:
-            raise ValueError(f"free_bits must be >= 0 nats, got {free_bits!r}")
-        self.warmup, self.free_bits, self.samples = warmup, free_bits, samples
+    beta: float = 1.0
+    free_bits: float = 0.0
+    warmup: float = 0.0
+    samples: int = 1
+    gradient: str = "plain"
+    total_correlation: float = 0.0
+    mmd: float = 0.0
+    dip: float = 0.0
 
-    def __call__(self, model, x, observed, progress, generator=None) -> Bound:
-        q = model.posterior(x, observed)
-        z = q.transport(_noise(model, x, self.samples, generator))
+    def __post_init__(self):
+        _check_number("beta", self.beta, 0)
+        _check_number("free_bits", self.free_bits, 0, unit=" nats")
+        if not (isinstance(self.warmup, Real) and 0 <= self.warmup < 1):
+            raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {self.warmup!r}")
+        _check_count("samples", self.samples)
+        _check_choice("gradient", self.gradient, GRADIENTS)
+        for name in ("total_correlation", "mmd", "dip"):
+            _check_number(name, getattr(self, name), 0)
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        q = _posterior(model, x, observed, self.gradient)
+        closed = isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal)
+        z, log_q = q.draw(_noise(model, x, self.samples, generator))
         reconstruction = model.likelihood(z).log_prob(x, observed).mean(0)
-        weight = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        if isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal):
-            kl = q.kl_to_standard_normal()
-            pressed = kl * (kl.detach().mean(0) > self.free_bits) if self.free_bits else kl
-            cost, pressed = kl.sum(-1), pressed.sum(-1)
-        else:  # one draw's estimate where there is no closed form
-            kl = None
-            cost = pressed = (q.log_prob(z) - model.prior.log_prob(z)).mean(0)
+        if closed:
+            units = q.kl_to_standard_normal()
+            kl = units.sum(-1)
+        if not closed or self.gradient != "plain":
+            sampled = (log_q if self.gradient == "plain" else q.detach().log_prob(z)) - model.prior.log_prob(
+                z
+            )
+        pressed = kl if closed and self.gradient == "plain" else sampled.mean(0)
+        if self.free_bits:
+            if not closed or self.gradient != "plain":
+                raise ValueError(
+                    "free_bits needs the KL of each unit in closed form: a diagonal posterior, a standard normal prior "
+                    f"and gradient='plain'; got {type(q).__name__}, {type(model.prior).__name__}, {self.gradient!r}"
+                )
+            pressed = (units * (units.detach().mean(0) > self.free_bits)).sum(-1)
+        weight = self.beta * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
         loss = weight * pressed - reconstruction
-        return Bound(loss, (reconstruction - cost).detach(), z[0].detach(), None if kl is None else kl.detach())
+        if self.total_correlation:
+            loss = loss + self.total_correlation * regularizers.total_correlation(q, z[0], rows)
+        if self.mmd:
+            loss = loss + self.mmd * regularizers.mmd(
+                z[0], model.prior.sample(len(x), generator, dtype=x.dtype)
+            )
+        if self.dip:
+            loss = loss + self.dip * regularizers.dip(q)
+        kl = (kl if closed else sampled.mean(0)).detach()
+        reconstruction = reconstruction.detach()
+        return Bound(loss, reconstruction - kl, z[0].detach(), reconstruction, kl)
 
 
+class Shares(NamedTuple):
+    """A bound's value and how much each draw counts in its gradient, ``(samples, batch)``."""
+
+    value: Tensor
+    decoder: Tensor  # c_s = ∂bound/∂log w_s
+    encoder: Tensor  # the same, of the bound that the encoder climbs: another one for PIWAE
+    doubly: Tensor  # c_s − ∂c_s/∂log w_s of the encoder's
+
+
+def _climb(
+    share: Callable[[Tensor], Shares], samples: int, gradient: str, model, x, observed, generator
+) -> Bound:
+    """Assemble the loss of a bound: −Σ shares · log w, with the encoder's path through z reweighted on the way back."""
+    q = _posterior(model, x, observed, gradient)
+    z, log_q = q.draw(_noise(model, x, samples, generator))
+    inner = z.view_as(z)
+    if gradient != "plain":
+        log_q = q.detach().log_prob(inner)
+    reconstruction, log_prior = model.likelihood(inner).log_prob(x, observed), model.prior.log_prob(inner)
+    log_w = (reconstruction + log_prior - log_q).detach()
+    shares = share(log_w)
+    path = shares.doubly if gradient == "dreg" else shares.encoder
+    decoder = shares.decoder.clamp_min(
+        1e-12
+    )  # so that a path of some weight never comes through a draw of none
+    if z.requires_grad and path is not shares.decoder:
+        inner.register_hook(lambda g: g * (path / decoder).unsqueeze(-1))
+    ascent = decoder * (reconstruction + log_prior) - (path if gradient == "plain" else decoder) * log_q
+    drawn = take(z.detach(), resample(log_w, 1, generator))[0]
+    kl = (log_q - log_prior).mean(0).detach()
+    return Bound(-ascent.sum(0), shares.value, drawn, reconstruction.mean(0).detach(), kl)
+
+
+def _climb_one(
+    share: Callable[[Tensor], Shares], samples: int, gradient: str, model, x, observed, generator
+) -> Bound:
+    """The same gradient on average from one draw a row, picked in proportion to its share: one backward pass for all draws.
+
+    The bound's value needs every draw forward only; at α = −∞ the largest weight has the whole share, and nothing is lost.
+    """
+    q = _posterior(model, x, observed, gradient)
+    noise = _noise(model, x, samples, generator)
+    with torch.no_grad():
+        z, log_q = q.draw(noise)
+        likely, log_prior = model.likelihood(z).log_prob(x, observed), model.prior.log_prob(z)
+        log_w = likely + log_prior - log_q
+        shares = share(log_w)
+        index = resample(shares.decoder.clamp_min(1e-30).log(), 1, generator)
+        drawn = take(z, resample(log_w, 1, generator))[0]
+        picked = take(noise.expand(samples, len(x), -1), index)
+        factor = take(shares.doubly / shares.decoder.clamp_min(1e-30), index)
+    z, own = q.draw(picked)
+    inner = z.view_as(z)
+    if gradient != "plain":
+        own = q.detach().log_prob(inner)
+        if gradient == "dreg" and z.requires_grad:
+            inner.register_hook(lambda g: g * factor.unsqueeze(-1))
+    loss = own - model.log_joint(inner, x, observed)
+    return Bound(loss[0], shares.value, drawn, likely.mean(0), (log_q - log_prior).mean(0))
+
+
+def _power_shares(log_w: Tensor, alpha: float) -> Shares:
+    if math.isinf(alpha):
+        best = log_w.argmax(0) if alpha < 0 else log_w.argmin(0)
+        c = torch.zeros_like(log_w).scatter_(0, best.unsqueeze(0), 1.0)
+        return Shares(renyi(log_w, alpha), c, c, c)
+    c = normalized((1 - alpha) * log_w)
+    return Shares(renyi(log_w, alpha), c, c, c * (alpha + (1 - alpha) * c))
+
+
+@dataclass(frozen=True)
 class IWAE:
-    """Multi-sample bound, E[log (1/S) Σ_s w_s].
+    """Multi-sample bound, E[log (1/S) Σ_s w_s]: between the ELBO (S = 1) and log p(x), rising with S."""
 
-    ``gradient="dreg"`` (default) is the doubly-reparameterised estimator: the encoder's gradient weighs each draw's path
-    by its squared normalised weight and leaves out the score term, which vanishes in expectation; ``"plain"`` differentiates
-    the bound as it stands.
+    samples: int = 5
+    gradient: str = "dreg"
+
+    def __post_init__(self):
+        _check_count("samples", self.samples)
+        _check_choice("gradient", self.gradient, GRADIENTS)
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        def share(log_w: Tensor) -> Shares:
+            return _power_shares(log_w, 0.0)
+
+        return _climb(share, self.samples, self.gradient, model, x, observed, generator)
+
+
+@dataclass(frozen=True)
+class Renyi:
+    """Rényi bound of order α: rising as α falls, above log p(x) for α < 0 and infinitely many draws.
+
+    ``gradient`` None is ``"dreg"``, or ``"plain"`` at α = ±∞, where the share of a draw jumps and dreg does not exist.
+    ``backward="one"`` sends a gradient through one draw a row only, picked in proportion to its share: about a third of the
+    time of a whole pass for many draws (always so at ±∞).
+
+    >>> Renyi(alpha=-math.inf, samples=50).backward
+    'one'
     """
 
-    def __init__(self, samples: int = 5, gradient: str = "dreg"):
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples!r}")
-        if gradient not in ("dreg", "plain"):
-            raise ValueError(f"gradient must be 'dreg' or 'plain', got {gradient!r}")
-        self.samples, self.gradient = samples, gradient
+    alpha: float = 0.5
+    samples: int = 5
+    gradient: str | None = None
+    backward: str | None = None
 
-    def __call__(self, model, x, observed, progress, generator=None) -> Bound:
-        q = model.posterior(x, observed)
-        z = q.transport(_noise(model, x, self.samples, generator))
-        if self.gradient == "plain":
-            log_w = model.log_joint(z, x, observed) - q.log_prob(z)
-            loss = -multi_sample(log_w)
-        else:
-            log_w = model.log_joint(z, x, observed) - q.detach().log_prob(z)
-            w = normalized(log_w.detach())
-            if z.requires_grad:  # the decoder's gradient is Σ w ∂log w, the path's through z is Σ w² ∂log w
-                z.register_hook(lambda g: g * w.unsqueeze(-1))
-            loss = -(w * log_w).sum(0)
-        log_w = log_w.detach()
-        drawn = take(z.detach(), resample(log_w, 1, generator))[0]
-        return Bound(loss, multi_sample(log_w), drawn, None)
+    def __post_init__(self):
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real) or math.isnan(self.alpha):
+            raise ValueError(f"alpha must be a real number or ±inf, got {self.alpha!r}")
+        _check_count("samples", self.samples)
+        infinite = math.isinf(self.alpha)
+        if self.gradient is None:
+            object.__setattr__(self, "gradient", "plain" if infinite else "dreg")
+        if self.backward is None:
+            object.__setattr__(self, "backward", "one" if infinite else "all")
+        _check_choice("gradient", self.gradient, GRADIENTS)
+        _check_choice("backward", self.backward, ("all", "one"))
+        if infinite and self.gradient == "dreg":
+            raise ValueError(f"gradient='dreg' does not exist at alpha={self.alpha}; take 'plain' or 'stl'")
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        def share(log_w: Tensor) -> Shares:
+            return _power_shares(log_w, self.alpha)
+
+        climb = _climb if self.backward == "all" else _climb_one
+        return climb(share, self.samples, str(self.gradient), model, x, observed, generator)
+
+
+def _group_shares(log_w: Tensor, groups: int) -> Shares:
+    grouped = log_w.unflatten(0, (groups, -1)).transpose(0, 1)  # (K, M, batch)
+    w = torch.softmax(grouped, 0)
+    c = (w / groups).transpose(0, 1).flatten(0, 1)
+    doubly = (w.square() / groups).transpose(0, 1).flatten(0, 1)
+    return Shares(multi_sample(grouped).mean(0), c, c, doubly)
+
+
+@dataclass(frozen=True)
+class MIWAE:
+    """Mean of ``groups`` multi-sample bounds of ``samples`` draws each: less noise for the encoder than one bound of all."""
+
+    groups: int = 8
+    samples: int = 8
+    gradient: str = "dreg"
+
+    def __post_init__(self):
+        _check_count("groups", self.groups)
+        _check_count("samples", self.samples)
+        _check_choice("gradient", self.gradient, GRADIENTS)
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        def share(log_w: Tensor) -> Shares:
+            return _group_shares(log_w, self.groups)
+
+        return _climb(share, self.groups * self.samples, self.gradient, model, x, observed, generator)
+
+
+@dataclass(frozen=True)
+class PIWAE:
+    """The decoder climbs the bound of all ``groups · samples`` draws (the value), the encoder MIWAE's."""
+
+    groups: int = 8
+    samples: int = 8
+    gradient: str = "dreg"
+
+    def __post_init__(self):
+        _check_count("groups", self.groups)
+        _check_count("samples", self.samples)
+        _check_choice("gradient", self.gradient, GRADIENTS)
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        def share(log_w: Tensor) -> Shares:
+            all_draws, grouped = _power_shares(log_w, 0.0), _group_shares(log_w, self.groups)
+            return Shares(all_draws.value, all_draws.decoder, grouped.encoder, grouped.doubly)
+
+        return _climb(share, self.groups * self.samples, self.gradient, model, x, observed, generator)
+
+
+@dataclass(frozen=True)
+class CIWAE:
+    """β ELBO + (1 − β) IWAE, both from the same ``samples`` draws."""
+
+    beta: float = 0.5
+    samples: int = 5
+    gradient: str = "dreg"
+
+    def __post_init__(self):
+        _check_number("beta", self.beta, 0, 1)
+        _check_count("samples", self.samples)
+        _check_choice("gradient", self.gradient, GRADIENTS)
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        def share(log_w: Tensor) -> Shares:
+            w, even = normalized(log_w), self.beta / log_w.shape[0]
+            value = self.beta * elbo(log_w) + (1 - self.beta) * multi_sample(log_w)
+            c = even + (1 - self.beta) * w
+            return Shares(value, c, c, even + (1 - self.beta) * w.square())
+
+        return _climb(share, self.samples, self.gradient, model, x, observed, generator)
+
+
+FAMILY: dict[str, type] = {cls.__name__: cls for cls in (ELBO, IWAE, Renyi, MIWAE, PIWAE, CIWAE)}
+
+
+def objective_to_json(objective: Any) -> Any:
+    """What to write of an objective: a name, or the class and arguments of one of the family; "auto" for any other."""
+    if isinstance(objective, str):
+        return objective
+    if FAMILY.get(type(objective).__name__) is not type(objective):
+        return "auto"
+    arguments = {
+        k: repr(v) if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(objective).items()
+    }
+    return {"name": type(objective).__name__, **arguments}
+
+
+def objective_from_json(body: Any) -> Any:
+    """Read back what :func:`objective_to_json` wrote."""
+    if isinstance(body, str):
+        return body
+    arguments = {k: float(v) if v in ("inf", "-inf") else v for k, v in body.items() if k != "name"}
+    return FAMILY[body["name"]](**arguments)
 
 
 def forward_kl(model: LatentVariableModel, x: Tensor, seen: Tensor, z: Tensor) -> Tensor:

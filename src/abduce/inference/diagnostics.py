@@ -1,0 +1,99 @@
+"""What a latent-variable model does with its latents: how the ELBO splits, which units are used.
+
+    ELBO = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z))                                  reconstruction and KL
+    mean KL over the data = I(x; z) + KL(q(z) ‖ p(z))                           mutual information and marginal KL
+
+with q(z) the aggregate posterior.  A unit is active if its posterior mean moves with x: variance over the data above 0.01.
+
+Sources: Burda et al. 2016 (arXiv:1509.00519) for active units; Hoffman & Johnson 2016, ELBO surgery, for the second split.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abduce.distributions.posteriors import DiagonalNormal
+from abduce.distributions.priors import StandardNormal
+from abduce.inference.importance import shared_noise
+from abduce.models.latent import LatentVariableModel
+
+ACTIVE = 0.01
+ROWS = 256
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`diagnose` finds; nats a row."""
+
+    elbo: float
+    reconstruction: float
+    kl: float
+    kl_per_unit: (
+        tuple[float, ...] | None
+    )  # where it has a closed form: diagonal posterior, standard normal prior
+    activity: tuple[float, ...]  # variance of each unit's posterior mean over the data
+    active_units: int
+    mutual_information: float | None = None
+    marginal_kl: float | None = None
+
+
+@torch.no_grad()
+def diagnose(
+    model: LatentVariableModel,
+    x: Tensor,
+    observed: Tensor | None = None,
+    samples: int = 16,
+    surgery: bool = False,
+    seed: int = 0,
+) -> Diagnosis:
+    """Split the ELBO of rows x and count the active units; with ``surgery`` split the KL too.
+
+    The aggregate posterior is that of these rows, so I(x; z) is at most log of their number.
+    """
+    noise = shared_noise(samples, model.noise_dim, seed, x)
+    means, units, likely, kls, drawn, own = [], [], [], [], [], []
+    for i in range(0, len(x), ROWS):
+        xs, seen = x[i : i + ROWS], None if observed is None else observed[i : i + ROWS]
+        q = model.posterior(xs, seen)
+        z, log_q = q.draw(noise)
+        likely.append(model.likelihood(z).log_prob(xs, seen).mean(0))
+        means.append(q.mean)
+        if isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal):
+            units.append(q.kl_to_standard_normal())
+            kls.append(units[-1].sum(-1))
+        else:
+            kls.append((log_q - model.prior.log_prob(z)).mean(0))
+        if surgery:
+            drawn.append(z[0])
+            own.append(log_q[0])
+    reconstruction, kl = torch.cat(likely).mean().item(), torch.cat(kls).mean().item()
+    activity = torch.cat(means).var(0, correction=0)
+    information = None
+    if surgery:
+        information = (torch.cat(own) - _aggregate(model, x, observed, torch.cat(drawn))).mean().item()
+    return Diagnosis(
+        reconstruction - kl,
+        reconstruction,
+        kl,
+        tuple(torch.cat(units).mean(0).tolist()) if units else None,
+        tuple(activity.tolist()),
+        int((activity > ACTIVE).sum()),
+        information,
+        None if information is None else kl - information,
+    )
+
+
+def _aggregate(model: LatentVariableModel, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:
+    """log q(z) = log (1/N) Σ_n q(z|x_n) of each z (m, latent), in chunks of both."""
+    total = torch.full((len(z),), -math.inf, dtype=z.dtype)
+    for i in range(0, len(x), ROWS):
+        q = model.posterior(x[i : i + ROWS], None if observed is None else observed[i : i + ROWS])
+        rows = len(x[i : i + ROWS])
+        for j in range(0, len(z), ROWS):
+            every = q.log_prob(z[j : j + ROWS].unsqueeze(1).expand(-1, rows, -1))
+            total[j : j + ROWS] = torch.logaddexp(total[j : j + ROWS], torch.logsumexp(every, 1))
+    return total - math.log(len(x))

@@ -1,0 +1,194 @@
+"""Several layers of latents: p(z) = p(z_L) Π p(z_l | z_{l+1}), the decoder reading the lowest only.
+
+All layers lie side by side in one z, from the top (most abstract) to the bottom, so that log p(z) and log q(z|x) are sums
+over layers and everything that reads log importance weights works as with one layer.  Two ways to infer them:
+
+    bottom-up   q(z|x) = q(z_1|x) Π q(z_{l+1} | z_l)                             as in Burda et al. 2016
+    top-down    q(z|x) = q(z_L|x) Π q(z_l | z_{l+1}, x), each the product of the prior p(z_l | z_{l+1}) and a Gaussian
+                read off x (the ladder of Sønderby et al. 2016)
+
+Sources: arXiv:1509.00519, arXiv:1602.02282.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from abduce.distributions.posteriors import DiagonalNormal
+from abduce.nets import MLP
+
+
+def _gaussian(h: Tensor) -> DiagonalNormal:
+    mean, log_scale = h.chunk(2, -1)
+    return DiagonalNormal(mean, log_scale.clamp(-7.0, 3.0))
+
+
+class LayeredPrior(nn.Module):
+    """p(z_L) Π_l N(z_l; MLP(z_{l+1})): ``top`` is the prior of the top layer, ``dims`` the layers from the top down."""
+
+    def __init__(self, top: nn.Module, dims: Sequence[int], hidden: Sequence[int], activation: str = "tanh"):
+        super().__init__()
+        self.dims = tuple(dims)
+        self.latent_dim = sum(dims)
+        self.top = top
+        self.below = nn.ModuleList(
+            MLP(above, hidden, 2 * own, activation) for above, own in zip(dims, dims[1:], strict=False)
+        )
+
+    def conditional(self, level: int, above: Tensor) -> DiagonalNormal:
+        """p(z_l | z_{l+1}) of the layer ``level`` steps below the top."""
+        return _gaussian(self.below[level - 1](above))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats, summed over layers."""
+        layers = z.split(self.dims, -1)
+        total = self.top.log_prob(layers[0])
+        for level in range(1, len(layers)):
+            total = total + self.conditional(level, layers[level - 1]).log_prob(layers[level])
+        return total
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+        """Draw ``(n, latent)``, from the top down."""
+        layers = [self.top.sample(n, generator, **factory)]
+        for level, own in enumerate(self.dims[1:], 1):
+            noise = torch.randn(n, own, generator=generator, **factory)
+            layers.append(self.conditional(level, layers[-1]).transport(noise))
+        return torch.cat(layers, -1)
+
+
+class LayeredNormal:
+    """q(z|x) of several layers, each a diagonal Gaussian given the layers drawn before it.
+
+    ``head`` chooses the order and the networks; ``h`` (batch, ...) is what it reads of x.
+    """
+
+    reparameterized = True
+
+    def __init__(self, head: BottomUp | TopDown, h: Tensor, frozen: bool = False):
+        self.head, self.h, self.frozen = head, h, frozen
+
+    def _walk(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        if not self.frozen:
+            return self.head.walk(self.h, value, inverse)
+        walk = _Walk(self.head)
+        weights = {name: p.detach() for name, p in walk.named_parameters()}
+        return functional_call(walk, weights, (self.h, value, inverse))
+
+    @property
+    def mean(self) -> Tensor:
+        """Each layer's mean given the means of the layers before it."""
+        return self.transport(self.h.new_zeros(1, 1, sum(self.head.dims)))[0]
+
+    def detach(self) -> LayeredNormal:
+        """The same distribution with no gradient to its parameters."""
+        return LayeredNormal(self.head, self.h.detach(), frozen=True)
+
+    def transport(self, noise: Tensor) -> Tensor:
+        return self.draw(noise)[0]
+
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws and their log-density."""
+        return self._walk(noise.expand(*noise.shape[:-2], len(self.h), noise.shape[-1]), False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats, summed over layers."""
+        return self._walk(z, True)[1]
+
+
+class _Walk(nn.Module):
+    """A head's walk through its layers as a module's forward pass, so that all weights in it can be replaced for one call."""
+
+    def __init__(self, head: BottomUp | TopDown):
+        super().__init__()
+        self.head = head
+        if isinstance(head, TopDown):
+            self.prior = head.prior
+
+    def forward(self, h: Tensor, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        return self.head.walk(h, value, inverse)
+
+
+def _visit(q: DiagonalNormal, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Draw a layer with noise ``value``, or with ``inverse`` take ``value`` as drawn; and its log-density."""
+    return (value, q.log_prob(value)) if inverse else q.draw(value)
+
+
+class BottomUp(nn.Module):
+    """Makes q(z_1|x) Π q(z_{l+1}|z_l): the encoder gives the bottom layer, a network each of the layers above."""
+
+    def __init__(self, dims: Sequence[int], hidden: Sequence[int], activation: str = "tanh"):
+        super().__init__()
+        self.dims = tuple(dims)
+        self.noise_dim, self.n_parameters = sum(dims), 2 * dims[-1]
+        rising = list(reversed(dims))
+        self.above = nn.ModuleList(
+            MLP(own, hidden, 2 * above, activation) for own, above in zip(rising, rising[1:], strict=False)
+        )
+
+    def forward(self, h: Tensor) -> LayeredNormal:
+        return LayeredNormal(self, h)
+
+    def walk(self, h: Tensor, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Visit the layers from the bottom up: all of z, and log q(z|x)."""
+        parts = value.split(self.dims, -1)[::-1]
+        z, total = _visit(_gaussian(h), parts[0], inverse)
+        layers = [z]
+        for net, part in zip(self.above, parts[1:], strict=True):
+            z, log_q = _visit(_gaussian(net(layers[-1])), part, inverse)
+            layers.append(z)
+            total = total + log_q
+        return torch.cat(layers[::-1], -1), total
+
+
+class TopDown(nn.Module):
+    """Makes the ladder's q(z|x): a deterministic pass up, then Gaussians merged with the prior on the way down.
+
+    Two Gaussians' product has the sum of their precisions and the precision-weighted mean of their means.
+    """
+
+    def __init__(self, prior: LayeredPrior, read: int, hidden: Sequence[int], activation: str = "tanh"):
+        super().__init__()
+        self.dims = dims = prior.dims
+        self.noise_dim, self.n_parameters = sum(dims), read
+        self._prior = (prior,)  # the model's own, in a tuple so that its weights are not kept here again
+        width = hidden[-1] if len(hidden) else read
+        rising = list(reversed(dims))
+        self.up = nn.ModuleList(
+            MLP(read if i == 0 else width, hidden, width, activation) for i in range(len(rising) - 1)
+        )
+        self.heads = nn.ModuleList(
+            nn.Linear(read if i == 0 else width, 2 * own) for i, own in enumerate(rising)
+        )
+
+    @property
+    def prior(self) -> LayeredPrior:
+        return self._prior[0]
+
+    def forward(self, h: Tensor) -> LayeredNormal:
+        return LayeredNormal(self, h)
+
+    def walk(self, h: Tensor, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Visit the layers from the top down: all of z, and log q(z|x)."""
+        prior = self.prior
+        features = [h]
+        for net in self.up:
+            features.append(net(features[-1]))
+        read = [_gaussian(head(f)) for head, f in zip(self.heads, features, strict=True)][::-1]
+        parts = value.split(self.dims, -1)
+        z, total = _visit(read[0], parts[0], inverse)
+        layers = [z]
+        for level in range(1, len(parts)):
+            p, own = prior.conditional(level, layers[-1]), read[level]
+            precisions = torch.exp(-2 * p.log_scale), torch.exp(-2 * own.log_scale)
+            both = precisions[0] + precisions[1]
+            merged = DiagonalNormal(
+                (p.mean * precisions[0] + own.mean * precisions[1]) / both, -0.5 * both.log()
+            )
+            z, log_q = _visit(merged, parts[level], inverse)
+            layers.append(z)
+            total = total + log_q
+        return torch.cat(layers, -1), total
