@@ -92,8 +92,8 @@ def build_vae(
     """Build the model of a schema; weights are random, from torch's global generator.
 
     ``latent_dim`` may list several layers from the top down.  ``prior`` and ``posterior`` name their families (see
-    :mod:`abduce.models.parts`; "auto" is what a linear path gives, or the first family), with ``components`` of a mixture and ``transforms`` of a
-    flow; ``pseudo`` are what a VampPrior's pseudo-inputs start from, rows of what the encoder reads.
+    :mod:`abduce.models.parts`; "auto" is what a linear path gives, or the first), with ``components`` of a mixture and
+    ``transforms`` of a flow; ``pseudo`` are what a VampPrior's pseudo-inputs start from, rows of what the encoder reads.
 
     ``likelihood`` is one name, or one for each of some columns (see :mod:`abduce.models.choice`); ``scale`` where the noise
     of Gaussian, Laplace and Student-t cells comes from.  ``mixture`` is the number of components of the linear path, 0 for

@@ -12,6 +12,7 @@ Sources: arXiv:1509.00519, arXiv:1602.02282.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ class LayeredPrior(nn.Module):
         self.latent_dim = sum(dims)
         self.top = top
         self.below = nn.ModuleList(
-            MLP(above, hidden, 2 * own, activation) for above, own in zip(dims, dims[1:], strict=False)
+            MLP(above, hidden, 2 * own, activation) for above, own in itertools.pairwise(dims)
         )
 
     def conditional(self, level: int, above: Tensor) -> DiagonalNormal:
@@ -126,7 +127,7 @@ class BottomUp(nn.Module):
         self.noise_dim, self.n_parameters = sum(dims), 2 * dims[-1]
         rising = list(reversed(dims))
         self.above = nn.ModuleList(
-            MLP(own, hidden, 2 * above, activation) for own, above in zip(rising, rising[1:], strict=False)
+            MLP(own, hidden, 2 * above, activation) for own, above in itertools.pairwise(rising)
         )
 
     def forward(self, h: Tensor) -> LayeredNormal:
