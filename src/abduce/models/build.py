@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from abduce.data.fields import Field
 from abduce.data.schema import Schema
 from abduce.distributions.continuous import ContinuousBernoulli
+from abduce.distributions.discrete import BetaBinomial
 from abduce.distributions.heads import (
     BernoulliHead,
     BetaBinomialHead,
@@ -127,6 +129,8 @@ def build_vae(
             "diagonal" if posterior == "auto" else posterior, total, transforms, hidden[:1] or (64,)
         )
     likelihood_module = Likelihood(heads, schema.n_cells)
+    if path is not None:
+        path = _as_wide(path, likelihood_module, features)
     model = VariationalAutoencoder(
         features, likelihood_module, latent_dim, hidden, activation, dropout, path, law, head
     )
@@ -195,6 +199,31 @@ def _heads(
     return heads
 
 
+def _centre(b: Tensor) -> Tensor:
+    """Logits of the continuous Bernoulli of mean b: coth(η/2) − 2/η inverted, by Cohen's approximation."""
+    mean = b.clamp(-0.95, 0.95)
+    return 2 * mean * (3 - mean.square()) / (1 - mean.square())
+
+
+@torch.no_grad()
+def _as_wide(path: LinearPath, likelihood: Likelihood, features: Features) -> LinearPath:
+    """Widen the path's noise to what pixels have whose likelihood cannot be narrower, or its posterior would be too sure."""
+    place = {int(c): i for i, c in enumerate(features.numeric)}
+    noise = path.noise.clone()
+    for head, cells in zip(likelihood.heads, likelihood.cells(), strict=True):
+        if isinstance(head, ContinuousBernoulliHead):
+            index = [place[c] for c in cells]
+            law = ContinuousBernoulli(_centre(path.b[index]))
+        elif isinstance(head, BetaBinomialHead) and head.pixels:
+            index = [place[c] for c in cells]
+            p = (0.5 * path.b[index] + 0.5).clamp(0.02, 0.98)
+            law = BetaBinomial(torch.logit(p), p.new_tensor(1000.0).log(), head.n.to(p.dtype), pixels=True)
+        else:
+            continue
+        noise[index] = noise[index].maximum(law.gaussian().variance())
+    return replace(path, noise=noise)
+
+
 @torch.no_grad()
 def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
     """Start the decoder's linear path at the fitted one: exactly for Gaussian cells, to first order for the others.
@@ -245,10 +274,9 @@ def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
             p = b[index].clamp(0.02, 0.98)
             linear.weight[rows], linear.bias[rows] = W[index] / (p * (1 - p)).unsqueeze(-1), torch.logit(p)
         elif isinstance(head, ContinuousBernoulliHead):
-            # the mean is coth(η/2) − 2/η: inverted by Cohen's approximation, its slope is half the variance
+            # the mean's slope in the logit is half the variance
             index = [place[c] for c in cells]
-            mean = b[index].clamp(-0.95, 0.95)
-            logits = 2 * mean * (3 - mean.square()) / (1 - mean.square())
+            logits = _centre(b[index])
             slope = 0.5 * ContinuousBernoulli(logits).gaussian().variance()
             linear.weight[rows], linear.bias[rows] = W[index] / slope.unsqueeze(-1), logits
         elif isinstance(head, BetaBinomialHead) and head.pixels:
