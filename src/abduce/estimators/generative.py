@@ -6,6 +6,7 @@ these two here, in the data's own form, whatever the method was.
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,12 +26,33 @@ from torch import Tensor
 
 from abduce import checkpoint as folders
 from abduce.data.schema import Schema
-from abduce.inference.importance import by_chunk, log_prob
+from abduce.inference import annealing
+from abduce.inference.annealing import check
+from abduce.inference.importance import PRECISIONS, by_chunk, log_prob
 from abduce.models.vae import VariationalAutoencoder
 from abduce.tasks import compress as coding
 from abduce.tasks import score as scoring
 from abduce.tasks.observation import Flips, Linear, Observation
 from abduce.tasks.restore import Effort, posterior_draws, posterior_mean
+
+
+def check_count(name: str, given: Any) -> None:
+    """Refuse what is not a positive int."""
+    if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
+        raise ValueError(f"{name} must be an int >= 1, got {given!r}")
+
+
+def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
+    """Warn where more than a few rows' importance weights have tails too heavy to average (k̂ > 0.7)."""
+    heavy = int((pareto_k > 0.7).sum())
+    if heavy > max(1, few * len(pareto_k)):
+        worst = float(pareto_k[pareto_k > 0.7].max())
+        warnings.warn(
+            f"log p of {heavy} of {len(pareto_k)} rows is doubtful: the Pareto k of their importance weights is above "
+            f"0.7, the worst {worst:.2f}. Give more samples, or method='ais'.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 class GenerativeModel(
@@ -97,6 +119,99 @@ class GenerativeModel(
         which rows come with it.
         """
         return self._scores(*self._encode(X), samples)
+
+    def log_prob(
+        self,
+        X,
+        samples: int | None = None,
+        method: str = "importance",
+        return_diagnostics: bool = False,
+        precision: str = "double",
+        start: str = "posterior",
+        temperatures: int = 100,
+    ):
+        """Estimate log p of the observed cells of each row, nats, float64 ``(n,)``, and say how far to trust it.
+
+        Every estimate is a stochastic lower bound: in expectation at most log p.  Densities are in the data's own units.  All
+        rows share their seeded random numbers, so a row's value does not depend on which rows come with it.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+        samples : int or None
+            Importance draws (None: the model's ``samples``), annealed chains (None: 16) or particles (None: 64).
+        method : "importance", "ais" or "smc"
+            Draws from the encoder's posterior; annealed importance sampling; tempered sequential Monte Carlo.
+        return_diagnostics : bool
+            Return also a dict of arrays ``(n,)``: standard_error (nats), effective_sample_size, and pareto_k (importance;
+            the estimate is doubtful above 0.7) or acceptance (annealing; of the moves).
+        precision : "double" or "single"
+            Of the networks; "single" is about twice as fast.
+        start : "posterior" or "prior"
+            Where annealing starts: the encoder's posterior, or the prior, which no fault of the encoder can mislead.
+        temperatures : int
+            Steps of annealing; tempered SMC chooses its own, at most ten times as many.
+        """
+        check_is_fitted(self)
+        check("method", method, ("importance", "ais", "smc"))
+        check("precision", precision, PRECISIONS)
+        check("start", start, annealing.STARTS)
+        check_count("temperatures", temperatures)
+        if samples is not None:
+            check_count("samples", samples)
+        x, observed = self._encode(X)
+        if method == "importance":
+            evidence = log_prob(
+                self.model_, x, observed, samples or self.samples, self.inference_seed_, precision
+            )
+            extra = {"pareto_k": evidence.pareto_k.numpy()}
+            warn_of_heavy_tails(evidence.pareto_k)
+        else:
+            evidence, acceptance = annealing.log_prob(
+                self.model_,
+                x,
+                observed,
+                method,
+                samples or (16 if method == "ais" else 64),
+                temperatures,
+                start,
+                seed=self.inference_seed_,
+                precision=precision,
+            )
+            extra = {"acceptance": acceptance.numpy()}
+        value = evidence.value.numpy() + self.schema_.log_jacobian(x.numpy(), observed.numpy())
+        if not return_diagnostics:
+            return value
+        return value, {
+            "standard_error": evidence.standard_error.numpy(),
+            "effective_sample_size": evidence.effective_sample_size.numpy(),
+            **extra,
+        }
+
+    def certify(
+        self,
+        n: int = 64,
+        samples: int = 16,
+        temperatures: int = 100,
+        start: str = "posterior",
+        random_state=None,
+    ) -> dict[str, float]:
+        """Bound log p from both sides on ``n`` rows simulated from the model: how far off can :meth:`log_prob` be?
+
+        Annealed importance sampling with ``samples`` chains through ``temperatures`` steps bounds log p from below; run in
+        reverse from the z that made each row, an exact posterior draw, it bounds log p from above (Grosse et al. 2015,
+        arXiv:1511.02543).  Returns the means over rows ``lower`` and ``upper``, in the data's units, and their ``gap``, nats.
+        """
+        check_is_fitted(self)
+        for name, value in (("n", n), ("samples", samples), ("temperatures", temperatures)):
+            check_count(name, value)
+        check("start", start, annealing.STARTS)
+        seed = self._generator(random_state).initial_seed()
+        bounds = annealing.bidirectional(self.model_, n, samples, temperatures, start, seed=seed)
+        x = bounds.x.numpy()
+        units = float(np.mean(self.schema_.log_jacobian(x, np.ones(x.shape, dtype=bool))))
+        lower, upper = float(bounds.lower.mean()), float(bounds.upper.mean())
+        return {"lower": lower + units, "upper": upper + units, "gap": upper - lower}
 
     def score(self, X, y=None) -> float:
         """Mean of :meth:`score_samples`, nats a row."""

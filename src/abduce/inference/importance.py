@@ -1,22 +1,56 @@
 """Importance sampling in chunks of fixed shape, so that a row's answer does not depend on which rows came with it.
 
+    log p(x_obs) = log E_q[w] ≈ log (1/S) Σ_s p(x_obs | z_s) p(z_s) / q(z_s | x_obs),     z_s ~ q(z | x_obs)
+
 Floating-point sums differ with the batch's shape, and random numbers with a row's place in it.  Both would make a score
 depend on its neighbours.  So rows run in padded chunks of one fixed shape, and all rows share the same seeded noise
 (a scrambled Sobol sequence mapped to normals, which integrates better than independent draws).
+
+A chunk's draws are streamed in slices small enough to stay in the processor's cache, whatever the number of draws; the
+encoder runs once a chunk.  Only the log weights of a chunk, ``(samples, 64)``, are kept.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from abduce.models.latent import LatentVariableModel
-from abduce.weights import Weights, effective_sample_size, multi_sample, standard_error
+from abduce.weights import Weights, effective_sample_size, multi_sample, pareto_k, standard_error
 
 ROWS = 64  # rows of a chunk
-CELLS = 2**22  # at most this many numbers in one tensor of a chunk: bounds memory whatever the data's size
+# at most this many bytes in one tensor of a slice: on a processor what its nearer caches hold, elsewhere what keeps
+# many cores busy
+SLICE = {"cpu": 7 * 2**18, "other": 2**26}
+PRECISIONS = ("double", "single")
+
+
+class Evidence(NamedTuple):
+    """Estimates of log p(x_obs) and how far each can be trusted; every field has shape ``(n,)``, float64.
+
+    ``value`` and its ``standard_error`` are in nats; ``effective_sample_size`` counts draws; ``pareto_k`` is the shape of
+    the weights' tail (:func:`abduce.weights.pareto_k`).
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+
+    @classmethod
+    def of(cls, log_w: Tensor) -> Evidence:
+        """Reduce log weights ``(samples, batch)``."""
+        log_w = log_w.double()
+        return cls(multi_sample(log_w), standard_error(log_w), effective_sample_size(log_w), pareto_k(log_w))
+
+    def empty(self, nothing: Tensor, samples: int) -> Evidence:
+        """The same, but where there is ``nothing`` to see: an empty observation has probability one."""
+        sure = (0.0, 0.0, float(samples), -torch.inf)
+        return Evidence(*(t.masked_fill(nothing, v) for t, v in zip(self, sure, strict=True)))
 
 
 def shared_noise(samples: int, dim: int, seed: int, like: Tensor) -> Tensor:
@@ -49,34 +83,76 @@ def by_chunk(
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
+def by_pattern(
+    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
+    x: Tensor,
+    observed: Tensor,
+    rows: int = ROWS,
+) -> tuple[Tensor, ...]:
+    """Like :func:`by_chunk`, but complete rows run by themselves, with None for ``observed``, which is quicker.
+
+    What a row goes through then depends on the row alone.
+    """
+    complete = observed.all(1)
+    out: list[Tensor] = []
+    for whole in (True, False):
+        which = (complete == whole).nonzero().squeeze(1)
+        if len(which) == 0:
+            continue
+        parts = by_chunk(
+            lambda xs, os, whole=whole: function(xs, None if whole else os), x[which], observed[which], rows
+        )
+        out = out or [part.new_empty(len(x), *part.shape[1:]) for part in parts]
+        for place, part in zip(out, parts, strict=True):
+            place[which] = part
+    return tuple(out)
+
+
+def in_precision(model: LatentVariableModel, precision: str) -> tuple[LatentVariableModel, torch.dtype]:
+    """The model in ``"double"`` (as it is) or in ``"single"`` precision (a copy), and the type of numbers it takes."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {precision!r}")
+    if precision == "single":
+        return copy.deepcopy(model).float(), torch.float32
+    return model, torch.float64
+
+
 @torch.no_grad()
 def log_prob(
-    model: LatentVariableModel, x: Tensor, observed: Tensor, samples: int = 128, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate log p(x_obs) of each row: ``(value, standard error, effective sample size)``, each ``(n,)``, nats.
+    model: LatentVariableModel,
+    x: Tensor,
+    observed: Tensor,
+    samples: int = 128,
+    seed: int = 0,
+    precision: str = "double",
+) -> Evidence:
+    """Estimate log p(x_obs) of each row from ``samples`` draws: :class:`Evidence`, nats, each field ``(n,)``.
 
-    Draws are streamed: memory is bounded by a chunk, whatever ``samples`` is.
+    With ``precision="single"`` the networks run in float32, the reductions over samples still in float64.  Memory is bounded
+    by a slice of a chunk, whatever ``samples`` and the number of rows are.
     """
+    model, dtype = in_precision(model, precision)
+    x = x.to(dtype)
     noise = shared_noise(samples, model.noise_dim, seed, x)
-    width = max(
-        x.shape[1],
-        *(len(t.flatten(1)[0]) if t.ndim == 2 else t.shape[0] for t in model.state_dict().values() if t.ndim),
-    )
-    step = max(1, min(samples, CELLS // (ROWS * width)))
+    step = min(samples, _slice(model, x))
 
-    def score(xs: Tensor, os: Tensor) -> tuple[Tensor, ...]:
-        log_w = torch.cat(
-            [model.log_weights(xs, os, noise[i : i + step]).log_w for i in range(0, samples, step)]
-        )
-        return multi_sample(log_w), standard_error(log_w), effective_sample_size(log_w)
+    def score(xs: Tensor, os: Tensor | None) -> Evidence:
+        q = model.posterior(xs, os)
+        log_w = torch.empty(samples, len(xs), dtype=torch.float64, device=x.device)
+        for i in range(0, samples, step):
+            z = q.transport(noise[i : i + step])
+            log_w[i : i + step] = model.log_joint(z, xs, os) - q.log_prob(z)
+        return Evidence.of(log_w)
 
-    value, error, ess = by_chunk(score, x, observed)
-    nothing = ~observed.any(1)  # an empty observation has probability one
-    return (
-        value.masked_fill(nothing, 0.0),
-        error.masked_fill(nothing, 0.0),
-        ess.masked_fill(nothing, float(samples)),
-    )
+    evidence = by_pattern(score, x, observed) if len(x) else [x.new_empty(0, dtype=torch.float64)] * 4
+    return Evidence(*evidence).empty(~observed.any(1), samples)
+
+
+def _slice(model: LatentVariableModel, x: Tensor) -> int:
+    """How many draws of a chunk run at once: as many as keep the widest tensor, (draws, ROWS, width), in the cache."""
+    widths = [max(t.shape[-1], t.numel() // t.shape[-1]) for t in model.state_dict().values() if t.ndim]
+    budget = SLICE.get(x.device.type, SLICE["other"])
+    return max(1, budget // (ROWS * max([x.shape[1], *widths]) * x.element_size()))
 
 
 def draw(model: LatentVariableModel, x: Tensor, observed: Tensor, samples: int, seed: int = 0) -> Weights:

@@ -28,12 +28,12 @@ def realism(
     generator = torch.Generator(device=x.device).manual_seed(seed)
     with torch.no_grad():
         own = model.sample(references, generator)
-    value = log_prob(model, x, observed, samples, seed)[0] + log_jacobian(x, observed)
+    value = log_prob(model, x, observed, samples, seed).value + log_jacobian(x, observed)
     patterns, which = torch.unique(observed, dim=0, return_inverse=True)
     out = torch.empty_like(value)
     for i, pattern in enumerate(patterns):
         same = pattern.expand_as(own)
-        own_value = (log_prob(model, own, same, samples, seed)[0] + log_jacobian(own, same)).sort().values
+        own_value = (log_prob(model, own, same, samples, seed).value + log_jacobian(own, same)).sort().values
         rows = which == i
         out[rows] = torch.searchsorted(own_value, value[rows].contiguous()).to(value.dtype) / references
     return out
