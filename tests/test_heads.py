@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 
 from abduce.distributions.heads import (
     BernoulliHead,
+    BetaBinomialHead,
     CategoricalHead,
+    ContinuousBernoulliHead,
     GaussianHead,
+    LaplaceHead,
     Likelihood,
     NegativeBinomialHead,
     OrdinalHead,
     PixelHead,
+    PoissonHead,
+    StudentTHead,
 )
 from abduce.distributions.likelihoods import Product
 
@@ -26,14 +31,15 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.parametrize("Head", [GaussianHead, LaplaceHead, StudentTHead])
 @pytest.mark.parametrize("scale", ["shared", "cell", "network"])
-def test_gaussian_scales_keep_their_floor(scale):
-    head = GaussianHead(3, scale, floor=0.2).double()
+def test_scales_keep_their_floor(scale, Head):
+    head = Head(3, scale, floor=0.2).double()
     with torch.no_grad():
         head.raw_scale.fill_(-50.0)
     h = normal(4, head.n_parameters)
     law = head(h)
-    torch.testing.assert_close(law.mean, h[:, :3])
+    torch.testing.assert_close(law.moments().squeeze(-1), h[:, :3])
     torch.testing.assert_close(law.scale, torch.full((4, 3), 0.2).double(), rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         head.raw_scale.fill_(1.0)
@@ -42,11 +48,26 @@ def test_gaussian_scales_keep_their_floor(scale):
         assert head(h).scale.std() > 0
     else:
         assert head(h).scale.unique().numel() == 1
+    assert torch.equal(head.point(law.moments()), h[:, :3])
 
 
-def test_gaussian_scale_must_be_known():
+@pytest.mark.parametrize("Head", [GaussianHead, LaplaceHead, StudentTHead])
+def test_scale_must_be_known(Head):
     with pytest.raises(ValueError, match="scale must be 'shared', 'cell' or 'network', got 'row'"):
-        GaussianHead(2, "row")
+        Head(2, "row")
+
+
+@pytest.mark.parametrize("extreme", [-1e4, 0.0, 1e4])
+def test_degrees_of_freedom_leave_a_variance(extreme):
+    head = StudentTHead(2, half=0.125)
+    assert head.floor == 0.125
+    torch.testing.assert_close(head.df, torch.full((2,), 8.0))
+    with torch.no_grad():
+        head.log_df.fill_(extreme)
+    law = head(torch.zeros(1, 2))
+    assert (law.df > 2).all()
+    assert torch.isfinite(law.gaussian().scale).all()
+    assert torch.isfinite(law.log_prob(torch.tensor([[0.0, 50.0]]))).all()
 
 
 def test_categorical_softmax_over_legal_classes():
@@ -100,6 +121,39 @@ def test_counts_start_at_their_means():
     assert head.point(torch.tensor([[[2.4], [39.6]]])).tolist() == [[2.0, 40.0]]
     extreme = head(torch.tensor([[1e4, -1e4]])).log_prob(torch.tensor([[3.0, 3.0]]))
     assert torch.isfinite(extreme).all()
+
+
+def test_rates_and_shares_start_at_their_means():
+    poisson = PoissonHead([0.5, 40.0])
+    torch.testing.assert_close(poisson(torch.zeros(1, 2)).moments().squeeze(-1), torch.tensor([[0.5, 40.0]]))
+    assert poisson.point(torch.tensor([[[2.4], [39.6]]])).tolist() == [[2.0, 40.0]]
+    # binomial with n = 10, p = 0.3 has variance 2.1; of 6.3 half the excess is left: a ratio of 2
+    bounded = BetaBinomialHead([10, 10], [3.0, 3.0], [6.3, 2.1])
+    law = bounded(torch.zeros(1, 2))
+    torch.testing.assert_close(law.moments().squeeze(-1), torch.tensor([[3.0, 3.0]]))
+    assert law.gaussian().variance()[0, 0].item() == pytest.approx(4.2)
+    assert law.log_concentration[0, 1].item() == pytest.approx(math.log(1000))  # as narrow as a binomial
+    assert bounded.point(torch.tensor([[[2.4], [9.6]]])).tolist() == [[2.0, 10.0]]
+    pixels = BetaBinomialHead([16, 16], pixels=True)
+    assert pixels(torch.zeros(1, 2)).moments().abs().max() == 0
+    assert pixels.point(torch.tensor([[[0.24], [0.5]]])).tolist() == [[pytest.approx(0.24), 0.5]]
+    for head in (poisson, bounded, pixels):
+        value = head(torch.tensor([[1e4, -1e4]])).log_prob(torch.tensor([[1.0, 1.0]]))
+        assert torch.isfinite(value).all()
+
+
+def test_grey_is_where_shares_of_light_start():
+    head = ContinuousBernoulliHead(2, half=1 / 16)
+    law = head(torch.zeros(1, 2))
+    assert law.moments().abs().max() == 0
+    assert law.log_prob(torch.zeros(1, 2)).item() == pytest.approx(2 * math.log(1 / 16))
+    assert head.point(torch.tensor([[[0.25], [0.5]]])).tolist() == [[0.25, 0.5]]
+
+
+def test_only_bounded_counts_have_limits():
+    heads = [([0, 2], BetaBinomialHead([4, 9])), ([1], GaussianHead(1)), ([3], PoissonHead([1.0]))]
+    assert Likelihood(heads, 4).limits().tolist() == [4.0, math.inf, 9.0, math.inf]
+    assert Likelihood([(None, BetaBinomialHead([16, 16], pixels=True))], 2).limits().min() == math.inf
 
 
 def test_pixels_start_spread_over_the_range():

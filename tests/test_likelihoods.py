@@ -13,8 +13,8 @@ from scipy import stats
 from torch.distributions import Categorical as TorchCategorical
 
 from abduce.distributions.cells import masked_sum, uniform_like
-from abduce.distributions.continuous import Gaussian, RoundedGaussian
-from abduce.distributions.discrete import Bernoulli, Categorical, NegativeBinomial
+from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, RoundedGaussian, StudentT
+from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.pixels import DiscretizedLogisticMixture, _LogMixtureMass
 
@@ -256,8 +256,190 @@ def test_rounded_gaussian_is_the_mass_of_its_interval():
     assert drawn.std().item() == pytest.approx(0.3, abs=0.02)
 
 
+def positive(*shape: int, seed: int = 0) -> torch.Tensor:
+    return 0.3 + normal(*shape, seed=seed).square()
+
+
+@given(st.floats(-3, 3), st.floats(-3, 2), st.floats(-20, 20))
+def test_laplace_against_scipy(loc, log_scale, value):
+    law = Laplace(torch.tensor([loc]).double(), torch.tensor([log_scale]).double().exp())
+    got = law.log_prob(torch.tensor([value], dtype=torch.float64)).item()
+    assert got == pytest.approx(
+        stats.laplace(float(law.loc), float(law.scale)).logpdf(value), rel=1e-9, abs=1e-6
+    )
+
+
+@given(st.floats(-3, 3), st.floats(-3, 2), st.floats(2.05, 300), st.floats(-20, 20))
+def test_student_t_against_scipy(loc, log_scale, df, value):
+    loc, scale, nu = (torch.tensor([v], dtype=torch.float64) for v in (loc, math.exp(log_scale), df))
+    got = StudentT(loc, scale, nu).log_prob(torch.tensor([value], dtype=torch.float64)).item()
+    assert got == pytest.approx(stats.t(df, float(loc), float(scale)).logpdf(value), rel=1e-9, abs=1e-6)
+
+
+@given(st.floats(-4, 6), st.lists(st.integers(0, 500), min_size=1, max_size=6))
+def test_poisson_against_scipy(log_rate, counts):
+    x = torch.tensor(counts, dtype=torch.float64)
+    got = Poisson(torch.full_like(x, log_rate)).log_prob(x).item()
+    assert got == pytest.approx(stats.poisson(math.exp(log_rate)).logpmf(counts).sum(), rel=1e-9, abs=1e-6)
+
+
+@given(st.floats(-6, 6), st.floats(-3, 7), st.integers(1, 300), st.integers(0, 300))
+def test_beta_binomial_against_scipy(logit, log_c, n, k):
+    args = (torch.tensor([v], dtype=torch.float64) for v in (logit, log_c, n))
+    law = BetaBinomial(*args)
+    got = law.log_prob(torch.tensor([k], dtype=torch.float64)).item()
+    p, c = 1 / (1 + math.exp(-logit)), math.exp(log_c)
+    assert got == pytest.approx(stats.betabinom(n, p * c, (1 - p) * c).logpmf(k), rel=1e-7, abs=1e-6)
+
+
+def test_beta_binomial_sums_to_one_over_counts_and_levels():
+    logits, log_c = 3 * normal(40), 2 * normal(40, seed=1)
+    for n in (1, 7, 255):
+        k = torch.arange(n + 1).double().unsqueeze(-1).unsqueeze(-1)  # one cell a row
+        most = torch.tensor([float(n)]).double()
+        for pixels in (False, True):
+            law = BetaBinomial(logits.unsqueeze(-1), log_c.unsqueeze(-1), most, pixels)
+            total = torch.logsumexp(law.log_prob(2 * k / n - 1 if pixels else k), 0)
+            torch.testing.assert_close(total, torch.zeros(40).double(), atol=1e-9, rtol=0)
+    # beyond the largest count there is nothing; beyond white there is white
+    counts = BetaBinomial(logits[:1], log_c[:1], most)
+    assert counts.log_prob(torch.tensor([256.0]).double()).item() == -math.inf
+    greys = BetaBinomial(logits[:1], log_c[:1], most, pixels=True)
+    assert greys.log_prob(torch.tensor([1.2]).double()) == greys.log_prob(torch.tensor([1.0]).double())
+
+
+def test_poisson_sums_to_one():
+    law = Poisson(torch.tensor([-3.0, 0.0, 3.0]).double().unsqueeze(-1))
+    total = torch.logsumexp(law.log_prob(torch.arange(200).double().view(-1, 1, 1)), 0)
+    torch.testing.assert_close(total, torch.zeros(3).double(), atol=1e-9, rtol=0)
+
+
+LOGITS = [-800.0, -40.0, -3.0, -0.3, -0.29, -1e-4, 0.0, 1e-9, 0.2, 0.31, 2.0, 60.0, 1000.0]
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_continuous_bernoulli_against_quadrature(logit):
+    law = ContinuousBernoulli(torch.tensor([logit], dtype=torch.float64))
+    # nodes crowd where the mass is: an exponential slope at one end
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    width = min(1.0, 40 / max(abs(logit), 1.0))
+    u = 0.5 * width * (nodes + 1)
+    x = 2 * (1 - u if logit > 0 else u) - 1
+    p = law.log_prob(torch.from_numpy(x).unsqueeze(-1)).exp().numpy()
+    w = weights * width  # dx = 2 du
+    assert (w * p).sum() == pytest.approx(1, abs=1e-6)
+    mean = (w * p * x).sum()
+    assert law.moments().item() == pytest.approx(mean, abs=1e-6)
+    sd = math.sqrt(max((w * p * (x - mean) ** 2).sum(), 1e-8))
+    assert law.gaussian().scale.item() == pytest.approx(sd, abs=1e-6)
+    if abs(logit) < 30:  # the form of the paper: C(λ) λ^u (1 − λ)^{1−u}, halved as x = 2u − 1
+        lam = 1 / (1 + math.exp(-logit))
+        c = 2.0 if abs(lam - 0.5) < 1e-3 else 2 * math.atanh(1 - 2 * lam) / (1 - 2 * lam)
+        v = 0.5 * (x + 1)
+        np.testing.assert_allclose(p, 0.5 * c * lam**v * (1 - lam) ** (1 - v), rtol=1e-4)
+    single = ContinuousBernoulli(torch.tensor([logit], requires_grad=True))
+    value = single.log_prob(torch.tensor([[-1.0], [0.2], [1.0]]))
+    value.sum().backward()
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(single.logits.grad).all()
+
+
+@pytest.mark.parametrize("levels", [2, 3, 17, 256])
+def test_continuous_bernoulli_over_grey_levels_sums_to_one(levels):
+    law = ContinuousBernoulli(torch.tensor(LOGITS, dtype=torch.float64).unsqueeze(-1), 1 / (levels - 1))
+    x = torch.linspace(-1, 1, levels, dtype=torch.float64).view(-1, 1, 1)
+    total = torch.logsumexp(law.log_prob(x), 0)
+    torch.testing.assert_close(total, torch.zeros(len(LOGITS)).double(), atol=1e-8, rtol=0)
+    assert torch.isfinite(law.log_prob(torch.tensor([1.7]).double())).all()
+
+
+@pytest.mark.parametrize("half", [1 / 255, 1 / 16, 0.2])
+def test_rounded_cells_have_the_mass_of_their_interval(half):
+    loc, scale, df = normal(5), 0.2 + positive(5, seed=1), 2.1 + positive(5, seed=2)
+    x = torch.round(normal(30, 5, seed=3) / half) * half
+    for law, exact in (
+        (Laplace(loc, scale, half), stats.laplace(loc.numpy(), scale.numpy())),
+        (StudentT(loc, scale, df, half), stats.t(df.numpy(), loc.numpy(), scale.numpy())),
+    ):
+        mass = exact.cdf(x.numpy() + half) - exact.cdf(x.numpy() - half)
+        np.testing.assert_allclose(law.log_prob(x), np.log(mass).sum(-1), rtol=1e-5, atol=1e-5)
+        drawn = law.sample(generator())
+        assert ((drawn + 1) / (2 * half)).sub(((drawn + 1) / (2 * half)).round()).abs().max() < 1e-6
+    # far out, and where the interval holds all of it
+    far = Laplace(torch.zeros(2), torch.full((2,), 1e-3), half).log_prob(torch.tensor([[500.0, 0.0]]))
+    assert far.item() == pytest.approx(half / 1e-3 - 500 / 1e-3 - math.log(2), rel=1e-6)
+
+
+def test_draws_of_the_newer_laws_have_the_stated_moments():
+    logits = torch.tensor([-5.0, -0.5, 0.0, 3.0]).double()
+    df = torch.tensor([5.0, 6.0, 8.0, 40.0]).double()
+    laws = [
+        Laplace(normal(4), positive(4)),
+        StudentT(normal(4), positive(4), df),
+        ContinuousBernoulli(logits),
+        Poisson(torch.tensor([-2.0, 0.0, 1.0, 4.0]).double()),
+        BetaBinomial(logits, normal(4), torch.tensor([1.0, 5.0, 20.0, 100.0]).double()),
+        BetaBinomial(logits, normal(4), torch.full((4,), 16.0).double(), pixels=True),
+    ]
+    n = 60_000
+    for law in laws:
+        for name, value in vars(law).items():  # the same cells many times
+            if isinstance(value, torch.Tensor) and name != "n":
+                setattr(law, name, value.expand(n, -1))
+        x, g = law.sample(generator()), law.gaussian()
+        assert x.dtype == torch.float64
+        error = 4 * g.scale[0] / math.sqrt(n)
+        assert ((x.mean(0) - g.mean[0]).abs() < error).all(), type(law).__name__
+        torch.testing.assert_close(law.moments().squeeze(-1), g.mean)
+        torch.testing.assert_close(x.std(0), g.scale[0], rtol=0.06, atol=1e-3)
+
+
+@pytest.mark.parametrize("half", [0.0, 0.125])
+def test_gradients_of_the_newer_densities(half):
+    shape = (2, 3)
+    x, a = normal(*shape, seed=9), normal(*shape).requires_grad_()
+    b, df = positive(*shape, seed=1).requires_grad_(), (2.1 + positive(*shape, seed=2)).requires_grad_()
+    pixel = torch.tensor([[-1.0, -0.5, 1.0], [0.0, 0.25, -0.75]]).double()
+    assert torch.autograd.gradcheck(lambda p, q: Laplace(p, q, half).log_prob(x), (a, b))
+    assert torch.autograd.gradcheck(lambda p, q, r: StudentT(p, q, r, half).log_prob(x), (a, b, df))
+    assert torch.autograd.gradcheck(lambda p: ContinuousBernoulli(p, half).log_prob(pixel), a)
+    assert torch.autograd.gradcheck(lambda p: ContinuousBernoulli(9 * p, half).log_prob(pixel), a)
+
+
+def test_gradients_of_the_newer_counts():
+    k, n = torch.tensor([[0.0, 3.0, 7.0], [1.0, 2.0, 0.0]]).double(), torch.tensor([3.0, 3.0, 9.0]).double()
+    pixel = torch.tensor([[-1.0, -0.5, 1.0], [0.0, 0.25, -0.75]]).double()
+    a, b = normal(2, 3).requires_grad_(), positive(2, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: Poisson(p).log_prob(k), a)
+    assert torch.autograd.gradcheck(lambda p, q: BetaBinomial(p, q, n).log_prob(k.minimum(n)), (a, b))
+    assert torch.autograd.gradcheck(lambda p, q: BetaBinomial(p, q, n, True).log_prob(pixel), (a, b))
+
+
+@given(st.integers(0, 15), st.lists(st.booleans(), min_size=8, max_size=8), st.integers(0, 999))
+@settings(max_examples=40)
+def test_any_mask_adds_only_what_is_observed(which, mask, seed):
+    """The observed cells' terms and nothing else, whatever stands in the others."""
+    law = families()[which % len(families())]
+    if getattr(law, "factor", None) is not None:
+        return
+    seen = torch.tensor(mask).view(2, 4)
+    x = law.sample(generator(seed))
+    junk = torch.where(seen, x, torch.full_like(x, 1e3) if not isinstance(law, Categorical) else 0 * x)
+    alone = sum(law.log_prob(x, torch.eye(4, dtype=torch.bool)[i] & seen) for i in range(4))
+    torch.testing.assert_close(law.log_prob(junk, seen), alone)
+
+
 def families() -> list:
     return [
+        Laplace(normal(2, 4), positive(2, 4)),
+        Laplace(normal(2, 4), positive(2, 4), 0.125),
+        StudentT(normal(2, 4), positive(2, 4), torch.full((4,), 3.0).double()),
+        StudentT(normal(2, 4), positive(2, 4), torch.full((4,), 3.0).double(), 0.125),
+        ContinuousBernoulli(normal(2, 4)),
+        ContinuousBernoulli(normal(2, 4), 0.125),
+        Poisson(normal(2, 4)),
+        BetaBinomial(normal(2, 4), normal(4), torch.full((4,), 6.0).double()),
+        BetaBinomial(normal(2, 4), normal(4), torch.full((4,), 6.0).double(), pixels=True),
         Gaussian(normal(2, 4), torch.ones(2, 4).double()),
         Gaussian(normal(2, 4), torch.ones(2, 4).double(), normal(2, 4, 2)),
         RoundedGaussian(normal(2, 4), torch.ones(2, 4).double(), 0.125),
