@@ -50,6 +50,46 @@ def test_order_and_limits(values):
     torch.testing.assert_close(weights.normalized(log_w).sum(0), torch.ones(log_w.shape[1]).double())
 
 
+ALPHAS = [-200.0, -2.0, -0.5, 0.0, 0.5, 0.99, 1 - 2e-4, 1 + 2e-4, 1.5, 2.0, 200.0]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_renyi_is_its_formula(alpha):
+    log_w = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with np.errstate(all="raise"):
+        power = np.longdouble(1 - alpha)
+        brute = np.log(np.mean(np.exp(power * log_w.numpy().astype(np.longdouble)), 0)) / power
+    np.testing.assert_allclose(weights.renyi(log_w, alpha), brute.astype(float), rtol=1e-9)
+
+
+def test_renyi_ends_and_middle():
+    log_w = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(weights.renyi(log_w, -math.inf), log_w.max(0).values)
+    assert torch.equal(weights.renyi(log_w, math.inf), log_w.min(0).values)
+    torch.testing.assert_close(weights.renyi(log_w, 1.0), weights.elbo(log_w), rtol=0, atol=1e-14)
+    torch.testing.assert_close(weights.renyi(log_w, 0.0), weights.multi_sample(log_w), rtol=0, atol=1e-14)
+    torch.testing.assert_close(weights.renyi(log_w, -1e6), log_w.max(0).values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights.renyi(log_w, 1e6), log_w.min(0).values, rtol=0, atol=1e-5)
+    assert torch.equal(weights.renyi(log_w[:1], -0.7), log_w[0])  # of one draw all are the same
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_renyi_is_continuous_where_it_switches_to_its_expansion(side):
+    """The third cumulant is what the expansion leaves out: within 1e-8 nats at the switch."""
+    log_w = 2 * torch.randn(9, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    inside, outside = (weights.renyi(log_w, 1 + side * d) for d in (0.9999e-4, 1.0001e-4))
+    slope = -0.5 * log_w.var(0, correction=0)
+    torch.testing.assert_close(outside - inside, side * 2e-8 * slope, rtol=0, atol=3e-8)
+    torch.testing.assert_close(inside - weights.elbo(log_w), side * 0.9999e-4 * slope, rtol=0, atol=3e-8)
+
+
+@given(log_weights, st.lists(st.floats(-30, 30), min_size=2, max_size=6))
+def test_renyi_falls_as_alpha_rises(values, alphas):
+    log_w = torch.from_numpy(values)
+    bounds = torch.stack([weights.renyi(log_w, a) for a in [-math.inf, *sorted(alphas), math.inf]])
+    assert (bounds[1:] <= bounds[:-1] + 1e-6).all()
+
+
 @given(log_weights, st.floats(-1000, 1000))
 def test_a_constant_moves_the_bounds_and_nothing_else(values, shift):
     log_w = torch.from_numpy(values)

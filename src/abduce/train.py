@@ -267,9 +267,9 @@ def _evaluate(
     model.eval()
     generator = torch.Generator(device=x.device).manual_seed(settings.seed)
     values = []
-    for i in range(0, len(x), 1000):
-        ob = None if observed is None else observed[i : i + 1000]
-        values.append(objective(model, x[i : i + 1000], ob, 1.0, generator, len(x)).value)
+    for index in torch.arange(len(x)).chunk(math.ceil(len(x) / 1000)):  # evenly, so that none is of one row
+        ob = None if observed is None else observed[index]
+        values.append(objective(model, x[index], ob, 1.0, generator, len(x)).value)
     value = torch.cat(values)
     return float(
         value[value >= torch.quantile(value, settings.trim)].mean() if settings.trim else value.mean()

@@ -89,7 +89,7 @@ class FullNormal:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats, summed over the last axis."""
-        moved = (z - self.mean).view(-1, *self.mean.shape).permute(1, 2, 0)  # (batch, latent, samples)
+        moved = (z - self.mean).reshape(-1, *self.mean.shape).permute(1, 2, 0)  # (batch, latent, samples)
         white = torch.linalg.solve_triangular(self.root, moved, upper=False).permute(2, 0, 1)
         return self._log_density(white).view(z.shape[:-1])
 

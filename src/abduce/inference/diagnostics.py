@@ -18,7 +18,6 @@ from torch import Tensor
 
 from abduce.distributions.posteriors import DiagonalNormal
 from abduce.distributions.priors import StandardNormal
-from abduce.inference.importance import shared_noise
 from abduce.models.latent import LatentVariableModel
 
 ACTIVE = 0.01
@@ -54,12 +53,13 @@ def diagnose(
 
     The aggregate posterior is that of these rows, so I(x; z) is at most log of their number.
     """
-    noise = shared_noise(samples, model.noise_dim, seed, x)
+    generator = torch.Generator().manual_seed(seed)
     means, units, likely, kls, drawn, own = [], [], [], [], [], []
     for i in range(0, len(x), ROWS):
         xs, seen = x[i : i + ROWS], None if observed is None else observed[i : i + ROWS]
         q = model.posterior(xs, seen)
-        z, log_q = q.draw(noise)
+        noise = torch.randn(samples, len(xs), model.noise_dim, generator=generator, dtype=x.dtype)
+        z, log_q = q.draw(noise.to(x.device))
         likely.append(model.likelihood(z).log_prob(xs, seen).mean(0))
         means.append(q.mean)
         if isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal):
@@ -89,7 +89,7 @@ def diagnose(
 
 def _aggregate(model: LatentVariableModel, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:
     """log q(z) = log (1/N) Σ_n q(z|x_n) of each z (m, latent), in chunks of both."""
-    total = torch.full((len(z),), -math.inf, dtype=z.dtype)
+    total = z.new_full((len(z),), -math.inf)
     for i in range(0, len(x), ROWS):
         q = model.posterior(x[i : i + ROWS], None if observed is None else observed[i : i + ROWS])
         rows = len(x[i : i + ROWS])

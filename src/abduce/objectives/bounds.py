@@ -165,7 +165,7 @@ class ELBO:
             loss = loss + self.total_correlation * regularizers.total_correlation(q, z[0], rows)
         if self.mmd:
             loss = loss + self.mmd * regularizers.mmd(
-                z[0], model.prior.sample(len(x), generator, dtype=x.dtype)
+                z[0], model.prior.sample(len(x), generator, dtype=x.dtype, device=x.device)
             )
         if self.dip:
             loss = loss + self.dip * regularizers.dip(q)
@@ -383,7 +383,7 @@ def objective_to_json(objective: Any) -> Any:
     if FAMILY.get(type(objective).__name__) is not type(objective):
         return "auto"
     arguments = {
-        k: repr(v) if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(objective).items()
+        k: str(float(v)) if isinstance(v, Real) and math.isinf(v) else v for k, v in asdict(objective).items()
     }
     return {"name": type(objective).__name__, **arguments}
 
