@@ -29,6 +29,7 @@ Del Moral, Doucet & Jasra 2006; Zhou, Johansen & Aston 2016 (arXiv:1303.3123).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -76,9 +77,8 @@ class Path(NamedTuple):
     start: Start
     joint: Callable[[Tensor], Tensor]
     scale: Tensor
-    draw: Callable[
-        [int, torch.Generator], Tensor
-    ]  # q0 draws (n, batch, latent), the same noise for every row
+    draw: Callable[[int, torch.Generator], Tensor]  # q0 draws (n, batch, latent)
+    shared: bool  # whether all rows use the same random numbers
 
     def at(self, z: Tensor, beta: Tensor) -> tuple[hmc.State, Tensor]:
         """The chain's state on π_β at z, and the log ratio r(z), ``(chains, batch)``."""
@@ -123,9 +123,20 @@ def check(name: str, given: str, expected: tuple[str, ...]) -> None:
 
 
 @torch.no_grad()
-def path(model: LatentVariableModel, x: Tensor, observed: Tensor | None, start: str = "posterior") -> Path:
-    """Lay the path of one chunk from the encoder's ``"posterior"`` or the ``"prior"``."""
+def path(
+    model: LatentVariableModel,
+    x: Tensor,
+    observed: Tensor | None,
+    start: str = "posterior",
+    shared: bool = True,
+) -> Path:
+    """Lay the path of one chunk from the encoder's ``"posterior"`` or the ``"prior"``.
+
+    With ``shared`` all rows use the same random numbers: a row's chains do not depend on which rows come along, but errors of
+    rows do not average out.
+    """
     check("start", start, STARTS)
+    rows = 1 if shared else len(x)
 
     def joint(z: Tensor) -> Tensor:
         return model.log_joint(z, x, observed)
@@ -134,17 +145,18 @@ def path(model: LatentVariableModel, x: Tensor, observed: Tensor | None, start: 
         q = model.posterior(x, observed)
 
         def draw(n: int, generator: torch.Generator) -> Tensor:
-            return q.transport(_normal(n, 1, model.noise_dim, generator, x))
+            return q.transport(_normal(n, rows, model.noise_dim, generator, x))
 
         spread = q.transport(shared_noise(256, model.noise_dim, 0, x)).std(0, keepdim=True)
-        return Path(q, joint, spread, draw)
+        return Path(q, joint, spread, draw, shared)
 
     def draw_prior(n: int, generator: torch.Generator) -> Tensor:
-        z = model.prior.sample(n, generator, dtype=x.dtype, device=x.device).to(x.dtype)
-        return z.unsqueeze(1).repeat(1, len(x), 1)
+        z = model.prior.sample(n * rows, generator, dtype=x.dtype, device=x.device).to(x.dtype)
+        return z.view(n, rows, -1).repeat(1, len(x) // rows, 1)
 
-    spread = draw_prior(256, torch.Generator(device=x.device).manual_seed(0)).std(0, keepdim=True)
-    return Path(model.prior, joint, spread, draw_prior)
+    generator = torch.Generator(device=x.device).manual_seed(0)
+    z = model.prior.sample(256, generator, dtype=x.dtype, device=x.device).to(x.dtype)
+    return Path(model.prior, joint, z.std(0).repeat(1, len(x), 1), draw_prior, shared)
 
 
 def _normal(n: int, rows: int, dim: int, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -181,7 +193,7 @@ def _move(
     """One HMC step on π_β; ``size`` (batch,) in units of the path's scale."""
     state, _ = way.at(z, beta)
     step_size = size.view(1, -1, 1) * way.scale
-    return hmc.step(state, way.density(beta), step_size, generator, leapfrogs, shared=True)
+    return hmc.step(state, way.density(beta), step_size, generator, leapfrogs, way.shared)
 
 
 @torch.no_grad()
@@ -197,7 +209,7 @@ def anneal(
     """Run annealed importance sampling along ``way`` with fixed step sizes ``(T + 1, batch)``.
 
     With ``exact``, posterior draws ``(1 or chains, batch, latent)``, the chains run in reverse, from β = 1 to 0; their weights
-    then say 1/E[1/w] = p(x).  All rows share their random numbers.
+    then say 1/E[1/w] = p(x).
     """
     generator = torch.Generator(device=way.scale.device).manual_seed(seed)
     reverse = exact is not None
@@ -214,7 +226,7 @@ def anneal(
             break
         at = t - 1 if reverse else t
         step_size = sizes[at].view(1, -1, 1) * way.scale
-        state, info = hmc.step(state, way.density(beta), step_size, generator, leapfrogs, shared=True)
+        state, info = hmc.step(state, way.density(beta), step_size, generator, leapfrogs, way.shared)
         z = state.z
         rates.append(info.acceptance.mean(0))
     acceptance = torch.stack(rates).mean(0) if rates else z.new_full((z.shape[1],), torch.nan)
@@ -355,14 +367,16 @@ def bidirectional(
     z = model.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device).to(parameter.dtype)
     x = model.likelihood(z).sample(generator)
     betas = schedule(temperatures, kind).to(x.device)
-    k = z.shape[1]
+    k, seeds = z.shape[1], itertools.count(seed + 1)
 
     def run(both: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
         exact, xs = both[:, :k], both[:, k:]
-        way = path(model, xs, None, start)
-        sizes = pilot(way, betas, seed + 1, leapfrogs=leapfrogs)
-        forward = anneal(way, betas, sizes, chains, seed + 2, leapfrogs)
-        back = anneal(way, betas, sizes, chains, seed + 3, leapfrogs, exact.unsqueeze(0))
+        way = path(
+            model, xs, None, start, shared=False
+        )  # the rows' mean is what counts: let their errors average
+        sizes = pilot(way, betas, next(seeds), leapfrogs=leapfrogs)
+        forward = anneal(way, betas, sizes, chains, next(seeds), leapfrogs)
+        back = anneal(way, betas, sizes, chains, next(seeds), leapfrogs, exact.unsqueeze(0))
         return multi_sample(forward.log_w), -multi_sample(-back.log_w)
 
     both = torch.cat([z, x], 1)
