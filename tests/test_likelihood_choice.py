@@ -218,6 +218,15 @@ def test_lognormal_in_the_units_of_the_data():
     np.testing.assert_allclose(got, law.logpdf(X[:, 0]), atol=1e-9)
 
 
+def test_counts_start_from_the_spread_of_the_data():
+    X = table("count")
+    mean, variance = X.mean(0) + 1, 3 * X.mean(0) + 3
+    schema = Schema.infer(X, "count")
+    (head,) = build_vae(schema, 2, [4], means=mean.tolist(), variances=variance.tolist()).heads.heads
+    wanted = np.log(2 * mean**2 / (variance - mean))
+    np.testing.assert_allclose(head.log_dispersion.detach(), wanted, rtol=1e-5)
+
+
 def test_bounded_counts_refuse_what_lies_beyond():
     X = table("count")
     model = VAE(**QUICK, likelihood="beta_binomial", kinds="count").fit(X)

@@ -38,17 +38,22 @@ FLOOR = 0.05  # smallest noise standard deviation of a numeric cell, in model un
 
 
 def features_of(schema: Schema, means: Sequence[float] | None = None, masking: bool = True) -> Features:
-    """What the encoder reads of a schema's rows; ``means`` centre the counts."""
+    """What the encoder reads of a schema's rows; ``means`` centre counts and binary cells."""
     numeric, count, stats, classes = [], [], [], []
+    binary: set[int] = set()
     for group, cells, fields in _groups(schema):
         if group in (*NUMERIC, "binary"):
             numeric += cells
+            binary |= set(cells) if group == "binary" else set()
         elif group == "count":
             count += cells
             stats += [(math.log1p(1.0 if means is None else means[c]), 1.0) for c in cells]
         else:
             classes += [(c, len(f.categories or ())) for c, f in zip(cells, fields, strict=True)]
-    return Features(schema.n_cells, sorted(numeric), count, stats, classes, masking)
+    loc = [0.5 if means is None else float(means[c]) for c in sorted(numeric)] if binary else None
+    if loc and len(binary) < len(loc):
+        loc = [m if c in binary else 0.0 for c, m in zip(sorted(numeric), loc, strict=True)]
+    return Features(schema.n_cells, sorted(numeric), count, stats, classes, masking, loc)
 
 
 def _groups(schema: Schema) -> list[tuple[str, list[int], tuple]]:
@@ -136,6 +141,8 @@ def build_vae(
     )
     if path is not None:
         _start(model, path)
+    elif means is not None:
+        _start_at_means(model, means)
     if prior == "vamp":
         pseudo = torch.zeros(components, features.n_features) if pseudo is None else pseudo
         model.set_prior(make_prior("vamp", total, encode=model.encode, pseudo=pseudo))
@@ -167,6 +174,7 @@ def _heads(
         members = sorted(members, key=lambda member: member[0])
         cells, n = [cell for cell, _ in members], len(members)
         mean = [1.0 if means is None else float(means[c]) for c in cells]
+        spread = None if variances is None else [float(variances[c]) for c in cells]
         levels = members[0][1].levels or 2
         head: nn.Module
         if name == "gaussian":
@@ -184,10 +192,9 @@ def _heads(
         elif name == "beta_binomial":
             # the largest seen; NaN where none was
             most = [1 if math.isnan(f.high) else max(1, round(f.high)) for _, f in members]
-            spread = None if variances is None else [float(variances[c]) for c in cells]
             head = BetaBinomialHead(most, mean, spread)
         elif name == "negative_binomial":
-            head = NegativeBinomialHead(mean)
+            head = NegativeBinomialHead(mean, spread)
         elif name == "poisson":
             head = PoissonHead(mean)
         elif name == "bernoulli":
@@ -222,6 +229,19 @@ def _as_wide(path: LinearPath, likelihood: Likelihood, features: Features) -> Li
             continue
         noise[index] = noise[index].maximum(law.gaussian().variance())
     return replace(path, noise=noise)
+
+
+@torch.no_grad()
+def _start_at_means(model: VariationalAutoencoder, means: Sequence[float]) -> None:
+    """Start binary cells at their frequencies, which a network otherwise spends its first thousand steps to learn."""
+    last = model.decoder.net[-1]
+    assert isinstance(last, nn.Linear)
+    start = 0
+    for head, cells in zip(model.heads.heads, model.heads.cells(), strict=True):
+        if isinstance(head, BernoulliHead):
+            p = torch.tensor([float(means[c]) for c in cells]).clamp(0.002, 0.998)
+            last.bias[start : start + len(cells)] = torch.logit(p)
+        start += int(head.n_parameters)  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
@@ -271,7 +291,7 @@ def _start(model: VariationalAutoencoder, path: LinearPath) -> None:
                 linear.bias[width] = log_scale + 1.5 + 0.7 * i
         elif isinstance(head, BernoulliHead):
             index = [place[c] for c in cells]
-            p = b[index].clamp(0.02, 0.98)
+            p = (b[index] + features.numeric_loc[index]).clamp(0.02, 0.98)
             linear.weight[rows], linear.bias[rows] = W[index] / (p * (1 - p)).unsqueeze(-1), torch.logit(p)
         elif isinstance(head, ContinuousBernoulliHead):
             # the mean's slope in the logit is half the variance
