@@ -15,7 +15,7 @@ from mnist_runs import Run, binarized, evaluate, train_runs
 from abduce import ELBO, IWAE
 from abduce.data.examples import mnist
 
-TUTORIAL = {"latent_dim": 128, "hidden": (512, 512), "activation": "relu", "batch_size": 128}
+TUTORIAL = {"latent_dim": 128, "hidden": (512, 512), "activation": "relu", "batch_size": 128, "learning_rate": 2e-3}
 RUNS = {
     "tutorial net, mean-field": Run({**TUTORIAL, "objective": ELBO(warmup=0.1)}, 20),
     "tutorial net, flow posterior (IAF)": Run(
@@ -30,7 +30,7 @@ RUNS = {
             "prior": "vamp",
             "components": 200,
             "objective": IWAE(3),
-            "learning_rate": 2e-3,
+            "learning_rate": 3e-3,
             "weight_decay": 0.01,
         },
         28,

@@ -53,11 +53,12 @@ class MLP(nn.Module):
 class Features(nn.Module):
     """What the encoder reads of a row: ``[features · observed, observed]``.
 
-    Numbers pass as they are (model space is standardised), counts as standardised log(1 + x), classes one-hot.  A hidden
-    cell reads as zeros, and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
+    Numbers pass as they are (model space is standardised) but for ``numeric_loc``, which centres binary ones; counts as
+    standardised log(1 + x), classes one-hot.  A hidden cell reads as zeros, and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
     """
 
     numeric: Tensor
+    numeric_loc: Tensor
     count: Tensor
     count_loc: Tensor
     count_scale: Tensor
@@ -72,11 +73,15 @@ class Features(nn.Module):
         count_stats: Sequence[tuple[float, float]] = (),
         classes: Sequence[tuple[int, int]] = (),
         reads_mask: bool = True,
+        numeric_loc: Sequence[float] | None = None,
     ):
         super().__init__()
         self.n_cells, self.reads_mask = n_cells, reads_mask
+        self.centres = numeric_loc is not None
         self.all_numeric = list(numeric) == list(range(n_cells))
         self.register_buffer("numeric", torch.tensor(list(numeric), dtype=torch.long), persistent=False)
+        loc = torch.zeros(len(numeric)) if numeric_loc is None else torch.tensor(list(numeric_loc))
+        self.register_buffer("numeric_loc", loc.float())
         self.register_buffer("count", torch.tensor(list(count), dtype=torch.long), persistent=False)
         stats = torch.tensor(list(count_stats) or [(0.0, 1.0)], dtype=torch.float32)
         self.register_buffer("count_loc", stats[:, 0].clone())
@@ -99,12 +104,12 @@ class Features(nn.Module):
     def cells(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The features of a row, blanks as they come, and which of them are observed."""
         if self.all_numeric:
-            return x, observed
+            return (x - self.numeric_loc if self.centres else x), observed
         count = torch.log1p(x[..., self.count].clamp_min(0))
         if len(self.count):
             count = (count - self.count_loc) / self.count_scale
         onehot = torch.eq(x[..., self.class_cell], self.class_code).to(x.dtype)
-        features = torch.cat([x[..., self.numeric], count, onehot], -1)
+        features = torch.cat([x[..., self.numeric] - self.numeric_loc, count, onehot], -1)
         if observed is None:
             return features, None
         return features, observed[..., torch.cat([self.numeric, self.count, self.class_cell])]

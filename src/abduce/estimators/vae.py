@@ -22,6 +22,7 @@ from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
 from abduce.distributions.priors import GaussianMixture as MixturePrior
 from abduce.estimators.generative import GenerativeModel
+from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.models.build import FLOOR, build_vae, default_latent_dim, features_of, wants_path
 from abduce.models.choice import LIKELIHOODS, by_name
 from abduce.models.linear import LinearPath, choose
@@ -417,6 +418,19 @@ class VAE(GenerativeModel):
     def _set_shape(self, schema: Schema) -> None:
         if schema.container == "image":
             self.n_features_in_ = schema.n_cells
+
+    # ------------------------------------------------------------------ look inside
+
+    def diagnose(self, X, samples: int = 16, surgery: bool = False) -> Diagnosis:
+        """Split the ELBO of X into reconstruction and KL, and count the latent units in use; nats a row.
+
+        With ``surgery`` the KL is split further into mutual information I(x; z) and marginal KL(q(z) ‖ p(z)), q(z) being
+        the average of q(z|x) over the rows of X (so that I is at most log of their number).
+        """
+        if not isinstance(samples, Integral) or samples < 1:
+            raise ValueError(f"samples must be a positive int, got {samples!r}")
+        x, observed = self._encode(X)
+        return diagnose(self.model_, x, observed, int(samples), surgery, self.inference_seed_)
 
     @torch.no_grad()
     def _draw_latents(self, X, draws: int) -> Tensor:

@@ -101,7 +101,11 @@ class VariationalAutoencoder(LatentVariableModel):
 
     def linear_path(self) -> LinearPath | None:
         """The linear path over the cells themselves; None if there is none, or if it reads classes or counts."""
-        return self.surrogate.path() if self.surrogate is not None and self.features.all_numeric else None
+        if self.surrogate is None or not self.features.all_numeric:
+            return None
+        path = self.surrogate.path()
+        path.b = path.b + self.features.numeric_loc
+        return path
 
     def likelihood(self, z: Tensor) -> Product:
         return self.heads(self.decoder(z[..., -self.bottom :]))

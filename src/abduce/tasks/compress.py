@@ -45,8 +45,8 @@ import torch
 from abduce.data.schema import Schema
 from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian, StudentT
 from abduce.distributions.likelihoods import Product
-from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal
-from abduce.distributions.priors import GaussianMixture, StandardNormal
+from abduce.distributions.posteriors import DiagonalNormal, FullNormal, MixtureNormal
+from abduce.distributions.priors import StandardNormal, as_mixture
 from abduce.models.latent import LatentVariableModel
 from abduce.tasks.container import CompressedDataError, Container, carry, check_whole, put_back
 from abduce.tasks.lattices import MARGIN, LatentLaw, ShortOfBits, coarse_steps, lattice_units
@@ -160,13 +160,16 @@ class Codec:
         width = cells + sum(int(head.n_parameters) for head in model.heads.heads)  # pyright: ignore
         self._mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         components = 1
-        if isinstance(model.prior, GaussianMixture):
-            law: Any = model.prior
+        prior: Any = model.prior
+        law: Any = as_mixture(prior)
+        if law is not None:
             weights, means, roots = (t.double().numpy() for t in (law.weights, law.means, law.roots))
             self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
             components = len(weights)
-        elif not isinstance(model.prior, StandardNormal):
-            raise TypeError(f"compress has no code for a prior of type {type(model.prior).__name__}")
+        elif not isinstance(prior, StandardNormal):
+            raise ValueError(
+                f"compress needs a prior of Gaussians (normal, mixture, vamp), this model has {type(prior).__name__}"
+            )
         rows = min(2**20 / width, 2**23 / (components * k * k))
         self.exponent = int(np.clip(math.log2(rows), 4, SIZES - 1))
         self.rows = 2**self.exponent  # rows of the padded shape in which the networks run
@@ -193,12 +196,16 @@ class Codec:
         """q(z|x) of n rows."""
         n = len(x)
         q = self.model.posterior(self._padded(x), None if observed.all() else self._padded(observed))
+        if isinstance(q, FullNormal):
+            q = q.mixture()
         if isinstance(q, DiagonalNormal):
             return LatentLaw(
                 None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy())), self.unit
             )
         if not isinstance(q, MixtureNormal):
-            raise TypeError(f"compress has no code for a posterior of type {type(q).__name__}")
+            raise ValueError(
+                f"compress needs a posterior of Gaussians (diagonal, full), this model has {type(q).__name__}"
+            )
         mean = (q.means[:n] + q.shift[:n, None]).numpy()
         A = rounded(q.chol[:n].mT.numpy())
         return LatentLaw(q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy())), self.unit)
