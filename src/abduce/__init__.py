@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abduce.estimators.adapters import Imputer, OutlierDetector
+    from abduce.estimators.compare import compare
     from abduce.estimators.folder import load
     from abduce.estimators.vae import VAE
     from abduce.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
 
 __version__ = "0.1.0"
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "VAE", "Imputer", "OutlierDetector", "Renyi", "load"]
+__all__ = [
+    "CIWAE",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "VAE",
+    "Imputer",
+    "OutlierDetector",
+    "Renyi",
+    "compare",
+    "load",
+]
 
 # torch and scikit-learn take seconds to import: a name is fetched when it is first asked for, so that `abduce --help`
 # and the reading of files do without them
@@ -20,6 +33,7 @@ _HOME = {
     "VAE": "abduce.estimators.vae",
     "Imputer": "abduce.estimators.adapters",
     "OutlierDetector": "abduce.estimators.adapters",
+    "compare": "abduce.estimators.compare",
     "load": "abduce.estimators.folder",
     **dict.fromkeys(("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"), "abduce.objectives.bounds"),
 }

@@ -293,6 +293,36 @@ def score(data: DataPath, model: ModelPath, output: AnswerPath = "-", as_json: J
 
 
 @app.command()
+def compare(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
+    ],
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Importance draws, annealed chains or particles; by default from the method."
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="importance, ais (annealed importance sampling) or smc (tempered).")
+    ] = "importance",
+    as_json: Json = False,
+) -> None:
+    """Compare models by log p of the rows of DATA, in nats a row, the best first."""
+    *folders, data = paths
+    if len(folders) < 2:
+        raise typer.BadParameter("give at least two models, then the data", param_hint="MODEL MODEL... DATA")
+    X = readers.read(data)
+    import abduce
+
+    table = abduce.compare({str(folder): load_model(folder) for folder in folders}, X, samples, method)
+    if as_json:
+        print_json({"unit": "nats", "rows": len(X), "models": table.reset_index().to_dict("records")})
+    else:
+        table.reset_index().to_csv(sys.stdout, index=False)
+
+
+@app.command()
 def flag(
     data: DataPath,
     model: ModelPath,
