@@ -35,7 +35,9 @@ PUBLISHED = [
 def main() -> None:
     parser = arguments(__doc__, 1)
     parser.add_argument("--only", nargs="*", default=list(RUNS), help="names of runs")
-    parser.add_argument("--evaluate", action="store_true", help="score the runs there are and write the table")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="score the runs there are and write the table"
+    )
     parser.add_argument("--samples", type=int, default=5000, help="importance draws a test image")
     parser.add_argument("--rows", type=int, default=10_000, help="test images")
     args = parse(parser)

@@ -31,7 +31,11 @@ def binarized(grey: np.ndarray, seed: int) -> np.ndarray:
 
 
 def train_runs(
-    folder: str, runs: dict[str, Run], x: np.ndarray, redraw: Callable[[int], np.ndarray] | None, args: argparse.Namespace
+    folder: str,
+    runs: dict[str, Run],
+    x: np.ndarray,
+    redraw: Callable[[int], np.ndarray] | None,
+    args: argparse.Namespace,
 ) -> None:
     """Train one model after the other; each is kept in out/<folder>/ with what it cost."""
     torch.set_flush_denormal(True)
@@ -58,7 +62,12 @@ def train_runs(
 
 
 def evaluate(
-    name: str, title: str, args: argparse.Namespace, x: np.ndarray, runs: dict[str, Run], published: list[list[Any]]
+    name: str,
+    title: str,
+    args: argparse.Namespace,
+    x: np.ndarray,
+    runs: dict[str, Run],
+    published: list[list[Any]],
 ) -> None:
     """Score every run there is on the test images x by one estimator and write the table."""
     report = Report(name, title, args)
@@ -86,7 +95,17 @@ def evaluate(
     rows += [[text, f"{value:.2f}", "", "", "", "", budget, "", ""] for text, value, budget in published]
     report.table(
         f"nats an image, {len(x):,} test images, {args.samples:,} importance draws each",
-        ["model", "log p(x)", "ELBO", "KL", "active units", "median ESS", "steps", "minutes to train", "to score"],
+        [
+            "model",
+            "log p(x)",
+            "ELBO",
+            "KL",
+            "active units",
+            "median ESS",
+            "steps",
+            "minutes to train",
+            "to score",
+        ],
         rows,
     )
     report.save()

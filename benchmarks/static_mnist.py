@@ -15,7 +15,13 @@ from mnist_runs import Run, binarized, evaluate, train_runs
 from abduce import ELBO, IWAE
 from abduce.data.examples import mnist
 
-TUTORIAL = {"latent_dim": 128, "hidden": (512, 512), "activation": "relu", "batch_size": 128, "learning_rate": 2e-3}
+TUTORIAL = {
+    "latent_dim": 128,
+    "hidden": (512, 512),
+    "activation": "relu",
+    "batch_size": 128,
+    "learning_rate": 2e-3,
+}
 RUNS = {
     "tutorial net, mean-field": Run({**TUTORIAL, "objective": ELBO(warmup=0.1)}, 20),
     "tutorial net, flow posterior (IAF)": Run(
@@ -46,7 +52,9 @@ PUBLISHED = [
 def main() -> None:
     parser = arguments(__doc__, 1)
     parser.add_argument("--only", nargs="*", default=list(RUNS), help="names of runs")
-    parser.add_argument("--evaluate", action="store_true", help="score the runs there are and write the table")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="score the runs there are and write the table"
+    )
     parser.add_argument("--samples", type=int, default=1000, help="importance draws a test image")
     parser.add_argument("--rows", type=int, default=10_000, help="test images")
     args = parse(parser)

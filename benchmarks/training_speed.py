@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import logging
+import math
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -23,16 +22,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from common import Report, arguments, data_folder, parse, say
-from torch import Tensor, nn
+from pythae_peer import HIDDEN, LATENT, PIXELS, network, pythae_trainer
+from torch import Tensor
 from torch.nn import functional as F
 
 from abduce.data.examples import mnist
 from abduce.data.schema import Schema
 from abduce.models.build import build_vae
-from abduce.objectives.bounds import ELBO
+from abduce.objectives.bounds import ELBO, IWAE, Objective, Renyi
 from abduce.train import Settings, train
 
-PIXELS, HIDDEN, LATENT = 784, 200, 50
 SHAPES = (
     (PIXELS, HIDDEN),
     (HIDDEN, HIDDEN),
@@ -47,21 +46,23 @@ FLOPS = 6 * sum(i * o for i, o in SHAPES) - 2 * PIXELS * HIDDEN
 Epoch = Callable[[], None]
 
 
-def network(*sizes: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i, o in itertools.pairwise(sizes):
-        layers += [nn.Linear(i, o), nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
+def flops(samples: int, backward: int | None = None) -> float:
+    """Operations a row of a bound of ``samples`` draws, of which ``backward`` go through the backward pass (default: all)."""
+    backward = samples if backward is None else backward
+    encoder = sum(i * o for i, o in SHAPES[:3])
+    decoder = sum(i * o for i, o in SHAPES[3:])
+    again = backward if backward < samples else 0  # draws chosen for the backward pass run forward once more
+    return 6 * encoder - 2 * PIXELS * HIDDEN + decoder * (2 * (samples + again) + 4 * backward)
 
 
-def ours(x: Tensor, batch: int) -> Epoch:
+def ours(x: Tensor, batch: int, objective: Objective | None = None) -> Epoch:
     schema = Schema.infer(x.numpy().astype(np.uint8).reshape(-1, 28, 28))
     model = build_vae(schema, LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False)
     settings = Settings(epochs=1, batch_size=batch, masking=False, validation=0.0, device="cpu")
     observed = torch.ones(x.shape, dtype=torch.bool)
 
     def epoch() -> None:
-        train(model, ELBO(), x, observed, settings)
+        train(model, objective or ELBO(), x, observed, settings)
 
     return epoch
 
@@ -87,42 +88,7 @@ def eager(x: Tensor, batch: int) -> Epoch:
 
 
 def pythae(x: Tensor, batch: int) -> Epoch:
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    from pythae.trainers.training_callbacks import CallbackHandler
-
-    class Encoder(BaseEncoder):
-        def __init__(self):
-            super().__init__()
-            self.net = network(PIXELS, HIDDEN, HIDDEN, 2 * LATENT)
-
-        def forward(self, rows):
-            mean, log_variance = self.net(rows).chunk(2, -1)
-            return ModelOutput(embedding=mean, log_covariance=log_variance)
-
-    class Decoder(BaseDecoder):
-        def __init__(self):
-            super().__init__()
-            self.net = network(LATENT, HIDDEN, HIDDEN, PIXELS)
-
-        def forward(self, z):
-            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
-
-    config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENT, reconstruction_loss="bce")
-    model = VAE(config, encoder=Encoder(), decoder=Decoder())
-    options = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=batch,
-        num_epochs=1,
-        learning_rate=1e-3,
-        no_cuda=True,
-    )
-    trainer = BaseTrainer(model, BaseDataset(x, torch.zeros(len(x))), training_config=options)
-    trainer.prepare_training()
-    trainer.callback_handler = CallbackHandler(callbacks=[], model=model)
+    _, trainer = pythae_trainer(x, batch)
 
     def epoch() -> None:
         trainer.train_step(1)
@@ -215,7 +181,40 @@ def main() -> None:
         report.keep(
             f"batch {batch}", {"seconds": seconds, "gemm_flops": gemm, "rows": len(x), "flops_a_row": FLOPS}
         )
+    many_draws(x[: len(x) // 20], args.rounds, report)
     report.save()
+
+
+def many_draws(x: Tensor, rounds: int, report: Report) -> None:
+    """Bounds of 50 draws: all of them backward, or one (VR-max, and a Rényi bound by a draw picked by its share)."""
+    cases = {
+        "IWAE, k = 50, plain": (IWAE(50, "plain"), flops(50)),
+        "IWAE, k = 50, dreg": (IWAE(50, "dreg"), flops(50)),
+        "Renyi(0.5), k = 50, one draw backward": (Renyi(0.5, 50, backward="one"), flops(50, 1)),
+        "VR-max, k = 50": (Renyi(-math.inf, 50), flops(50, 1)),
+    }
+    trainers = {name: ours(x, 20, objective) for name, (objective, _) in cases.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    rates = []
+    for r in range(rounds + 1):
+        rates.append(peak())
+        for name, epoch in trainers.items():
+            start = time.perf_counter()
+            epoch()
+            if r:
+                seconds[name].append(time.perf_counter() - start)
+        say(f"50 draws, round {r}", {k: round(v[-1], 2) for k, v in seconds.items() if v})
+    middle = {name: statistics.median(s) for name, s in seconds.items()}
+    gemm, first = statistics.median(rates), next(iter(cases))
+    report.table(
+        f"50 draws a row, batch 20, {len(x):,} rows",
+        ["objective", "rows/s", "time / IWAE plain", f"of the {gemm / 1e9:.0f} GFLOP/s peak"],
+        [
+            [name, f"{len(x) / t:,.0f}", t / middle[first], f"{cases[name][1] * len(x) / t / gemm:.0%}"]
+            for name, t in middle.items()
+        ],
+    )
+    report.keep("50 draws", {"seconds": seconds, "gemm_flops": gemm, "rows": len(x)})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ names. The toy densities live in the plane; each has `sample(n, random_state)` -
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +78,40 @@ def mnist() -> Mnist:
     """Load MNIST from `mnist.npz` in the data folder."""
     with np.load(_data_file("mnist.npz"), allow_pickle=False) as file:
         return Mnist(*(file[name] for name in Mnist._fields))
+
+
+_FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
+
+
+def fashion_mnist() -> Mnist:
+    """Load Fashion-MNIST from the idx files of Debian's package `dataset-fashion-mnist`.
+
+    They are looked for in `fashion-mnist/` in the data folder, then where the package puts them.  Source: Xiao, Rasul &
+    Vollgraf 2017 (arXiv:1708.07747).
+    """
+    places = [_FASHION]
+    with contextlib.suppress(FileNotFoundError):
+        places.insert(0, data_folder() / "fashion-mnist")
+    for place in places:
+        if (place / "train-images-idx3-ubyte.gz").is_file():
+            parts = [_idx(place / f"{part}-{what}-ubyte.gz") for part in ("train", "t10k") for what in _IDX]
+            return Mnist(*parts)
+    raise FileNotFoundError(
+        f"there is no Fashion-MNIST in {' or '.join(map(str, places))}: install Debian's dataset-fashion-mnist"
+    )
+
+
+_IDX = ("images-idx3", "labels-idx1")
+
+
+def _idx(path: Path) -> np.ndarray:
+    """Read a gzipped idx file of bytes: two zeros, the type (8), the number of axes, their lengths, the values."""
+    body = gzip.decompress(path.read_bytes())
+    if body[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not an idx file of unsigned bytes")
+    axes = body[3]
+    shape = np.frombuffer(body, ">u4", axes, 4)
+    return np.frombuffer(body, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
 def adbench(name: str) -> tuple[np.ndarray, np.ndarray]:

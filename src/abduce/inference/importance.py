@@ -140,8 +140,8 @@ def log_prob(
         q = model.posterior(xs, os)
         log_w = torch.empty(samples, len(xs), dtype=torch.float64, device=x.device)
         for i in range(0, samples, step):
-            z = q.transport(noise[i : i + step])
-            log_w[i : i + step] = model.log_joint(z, xs, os) - q.log_prob(z)
+            z, log_q = q.draw(noise[i : i + step])
+            log_w[i : i + step] = model.log_joint(z, xs, os) - log_q
         return Evidence.of(log_w)
 
     evidence = by_pattern(score, x, observed) if len(x) else [x.new_empty(0, dtype=torch.float64)] * 4
@@ -150,7 +150,7 @@ def log_prob(
 
 def _slice(model: LatentVariableModel, x: Tensor) -> int:
     """How many draws of a chunk run at once: as many as keep the widest tensor, (draws, ROWS, width), in the cache."""
-    widths = [max(t.shape[-1], t.numel() // t.shape[-1]) for t in model.state_dict().values() if t.ndim]
+    widths = [max(t.shape[-1], t.numel() // t.shape[-1]) for t in model.state_dict().values() if t.numel() and t.ndim]
     budget = SLICE.get(x.device.type, SLICE["other"])
     return max(1, budget // (ROWS * max([x.shape[1], *widths]) * x.element_size()))
 

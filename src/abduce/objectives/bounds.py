@@ -10,8 +10,10 @@ With log w = log p(x_obs|z) + log p(z) − log q(z|x_obs) for S draws z ~ q:
     CIWAE(β, S)        β ELBO + (1−β) IWAE(S)
 
 Where q can be anything all have the same optimum, p(x) = data and q = p(z|x); with a limited q they differ in how they
-trade one for the other.  The *value* reported is always the bound itself; warm-up, β, penalties and the gradient's
-estimator change only the gradient.  With c_s = ∂bound/∂log w_s and the chain rule, that estimator is one of
+trade one for the other.  Rényi's bounds with (1−α)(S−1)/S > 1, VR-max among them, are the exception: they can exceed
+log p(x), and a q wider than the posterior gains by it.  The *value* reported is always the bound itself; warm-up, β,
+penalties and the gradient's estimator change only the gradient.  With c_s = ∂bound/∂log w_s and the chain rule, that
+estimator is one of
 
     plain   Σ c_s ∇log w_s, through z and through the density q                    any posterior with reparameterised draws
     stl     Σ c_s ∂log w_s/∂z · ∂z/∂φ: the score term, zero on average for one draw, is left out: biased for several
