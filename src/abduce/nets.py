@@ -54,7 +54,8 @@ class Features(nn.Module):
     """What the encoder reads of a row: ``[features · observed, observed]``.
 
     Numbers pass as they are (model space is standardised) but for ``numeric_loc``, which centres binary ones; counts as
-    standardised log(1 + x), classes one-hot.  A hidden cell reads as zeros, and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
+    standardised log(1 + x), classes one-hot.  A hidden cell reads as zeros, and with ``reads_mask`` the mask itself is
+    appended, so that a hidden cell differs from a mean one.
     """
 
     numeric: Tensor
