@@ -93,9 +93,9 @@ def main() -> None:
         rate = statistics.mean(rates)
         share = FLOPS * part * samples / seconds / rate
         say(
-            f"{precision}: {part} images, {seconds:.1f} s, {share:.0%} of {rate / 1e9:.0f} GFLOP/s, {memory:.2f} GiB"
+            f"{precision}: {part} images, {seconds:.1f} s, {share:.0%} of {rate / 1e9:.0f} GFLOP/s, {memory:.3f} GiB"
         )
-        table.append((f"**abduce**, {precision} precision", part, seconds / part, share, f"{memory:.2f}"))
+        table.append((f"**abduce**, {precision} precision", part, seconds / part, share, memory))
         kept[precision] = {"rows": part, "seconds": seconds, "share": share, "gemm_flops": rates,
                            "peak_gib": memory, "mean_log_prob": float(evidence.value.mean())}  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):

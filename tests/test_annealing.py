@@ -15,7 +15,7 @@ from abduce.inference import annealing, hmc
 from abduce.inference.annealing import anneal, bidirectional, log_prob, path, pilot, schedule, temper
 from abduce.weights import multi_sample
 
-SAMPLES = {"ais": 16, "smc": 128}
+SAMPLES = {"ais": 16, "smc": 96}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def network():
 @pytest.mark.parametrize("start", ["posterior", "prior"])
 def test_the_truth_of_a_linear_model(linear, method, start):
     model, x, seen, truth = linear
-    evidence, acceptance = log_prob(model, x, seen, method, SAMPLES[method], 30, start)
+    evidence, acceptance = log_prob(model, x, seen, method, SAMPLES[method], 20, start)
     error = evidence.value - truth
     assert (error.abs() < 5 * evidence.standard_error + 1e-5).double().mean() > 0.9
     assert error.abs().mean() < (1e-5 if start == "posterior" else 0.3)
@@ -52,7 +52,7 @@ def test_the_truth_of_a_linear_model(linear, method, start):
 @pytest.mark.parametrize("method", ["ais", "smc"])
 def test_the_truth_of_a_network_whatever_the_encoder_thinks(network, method):
     model, x, seen, truth = network
-    evidence, _ = log_prob(model, x, seen, method, SAMPLES[method], 30, "prior")
+    evidence, _ = log_prob(model, x, seen, method, SAMPLES[method], 20, "prior")
     error = evidence.value - truth
     assert (error.abs() < 5 * evidence.standard_error + 1e-5).double().mean() > 0.9
     assert error.abs().mean() < 0.3
@@ -77,11 +77,12 @@ def test_a_chain_may_be_run_both_ways(network):
     """lower ≤ log p ≤ upper on average, and the bounds close in as the path gets finer."""
     model = network[0]
     gaps = []
-    for temperatures in (3, 40):
+    for temperatures in (3, 30):
         bounds = bidirectional(model, 64, 8, temperatures, "prior", seed=1)
         truth = quadrature(model, bounds.x, None)
-        assert (bounds.lower - truth).mean() < 0.02
-        assert (bounds.upper - truth).mean() > -0.02
+        low, high = bounds.lower - truth, bounds.upper - truth
+        assert low.mean() < 3 * low.std() / 8  # standard error of 64 independent rows
+        assert high.mean() > -3 * high.std() / 8
         gaps.append((bounds.upper - bounds.lower).mean().item())
     assert gaps[1] < 0.5 * gaps[0], gaps
 
@@ -151,13 +152,13 @@ def test_schedules_rise_from_zero_to_one():
 @pytest.mark.parametrize("method", ["ais", "smc"])
 def test_runs_repeat_and_neighbours_do_not_matter(network, method):
     model, x, seen, _ = network
-    whole, rate = log_prob(model, x, seen, method, 16, 8, "prior", seed=2)
-    again, _ = log_prob(model, x, seen, method, 16, 8, "prior", seed=2)
+    whole, rate = log_prob(model, x, seen, method, 16, 4, "prior", seed=2)
+    again, _ = log_prob(model, x, seen, method, 16, 4, "prior", seed=2)
     assert torch.equal(whole.value, again.value)
-    other, _ = log_prob(model, x, seen, method, 16, 8, "prior", seed=3)
+    other, _ = log_prob(model, x, seen, method, 16, 4, "prior", seed=3)
     assert not torch.equal(whole.value, other.value)
     few = [7, 0, 20]
-    alone, own = log_prob(model, x[few], seen[few], method, 16, 8, "prior", seed=2)
+    alone, own = log_prob(model, x[few], seen[few], method, 16, 4, "prior", seed=2)
     torch.testing.assert_close(alone.value, whole.value[few], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(own, rate[few], rtol=1e-9, atol=1e-9)
 
