@@ -83,7 +83,7 @@ def test_every_bound_finds_the_principal_components(objective, above):
     value = multivariate_normal(mean, found @ found.T + scale**2 * np.eye(5)).logpdf(data).mean()
     assert best - 0.01 < value <= best + 1e-9
     assert np.rad2deg(subspace_angles(W, found)).max() < 1
-    assert scale == pytest.approx(noise, abs=0.01)
+    assert scale == pytest.approx(noise, abs=0.02)
     if above:
         assert bound > best + above
     else:  # the value of draws has some noise where its weights are not even

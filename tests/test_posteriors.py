@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from abduce.distributions.posteriors import DiagonalNormal, MixtureNormal
+from abduce.distributions.posteriors import DiagonalHead, DiagonalNormal, FullHead, FullNormal, MixtureNormal
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,10 +29,103 @@ def test_diagonal_normal_against_torch():
     torch.testing.assert_close(q.transport(z), q.mean + q.log_scale.exp() * z)
 
 
-def test_diagonal_normal_keeps_its_scales_in_range():
-    q = DiagonalNormal.from_parameters(torch.tensor([[1.0, 2.0, -100.0, 100.0]]))
+def full(batch: int = 4, k: int = 3) -> FullNormal:
+    root = torch.tril(normal(batch, k, k, seed=1), -1) + torch.diag_embed(normal(batch, k, seed=2).exp())
+    return FullNormal(normal(batch, k), root)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_full_normal_against_torch(k):
+    q = full(k=k)
+    law = MultivariateNormal(q.mean, scale_tril=q.root)
+    z = normal(7, 4, k, seed=3)
+    torch.testing.assert_close(q.log_prob(z), law.log_prob(z))
+    torch.testing.assert_close(q.log_prob(z[0]), law.log_prob(z[0]))
+    many = z.view(7, 1, 4, k)
+    torch.testing.assert_close(q.log_prob(many), law.log_prob(many))
+    swapped = normal(4, 7, k, seed=3).transpose(0, 1)  # not contiguous
+    torch.testing.assert_close(q.log_prob(swapped), law.log_prob(swapped))
+
+
+def test_full_normal_draws_have_its_moments():
+    q = full()
+    z = q.transport(normal(100_000, 4, 3, seed=4))
+    for b in range(4):
+        cov = (q.root[b] @ q.root[b].T).numpy()
+        scale = np.sqrt(np.diag(cov))
+        np.testing.assert_allclose(z[:, b].mean(0).numpy() / scale, q.mean[b].numpy() / scale, atol=0.02)
+        found = np.cov(z[:, b].numpy().T) / np.outer(scale, scale)
+        np.testing.assert_allclose(found, cov / np.outer(scale, scale), atol=0.02)
+
+
+def test_full_normal_as_a_mixture_is_the_same_law():
+    q = full()
+    other = q.mixture()
+    z = normal(7, 4, 3, seed=3)
+    torch.testing.assert_close(other.log_prob(z), q.log_prob(z))
+    torch.testing.assert_close(other.mean, q.mean)
+    # its noise has one more column; its root is another one of the same covariance
+    draws = other.transport(torch.cat([normal(100_000, 4, 3, seed=4), normal(100_000, 4, 1, seed=5)], -1))
+    found = torch.stack([torch.cov(draws[:, b].T) for b in range(4)])
+    cov = q.root @ q.root.mT
+    scale = torch.diagonal(cov, dim1=-2, dim2=-1).sqrt()
+    size = scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    torch.testing.assert_close(found / size, cov / size, atol=0.02, rtol=0)
+
+
+LAWS = [
+    lambda: DiagonalNormal(normal(4, 3), normal(4, 3, seed=1)),
+    full,
+    lambda: mixture(4, 3, 3, False, True),
+    lambda: mixture(4, 3, 3, True, True),
+]
+
+
+@pytest.mark.parametrize("make", LAWS)
+@pytest.mark.parametrize("shape", [(5, 4), (5, 1)])
+def test_a_draw_comes_with_its_density(make, shape):
+    q = make()
+    dim = 3 + isinstance(q, MixtureNormal)
+    noise = normal(*shape, dim, seed=6)
+    z, log_q = q.draw(noise)
+    assert z.shape == (5, 4, 3)
+    torch.testing.assert_close(q.transport(noise), z)
+    torch.testing.assert_close(log_q, q.log_prob(z))
+    if isinstance(q, MixtureNormal):
+        return  # the others also take one draw for each row
+    torch.testing.assert_close(q.transport(noise[0].expand(4, -1)), z[0])
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_detach_stops_at_the_parameters_and_not_at_z(kind):
+    mean, log_scale = normal(4, 3).requires_grad_(), normal(4, 3, seed=1).requires_grad_()
+    q = (
+        DiagonalNormal(mean, log_scale)
+        if kind == "diagonal"
+        else FullNormal(mean, torch.diag_embed(log_scale.exp()))
+    )
+    z = normal(5, 4, 3, seed=2).requires_grad_()
+    q.detach().log_prob(z).sum().backward()
+    assert mean.grad is None
+    assert log_scale.grad is None
+    torch.testing.assert_close(z.grad, (-(z - mean) * torch.exp(-2 * log_scale)).detach())
+    torch.testing.assert_close(q.detach().log_prob(z), q.log_prob(z))
+
+
+def test_heads_read_what_they_say_and_keep_scales_in_range():
+    q = DiagonalHead(2)(torch.tensor([[1.0, 2.0, -100.0, 100.0]]))
     assert q.mean.tolist() == [[1.0, 2.0]]
     assert q.log_scale.tolist() == [[-7.0, 3.0]]
+    head = FullHead(3)
+    assert (head.noise_dim, head.n_parameters) == (3, 9)
+    h = torch.tensor([[1.0, 2.0, 3.0, -100.0, 0.5, 100.0, 0.1, 0.2, 0.3]], dtype=torch.float64)
+    q = head(h)
+    assert q.mean.tolist() == [[1.0, 2.0, 3.0]]
+    a, b, c = math.exp(-7), math.exp(0.5), math.exp(3)
+    expected = [[a, 0, 0], [0.1 * b, b, 0], [0.2 * c, 0.3 * c, c]]
+    torch.testing.assert_close(q.root[0], torch.tensor(expected, dtype=torch.float64))
+    assert not list(head.parameters())
+    assert not head.state_dict()
 
 
 def mixture(batch: int, components: int, k: int, shared: bool, moved: bool, seed: int = 0) -> MixtureNormal:

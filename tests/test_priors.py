@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from models_for_tests import plain_model, shaken
 from scipy import stats
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from abduce.distributions.priors import GaussianMixture, StandardNormal
+from abduce.data.schema import Schema
+from abduce.distributions.flows import FlowPrior
+from abduce.distributions.posteriors import DiagonalNormal, FullNormal
+from abduce.distributions.priors import (
+    DiagonalMixture,
+    GaussianMixture,
+    StandardNormal,
+    VampPrior,
+    as_mixture,
+)
+from abduce.models.build import build_vae
+from abduce.models.parts import make_posterior, make_prior
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -68,3 +84,157 @@ def test_mixture_has_nothing_to_train_and_is_kept_with_the_model():
     assert torch.equal(
         other.sample(3, generator(), dtype=torch.float64), prior.sample(3, generator(), dtype=torch.float64)
     )
+
+
+# ---------------------------------------------------------------- learned mixtures
+
+
+def diagonal_mixture() -> tuple[DiagonalMixture, MixtureSameFamily]:
+    torch.manual_seed(0)
+    prior = shaken(DiagonalMixture(2, 4).double(), 0.5)
+    with torch.no_grad():
+        law = MixtureSameFamily(
+            Categorical(logits=prior.logits), Independent(Normal(prior.means, prior.log_scales.exp()), 1)
+        )
+    return prior, law
+
+
+def vamp_model(posterior: str = "diagonal"):
+    """A model whose prior is four posteriors of its own."""
+    schema = Schema.infer(np.random.default_rng(0).integers(0, 2, size=(30, 4)).astype(float), "binary")
+    torch.manual_seed(0)
+    pseudo = torch.randn(4, 8)
+    model = build_vae(
+        schema, 2, (5,), prior="vamp", posterior=posterior, components=4, pseudo=pseudo
+    ).double()
+    return shaken(model, 0.3)
+
+
+def vamp_law(model) -> MixtureSameFamily:
+    with torch.no_grad():
+        q = model.encode(model.prior.pseudo)
+    if isinstance(q, DiagonalNormal):
+        parts = Independent(Normal(q.mean, q.log_scale.exp()), 1)
+    else:
+        assert isinstance(q, FullNormal)
+        parts = MultivariateNormal(q.mean, scale_tril=q.root)
+    return MixtureSameFamily(Categorical(torch.ones(4).double() / 4), parts)
+
+
+def laws() -> list:
+    out = [("mixture", *diagonal_mixture())]
+    for posterior in ("diagonal", "full"):
+        model = vamp_model(posterior)
+        out.append((posterior, model.prior, vamp_law(model)))
+    return out
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("shape", [(7,), (5, 7)])
+def test_learned_mixtures_against_torch(which, shape):
+    _, prior, law = laws()[which]
+    z = 2 * torch.randn(*shape, 2, generator=generator(1), dtype=torch.float64)
+    torch.testing.assert_close(prior.log_prob(z).detach(), law.log_prob(z))
+    fixed = prior.gaussian_mixture()
+    assert not list(fixed.parameters())
+    torch.testing.assert_close(fixed.log_prob(z), law.log_prob(z), rtol=1e-4, atol=1e-4)  # single precision
+    torch.testing.assert_close(as_mixture(prior).log_prob(z), fixed.log_prob(z))
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_learned_mixtures_draw_with_their_moments(which):
+    _, prior, law = laws()[which]
+    z = prior.sample(100_000, generator(2), dtype=torch.float64)
+    error = (law.variance / 100_000).sqrt()
+    assert ((z.mean(0) - law.mean).abs() < 4.5 * error).all()
+    torch.testing.assert_close(z.var(0), law.variance, rtol=0.03, atol=0)
+    assert torch.equal(z, prior.sample(100_000, generator(2), dtype=torch.float64))
+
+
+def test_which_priors_are_mixtures_of_gaussians():
+    fixed, _ = mixture()
+    assert as_mixture(fixed) is fixed
+    assert as_mixture(StandardNormal(2)) is None
+    assert as_mixture(FlowPrior(2, hidden=(4,))) is None
+
+
+def test_a_learned_mixture_learns_all_it_has():
+    prior, _ = diagonal_mixture()
+    prior.log_prob(torch.randn(9, 2, generator=generator(), dtype=torch.float64)).sum().backward()
+    for name, parameter in prior.named_parameters():
+        assert float(parameter.grad.abs().min()) > 1e-6, name
+
+
+# ---------------------------------------------------------------- the encoder's own mixture
+
+
+def test_vamp_keeps_no_encoder_of_its_own_and_teaches_the_models():
+    model = vamp_model()
+    assert [n for n in model.state_dict() if n.startswith("prior")] == ["prior.pseudo"]
+    assert [n for n, _ in model.prior.named_parameters()] == ["pseudo"]
+    model.zero_grad()
+    model.prior.log_prob(torch.randn(3, 2, generator=generator(), dtype=torch.float64)).sum().backward()
+    assert float(model.prior.pseudo.grad.abs().max()) > 1e-4
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (name.startswith(("encoder", "prior"))), name
+
+
+def test_vamp_follows_the_encoder():
+    model = vamp_model()
+    z = torch.zeros(1, 2).double()
+    before = model.prior.log_prob(z)
+    with torch.no_grad():
+        model.encoder.net[-1].bias += 1.0
+    assert not torch.allclose(before, model.prior.log_prob(z))
+    torch.testing.assert_close(model.prior.log_prob(z).detach(), vamp_law(model).log_prob(z))
+
+
+def test_vamp_follows_the_copy_of_a_model():
+    model = vamp_model()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        model.encoder.net[-1].bias += 1.0
+    z = torch.zeros(1, 2).double()
+    torch.testing.assert_close(other.prior.log_prob(z).detach(), vamp_law(other).log_prob(z))
+    assert not torch.allclose(model.prior.log_prob(z), other.prior.log_prob(z))
+    again = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(again.prior.log_prob(z), model.prior.log_prob(z))
+    assert again.prior._encode.__self__ is again
+
+
+def test_vamp_mixes_gaussians_only():
+    model = vamp_model()
+    prior = VampPrior(lambda read: model.prior, model.prior.pseudo.detach(), 2)
+    with pytest.raises(TypeError, match="a VampPrior mixes Gaussian posteriors, got VampPrior"):
+        prior.log_prob(torch.zeros(1, 2).double())
+
+
+# ---------------------------------------------------------------- in a model
+
+
+def test_a_prior_of_another_dimension_is_refused():
+    model, _ = plain_model(k=2)
+    for prior in (StandardNormal(3), DiagonalMixture(1, 4), FlowPrior(4, hidden=(4,))):
+        message = f"prior must have latent_dim 2 like the model, got {prior.latent_dim}"
+        with pytest.raises(ValueError, match=message):
+            model.set_prior(prior)
+    with pytest.raises(ValueError, match="prior must have latent_dim 2 like the model, got None"):
+        model.set_prior(torch.nn.Linear(2, 2))
+    assert isinstance(model.prior, StandardNormal)
+
+
+def test_another_prior_takes_its_place_in_the_joint():
+    model, _ = plain_model(k=2)
+    prior, law = diagonal_mixture()
+    model.set_prior(prior)
+    x, z = torch.tensor([[0.0, 1.0, 1.0, 0.0]]).double(), torch.randn(5, 1, 2, generator=generator()).double()
+    with torch.no_grad():
+        expected = model.likelihood(z).log_prob(x) + law.log_prob(z)
+        torch.testing.assert_close(model.log_joint(z, x), expected)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"prior must be one of .*vamp.*, got 'gaussian'"):
+        make_prior("gaussian", 2)
+    with pytest.raises(ValueError, match=r"posterior must be one of .*iaf.*, got 'gaussian'"):
+        make_posterior("gaussian", 2)
