@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from models_for_tests import generator, linear_model, plain_model, quadrature, shaken, some_seen
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from abduce.distributions.discrete import Bernoulli
 from abduce.inference import importance
 from abduce.inference.importance import by_chunk, chunks, draw, log_prob, shared_noise
 from abduce.weights import multi_sample
@@ -201,3 +202,20 @@ def test_the_encoder_runs_once_a_chunk(monkeypatch):
     monkeypatch.setattr(model, "posterior", lambda *a: calls.append(1) or encode(*a))
     log_prob(model, x, torch.ones_like(x) > 0, samples=50)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("cells", [3, 32, 784])
+def test_a_bernoulli_row_in_single_precision(cells):
+    """Products of 32 factors stand for 32 logarithms: right to 1e-4 nats a row, hidden cells adding exactly nothing."""
+    logits = 3 * torch.randn(50, 4, cells, generator=generator())
+    x = (torch.rand(4, cells, generator=generator(1)) < torch.sigmoid(logits[0])).float()
+    seen = torch.rand(4, cells, generator=generator(2)) < 0.7
+    precise = torch.where(x > 0, -logits.double(), logits.double())
+    precise = -torch.logaddexp(precise, torch.zeros_like(precise))
+    close = {"rtol": 0, "atol": 1e-4, "check_dtype": False}
+    torch.testing.assert_close(Bernoulli(logits).log_prob(x), precise.sum(-1), **close)
+    hidden = torch.where(seen, x, torch.nan)
+    torch.testing.assert_close(Bernoulli(logits).log_prob(hidden, seen), (precise * seen).sum(-1), **close)
+    torch.testing.assert_close(
+        Bernoulli(logits.double()).log_prob(x.double()), precise.sum(-1), rtol=1e-12, atol=1e-12
+    )
