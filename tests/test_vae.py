@@ -121,7 +121,7 @@ def test_importance_estimate_against_quadrature_with_networks(latent, blanks):
 
 def test_importance_estimate_against_quadrature_without_a_path():
     model, _ = plain_model()
-    shaken(model, 0.3)
+    shaken(model, 0.1)
     x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 4)
     every = torch.ones_like(x) > 0
     exact = quadrature(model, x, None)
