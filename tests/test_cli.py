@@ -102,6 +102,19 @@ class TestFit:
         weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("a", "b")]
         assert weights[0] == weights[1]
 
+    def test_the_models_parts_can_be_named(self, images, ask, tmp_path):
+        folder = images[0]
+        parts = {"prior": "mixture", "posterior": "full", "objective": "iwae", "likelihood": "beta_binomial"}
+        flags = [word for name, value in parts.items() for word in (f"--{name}", value)]
+        run = ("fit", folder / "digits.npy", "-o", tmp_path / "m", "--max-epochs", 1, "-q")
+        assert ask(*run, *flags)[0] == 0
+        arguments = json.loads((tmp_path / "m" / "model.json").read_text())["arguments"]
+        assert parts.items() <= arguments.items()
+        status, _, said = ask(*run, "--prior", "vampire")
+        assert status == 1
+        assert "prior" in said
+        assert "vampire" in said
+
     def test_ctrl_c_leaves_a_usable_model(self, table, ask, tmp_path):
         folder = table[0]
         arguments = [

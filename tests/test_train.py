@@ -113,13 +113,14 @@ class Scripted:
     def __init__(self, values: list[float]):
         self.values, self.checks = values, -1
 
-    def __call__(self, model, x, observed, progress, generator=None) -> Bound:
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        still = torch.zeros(len(x))
         if model.training:
             loss = sum(p.sum() for p in model.parameters()) * torch.ones(len(x))
-            return Bound(loss, torch.zeros(len(x)), torch.zeros(len(x), 2), None)
+            return Bound(loss, still, torch.zeros(len(x), 2), still, still)
         self.checks += 1
         value = self.values[min(self.checks, len(self.values) - 1)]
-        return Bound(torch.zeros(len(x)), torch.full((len(x),), value), torch.zeros(len(x), 2), None)
+        return Bound(still, torch.full((len(x),), value), torch.zeros(len(x), 2), still, still)
 
 
 def test_early_stopping_keeps_the_best_weights():
@@ -166,7 +167,7 @@ def test_trimming_resists_contamination():
 def test_divergence_is_an_error():
     x, seen = binary_data()
 
-    def broken(model, x, observed, progress, generator=None):
+    def broken(model, x, observed, progress, generator=None, rows=None):
         bound = ELBO()(model, x, observed, progress, generator)
         return bound._replace(loss=bound.loss * math.nan, value=bound.value * math.nan)
 

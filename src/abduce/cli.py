@@ -178,6 +178,12 @@ def fit(
         float | None,
         typer.Option(min=0.0, max=0.5, help="Share of rows taken to be odd; sets where `flag` cuts."),
     ] = None,
+    prior: Annotated[str | None, typer.Option(help="normal, mixture, vamp or flow.")] = None,
+    posterior: Annotated[str | None, typer.Option(help="diagonal, full, flow or iaf.")] = None,
+    objective: Annotated[str | None, typer.Option(help="elbo or iwae.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="One for all columns that it fits, such as student_t.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the fit.")] = 0,
     resume: Annotated[
         bool,
@@ -197,6 +203,10 @@ def fit(
         "latent_dim": latent_dim,
         "max_epochs": max_epochs,
         "contamination": contamination,
+        "prior": prior,
+        "posterior": posterior,
+        "objective": objective,
+        "likelihood": likelihood,
         "kinds": parse_kinds(kind),
     }
     model = abduce.VAE(
