@@ -15,12 +15,12 @@ from mnist_runs import Run, binarized, evaluate, train_runs
 from abduce import ELBO, IWAE
 from abduce.data.examples import mnist
 
-NET = {"latent_dim": 50, "hidden": (200, 200), "activation": "tanh", "batch_size": 100, "learning_rate": 3e-3}
+NET = {"latent_dim": 50, "hidden": (200, 200), "activation": "tanh", "batch_size": 100, "learning_rate": 2e-3}
 RUNS = {
-    "VAE k=1": Run({**NET, "objective": ELBO()}, 90),
-    "VAE k=5": Run({**NET, "objective": ELBO(samples=5)}, 35),
-    "IWAE k=5": Run({**NET, "objective": IWAE(5, "plain")}, 35),
-    "DReG k=5": Run({**NET, "objective": IWAE(5, "dreg")}, 35),
+    "VAE k=1": Run({**NET, "objective": ELBO()}, 100),
+    "VAE k=5": Run({**NET, "objective": ELBO(samples=5)}, 30),
+    "IWAE k=5": Run({**NET, "objective": IWAE(5, "plain")}, 30),
+    "DReG k=5": Run({**NET, "objective": IWAE(5, "dreg")}, 30),
 }
 PUBLISHED = [
     ["VAE k=1 (Burda et al. 2016)", -86.76, "3,280 epochs"],

@@ -38,6 +38,11 @@ class MLP(nn.Module):
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(sizes[-1], out_dim))
         self.net = nn.Sequential(*layers)
+        if activation == "tanh":  # torch's own start shrinks what passes through each layer of tanh by about √3
+            for layer in layers[:-1]:
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010
+                    nn.init.zeros_(layer.bias)
         self.linear = nn.Linear(in_dim, out_dim) if linear_path else None
         if linear_path or zero_start:
             last = layers[-1]
