@@ -25,7 +25,14 @@ TUTORIAL = {
 RUNS = {
     "tutorial net, mean-field": Run({**TUTORIAL, "objective": ELBO(warmup=0.1)}, 20),
     "tutorial net, flow posterior (IAF)": Run(
-        {**TUTORIAL, "objective": ELBO(warmup=0.1), "posterior": "iaf", "transforms": 2}, 16
+        {
+            **TUTORIAL,
+            "objective": ELBO(warmup=0.1),
+            "posterior": "iaf",
+            "transforms": 1,
+            "learning_rate": 1e-3,
+        },
+        16,
     ),
     "best found: VampPrior, DReG k=3": Run(
         {

@@ -38,7 +38,9 @@ class MLP(nn.Module):
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(sizes[-1], out_dim))
         self.net = nn.Sequential(*layers)
-        if activation == "tanh":  # torch's own start shrinks what passes through each layer of tanh by about √3
+        if (
+            activation == "tanh"
+        ):  # torch's own start shrinks what passes through each layer of tanh by about √3
             for layer in layers[:-1]:
                 if isinstance(layer, nn.Linear):
                     nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010

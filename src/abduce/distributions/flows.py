@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +43,14 @@ class Flow(nn.Module):
             raise ValueError(f"kind of a flow must be one of {KINDS}, got {kind!r}")
         if transforms < 1:
             raise ValueError(f"transforms must be at least 1, got {transforms!r}")
-        extra: dict = {}
+        extra: dict[str, Any] = {}
         if kind == "nsf":
             extra = {
                 "univariate": MonotonicRQSTransform,
                 "shapes": [(BINS,), (BINS,), (BINS - 1,)],
                 "passes": 2,
             }
-        order = torch.arange(dim)
+        order: Any = torch.arange(dim)
         self.layers = nn.ModuleList(
             MaskedAutoregressiveTransform(
                 dim,

@@ -172,3 +172,10 @@ def as_mixture(prior: nn.Module) -> GaussianMixture | None:
     if isinstance(prior, GaussianMixture):
         return prior
     return prior.gaussian_mixture() if isinstance(prior, DiagonalMixture | VampPrior) else None
+
+
+def closed_form_kl(q: Posterior, prior: object) -> Tensor | None:
+    """KL(q ‖ p) of each latent unit, nats ``(batch, latent)``, where there is a closed form: else None."""
+    if isinstance(q, DiagonalNormal) and isinstance(prior, StandardNormal):
+        return q.kl_to_standard_normal()
+    return None

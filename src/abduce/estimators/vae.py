@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import _fit_context
-from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -20,16 +19,15 @@ from torch import Tensor
 from abduce import checkpoint as folders
 from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
-from abduce.distributions.priors import GaussianMixture as MixturePrior
+from abduce.estimators import architecture, refit
 from abduce.estimators.generative import GenerativeModel
 from abduce.inference.diagnostics import Diagnosis, diagnose
-from abduce.models.build import FLOOR, build_vae, default_latent_dim, features_of, wants_path
-from abduce.models.choice import LIKELIHOODS, by_name
-from abduce.models.linear import LinearPath, choose
-from abduce.models.parts import LAYERED, POSTERIORS, PRIORS, make_prior
+from abduce.models.build import build_vae, features_of
+from abduce.models.choice import LIKELIHOODS
+from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 from abduce.nets import ACTIVATIONS
 from abduce.objectives.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
-from abduce.train import Settings, fit_density, train
+from abduce.train import Settings, train
 
 
 class VAE(GenerativeModel):
@@ -224,7 +222,7 @@ class VAE(GenerativeModel):
         leaves a usable model.
         """
         self._check_columns(X, reset=True)
-        self._check_architecture()
+        architecture.check_arguments(self)
         schema = Schema.infer(X, self.kinds)
         values, observed = schema.encode(X)
         if not observed.any():
@@ -238,7 +236,7 @@ class VAE(GenerativeModel):
         means = (values.sum(0) / count).tolist()
         variances = (np.where(observed, (values - means) ** 2, 0.0).sum(0) / count).tolist()
         rows, held = settings.split(len(x))
-        self._config, path = self._architecture(schema, x, mask, rows, held, means, seed)
+        self._config, path = architecture.design(self, schema, x, mask, rows, held, means, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             start: dict[str, Any] = {"path": path}
@@ -292,44 +290,8 @@ class VAE(GenerativeModel):
 
         return rows
 
-    def _check_architecture(self) -> None:
-        for name in ("hidden", "latent_dim"):
-            value = getattr(self, name)
-            if isinstance(value, str | Integral):
-                continue
-            if not all(isinstance(w, (int, np.integer)) and w > 0 for w in value):
-                raise ValueError(f"{name} must be a sequence of positive ints or 'auto', got {value!r}")
-        layers = 1 if isinstance(self.latent_dim, str | Integral) else len(self.latent_dim)
-        if layers == 0:
-            raise ValueError("latent_dim must have at least one layer, got an empty sequence")
-        families = POSTERIORS if layers == 1 else LAYERED
-        if self.posterior not in ("auto", *families):
-            raise ValueError(
-                f"posterior of {layers} layer{'s' * (layers > 1)} of latents must be one of {families}, "
-                f"got {self.posterior!r}"
-            )
-        if self.prior == "vamp" and (layers > 1 or self.posterior in ("flow", "iaf")):
-            raise ValueError(
-                "prior='vamp' mixes the posteriors of one layer of latents, diagonal or full; "
-                f"got latent_dim={self.latent_dim!r}, posterior={self.posterior!r}"
-            )
-        if self.linear_path is True and not self._may_have_path():
-            raise ValueError(
-                "linear_path=True brings its own prior and posterior over one layer of latents; leave prior and posterior "
-                f"at 'auto', got {self.prior!r} and {self.posterior!r} with latent_dim={self.latent_dim!r}"
-            )
-
-    def _may_have_path(self) -> bool:
-        layers = 1 if isinstance(self.latent_dim, str | Integral) else len(self.latent_dim)
-        return layers == 1 and self.prior == self.posterior == "auto"
-
-    def _wants_path(self, schema: Schema) -> bool:
-        if self.linear_path == "auto":
-            return self._may_have_path() and wants_path(schema)
-        return bool(self.linear_path)
-
     def _settings(self, schema: Schema, n: int, seed: int) -> Settings:
-        path = self._wants_path(schema)
+        path = architecture.may_use_path(self, schema)
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
             steps=600 if path else 12_000,
@@ -345,58 +307,6 @@ class VAE(GenerativeModel):
             seed=seed,
             event_shape=schema.shape,
         )
-
-    def _architecture(
-        self,
-        schema: Schema,
-        x: Tensor,
-        mask: Tensor,
-        rows: Tensor,
-        held: Tensor,
-        means: list[float],
-        seed: int,
-    ) -> tuple[dict[str, Any], LinearPath | None]:
-        """The arguments that build the network, all JSON-able, and the linear path it starts from."""
-        wants = self._wants_path(schema)
-        features = features_of(schema, means, self.masking)
-        n_inputs = features.n_features - self.masking * schema.n_cells
-        latent = self.latent_dim
-        if latent == "auto":
-            latent = default_latent_dim(schema, len(x), n_inputs, wants)
-        elif not isinstance(latent, Integral):
-            latent = [int(k) for k in latent]
-            latent = latent[0] if len(latent) == 1 else latent
-        hidden = (
-            list(self.hidden)
-            if self.hidden != "auto"
-            else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
-        )
-        config = {
-            "latent_dim": int(latent) if isinstance(latent, Integral) else latent,
-            "hidden": [int(w) for w in hidden],
-            "likelihood": by_name(schema, self.likelihood),
-            "scale": self.scale,
-            "activation": self.activation,
-            "masking": self.masking,
-            "dropout": self.dropout,
-            "pixel_components": 2 if wants else 3,
-            "prior": self.prior,
-            "components": int(self.components),
-            "posterior": self.posterior,
-            "transforms": int(self.transforms),
-        }
-        path = None
-        if wants:
-            generator = torch.Generator().manual_seed(seed)
-            used = rows[:5000]  # enough to place a linear path; its cost must not grow with the data
-
-            def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
-                y, seen = features.cells(x[index], mask[index])
-                return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
-
-            path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR, self.trim)
-            config["mixture"] = len(path.weights)
-        return config, path
 
     def _objective(self, complete: bool) -> Objective:
         if callable(self.objective):
@@ -432,20 +342,6 @@ class VAE(GenerativeModel):
         x, observed = self._encode(X)
         return diagnose(self.model_, x, observed, int(samples), surgery, self.inference_seed_)
 
-    @torch.no_grad()
-    def _draw_latents(self, X, draws: int) -> Tensor:
-        """Draws from the aggregate posterior, ``draws`` of each row of X."""
-        x, observed = self._encode(X)
-        generator = self._generator(None)
-        found = []
-        for i in range(0, len(x), 256):
-            q = self.model_.posterior(x[i : i + 256], observed[i : i + 256])
-            noise = torch.randn(
-                draws, len(x[i : i + 256]), self.model_.noise_dim, generator=generator, dtype=x.dtype
-            )
-            found.append(q.transport(noise).flatten(0, 1))
-        return torch.cat(found)
-
     def fit_prior(
         self, X, prior: str = "mixture", components: int = 20, draws: int = 4, max_epochs: int = 50
     ):
@@ -465,24 +361,12 @@ class VAE(GenerativeModel):
                 f"fit_prior needs one layer of latents, this model has {self._config['latent_dim']}"
             )
         for name, value in (("components", components), ("draws", draws), ("max_epochs", max_epochs)):
-            if not isinstance(value, Integral) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
-        z, k, name = self._draw_latents(X, draws), self.model_.latent_dim, prior
-        seed = self.inference_seed_
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if prior == "mixture":
-                found = GaussianMixture(min(components, len(z)), reg_covar=1e-4, random_state=seed).fit(
-                    z.numpy()
-                )
-                parts = (found.weights_, found.means_, found.covariances_)
-                law, name = MixturePrior(*(torch.from_numpy(np.asarray(t)) for t in parts)), "gaussians"
-                components = len(found.weights_)
-            else:
-                law = make_prior(prior, k)
-                if prior == "flow":
-                    fit_density(law, z.float(), max_epochs, seed)
-        self.model_.set_prior(law.double())
+        law, name, components = refit.prior(
+            self.model_, *self._encode(X), prior, components, draws, max_epochs, self.inference_seed_
+        )
+        self.model_.set_prior(law)
         self._config |= {"prior": name, "components": int(components)}
         self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
         return self
@@ -504,8 +388,9 @@ class VAE(GenerativeModel):
             k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")
         }
         arguments["objective"] = objective_to_json(self.objective)
-        if not isinstance(self.latent_dim, str | Integral):
-            arguments["latent_dim"] = [int(k) for k in self.latent_dim]
+        layers: Any = self.latent_dim
+        if not isinstance(layers, str | Integral):
+            arguments["latent_dim"] = [int(k) for k in layers]
         arguments["random_state"] = self.random_state if isinstance(self.random_state, Integral) else None
         arguments["likelihood"] = self._config["likelihood"]
         arguments["hidden"] = self.hidden if self.hidden == "auto" else [int(w) for w in self.hidden]

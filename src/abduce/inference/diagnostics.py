@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abduce.distributions.posteriors import DiagonalNormal
-from abduce.distributions.priors import StandardNormal
+from abduce.distributions.priors import closed_form_kl
 from abduce.models.latent import LatentVariableModel
 
 ACTIVE = 0.01
@@ -62,9 +61,9 @@ def diagnose(
         z, log_q = q.draw(noise.to(x.device))
         likely.append(model.likelihood(z).log_prob(xs, seen).mean(0))
         means.append(q.mean)
-        if isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal):
-            units.append(q.kl_to_standard_normal())
-            kls.append(units[-1].sum(-1))
+        if (per_unit := closed_form_kl(q, model.prior)) is not None:
+            units.append(per_unit)
+            kls.append(per_unit.sum(-1))
         else:
             kls.append((log_q - model.prior.log_prob(z)).mean(0))
         if surgery:

@@ -47,14 +47,14 @@ class LayeredPrior(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats, summed over layers."""
         layers = z.split(self.dims, -1)
-        total = self.top.log_prob(layers[0])
+        total = self.top.log_prob(layers[0])  # pyright: ignore[reportCallIssue]
         for level in range(1, len(layers)):
             total = total + self.conditional(level, layers[level - 1]).log_prob(layers[level])
         return total
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
         """Draw ``(n, latent)``, from the top down."""
-        layers = [self.top.sample(n, generator, **factory)]
+        layers = [self.top.sample(n, generator, **factory)]  # pyright: ignore[reportCallIssue]
         for level, own in enumerate(self.dims[1:], 1):
             noise = torch.randn(n, own, generator=generator, **factory)
             layers.append(self.conditional(level, layers[-1]).transport(noise))

@@ -13,6 +13,7 @@ Source: Kingma & Welling 2014 (arXiv:1312.6114); Rezende, Mohamed & Wierstra 201
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,8 @@ class VariationalAutoencoder(LatentVariableModel):
         self.head: nn.Module | None = None
         if path is None:
             self.head = DiagonalHead(self.latent_dim) if head is None else head
-            self.encoder = MLP(
-                features.n_features, hidden, int(self.head.n_parameters), activation, dropout=dropout
-            )  # pyright: ignore
+            n_out: Any = self.head.n_parameters
+            self.encoder = MLP(features.n_features, hidden, n_out, activation, dropout=dropout)
             self.noise_dim = self.latent_dim
             prior = StandardNormal(self.latent_dim) if prior is None else prior
         else:

@@ -39,8 +39,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from abduce.distributions.posteriors import DiagonalNormal, Posterior
-from abduce.distributions.priors import StandardNormal
+from abduce.distributions.posteriors import Posterior
+from abduce.distributions.priors import closed_form_kl
 from abduce.models.latent import LatentVariableModel
 from abduce.objectives import regularizers
 from abduce.weights import elbo, multi_sample, normalized, renyi, resample, take
@@ -87,7 +87,7 @@ def _check_count(name: str, value: Any) -> None:
 
 
 def _check_number(name: str, value: Any, low: float, high: float = math.inf, unit: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN fails too
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:  # NaN fails
         expected = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
         raise ValueError(f"{name} must be {expected}{unit}, got {value!r}")
 
@@ -143,19 +143,18 @@ class ELBO:
 
     def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
         q = _posterior(model, x, observed, self.gradient)
-        closed = isinstance(q, DiagonalNormal) and isinstance(model.prior, StandardNormal)
+        units = closed_form_kl(q, model.prior)
+        closed = units is not None
         z, log_q = q.draw(_noise(model, x, self.samples, generator))
         reconstruction = model.likelihood(z).log_prob(x, observed).mean(0)
-        if closed:
-            units = q.kl_to_standard_normal()
+        if units is not None:
             kl = units.sum(-1)
         if not closed or self.gradient != "plain":
-            sampled = (log_q if self.gradient == "plain" else q.detach().log_prob(z)) - model.prior.log_prob(
-                z
-            )
+            log_q = log_q if self.gradient == "plain" else q.detach().log_prob(z)
+            sampled = log_q - model.prior.log_prob(z)
         pressed = kl if closed and self.gradient == "plain" else sampled.mean(0)
         if self.free_bits:
-            if not closed or self.gradient != "plain":
+            if units is None or self.gradient != "plain":
                 raise ValueError(
                     "free_bits needs the KL of each unit in closed form: a diagonal posterior, a standard normal prior "
                     f"and gradient='plain'; got {type(q).__name__}, {type(model.prior).__name__}, {self.gradient!r}"

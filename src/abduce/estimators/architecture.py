@@ -1,0 +1,107 @@
+"""From a VAE's arguments and the data to the network: what `build_vae` takes, and the linear path it starts from."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abduce.data.schema import Schema
+from abduce.models.build import FLOOR, default_latent_dim, features_of, wants_path
+from abduce.models.choice import by_name
+from abduce.models.linear import LinearPath, choose
+from abduce.models.parts import LAYERED, POSTERIORS
+
+
+def check_arguments(vae: Any) -> None:
+    """Refuse arguments of a VAE that do not fit together, before any work."""
+    for name in ("hidden", "latent_dim"):
+        value = getattr(vae, name)
+        if isinstance(value, str | Integral):
+            continue
+        if not all(isinstance(w, Integral) and not isinstance(w, bool) and int(w) > 0 for w in value):
+            raise ValueError(f"{name} must be a sequence of positive ints or 'auto', got {value!r}")
+    layers = 1 if isinstance(vae.latent_dim, str | Integral) else len(vae.latent_dim)
+    if layers == 0:
+        raise ValueError("latent_dim must have at least one layer, got an empty sequence")
+    families = POSTERIORS if layers == 1 else LAYERED
+    if vae.posterior not in ("auto", *families):
+        raise ValueError(
+            f"posterior of {layers} layer{'s' * (layers > 1)} of latents must be one of {families}, "
+            f"got {vae.posterior!r}"
+        )
+    if vae.prior == "vamp" and (layers > 1 or vae.posterior in ("flow", "iaf")):
+        raise ValueError(
+            "prior='vamp' mixes the posteriors of one layer of latents, diagonal or full; "
+            f"got latent_dim={vae.latent_dim!r}, posterior={vae.posterior!r}"
+        )
+    if vae.linear_path is True and not _may_have_path(vae):
+        raise ValueError(
+            "linear_path=True brings its own prior and posterior over one layer of latents; leave prior and posterior "
+            f"at 'auto', got {vae.prior!r} and {vae.posterior!r} with latent_dim={vae.latent_dim!r}"
+        )
+
+
+def _may_have_path(vae: Any) -> bool:
+    layers = 1 if isinstance(vae.latent_dim, str | Integral) else len(vae.latent_dim)
+    return layers == 1 and vae.prior == vae.posterior == "auto"
+
+
+def may_use_path(vae: Any, schema: Schema) -> bool:
+    """Whether a linear path is asked for, or nothing speaks against it."""
+    if vae.linear_path == "auto":
+        return _may_have_path(vae) and wants_path(schema)
+    return bool(vae.linear_path)
+
+
+def design(
+    vae: Any,
+    schema: Schema,
+    x: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    held: Tensor,
+    means: list[float],
+    seed: int,
+) -> tuple[dict[str, Any], LinearPath | None]:
+    """The arguments that build the network, all JSON-able, and the linear path it starts from."""
+    wants = may_use_path(vae, schema)
+    features = features_of(schema, means, vae.masking)
+    n_inputs = features.n_features - vae.masking * schema.n_cells
+    latent: Any = vae.latent_dim
+    if latent == "auto":
+        latent = default_latent_dim(schema, len(x), n_inputs, wants)
+    elif not isinstance(latent, Integral):
+        latent = [int(k) for k in latent]
+        latent = latent[0] if len(latent) == 1 else latent
+    hidden = (
+        list(vae.hidden) if vae.hidden != "auto" else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
+    )
+    config = {
+        "latent_dim": int(latent) if isinstance(latent, Integral) else latent,
+        "hidden": [int(w) for w in hidden],
+        "likelihood": by_name(schema, vae.likelihood),
+        "scale": vae.scale,
+        "activation": vae.activation,
+        "masking": vae.masking,
+        "dropout": vae.dropout,
+        "pixel_components": 2 if wants else 3,
+        "prior": vae.prior,
+        "components": int(vae.components),
+        "posterior": vae.posterior,
+        "transforms": int(vae.transforms),
+    }
+    path = None
+    if wants:
+        generator = torch.Generator().manual_seed(seed)
+        used = rows[:5000]  # enough to place a linear path; its cost must not grow with the data
+
+        def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
+            y, seen = features.cells(x[index], mask[index])
+            return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
+
+        path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR, vae.trim)
+        config["mixture"] = len(path.weights)
+    return config, path
