@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--evaluate", action="store_true", help="score the runs there are and write the table"
     )
-    parser.add_argument("--samples", type=int, default=5000, help="importance draws a test image")
+    parser.add_argument("--samples", type=int, default=1000, help="importance draws a test image")
     parser.add_argument("--rows", type=int, default=10_000, help="test images")
     args = parse(parser)
     data_folder()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,7 @@ class VAE(GenerativeModel):
                 some = rows[torch.randint(len(rows), (self.components,))]
                 with torch.no_grad():
                     start["pseudo"] = features_of(schema, means, self.masking)(x[some].float(), mask[some])
-            model = build_vae(schema, means=means, variances=variances, **start, **self._config)
+            model = build_vae(schema, means=means, variances=variances, **start, **self._config).float()
         run = train(
             model,
             self._objective(bool(mask.all())),
@@ -332,7 +333,8 @@ class VAE(GenerativeModel):
     # ------------------------------------------------------------------ look inside
 
     def diagnose(self, X, samples: int = 16, surgery: bool = False) -> Diagnosis:
-        """Split the ELBO of X into reconstruction and KL, and count the latent units in use; nats a row.
+        """Split the ELBO of X into reconstruction and KL, and count the latent units in use; nats a row, densities in the
+        data's own units.
 
         With ``surgery`` the KL is split further into mutual information I(x; z) and marginal KL(q(z) ‖ p(z)), q(z) being
         the average of q(z|x) over the rows of X (so that I is at most log of their number).
@@ -340,7 +342,9 @@ class VAE(GenerativeModel):
         if not isinstance(samples, Integral) or samples < 1:
             raise ValueError(f"samples must be a positive int, got {samples!r}")
         x, observed = self._encode(X)
-        return diagnose(self.model_, x, observed, int(samples), surgery, self.inference_seed_)
+        found = diagnose(self.model_, x, observed, int(samples), surgery, self.inference_seed_)
+        units = float(np.mean(self.schema_.log_jacobian(x.numpy(), observed.numpy())))
+        return replace(found, elbo=found.elbo + units, reconstruction=found.reconstruction + units)
 
     def fit_prior(
         self, X, prior: str = "mixture", components: int = 20, draws: int = 4, max_epochs: int = 50
