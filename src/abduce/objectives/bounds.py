@@ -268,8 +268,8 @@ class Renyi:
     """Rényi bound of order α: rising as α falls, above log p(x) for α < 0 and infinitely many draws.
 
     ``gradient`` None is ``"dreg"``, or ``"plain"`` at α = ±∞, where the share of a draw jumps and dreg does not exist.
-    ``backward="one"`` sends a gradient through one draw a row only, picked in proportion to its share: about a third of the
-    time of a whole pass for many draws (always so at ±∞).
+    ``backward="one"`` sends a gradient through one draw a row only, picked in proportion to its share (always so at ±∞):
+    with many draws a step then costs little more than their forward pass.
 
     >>> Renyi(alpha=-math.inf, samples=50).backward
     'one'
