@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 
 import numpy as np
@@ -62,6 +63,31 @@ def test_data_folder(monkeypatch, tmp_path):
     }
     np.savez(tmp_path / "mnist.npz", **small)
     assert examples.mnist().y_train.tolist() == [1, 2]
+
+
+def idx(values: np.ndarray) -> bytes:
+    head = b"\0\0\x08" + bytes([values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    return gzip.compress(head + values.tobytes())
+
+
+def test_fashion_mnist(monkeypatch, tmp_path):
+    monkeypatch.setattr(examples, "_FASHION", tmp_path / "package")
+    monkeypatch.setenv("ABDUCE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="install Debian's dataset-fashion-mnist"):
+        examples.fashion_mnist()
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    labels = np.array([5, 0, 9], np.uint8)
+    for folder, keep in (("package", 3), ("fashion-mnist", 2)):
+        (tmp_path / folder).mkdir()
+        for part in ("train", "t10k"):
+            (tmp_path / folder / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(images[:keep]))
+            (tmp_path / folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(labels[:keep]))
+        data = examples.fashion_mnist()  # the data folder comes first
+        np.testing.assert_array_equal(data.x_train, images[:keep])
+        np.testing.assert_array_equal(data.y_test, labels[:keep])
+    (tmp_path / "fashion-mnist" / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"not idx"))
+    with pytest.raises(ValueError, match="not an idx file"):
+        examples.fashion_mnist()
 
 
 def test_real_files():
