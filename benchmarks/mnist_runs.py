@@ -109,7 +109,7 @@ def evaluate(
                 "median ESS": f"{np.median(found['effective_sample_size']):.0f}",
                 "steps": f"{facts['steps']:,} ({facts['epochs']} epochs)",
                 "minutes to train": f"{facts['seconds'] / 60:.1f}",
-                "CPU minutes": f"{facts['cpu_seconds'] / 60:.1f}",
+                "CPU minutes": f"{facts['cpu_seconds'] / 60:.1f}" if "cpu_seconds" in facts else "–",
                 "minutes to score": f"{seconds / 60:.1f}",
             }
         )
