@@ -30,6 +30,7 @@ Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -145,12 +146,13 @@ class ELBO:
         q = _posterior(model, x, observed, self.gradient)
         units = closed_form_kl(q, model.prior)
         closed = units is not None
-        z, log_q = q.draw(_noise(model, x, self.samples, generator))
+        noise = _noise(model, x, self.samples, generator)
+        z, log_q = (q.transport(noise), None) if closed else q.draw(noise)
         reconstruction = model.likelihood(z).log_prob(x, observed).mean(0)
         if units is not None:
             kl = units.sum(-1)
         if not closed or self.gradient != "plain":
-            log_q = log_q if self.gradient == "plain" else q.detach().log_prob(z)
+            log_q = log_q if self.gradient == "plain" and log_q is not None else q.detach().log_prob(z)
             sampled = log_q - model.prior.log_prob(z)
         pressed = kl if closed and self.gradient == "plain" else sampled.mean(0)
         if self.free_bits:
@@ -245,26 +247,50 @@ def _power_shares(log_w: Tensor, alpha: float) -> Shares:
     return Shares(renyi(log_w, alpha), c, c, c * (alpha + (1 - alpha) * c))
 
 
+def _group_shares(log_w: Tensor, groups: int) -> Shares:
+    grouped = log_w.unflatten(0, (groups, -1)).transpose(0, 1)  # (K, M, batch)
+    w = torch.softmax(grouped, 0)
+    c = (w / groups).transpose(0, 1).flatten(0, 1)
+    doubly = (w.square() / groups).transpose(0, 1).flatten(0, 1)
+    return Shares(multi_sample(grouped).mean(0), c, c, doubly)
+
+
+class ManyDraws(abc.ABC):
+    """A bound of several draws: it says how much each draw counts, and the gradient follows."""
+
+    samples: int
+    gradient: str | None
+    groups = 1
+    backward: str | None = "all"
+
+    @abc.abstractmethod
+    def share(self, log_w: Tensor) -> Shares:
+        """The bound and the shares of the draws."""
+
+    def __post_init__(self):
+        _check_count("groups", self.groups)
+        _check_count("samples", self.samples)
+        _check_choice("gradient", self.gradient, GRADIENTS)
+
+    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
+        climb = _climb if self.backward == "all" else _climb_one
+        draws = self.groups * self.samples
+        return climb(self.share, draws, str(self.gradient), model, x, observed, generator)
+
+
 @dataclass(frozen=True)
-class IWAE:
+class IWAE(ManyDraws):
     """Multi-sample bound, E[log (1/S) Σ_s w_s]: between the ELBO (S = 1) and log p(x), rising with S."""
 
     samples: int = 5
     gradient: str = "dreg"
 
-    def __post_init__(self):
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
-
-    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
-        def share(log_w: Tensor) -> Shares:
-            return _power_shares(log_w, 0.0)
-
-        return _climb(share, self.samples, self.gradient, model, x, observed, generator)
+    def share(self, log_w: Tensor) -> Shares:
+        return _power_shares(log_w, 0.0)
 
 
 @dataclass(frozen=True)
-class Renyi:
+class Renyi(ManyDraws):
     """Rényi bound of order α: rising as α falls, above log p(x) for α < 0 and infinitely many draws.
 
     ``gradient`` None is ``"dreg"``, or ``"plain"`` at α = ±∞, where the share of a draw jumps and dreg does not exist.
@@ -283,76 +309,48 @@ class Renyi:
     def __post_init__(self):
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real) or math.isnan(self.alpha):
             raise ValueError(f"alpha must be a real number or ±inf, got {self.alpha!r}")
-        _check_count("samples", self.samples)
         infinite = math.isinf(self.alpha)
         if self.gradient is None:
             object.__setattr__(self, "gradient", "plain" if infinite else "dreg")
         if self.backward is None:
             object.__setattr__(self, "backward", "one" if infinite else "all")
+        _check_count("samples", self.samples)
         _check_choice("gradient", self.gradient, GRADIENTS)
         _check_choice("backward", self.backward, ("all", "one"))
         if infinite and self.gradient == "dreg":
             raise ValueError(f"gradient='dreg' does not exist at alpha={self.alpha}; take 'plain' or 'stl'")
 
-    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
-        def share(log_w: Tensor) -> Shares:
-            return _power_shares(log_w, self.alpha)
-
-        climb = _climb if self.backward == "all" else _climb_one
-        return climb(share, self.samples, str(self.gradient), model, x, observed, generator)
-
-
-def _group_shares(log_w: Tensor, groups: int) -> Shares:
-    grouped = log_w.unflatten(0, (groups, -1)).transpose(0, 1)  # (K, M, batch)
-    w = torch.softmax(grouped, 0)
-    c = (w / groups).transpose(0, 1).flatten(0, 1)
-    doubly = (w.square() / groups).transpose(0, 1).flatten(0, 1)
-    return Shares(multi_sample(grouped).mean(0), c, c, doubly)
+    def share(self, log_w: Tensor) -> Shares:
+        return _power_shares(log_w, self.alpha)
 
 
 @dataclass(frozen=True)
-class MIWAE:
+class MIWAE(ManyDraws):
     """Mean of ``groups`` multi-sample bounds of ``samples`` draws each: less noise for the encoder than one bound of all."""
 
     groups: int = 8
     samples: int = 8
     gradient: str = "dreg"
 
-    def __post_init__(self):
-        _check_count("groups", self.groups)
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
-
-    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
-        def share(log_w: Tensor) -> Shares:
-            return _group_shares(log_w, self.groups)
-
-        return _climb(share, self.groups * self.samples, self.gradient, model, x, observed, generator)
+    def share(self, log_w: Tensor) -> Shares:
+        return _group_shares(log_w, self.groups)
 
 
 @dataclass(frozen=True)
-class PIWAE:
+class PIWAE(ManyDraws):
     """The decoder climbs the bound of all ``groups · samples`` draws (the value), the encoder MIWAE's."""
 
     groups: int = 8
     samples: int = 8
     gradient: str = "dreg"
 
-    def __post_init__(self):
-        _check_count("groups", self.groups)
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
-
-    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
-        def share(log_w: Tensor) -> Shares:
-            all_draws, grouped = _power_shares(log_w, 0.0), _group_shares(log_w, self.groups)
-            return Shares(all_draws.value, all_draws.decoder, grouped.encoder, grouped.doubly)
-
-        return _climb(share, self.groups * self.samples, self.gradient, model, x, observed, generator)
+    def share(self, log_w: Tensor) -> Shares:
+        every, grouped = _power_shares(log_w, 0.0), _group_shares(log_w, self.groups)
+        return Shares(every.value, every.decoder, grouped.encoder, grouped.doubly)
 
 
 @dataclass(frozen=True)
-class CIWAE:
+class CIWAE(ManyDraws):
     """β ELBO + (1 − β) IWAE, both from the same ``samples`` draws."""
 
     beta: float = 0.5
@@ -360,18 +358,14 @@ class CIWAE:
     gradient: str = "dreg"
 
     def __post_init__(self):
+        super().__post_init__()
         _check_number("beta", self.beta, 0, 1)
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
 
-    def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
-        def share(log_w: Tensor) -> Shares:
-            w, even = normalized(log_w), self.beta / log_w.shape[0]
-            value = self.beta * elbo(log_w) + (1 - self.beta) * multi_sample(log_w)
-            c = even + (1 - self.beta) * w
-            return Shares(value, c, c, even + (1 - self.beta) * w.square())
-
-        return _climb(share, self.samples, self.gradient, model, x, observed, generator)
+    def share(self, log_w: Tensor) -> Shares:
+        w, even = normalized(log_w), self.beta / log_w.shape[0]
+        value = self.beta * elbo(log_w) + (1 - self.beta) * multi_sample(log_w)
+        c = even + (1 - self.beta) * w
+        return Shares(value, c, c, even + (1 - self.beta) * w.square())
 
 
 FAMILY: dict[str, type] = {cls.__name__: cls for cls in (ELBO, IWAE, Renyi, MIWAE, PIWAE, CIWAE)}
