@@ -5,8 +5,8 @@ python benchmarks/fashion_mnist.py [--epochs 8] [--rows 60000]
 Images are binarised once by one stochastic draw.  Both libraries train in turn in this process, batch 100, Adam, at each of
 the learning rates; pythae's weights are then copied into our network of the same shape, so that all test log p(x) come from
 one estimator.  Ours differs by what it does on its own: inputs centred and the output's bias started at the pixels'
-frequencies, a learning rate that falls along a cosine, and doubly reparameterised gradients for IWAE.  Seconds are of the epochs alone:
-pythae's without its callbacks and copies, ours without what `fit` does before and after.
+frequencies, a learning rate that falls along a cosine, and doubly reparameterised gradients for IWAE.  Seconds are of the
+epochs alone: pythae's without its callbacks and copies, ours without what `fit` does before and after.
 """
 
 from __future__ import annotations
