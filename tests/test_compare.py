@@ -124,7 +124,9 @@ class TestCompare:
         with pytest.raises(ValueError, match="models must be at least 2, got 1"):
             abduce.compare({"one": models["good"]}, ROWS)
         narrow = VAE(latent_dim=1, max_epochs=1, random_state=0).fit(ROWS[:, :2])
-        with pytest.raises(ValueError, match=r"same columns, got models of \{'good': 3, 'narrow': 2\} columns"):
+        with pytest.raises(
+            ValueError, match=r"same columns, got models of \{'good': 3, 'narrow': 2\} columns"
+        ):
             abduce.compare({"good": models["good"], "narrow": narrow}, ROWS)
         with pytest.raises(NotFittedError):
             abduce.compare([models["good"], VAE()], ROWS)
