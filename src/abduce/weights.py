@@ -9,9 +9,10 @@ samples:
 
     mean            ≤ log p(x) by Jensen: the evidence lower bound (ELBO)
     log-mean-exp    ≤ log p(x), tighter with more samples: the multi-sample bound, and the estimate of log p(x)
-    log-mean-exp of (1 − α) log w, over 1 − α       the Rényi bounds, from the ELBO (α = 1) through the multi-sample bound
-                    (α = 0) to the largest weight (α = −∞), rising as α falls
+    power mean      log-mean-exp of (1 − α) log w, over 1 − α: the Rényi bounds, rising as α falls
     softmax         posterior expectations, resampling, effective sample size
+
+Rényi's family joins the ELBO (α = 1) through the multi-sample bound (α = 0) to the largest weight (α = −∞).
 
 All values are in nats.  Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda, Grosse & Salakhutdinov 2016
 (arXiv:1509.00519).

@@ -17,10 +17,9 @@ estimator is one of
 
     plain   Σ c_s ∇log w_s, through z and through the density q                    any posterior with reparameterised draws
     stl     Σ c_s ∂log w_s/∂z · ∂z/∂φ: the score term, zero on average for one draw, is left out: biased for several
-    dreg    Σ (c_s − ∂c_s/∂log w_s) ∂log w_s/∂z · ∂z/∂φ: the score term is reparameterised once more, so unbiased; for Rényi
-            the factor is α c_s + (1−α) c_s²
+    dreg    Σ (c_s − ∂c_s/∂log w_s) ∂log w_s/∂z · ∂z/∂φ: the score term is reparameterised once more, so unbiased
 
-which agree for the decoder.
+which agree for the decoder.  For Rényi's bounds dreg's factor is α c_s + (1−α) c_s².
 
 Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.00519); Li & Turner 2016, Rényi bounds
 (arXiv:1602.02311); Roeder et al. 2017, sticking the landing (arXiv:1703.09194); Rainforth et al. 2018, MIWAE, PIWAE, CIWAE
