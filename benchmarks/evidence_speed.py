@@ -81,7 +81,7 @@ def main() -> None:
     table, kept = [], {}
     log_prob(model, x[:64], observed[:64], 50, precision="single")  # warms up
     for precision, dtype in (("single", torch.float32), ("double", torch.float64)):
-        part = rows if precision == "single" else min(rows, 640)
+        part = rows if precision == "single" else min(rows, 64)
         rates = [peak()]
         forget_peak()
         before = held(peak=False)
