@@ -5,6 +5,7 @@ Each is a map from standard normal noise to z, so that a gradient passes through
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Protocol
 
@@ -173,6 +174,11 @@ class MixtureNormal:
         z = self.transport(noise)
         return z, self.log_prob(z)
 
+    @functools.cached_property
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        """L_c side by side, (B or 1, k, C k), and L_cᵀ mean_c, (B, C k): draws are evaluated in slices, these once."""
+        return self.chol.permute(0, 2, 1, 3).flatten(2), (self.means.unsqueeze(-2) @ self.chol).flatten(1)
+
     def _solve(self, e: Tensor) -> Tensor:
         """L_c⁻ᵀ e for right-hand sides (B, C, k, samples)."""
         if len(self.chol) > 1 or len(e) == 1:
@@ -187,8 +193,7 @@ class MixtureNormal:
         flat = z if z.ndim == 3 else z.unsqueeze(0)
         components, k = self.means.shape[1:]
         moved = (flat - self.shift).permute(1, 0, 2)  # (B, samples, k)
-        wide = self.chol.permute(0, 2, 1, 3).flatten(2)  # L_c side by side, (B or 1, k, C k)
-        offset = (self.means.unsqueeze(-2) @ self.chol).flatten(1)  # L_cᵀ mean_c, (B, C k)
+        wide, offset = self._wide
         if len(wide) == 1:
             white = (moved.reshape(-1, k) @ wide[0]).view(*moved.shape[:2], -1)
         else:

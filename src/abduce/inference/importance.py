@@ -149,14 +149,14 @@ def log_prob(
 
 
 def _slice(model: LatentVariableModel, x: Tensor) -> int:
-    """How many draws of a chunk run at once: as many as keep the widest tensor, (draws, ROWS, width), in the cache."""
+    """How many draws of a chunk run at once: as many as keep the widest tensor, (draws, ROWS, width), in the cache, or eight."""
     widths = [
         max(t.shape[-1], t.numel() // t.shape[-1])
         for t in model.state_dict().values()
         if t.numel() and t.ndim
     ]
     budget = SLICE.get(x.device.type, SLICE["other"])
-    return max(1, budget // (ROWS * max([x.shape[1], *widths]) * x.element_size()))
+    return max(8, budget // (ROWS * max([x.shape[1], *widths]) * x.element_size()))
 
 
 def draw(model: LatentVariableModel, x: Tensor, observed: Tensor, samples: int, seed: int = 0) -> Weights:
