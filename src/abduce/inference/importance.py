@@ -149,7 +149,7 @@ def log_prob(
 
 
 def _slice(model: LatentVariableModel, x: Tensor) -> int:
-    """How many draws of a chunk run at once: as many as keep the widest tensor, (draws, ROWS, width), in the cache, or eight."""
+    """How many draws of a chunk run at once: what keeps the widest tensor, (draws, ROWS, width), in the cache; at least 8."""
     widths = [
         max(t.shape[-1], t.numel() // t.shape[-1])
         for t in model.state_dict().values()
