@@ -130,7 +130,7 @@ def test_answers_repeat_and_do_not_depend_on_company():
 
 def test_fills_of_a_nonlinear_model_equal_enumeration():
     model, _ = plain_model(d=4)
-    shaken(model, 0.4)
+    shaken(model, 0.2)
     every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 4)
     with torch.no_grad():
         z = torch.randn(200_000, 1, 2, generator=generator(), dtype=torch.float64)
