@@ -30,9 +30,8 @@ RUNS = {
             "objective": ELBO(warmup=0.1),
             "posterior": "iaf",
             "transforms": 1,
-            "learning_rate": 1e-3,
         },
-        16,
+        9,
     ),
     "best found: VampPrior, DReG k=3": Run(
         {
