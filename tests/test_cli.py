@@ -127,7 +127,12 @@ class TestFit:
             "--resume",
         ]
         run = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # what runs the tests may ignore SIGINT, as a shell's background jobs do, and children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
         while not (tmp_path / "m.training").exists() and time.monotonic() < deadline:
