@@ -35,9 +35,7 @@ class Settings:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    clip: float = (
-        5.0  # longest gradient, in units of the root of the number of cells, whose terms a loss sums
-    )
+    clip: float = 5.0  # longest gradient, in units of the root of the number of cells: a loss sums over them
     validation: float = 0.1
     patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
     partial: float = 1.0  # share of a batch whose rows also teach the partial encoder

@@ -40,6 +40,12 @@ class DiagonalNormal:
         self.mean = mean
         self.log_scale = log_scale
 
+    @classmethod
+    def read(cls, h: Tensor) -> DiagonalNormal:
+        """Read ``[mean, log_scale]`` off a network's output; log-scales are kept in [-7, 3]."""
+        mean, log_scale = h.chunk(2, -1)
+        return cls(mean, log_scale.clamp(-7.0, 3.0))
+
     def detach(self) -> DiagonalNormal:
         """The same distribution with no gradient to its parameters."""
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
@@ -209,15 +215,14 @@ class MixtureNormal:
 
 
 class DiagonalHead(nn.Module):
-    """Reads a :class:`DiagonalNormal` off an encoder's output ``[mean, log_scale]``; log-scales are kept in [-7, 3]."""
+    """Reads a :class:`DiagonalNormal` off an encoder's output."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
         self.noise_dim, self.n_parameters = latent_dim, 2 * latent_dim
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        mean, log_scale = h.chunk(2, -1)
-        return DiagonalNormal(mean, log_scale.clamp(-7.0, 3.0))
+        return DiagonalNormal.read(h)
 
 
 class FullHead(nn.Module):

@@ -23,11 +23,6 @@ from abduce.distributions.posteriors import DiagonalNormal
 from abduce.nets import MLP
 
 
-def _gaussian(h: Tensor) -> DiagonalNormal:
-    mean, log_scale = h.chunk(2, -1)
-    return DiagonalNormal(mean, log_scale.clamp(-7.0, 3.0))
-
-
 class LayeredPrior(nn.Module):
     """p(z_L) Π_l N(z_l; MLP(z_{l+1})): ``top`` is the prior of the top layer, ``dims`` the layers from the top down."""
 
@@ -42,7 +37,7 @@ class LayeredPrior(nn.Module):
 
     def conditional(self, level: int, above: Tensor) -> DiagonalNormal:
         """p(z_l | z_{l+1}) of the layer ``level`` steps below the top."""
-        return _gaussian(self.below[level - 1](above))
+        return DiagonalNormal.read(self.below[level - 1](above))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats, summed over layers."""
@@ -136,10 +131,10 @@ class BottomUp(nn.Module):
     def walk(self, h: Tensor, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Visit the layers from the bottom up: all of z, and log q(z|x)."""
         parts = value.split(self.dims, -1)[::-1]
-        z, total = _visit(_gaussian(h), parts[0], inverse)
+        z, total = _visit(DiagonalNormal.read(h), parts[0], inverse)
         layers = [z]
         for net, part in zip(self.above, parts[1:], strict=True):
-            z, log_q = _visit(_gaussian(net(layers[-1])), part, inverse)
+            z, log_q = _visit(DiagonalNormal.read(net(layers[-1])), part, inverse)
             layers.append(z)
             total = total + log_q
         return torch.cat(layers[::-1], -1), total
@@ -178,7 +173,7 @@ class TopDown(nn.Module):
         features = [h]
         for net in self.up:
             features.append(net(features[-1]))
-        read = [_gaussian(head(f)) for head, f in zip(self.heads, features, strict=True)][::-1]
+        read = [DiagonalNormal.read(head(f)) for head, f in zip(self.heads, features, strict=True)][::-1]
         parts = value.split(self.dims, -1)
         z, total = _visit(read[0], parts[0], inverse)
         layers = [z]
