@@ -9,11 +9,9 @@ published runs took 3,280 epochs; these take minutes.
 
 from __future__ import annotations
 
-from common import arguments, data_folder, parse
-from mnist_runs import Run, binarized, evaluate, train_runs
+from mnist_runs import Run, main
 
 from abduce import ELBO, IWAE
-from abduce.data.examples import mnist
 
 NET = {"latent_dim": 50, "hidden": (200, 200), "activation": "tanh", "batch_size": 100, "learning_rate": 2e-3}
 RUNS = {
@@ -32,29 +30,12 @@ PUBLISHED = [
 ]
 
 
-def main() -> None:
-    parser = arguments(__doc__, 1)
-    parser.add_argument("--only", nargs="*", default=list(RUNS), help="names of runs")
-    parser.add_argument(
-        "--evaluate", action="store_true", help="score the runs there are and write the table"
-    )
-    parser.add_argument("--samples", type=int, default=1000, help="importance draws a test image")
-    parser.add_argument("--rows", type=int, default=10_000, help="test images")
-    args = parse(parser)
-    data_folder()
-    digits = mnist()
-    if args.evaluate:
-        title = "Log p(x) of MNIST, binarised dynamically, 784-200-200-50 tanh"
-        evaluate("dynamic_mnist", title, args, binarized(digits.x_test, 1), RUNS, PUBLISHED)
-        return
-    grey = digits.x_train
-
-    def redraw(epoch: int):
-        return binarized(grey, 1_000_001 + epoch)
-
-    chosen = {name: RUNS[name] for name in args.only}
-    train_runs("dynamic_mnist", chosen, binarized(grey, 1_000_000), redraw, args)
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        "dynamic_mnist",
+        "Log p(x) of MNIST, binarised dynamically, 784-200-200-50 tanh",
+        RUNS,
+        PUBLISHED,
+        dynamic=True,
+    )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from abduce import ELBO, IWAE, VAE
 from abduce.data.examples import fashion_mnist
+from abduce.data.schema import Schema
 from abduce.inference.importance import log_prob
 from abduce.models.build import build_vae
 
@@ -82,8 +83,6 @@ def main() -> None:
     report = Report(
         "fashion_mnist", "Fashion-MNIST, binarised: abduce beside pythae, same network, same epochs", args
     )
-    from abduce.data.schema import Schema
-
     schema = Schema.infer(x)
     table = []
     for samples in (0, 5):

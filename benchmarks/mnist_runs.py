@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Report, say, timed
+from common import ROOT, Report, arguments, data_folder, parse, say, timed
 
 from abduce import VAE, load
+from abduce.data.examples import mnist
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,29 @@ def evaluate(
         "machine that did other work; CPU minutes are of one thread. Published figures are as their sources state them."
     )
     report.save()
+
+
+def main(
+    doc: str | None, name: str, title: str, runs: dict[str, Run], published: list[list[Any]], dynamic: bool
+) -> None:
+    """Train the runs named on the command line, or score them; ``dynamic`` draws the training images anew each epoch."""
+    parser = arguments(doc, 1)
+    parser.add_argument("--only", nargs="*", default=list(runs), help="names of runs")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="score the runs there are and write the table"
+    )
+    parser.add_argument("--samples", type=int, default=1000, help="importance draws a test image")
+    parser.add_argument("--rows", type=int, default=10_000, help="test images")
+    args = parse(parser)
+    data_folder()
+    digits = mnist()
+    if args.evaluate:
+        evaluate(name, title, args, binarized(digits.x_test, 1), runs, published)
+        return
+    first = 1_000_000 if dynamic else 0  # seed of the first draw
+
+    def redraw(epoch: int) -> np.ndarray:
+        return binarized(digits.x_train, first + 1 + epoch)
+
+    chosen = {run: runs[run] for run in args.only}
+    train_runs(name, chosen, binarized(digits.x_train, first), redraw if dynamic else None, args)

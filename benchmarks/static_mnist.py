@@ -9,11 +9,9 @@ one and kept in out/static_mnist/; `--evaluate` scores what is there on the test
 
 from __future__ import annotations
 
-from common import arguments, data_folder, parse
-from mnist_runs import Run, binarized, evaluate, train_runs
+from mnist_runs import Run, main
 
 from abduce import ELBO, IWAE
-from abduce.data.examples import mnist
 
 TUTORIAL = {
     "latent_dim": 128,
@@ -55,24 +53,7 @@ PUBLISHED = [
 ]
 
 
-def main() -> None:
-    parser = arguments(__doc__, 1)
-    parser.add_argument("--only", nargs="*", default=list(RUNS), help="names of runs")
-    parser.add_argument(
-        "--evaluate", action="store_true", help="score the runs there are and write the table"
-    )
-    parser.add_argument("--samples", type=int, default=1000, help="importance draws a test image")
-    parser.add_argument("--rows", type=int, default=10_000, help="test images")
-    args = parse(parser)
-    data_folder()
-    digits = mnist()
-    if args.evaluate:
-        title = "Log p(x) of MNIST, one static binarisation"
-        evaluate("static_mnist", title, args, binarized(digits.x_test, 1), RUNS, PUBLISHED)
-        return
-    x = binarized(digits.x_train, 0)
-    train_runs("static_mnist", {name: RUNS[name] for name in args.only}, x, None, args)
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__, "static_mnist", "Log p(x) of MNIST, one static binarisation", RUNS, PUBLISHED, dynamic=False
+    )
