@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 
 from abduce import VAE
 from abduce.inference import annealing, hmc
-from abduce.inference.annealing import anneal, bidirectional, log_prob, path, pilot, schedule, temper
+from abduce.inference.annealing import anneal, bidirectional, log_prob, path, pilot, schedule
+from abduce.inference.tempering import temper
 from abduce.weights import multi_sample
 
 SAMPLES = {"ais": 16, "smc": 96}
@@ -109,23 +110,23 @@ def test_weights_are_unbiased_forward_and_backward():
 def test_particles_end_in_the_posterior():
     model, _, x = linear_model(d=4, k=1)
     x = x[:2]
-    done = temper(path(model, x, None, "prior"), 4000, seed=0)
+    done = temper(path(model, x, None, "prior"), 4000, len(x), seed=0, shared=True)
     q = model.posterior(x, None)
     exact = q.transport(torch.randn(4000, 1, model.noise_dim, generator=generator(), dtype=torch.float64))
-    torch.testing.assert_close(done.z.mean(0), exact.mean(0).detach(), rtol=0, atol=0.05)
-    torch.testing.assert_close(done.z.std(0), exact.std(0).detach(), rtol=0.1, atol=0)
+    torch.testing.assert_close(done.x.mean(0), exact.mean(0).detach(), rtol=0, atol=0.05)
+    torch.testing.assert_close(done.x.std(0), exact.std(0).detach(), rtol=0.1, atol=0)
 
 
 def test_a_state_on_the_path_is_the_kernels(network):
     model, x, _, _ = network
     lane = path(model, x, None, "posterior")
-    beta = torch.rand(1, len(x), generator=generator(), dtype=torch.float64)
+    beta = torch.rand(len(x), generator=generator(), dtype=torch.float64)
     z = torch.randn(3, len(x), 2, generator=generator(), dtype=torch.float64)
     state, ratio = lane.at(z, beta)
-    fresh = hmc.init(z, lane.density(beta))
+    fresh = hmc.init(z, lane.log_density(beta))
     torch.testing.assert_close(state.log_density, fresh.log_density)
     torch.testing.assert_close(state.gradient, fresh.gradient)
-    torch.testing.assert_close(ratio, lane.ratio(z).detach())
+    torch.testing.assert_close(ratio, lane.statistic(z).detach())
 
 
 def test_pilots_find_sizes_that_are_accepted(network):

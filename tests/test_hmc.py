@@ -29,7 +29,7 @@ def test_it_samples_a_gaussian(shared):
     z = torch.zeros(4000, 2, 2, dtype=torch.float64)
     state, acceptance = hmc.run(z, log_density, 60, seed=0, step_size=0.3, shared=shared)
     for row in range(2):
-        draws = state.z[:, row].numpy()
+        draws = state.x[:, row].numpy()
         np.testing.assert_allclose(draws.mean(0), MEAN, atol=0.08)
         np.testing.assert_allclose(np.cov(draws.T), COVARIANCE, atol=0.08)
     assert ((acceptance > 0.6) & (acceptance <= 1)).all()  # adapted to about 0.75
@@ -47,8 +47,8 @@ def test_a_step_leaves_the_target_as_it_is():
         state, info = hmc.step(state, log_density, size, g)
         rates.append(info.acceptance.mean().item())
     assert 0.2 < np.mean(rates) < 0.98  # the test of acceptance is at work
-    np.testing.assert_allclose(state.z[:, 0].mean(0), MEAN, atol=0.03)
-    np.testing.assert_allclose(np.cov(state.z[:, 0].numpy().T), COVARIANCE, atol=0.04)
+    np.testing.assert_allclose(state.x[:, 0].mean(0), MEAN, atol=0.03)
+    np.testing.assert_allclose(np.cov(state.x[:, 0].numpy().T), COVARIANCE, atol=0.04)
 
 
 def test_energy_is_kept_to_second_order():
@@ -74,22 +74,22 @@ def test_runs_repeat_and_rows_do_not_mix():
 
     every, rate = hmc.run(z, rows(torch.arange(5)), 15, seed=3)
     again, _ = hmc.run(z, rows(torch.arange(5)), 15, seed=3)
-    assert torch.equal(every.z, again.z)
+    assert torch.equal(every.x, again.x)
     other, _ = hmc.run(z, rows(torch.arange(5)), 15, seed=4)
-    assert not torch.equal(every.z, other.z)
+    assert not torch.equal(every.x, other.x)
     pair = torch.tensor([3, 1])
     few, own = hmc.run(z[:, pair], rows(pair), 15, seed=3)
-    torch.testing.assert_close(few.z, every.z[:, pair], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(few.x, every.x[:, pair], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(own, rate[pair], rtol=1e-12, atol=1e-12)
 
 
 def test_state_keeps_value_and_gradient_of_where_it_is():
     z = torch.randn(6, 3, 2, generator=generator(), dtype=torch.float64)
     state, _ = hmc.run(z, log_density, 9, seed=0)
-    fresh = hmc.init(state.z, log_density)
+    fresh = hmc.init(state.x, log_density)
     torch.testing.assert_close(state.log_density, fresh.log_density)
     torch.testing.assert_close(state.gradient, fresh.gradient)
-    torch.testing.assert_close(fresh.gradient, -(state.z - MEAN) @ PRECISION)
+    torch.testing.assert_close(fresh.gradient, -(state.x - MEAN) @ PRECISION)
 
 
 def test_a_proposal_that_leaves_the_support_is_refused():
@@ -98,6 +98,6 @@ def test_a_proposal_that_leaves_the_support_is_refused():
 
     z = torch.full((2000, 1, 1), 0.5, dtype=torch.float64)
     state, acceptance = hmc.run(z, half_line, 60, seed=0, step_size=0.3)
-    assert (state.z > 0).all()
+    assert (state.x > 0).all()
     assert 0 < acceptance.item() < 1
-    assert state.z.mean().item() == pytest.approx(1.0, abs=0.15)  # an exponential
+    assert state.x.mean().item() == pytest.approx(1.0, abs=0.15)  # an exponential

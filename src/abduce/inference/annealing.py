@@ -30,21 +30,18 @@ Del Moral, Doucet & Jasra 2006; Zhou, Johansen & Aston 2016 (arXiv:1303.3123).
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from abduce.inference import hmc
 from abduce.inference.importance import Evidence, by_pattern, in_precision, shared_noise
+from abduce.inference.tempering import TARGET, GeometricPath, temper
 from abduce.models.latent import LatentVariableModel
-from abduce.weights import effective_sample_size, multi_sample, resample, take
+from abduce.weights import multi_sample
 
 STARTS = ("posterior", "prior")
 SCHEDULES = ("sigmoid", "linear")
-TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
 PILOTS = 4  # chains that only find step sizes
 ISLANDS = 4  # populations of SMC that never meet: their spread is the standard error
 
@@ -63,41 +60,6 @@ class Bounds(NamedTuple):
     lower: Tensor
     upper: Tensor
     x: Tensor
-
-
-class Start(Protocol):
-    """What a path starts from."""
-
-    def log_prob(self, z: Tensor) -> Tensor: ...
-
-
-class Path(NamedTuple):
-    """One chunk's path: q0, the joint density it leads to, and the scale of z under q0, ``(1, batch, latent)``."""
-
-    start: Start
-    joint: Callable[[Tensor], Tensor]
-    scale: Tensor
-    draw: Callable[[int, torch.Generator], Tensor]  # q0 draws (n, batch, latent)
-    shared: bool  # whether all rows use the same random numbers
-
-    def at(self, z: Tensor, beta: Tensor) -> tuple[hmc.State, Tensor]:
-        """The chain's state on π_β at z, and the log ratio r(z), ``(chains, batch)``."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            base, joint = self.start.log_prob(z), self.joint(z)
-            (d_base,) = torch.autograd.grad(base.sum(), z)
-            (d_joint,) = torch.autograd.grad(joint.sum(), z)
-        b = beta.unsqueeze(-1)
-        value = torch.lerp(base, joint, beta).detach()
-        return hmc.State(z.detach(), value, (1 - b) * d_base + b * d_joint), (joint - base).detach()
-
-    def ratio(self, z: Tensor) -> Tensor:
-        """The log ratio r(z) alone."""
-        return self.joint(z) - self.start.log_prob(z)
-
-    def density(self, beta: Tensor) -> hmc.LogDensity:
-        """log π_β, up to its constant."""
-        return lambda z: (1 - beta) * self.start.log_prob(z) + beta * self.joint(z)
 
 
 def schedule(temperatures: int, kind: str = "sigmoid", steepness: float = 4.0) -> Tensor:
@@ -129,7 +91,8 @@ def path(
     observed: Tensor | None,
     start: str = "posterior",
     shared: bool = True,
-) -> Path:
+    leapfrogs: int = 5,
+) -> GeometricPath:
     """Lay the path of one chunk from the encoder's ``"posterior"`` or the ``"prior"``.
 
     With ``shared`` all rows use the same random numbers: a row's chains do not depend on which rows come along, but errors of
@@ -144,19 +107,21 @@ def path(
     if start == "posterior":
         q = model.posterior(x, observed)
 
-        def draw(n: int, generator: torch.Generator) -> Tensor:
+        def draw(n: int, _: int, generator: torch.Generator) -> Tensor:
             return q.transport(_normal(n, rows, model.noise_dim, generator, x))
 
         spread = q.transport(shared_noise(256, model.noise_dim, 0, x)).std(0, keepdim=True)
-        return Path(q, joint, spread, draw, shared)
+        return GeometricPath(q.log_prob, joint, spread[0], draw, leapfrogs, shared)
 
-    def draw_prior(n: int, generator: torch.Generator) -> Tensor:
+    def draw_prior(n: int, _: int, generator: torch.Generator) -> Tensor:
         z = model.prior.sample(n * rows, generator, dtype=x.dtype, device=x.device).to(x.dtype)
         return z.view(n, rows, -1).repeat(1, len(x) // rows, 1)
 
     generator = torch.Generator(device=x.device).manual_seed(0)
     z = model.prior.sample(256, generator, dtype=x.dtype, device=x.device).to(x.dtype)
-    return Path(model.prior, joint, z.std(0).repeat(1, len(x), 1), draw_prior, shared)
+    return GeometricPath(
+        model.prior.log_prob, joint, z.std(0).repeat(len(x), 1), draw_prior, leapfrogs, shared
+    )
 
 
 def _normal(n: int, rows: int, dim: int, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -165,21 +130,19 @@ def _normal(n: int, rows: int, dim: int, generator: torch.Generator, like: Tenso
 
 @torch.no_grad()
 def pilot(
-    way: Path, betas: Tensor, seed: int, chains: int = PILOTS, step_size: float = 0.3, leapfrogs: int = 5
+    way: GeometricPath, betas: Tensor, seed: int, chains: int = PILOTS, step_size: float = 0.3
 ) -> Tensor:
     """Find step sizes for the temperatures ``betas`` (T + 1,), in units of the path's scale: ``(T + 1, batch)``.
 
     The logarithm of each row's size moves by the pilot chains' acceptance, less the target, at the temperature before.
     """
     generator = torch.Generator(device=way.scale.device).manual_seed(seed)
-    z = way.draw(chains, generator)
+    z = way.draw(chains, len(way.scale), generator)
     log_size = z.new_full((z.shape[1],), step_size).log()
     sizes = [log_size]
     for beta in betas[1:]:
-        b = beta.to(z).expand(1, z.shape[1])
-        state, info = _move(way, z, b, log_size.exp(), generator, leapfrogs)
-        z = state.z
-        log_size = log_size + 0.3 * (info.acceptance.mean(0) - TARGET)
+        z, accepted = way.move(z, beta.to(z).expand(z.shape[1]), log_size.exp(), generator)
+        log_size = log_size + 0.3 * (accepted.mean(0) - TARGET)
         sizes.append(log_size)
     # what was found at β_t serves β_t: smooth over the neighbours, since a few chains' acceptance is noisy
     stacked = torch.stack(sizes)
@@ -187,23 +150,13 @@ def pilot(
     return padded.unfold(0, 9, 1).mean(-1).exp()
 
 
-def _move(
-    way: Path, z: Tensor, beta: Tensor, size: Tensor, generator: torch.Generator, leapfrogs: int
-) -> tuple[hmc.State, hmc.Info]:
-    """One HMC step on π_β; ``size`` (batch,) in units of the path's scale."""
-    state, _ = way.at(z, beta)
-    step_size = size.view(1, -1, 1) * way.scale
-    return hmc.step(state, way.density(beta), step_size, generator, leapfrogs, way.shared)
-
-
 @torch.no_grad()
 def anneal(
-    way: Path,
+    way: GeometricPath,
     betas: Tensor,
     sizes: Tensor,
     chains: int = 16,
     seed: int = 0,
-    leapfrogs: int = 5,
     exact: Tensor | None = None,
 ) -> Annealed:
     """Run annealed importance sampling along ``way`` with fixed step sizes ``(T + 1, batch)``.
@@ -213,91 +166,23 @@ def anneal(
     """
     generator = torch.Generator(device=way.scale.device).manual_seed(seed)
     reverse = exact is not None
-    z = exact.repeat(chains // len(exact), 1, 1) if reverse else way.draw(chains, generator)
+    z = exact.repeat(chains // len(exact), 1, 1) if reverse else way.draw(chains, len(way.scale), generator)
     steps = range(len(betas) - 1, 0, -1) if reverse else range(1, len(betas))
     log_w = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
     rates = []
     # a weight's term at z, then a move to the next temperature; where both want π_β at the same z it is evaluated once
     for t in steps:
-        beta = betas[t - 1 if reverse else t].to(z).expand(1, z.shape[1])
+        beta = betas[t - 1 if reverse else t].to(z).expand(z.shape[1])
         state, ratio = way.at(z, beta)
         log_w += (betas[t] - betas[t - 1]).to(log_w.device) * ratio.double()
         if t == steps[-1]:  # the weight is complete
             break
         at = t - 1 if reverse else t
-        step_size = sizes[at].view(1, -1, 1) * way.scale
-        state, info = hmc.step(state, way.density(beta), step_size, generator, leapfrogs, way.shared)
-        z = state.z
+        state, info = way.step(state, beta, sizes[at], generator)
+        z = state.x
         rates.append(info.acceptance.mean(0))
     acceptance = torch.stack(rates).mean(0) if rates else z.new_full((z.shape[1],), torch.nan)
     return Annealed(log_w, z, acceptance)
-
-
-@torch.no_grad()
-def temper(
-    way: Path,
-    particles: int = 16,
-    seed: int = 0,
-    share: float = 0.9,
-    leapfrogs: int = 5,
-    step_size: float = 0.3,
-    most: int = 1000,
-) -> Annealed:
-    """Run tempered SMC along ``way``: the log evidence of one population is log_w, ``(1, batch)``.
-
-    Each row goes to the largest β at which the conditional effective sample size, N (Σ W u)² / Σ W u² with increments
-    u = exp((β − β_old) r), is still ``share`` of the particles; after ``most`` steps it goes to β = 1 at once.
-    """
-    generator = torch.Generator(device=way.scale.device).manual_seed(seed)
-    z = way.draw(particles, generator)
-    batch = z.shape[1]
-    beta = torch.zeros(1, batch, dtype=torch.float64, device=z.device)
-    log_w = torch.zeros(particles, batch, dtype=torch.float64, device=z.device)  # normalised after each step
-    log_z = torch.zeros(batch, dtype=torch.float64, device=z.device)
-    log_size = z.new_full((batch,), step_size).log()
-    total, count = torch.zeros_like(log_z), torch.zeros_like(log_z)
-    ratio = way.ratio(z).double()
-    log_w -= torch.logsumexp(log_w, 0)
-    for i in range(most):
-        going = beta[0] < 1
-        if not bool(going.any()):
-            break
-        new = torch.ones_like(beta) if i == most - 1 else _next(log_w, ratio, beta, share)
-        log_w = log_w + (new - beta) * ratio
-        gain = torch.logsumexp(log_w, 0)
-        log_z += gain
-        log_w -= gain
-        beta = new
-        # every row draws every time, so that no row's random numbers depend on another's need
-        index = resample(log_w, particles, generator, shared=True)
-        poor = effective_sample_size(log_w) < 0.5 * particles
-        z = torch.where(poor.view(1, -1, 1), take(z, index), z)
-        log_w = torch.where(poor, -math.log(particles), log_w)
-        state, info = _move(way, z, beta.to(z), log_size.exp(), generator, leapfrogs)
-        z = state.z
-        ratio = way.ratio(z).double()
-        rate = info.acceptance.mean(0)
-        log_size = log_size + 0.3 * (rate - TARGET)
-        total += torch.where(going, rate.double(), 0.0)
-        count += going
-    return Annealed(log_z.unsqueeze(0), z, (total / count.clamp_min(1)).to(z.dtype))
-
-
-def _next(log_w: Tensor, ratio: Tensor, beta: Tensor, share: float) -> Tensor:
-    """The largest β up to 1 whose conditional effective sample size is ``share``, by bisection, ``(1, batch)``."""
-    low, high = beta, torch.ones_like(beta)
-
-    def enough(b: Tensor) -> Tensor:
-        u = (b - beta) * ratio
-        size = 2 * torch.logsumexp(log_w + u, 0) - torch.logsumexp(log_w + 2 * u, 0)
-        return (size.exp() >= share).unsqueeze(0)
-
-    whole = enough(high)
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        fits = enough(middle)
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.where(whole, 1.0, high)
 
 
 def log_prob(
@@ -325,17 +210,17 @@ def log_prob(
     model, dtype = in_precision(model, precision)
 
     def run(xs: Tensor, os: Tensor | None) -> tuple[Tensor, ...]:
-        way = path(model, xs, os, start)
+        way = path(model, xs, os, start, True, leapfrogs)
         if method == "ais":
-            sizes = pilot(way, betas, seed + 1, leapfrogs=leapfrogs)
-            done = anneal(way, betas, sizes, samples, seed, leapfrogs)
+            sizes = pilot(way, betas, seed + 1)
+            done = anneal(way, betas, sizes, samples, seed)
             return (*Evidence.of(done.log_w), done.acceptance.double())
         each = max(2, samples // ISLANDS)
         runs = [
-            temper(way, each, seed + i, leapfrogs=leapfrogs, most=10 * temperatures) for i in range(ISLANDS)
+            temper(way, each, len(xs), seed + i, most=10 * temperatures, shared=True) for i in range(ISLANDS)
         ]
         acceptance = torch.stack([r.acceptance for r in runs]).mean(0)
-        return (*Evidence.of(torch.cat([r.log_w for r in runs])), acceptance.double())
+        return (*Evidence.of(torch.stack([r.log_z for r in runs])), acceptance.double())
 
     if len(x) == 0:
         none = x.new_empty(0, dtype=torch.float64)
@@ -372,11 +257,11 @@ def bidirectional(
     def run(both: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
         exact, xs = both[:, :k], both[:, k:]
         way = path(
-            model, xs, None, start, shared=False
+            model, xs, None, start, False, leapfrogs
         )  # the rows' mean is what counts: let their errors average
-        sizes = pilot(way, betas, next(seeds), leapfrogs=leapfrogs)
-        forward = anneal(way, betas, sizes, chains, next(seeds), leapfrogs)
-        back = anneal(way, betas, sizes, chains, next(seeds), leapfrogs, exact.unsqueeze(0))
+        sizes = pilot(way, betas, next(seeds))
+        forward = anneal(way, betas, sizes, chains, next(seeds))
+        back = anneal(way, betas, sizes, chains, next(seeds), exact.unsqueeze(0))
         return multi_sample(forward.log_w), -multi_sample(-back.log_w)
 
     both = torch.cat([z, x], 1)

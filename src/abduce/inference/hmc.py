@@ -18,9 +18,9 @@ LogDensity = Callable[[Tensor], Tensor]  # (chains, batch, dim) -> (chains, batc
 
 
 class State(NamedTuple):
-    """Where the chains are: z ``(chains, batch, dim)``, log p(z) and its gradient there."""
+    """Where the chains are: x ``(chains, batch, dim)``, log p(x) and its gradient there."""
 
-    z: Tensor
+    x: Tensor
     log_density: Tensor
     gradient: Tensor
 
@@ -57,10 +57,10 @@ def step(
     With ``shared`` all rows of the batch use the same random numbers (each row's chain is still right, and does not
     depend on which rows come along).
     """
-    chains, batch, dim = state.z.shape
+    chains, batch, dim = state.x.shape
     rows = 1 if shared else batch
-    factory = {"generator": generator, "dtype": state.z.dtype, "device": state.z.device}
-    momentum = torch.randn(chains, rows, dim, **factory).expand_as(state.z)
+    factory = {"generator": generator, "dtype": state.x.dtype, "device": state.x.device}
+    momentum = torch.randn(chains, rows, dim, **factory).expand_as(state.x)
     uniform = torch.rand(chains, rows, **factory)
     start = -state.log_density + 0.5 * momentum.square().sum(-1)
     z, value, gradient = state
@@ -73,7 +73,7 @@ def step(
     acceptance = torch.exp((start - energy).nan_to_num(nan=-torch.inf).clamp_max(0.0))
     accept = uniform < acceptance
     moved = State(
-        torch.where(accept.unsqueeze(-1), z, state.z),
+        torch.where(accept.unsqueeze(-1), z, state.x),
         torch.where(accept, value, state.log_density),
         torch.where(accept.unsqueeze(-1), gradient, state.gradient),
     )

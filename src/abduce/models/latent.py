@@ -10,7 +10,7 @@ from torch import Tensor
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
-from abduce.models.energy import Energy
+from abduce.models.energy import Base, Energy, Law
 from abduce.models.linear import LinearPath
 from abduce.weights import Weights, multi_sample
 
@@ -24,6 +24,7 @@ class LatentVariableModel(Energy):
     prior: Prior
     latent_dim: int
     noise_dim: int  # standard normal numbers that one posterior draw takes
+    support = "mixed"
 
     @abc.abstractmethod
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
@@ -55,6 +56,18 @@ class LatentVariableModel(Energy):
         generator = torch.Generator(device=x.device).manual_seed(0)
         noise = torch.randn(samples, 1, self.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
         return -multi_sample(self.log_weights(x, observed, noise).log_w)
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        """Zero: the energy is −log p(x); None where β or a base measure makes it something else."""
+        return torch.zeros((), dtype=torch.float64) if beta == 1.0 and base is None else None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
+        """None: marginals and conditionals are importance-sampled (:mod:`abduce.inference.importance`)."""
+        return None
+
+    def represent(self, x: Tensor) -> Tensor:
+        """Posterior mean of the latents."""
+        return self.posterior(x).mean
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw z from the prior, then x given z: ``(n, cells)``."""

@@ -100,7 +100,7 @@ def restore(
             particles, lambda v: target(v, y[rows], seen[rows]), effort.steps, seed + 1, 0.1, effort.leapfrogs
         )
         repeats = -(-effort.samples // effort.particles)
-        z[:, rows] = state.z.repeat(repeats, 1, 1)[: effort.samples]
+        z[:, rows] = state.x.repeat(repeats, 1, 1)[: effort.samples]
         log_w[:, rows] = 0.0
     return Restored(model, observation, y, seen, Weights(log_w, z), ess, weak)
 

@@ -1,0 +1,261 @@
+"""Annealing from a base to a target: tempered sequential Monte Carlo and annealed importance sampling along any path.
+
+A *path* of densities f_t, t from 0 to 1, leads from a normalised base f_0 that is easy to draw from to the unnormalised
+target f_1.  Particles x ~ f_0 are weighted and moved along 0 = t_0 < t_1 < ... < t_T = 1,
+
+    log w += log f_{t_k}(x) − log f_{t_{k−1}}(x),      then x moves by a kernel that leaves f_{t_k} invariant,
+
+and E[w] = ∫ f_1.  Never resampled this is annealed importance sampling; resampled where the effective sample size of a
+population falls below half it is sequential Monte Carlo, whose estimate is the product of the average increments.  With the
+schedule given, both are unbiased for Z, so that E[log Ẑ] ≤ log Z; without, each population chooses its next t so that the
+conditional effective sample size, N (Σ W u)² / Σ W u² with u the increments' exponentials, is a given share of its particles.
+
+Several populations that never meet run side by side; their spread says how far to trust the answer.
+
+Source: Neal 2001 (arXiv:physics/9803008); Del Moral, Doucet & Jasra 2006; Zhou, Johansen & Aston 2016 (arXiv:1303.3123).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from abduce.inference import hmc
+from abduce.models.energy import Diverged
+from abduce.weights import effective_sample_size, resample, take
+
+TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
+
+
+class Path(Protocol):
+    """Densities f_t over rows of cells; x is ``(particles, populations, dim)``, t ``(populations,)``."""
+
+    def draw(self, particles: int, populations: int, generator: torch.Generator) -> Tensor:
+        """Draw from f_0."""
+        ...
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """What increments need of x; its first two axes are (particles, populations)."""
+        ...
+
+    def increment(self, statistic: Tensor, t: Tensor, new: Tensor) -> Tensor:
+        """log f_new(x) − log f_t(x), ``(particles, populations)``."""
+        ...
+
+    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Move once, f_t invariant; ``size`` (populations,) is a step size.  New x and acceptance ``(particles, populations)``."""
+        ...
+
+
+class Plan(NamedTuple):
+    """A schedule that was found useful: t ``(T + 1,)`` and the step sizes at each, ``(T + 1,)``."""
+
+    t: Tensor
+    sizes: Tensor
+
+
+class Particles(NamedTuple):
+    """Where particles ended, and how they got there; P particles in R populations."""
+
+    log_z: Tensor  # log Ẑ of each population, (R,), nats, float64
+    x: Tensor  # (P, R, dim)
+    log_w: Tensor  # what weights are left, normalised over P, (P, R)
+    acceptance: Tensor  # mean over the moves, (R,)
+    lowest: Tensor  # lowest acceptance at any temperature, (R,)
+    ancestors: Tensor  # how many of the first particles have descendants, (R,)
+    plan: Plan  # of the first population, where it chose its own
+    evaluations: int  # moves of single particles
+
+    def draws(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n of the particles of each population by their weights, in random order: ``(n, R, dim)``."""
+        index = resample(self.log_w, n, generator)
+        order = torch.rand(index.shape, generator=generator, device=index.device).argsort(0)
+        return take(self.x, index.gather(0, order))
+
+
+@torch.no_grad()
+def temper(
+    path: Path,
+    particles: int = 64,
+    populations: int = 1,
+    seed: int = 0,
+    share: float = 0.9,
+    step_size: float = 0.3,
+    most: int = 1000,
+    moves: int = 1,
+    plan: Plan | None = None,
+    resampling: bool = True,
+    shared: bool = False,
+    show: Callable[[float], None] | None = None,
+) -> Particles:
+    """Run particles along ``path``, by the ``plan`` or, without one, as the particles themselves ask for.
+
+    Parameters
+    ----------
+    share : conditional effective sample size of each step, as a share of the particles; after ``most`` steps a
+        population goes to t = 1 at once.
+    step_size : first step size; it then follows the acceptance.
+    moves : of the kernel at each temperature.
+    resampling : False is annealed importance sampling.
+    shared : all populations use the same random numbers to resample (the path sees to its own moves).
+    show : called with t of the slowest population.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = path.draw(particles, populations, generator)
+    device, batch = x.device, x.shape[1]
+    double = {"dtype": torch.float64, "device": device}
+    t = torch.zeros(batch, **double)
+    log_w = torch.full((particles, batch), -math.log(particles), **double)
+    log_z = torch.zeros(batch, **double)
+    log_size = x.new_full((batch,), step_size).log()
+    total, count, lowest = torch.zeros_like(log_z), torch.zeros_like(log_z), torch.ones_like(log_z)
+    ancestor = torch.arange(particles, device=device).unsqueeze(1).repeat(1, batch)
+    statistic = path.statistic(x)
+    trace, sizes, steps = [t[0].clone()], [log_size[0].clone()], 0
+    last = most if plan is None else len(plan.t) - 1
+    for i in range(last):
+        going = t < 1
+        if not bool(going.any()):
+            break
+        if plan is not None:
+            new = plan.t[i + 1].expand(batch).to(t)
+        elif i == most - 1:
+            new = torch.ones_like(t)
+        else:
+            new = _next(path, statistic, log_w, t, share)
+        log_w = log_w + path.increment(statistic, t, new).double()
+        gain = torch.logsumexp(log_w, 0)
+        if not bool(torch.isfinite(gain).all()):
+            raise Diverged(
+                f"annealing broke down at t = {float(new.max()):.3g}: all particles of a population have weight zero or "
+                "their energy is not finite; start from a wider base, or check that the energy rises away from the data"
+            )
+        log_z += gain
+        log_w = log_w - gain
+        t = new
+        if resampling:
+            # every population draws every time, so that none's random numbers depend on another's need
+            index = resample(log_w, particles, generator, shared=shared)
+            poor = effective_sample_size(log_w) < 0.5 * particles
+            x = torch.where(poor.view(1, -1, 1), take(x, index), x)
+            ancestor = torch.where(poor, ancestor.gather(0, index), ancestor)
+            log_w = torch.where(poor, -math.log(particles), log_w)
+        for _ in range(moves):
+            size = log_size.exp() if plan is None else plan.sizes[i + 1].expand(batch).to(x)
+            x, accepted = path.move(x, t.to(x), size, generator)
+            rate = accepted.mean(0)
+            log_size = log_size + 0.3 * (rate - TARGET)
+        statistic = path.statistic(x)
+        total += torch.where(going, rate.double(), 0.0)
+        lowest = torch.where(going, torch.minimum(lowest, rate.double()), lowest)
+        count += going
+        steps += 1
+        if plan is None and bool(going[0]):
+            trace.append(t[0].clone())
+            sizes.append(log_size[0].clone())
+        if show is not None:
+            show(float(t.min()))
+    check_range(x)
+    survivors = (torch.nn.functional.one_hot(ancestor, particles).sum(0) > 0).sum(-1)
+    found = plan or Plan(torch.stack(trace), _smooth(torch.stack(sizes)).exp())
+    return Particles(
+        log_z,
+        x,
+        log_w,
+        total / count.clamp_min(1),
+        lowest,
+        survivors,
+        found,
+        steps * moves * particles * batch,
+    )
+
+
+def check_range(x: Tensor, most: float = 1e4) -> None:
+    """Refuse particles that ran away: cells of model space are of the order of one."""
+    if not bool(torch.isfinite(x).all()) or float(x.abs().amax()) > most:
+        raise Diverged(
+            f"a chain ran away (|x| beyond {most:g} standard deviations of the data): the energy does not rise far from the "
+            "data, so it has no finite partition function; give a base measure, or train with a stronger penalty"
+        )
+
+
+def _next(path: Path, statistic: Tensor, log_w: Tensor, t: Tensor, share: float) -> Tensor:
+    """The largest t up to 1 whose conditional effective sample size is ``share``, by bisection, ``(populations,)``."""
+    low, high = t, torch.ones_like(t)
+
+    def enough(new: Tensor) -> Tensor:
+        u = path.increment(statistic, t, new).double()
+        size = 2 * torch.logsumexp(log_w + u, 0) - torch.logsumexp(log_w + 2 * u, 0)
+        return size.exp() >= share
+
+    whole = enough(high)
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        fits = enough(middle)
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    return torch.where(whole, 1.0, high)
+
+
+def _smooth(log_sizes: Tensor, half: int = 4) -> Tensor:
+    """Average over neighbouring temperatures: a few particles' acceptance is noisy."""
+    padded = torch.cat([log_sizes[:1].expand(half), log_sizes, log_sizes[-1:].expand(half)])
+    return padded.unfold(0, 2 * half + 1, 1).mean(-1)
+
+
+class GeometricPath:
+    """log f_t = (1 − t) log b(x) + t log f(x) for real x, moved by Hamiltonian Monte Carlo.
+
+    ``scale`` ``(populations or 1, dim)`` is the unit of step sizes; a cell of scale zero is clamped.  ``draw(particles,
+    populations, generator)`` draws from b; with ``shared`` all populations use the same random numbers.
+    """
+
+    def __init__(
+        self,
+        base: Callable[[Tensor], Tensor],
+        target: Callable[[Tensor], Tensor],
+        scale: Tensor,
+        draw: Callable[[int, int, torch.Generator], Tensor],
+        leapfrogs: int = 5,
+        shared: bool = False,
+    ):
+        self.base, self.target, self.scale, self.draw = base, target, scale, draw
+        self.leapfrogs, self.shared = leapfrogs, shared
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """The log ratio of target and base."""
+        return (self.target(x) - self.base(x)).double()
+
+    def increment(self, statistic: Tensor, t: Tensor, new: Tensor) -> Tensor:
+        return (new - t) * statistic
+
+    def log_density(self, t: Tensor) -> hmc.LogDensity:
+        """log f_t, up to a constant in t."""
+        return lambda x: torch.lerp(self.base(x), self.target(x), t.expand(x.shape[:-1]))
+
+    def at(self, x: Tensor, t: Tensor) -> tuple[hmc.State, Tensor]:
+        """The chain's state on f_t at x, and the log ratio there, ``(particles, populations)``, both from one evaluation."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            base, target = self.base(x), self.target(x)
+            (d_base,) = torch.autograd.grad(base.sum(), x)
+            (d_target,) = torch.autograd.grad(target.sum(), x)
+        share = t.unsqueeze(-1)
+        value = torch.lerp(base, target, t.expand(base.shape)).detach()
+        return hmc.State(x.detach(), value, torch.lerp(d_base, d_target, share.expand(x.shape))), (
+            target - base
+        ).detach()
+
+    def step(
+        self, state: hmc.State, t: Tensor, size: Tensor, generator: torch.Generator
+    ) -> tuple[hmc.State, hmc.Info]:
+        """One step of Hamiltonian Monte Carlo on f_t."""
+        step_size = size.view(1, -1, 1) * self.scale
+        return hmc.step(state, self.log_density(t), step_size, generator, self.leapfrogs, self.shared)
+
+    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        state, info = self.step(hmc.init(x, self.log_density(t)), t, size, generator)
+        return state.x, info.acceptance
