@@ -177,10 +177,10 @@ def test_divergence_is_an_error():
 
 def test_epochs_follow_the_size_of_the_data():
     settings = Settings(batch_size=100, steps=1000)
-    assert settings.schedule(1000) == 100
-    assert settings.schedule(50) == 600
-    assert settings.schedule(1_000_000) == 10
-    assert Settings(epochs=3).schedule(10) == 3
+    assert settings.n_epochs(1000) == 100
+    assert settings.n_epochs(50) == 600
+    assert settings.n_epochs(1_000_000) == 10
+    assert Settings(epochs=3).n_epochs(10) == 3
 
 
 def test_held_out_rows_are_a_seeded_part():

@@ -11,7 +11,8 @@ and densities are over whole rows with the observed cells clamped.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,23 @@ from torch import Tensor, nn
 LOG_2PI = math.log(2 * math.pi)
 
 
+class Conditional(NamedTuple):
+    """A base given some cells of each row.
+
+    ``log_marginal`` (rows,) is log b of the observed cells; ``draw(n, generator)`` gives whole rows ``(n, rows, D)``, observed
+    cells as they are, the others from b given them.
+    """
+
+    log_marginal: Tensor
+    draw: Callable[[int, torch.Generator], Tensor]
+
+
 class NormalBase(nn.Module):
     """N(mean, covariance), full covariance."""
 
     mean: Tensor
     root: Tensor
+    name = "normal"
     support = "real"
 
     def __init__(self, mean: Tensor, covariance: Tensor):
@@ -43,10 +56,6 @@ class NormalBase(nn.Module):
         covariance = (1 - share) * covariance + share * torch.diag(diagonal)
         covariance = covariance + floor * torch.eye(d, dtype=x.dtype, device=x.device)
         return cls(mean, covariance * widen**2)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"base": "normal", "n_cells": len(self.mean)}
 
     @property
     def covariance(self) -> Tensor:
@@ -70,11 +79,33 @@ class NormalBase(nn.Module):
         )
         return self.mean + noise @ self.root.mT
 
+    def condition(self, x: Tensor, observed: Tensor) -> Conditional:
+        """Given the observed cells of rows (rows, D)."""
+        seen = observed.to(x.dtype)
+        covariance = self.covariance
+        # the covariance of what is seen, with ones for what is not
+        inner = covariance * seen.unsqueeze(-1) * seen.unsqueeze(-2) + torch.diag_embed(1 - seen)
+        root = torch.linalg.cholesky(inner)
+        off = (seen * (x - self.mean)).unsqueeze(-1)
+        half = torch.linalg.solve_triangular(root, off, upper=False).squeeze(-1)
+        log_det = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
+        log_marginal = -0.5 * half.square().sum(-1) - log_det - 0.5 * seen.sum(-1) * LOG_2PI
+
+        def draw(n: int, generator: torch.Generator) -> Tensor:
+            # a free draw, moved by the regression of all cells on how far the seen ones are off (Matheron's rule)
+            free = self.sample(n * len(x), generator).view(n, len(x), -1)
+            gap = (seen * (x - free)).permute(1, 2, 0)
+            moved = covariance @ (torch.cholesky_solve(gap, root) * seen.unsqueeze(-1))
+            return torch.where(observed, x, free + moved.permute(2, 0, 1))
+
+        return Conditional(log_marginal, draw)
+
 
 class RatesBase(nn.Module):
     """Independent binary cells, cell i one with probability rates[i]."""
 
     logits: Tensor
+    name = "rates"
     support = "binary"
 
     def __init__(self, logits: Tensor):
@@ -87,10 +118,6 @@ class RatesBase(nn.Module):
         rate = (x.sum(0) + 0.5 * pseudo) / (len(x) + pseudo)
         return cls(torch.logit(rate))
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"base": "rates", "n_cells": len(self.logits)}
-
     def log_prob(self, x: Tensor) -> Tensor:
         return x @ self.logits - torch.nn.functional.softplus(self.logits).sum()
 
@@ -100,12 +127,19 @@ class RatesBase(nn.Module):
         )
         return (u < torch.sigmoid(self.logits)).to(self.logits.dtype)
 
+    def condition(self, x: Tensor, observed: Tensor) -> Conditional:
+        """Given the observed cells of rows (rows, D)."""
+        each = x * self.logits - torch.nn.functional.softplus(self.logits)
+        log_marginal = torch.where(observed, each, 0.0).sum(-1)
+        return Conditional(log_marginal, lambda n, generator: _clamped(self, n, x, observed, generator))
+
 
 class BoxBase(nn.Module):
     """Uniform on the box low < x < high; log density −∞ outside."""
 
     low: Tensor
     high: Tensor
+    name = "box"
     support = "real"
 
     def __init__(self, low: Tensor, high: Tensor):
@@ -123,10 +157,6 @@ class BoxBase(nn.Module):
         return cls(low - more, high + more)
 
     @property
-    def config(self) -> dict[str, Any]:
-        return {"base": "box", "n_cells": len(self.low)}
-
-    @property
     def scale(self) -> Tensor:
         """Standard deviation of each cell, (D,)."""
         return (self.high - self.low) / math.sqrt(12)
@@ -139,3 +169,24 @@ class BoxBase(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         u = torch.rand(n, len(self.low), generator=generator, dtype=self.low.dtype, device=self.low.device)
         return self.low + (self.high - self.low) * u
+
+    def condition(self, x: Tensor, observed: Tensor) -> Conditional:
+        """Given the observed cells of rows (rows, D)."""
+        inside = ((x > self.low) & (x < self.high) | ~observed).all(-1)
+        log_volume = (observed * (self.high - self.low).log()).sum(-1)
+        log_marginal = torch.where(inside, -log_volume, -torch.inf)
+        return Conditional(log_marginal, lambda n, generator: _clamped(self, n, x, observed, generator))
+
+
+def _clamped(
+    base: RatesBase | BoxBase, n: int, x: Tensor, observed: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draws (n, rows, D) of independent cells, the observed ones put back."""
+    return torch.where(observed, x, base.sample(n * len(x), generator).view(n, *x.shape))
+
+
+BASES: dict[str, type[NormalBase] | type[RatesBase] | type[BoxBase]] = {
+    "normal": NormalBase,
+    "rates": RatesBase,
+    "box": BoxBase,
+}

@@ -21,7 +21,7 @@ from abduce import checkpoint as folders
 from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
 from abduce.estimators import architecture, refit
-from abduce.estimators.generative import GenerativeModel
+from abduce.estimators.latent import LatentModel
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.models.build import build_vae, features_of
 from abduce.models.choice import LIKELIHOODS
@@ -31,7 +31,7 @@ from abduce.objectives.bounds import ELBO, IWAE, Objective, objective_from_json,
 from abduce.train import Settings, train
 
 
-class VAE(GenerativeModel):
+class VAE(LatentModel):
     """Fit one variational auto-encoder to data with holes, then fill, flag, clean, compress, embed, score and generate.
 
         max over θ, φ of  Σ_rows  E_{q_φ(z | x_obs)} [log p_θ(x_obs | z) + log p(z) − log q_φ(z | x_obs)]

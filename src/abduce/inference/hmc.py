@@ -31,7 +31,8 @@ class Info(NamedTuple):
     acceptance: Tensor
 
 
-def _value_and_gradient(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(z) and its gradient, both detached."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = log_density(z)
@@ -41,7 +42,7 @@ def _value_and_gradient(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Ten
 
 def init(z: Tensor, log_density: LogDensity) -> State:
     """Start the chains at z."""
-    return State(z, *_value_and_gradient(log_density, z))
+    return State(z, *value_and_gradient(log_density, z))
 
 
 def step(
@@ -67,7 +68,7 @@ def step(
     for _ in range(leapfrogs):
         momentum = momentum + 0.5 * step_size * gradient
         z = z + step_size * momentum
-        value, gradient = _value_and_gradient(log_density, z)
+        value, gradient = value_and_gradient(log_density, z)
         momentum = momentum + 0.5 * step_size * gradient
     energy = -value + 0.5 * momentum.square().sum(-1)
     acceptance = torch.exp((start - energy).nan_to_num(nan=-torch.inf).clamp_max(0.0))

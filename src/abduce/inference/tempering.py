@@ -34,7 +34,7 @@ TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves fart
 class Path(Protocol):
     """Densities f_t over rows of cells; x is ``(particles, populations, dim)``, t ``(populations,)``."""
 
-    def draw(self, particles: int, populations: int, generator: torch.Generator) -> Tensor:
+    def draw(self, particles: int, populations: int, generator: torch.Generator, /) -> Tensor:
         """Draw from f_0."""
         ...
 
@@ -47,7 +47,10 @@ class Path(Protocol):
         ...
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Move once, f_t invariant; ``size`` (populations,) is a step size.  New x and acceptance ``(particles, populations)``."""
+        """Move once, f_t invariant; ``size`` (populations,) is a step size.
+
+        Returns the new x, and the acceptance ``(particles, populations)``.
+        """
         ...
 
 

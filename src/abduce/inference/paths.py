@@ -1,0 +1,143 @@
+"""Which path leads to a density: what inference works on, and the kernel that fits its support.
+
+A :class:`Density` is exp(−β E(x)) b(x) with a *start*, a normalised density near the data that annealing begins from.
+
+    real cells                  geometric path, Hamiltonian Monte Carlo
+    a restricted machine        β grows on all weights, block Gibbs (Salakhutdinov & Murray 2008)
+    other binary energies       geometric path, Gibbs with gradients
+
+For the posterior over a row's blanks, or over the clean row behind what was seen, the same path leads from the start given
+the observed cells to the density with those cells clamped, times the likelihood of what was seen.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abduce.distributions.bases import NormalBase, RatesBase
+from abduce.inference.gibbs import BinaryPath, BlockGibbsPath
+from abduce.inference.tempering import GeometricPath, Path
+from abduce.models.boltzmann import RBM
+from abduce.models.energy import Base, Energy
+
+Likelihood = Callable[[Tensor], Tensor]  # x (..., rows, D) -> log p(seen | x) (..., rows)
+
+
+@dataclass(frozen=True)
+class Density:
+    """exp(−β E(x)) b(x), up to its constant, and where to start from."""
+
+    model: Energy
+    start: Any  # a base with condition(): NormalBase, RatesBase or BoxBase, fitted to the data
+    beta: float = 1.0
+    base: Base | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """−β E(x) + log b(x), nats."""
+        value = -self.beta * self.model.energy(x)
+        return value if self.base is None else value + self.base.log_prob(x)
+
+    def float(self) -> Density:
+        """The same in single precision, a copy."""
+        model, start, base = (
+            None if part is None else copy.deepcopy(part).float()  # pyright: ignore[reportAttributeAccessIssue]
+            for part in (self.model, self.start, self.base)
+        )
+        return Density(model, start, self.beta, base)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the integral is."""
+        return self.model.support == "binary" or self.model.proper or self.base is not None
+
+    def at(self, beta: float) -> Density:
+        """The same at another temperature."""
+        return replace(self, beta=beta)
+
+    def widened(self) -> Density:
+        """The same from a start half as wide again: rates half as far from ½."""
+        if isinstance(self.start, NormalBase):
+            return replace(self, start=NormalBase(self.start.mean, 2.25 * self.start.covariance))
+        if isinstance(self.start, RatesBase):
+            return replace(self, start=RatesBase(0.5 * self.start.logits))
+        return self
+
+
+def path_to(density: Density, leapfrogs: int = 5) -> Path:
+    """Lay a path from the density's start to itself."""
+    model, start = density.model, density.start
+    if model.support == "real":
+
+        def draw(particles: int, populations: int, generator: torch.Generator) -> Tensor:
+            return start.sample(particles * populations, generator).view(particles, populations, -1)
+
+        return GeometricPath(start.log_prob, density, start.scale.unsqueeze(0), draw, leapfrogs)
+    if isinstance(model, RBM) and density.beta == 1:
+        return BlockGibbsPath(model, start)
+    return BinaryPath(model, start, density.beta)
+
+
+def path_given(
+    density: Density,
+    x: Tensor,
+    observed: Tensor,
+    likelihood: Likelihood | None = None,
+    field: Tensor | None = None,
+    leapfrogs: int = 5,
+    shared: bool = True,
+) -> Path:
+    """Lay a path for each row of x: from the start given its observed cells to the density with these clamped.
+
+    The target may be multiplied by a ``likelihood`` of what was seen, or, on binary cells, by exp(fieldᵀx), ``field`` (rows,
+    D).  Its integral over the blank cells is the marginal exp(−F(x_obs)) of the observed ones.  With ``shared`` all rows use
+    the same random numbers, so that a row's answer does not depend on which rows come with it.
+    """
+    model, start = density.model, density.start
+    if model.support == "real":
+        given = start.condition(x, observed)
+        scale = torch.where(observed, 0.0, start.scale)
+
+        def base(z: Tensor) -> Tensor:
+            return start.log_prob(z) - given.log_marginal
+
+        def target(z: Tensor) -> Tensor:
+            return density(z) if likelihood is None else density(z) + likelihood(z)
+
+        def draw(particles: int, _: int, generator: torch.Generator) -> Tensor:
+            return given.draw(particles, generator)
+
+        return GeometricPath(base, target, scale, draw, leapfrogs, shared)
+    if isinstance(model, RBM) and density.beta == 1 and likelihood is None:
+        return BlockGibbsPath(model, start, x, observed, field, shared)
+    energy = model if likelihood is None else _Seen(density, likelihood)
+    beta = density.beta if likelihood is None else 1.0
+    return BinaryPath(energy, start, beta, x, observed, field, shared)
+
+
+class _Seen(Energy):
+    """−(log density + log likelihood) as an energy of its own."""
+
+    support = "binary"
+
+    def __init__(self, density: Density, likelihood: Likelihood):
+        super().__init__()
+        self.density, self.likelihood = density, likelihood
+        self.n_cells = density.model.n_cells
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return -(self.density(x) + self.likelihood(x))
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+    def represent(self, x: Tensor) -> Tensor:
+        return x
