@@ -72,13 +72,13 @@ def test_linear_observation_against_dense_conditioning(rank, shape, factor, nois
 def test_pooling_and_spreading_are_transposes():
     observation = Linear(0.1, 2, (4, 6, 3))
     x, y = normal(5, 72), normal(5, 18, seed=1)
-    a = (observation._pool(x) * y).sum(-1)
+    a = (observation.apply(x) * y).sum(-1)
     b = (x * observation._spread(y)).sum(-1) / 4
     torch.testing.assert_close(a, b)
-    torch.testing.assert_close(observation._pool(observation._spread(y)), y)
+    torch.testing.assert_close(observation.apply(observation._spread(y)), y)
     guess, observed = observation.guess(y, y > 0)
     assert guess.shape == observed.shape == (5, 72)
-    assert torch.equal(observation._pool(observed.double()) == 1, y > 0)
+    assert torch.equal(observation.apply(observed.double()) == 1, y > 0)
 
 
 def test_a_clean_look_is_believed_and_a_noisy_one_is_not():

@@ -7,36 +7,105 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abduce.estimators.adapters import Imputer, OutlierDetector
+    from abduce.estimators.autoencoders import (
+        Autoencoder,
+        ContractiveAutoencoder,
+        DenoisingAutoencoder,
+        SaturatingAutoencoder,
+        SparseAutoencoder,
+    )
+    from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans
     from abduce.estimators.compare import compare
+    from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.folder import load
+    from abduce.estimators.sparse import PSD, SparseCoding
     from abduce.estimators.vae import VAE
+    from abduce.models.energy import Diverged, LogZ, NotNormalized
     from abduce.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+    from abduce.objectives.contrastive import (
+        NCE,
+        ContrastiveDivergence,
+        MinimumProbabilityFlow,
+        PseudoLikelihood,
+        RatioMatching,
+    )
+    from abduce.objectives.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+    from abduce.objectives.maximum_likelihood import MaximumLikelihood
+    from abduce.objectives.reconstruction import MeanEnergy
 
 __version__ = "0.1.0"
 __all__ = [
     "CIWAE",
     "ELBO",
+    "ICA",
     "IWAE",
     "MIWAE",
+    "NCE",
+    "PCA",
     "PIWAE",
+    "PSD",
+    "RBM",
     "VAE",
+    "Autoencoder",
+    "ContractiveAutoencoder",
+    "ContrastiveDivergence",
+    "DenoisingAutoencoder",
+    "DenoisingScoreMatching",
+    "Diverged",
+    "EnergyNetwork",
+    "GaussianMixture",
     "Imputer",
+    "Ising",
+    "KMeans",
+    "LogZ",
+    "MaximumLikelihood",
+    "MeanEnergy",
+    "MinimumProbabilityFlow",
+    "NotNormalized",
     "OutlierDetector",
+    "PseudoLikelihood",
+    "RatioMatching",
     "Renyi",
+    "SaturatingAutoencoder",
+    "ScoreMatching",
+    "SlicedScoreMatching",
+    "SparseAutoencoder",
+    "SparseCoding",
     "compare",
     "load",
 ]
 
 # torch and scikit-learn take seconds to import: a name is fetched when it is first asked for, so that `abduce --help`
 # and the reading of files do without them
-_HOME = {
-    "VAE": "abduce.estimators.vae",
-    "Imputer": "abduce.estimators.adapters",
-    "OutlierDetector": "abduce.estimators.adapters",
-    "compare": "abduce.estimators.compare",
-    "load": "abduce.estimators.folder",
-    **dict.fromkeys(("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"), "abduce.objectives.bounds"),
+_NAMES = {
+    "estimators.vae": ("VAE",),
+    "estimators.adapters": ("Imputer", "OutlierDetector"),
+    "estimators.compare": ("compare",),
+    "estimators.folder": ("load",),
+    "estimators.classical": ("PCA", "ICA", "KMeans", "GaussianMixture"),
+    "estimators.contrastive": ("RBM", "Ising", "EnergyNetwork"),
+    "estimators.autoencoders": (
+        "Autoencoder",
+        "DenoisingAutoencoder",
+        "SparseAutoencoder",
+        "ContractiveAutoencoder",
+        "SaturatingAutoencoder",
+    ),
+    "estimators.sparse": ("SparseCoding", "PSD"),
+    "models.energy": ("Diverged", "LogZ", "NotNormalized"),
+    "objectives.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),
+    "objectives.contrastive": (
+        "NCE",
+        "ContrastiveDivergence",
+        "MinimumProbabilityFlow",
+        "PseudoLikelihood",
+        "RatioMatching",
+    ),
+    "objectives.matching": ("DenoisingScoreMatching", "ScoreMatching", "SlicedScoreMatching"),
+    "objectives.maximum_likelihood": ("MaximumLikelihood",),
+    "objectives.reconstruction": ("MeanEnergy",),
 }
+_HOME = {name: f"abduce.{module}" for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -89,11 +89,13 @@ def cast(schema: Schema, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return data.astype(dtype, copy=False)
 
 
-def log_jacobian(schema: Schema, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+def log_jacobian(
+    schema: Schema, values: np.ndarray, observed: np.ndarray, pixels: bool = False
+) -> np.ndarray:
     """Sum log |d model value / d data value| over observed cells, (n,); see `Schema.log_jacobian`."""
     out = np.zeros(len(values))
     for group, cells, loc, scale in schema._blocks:
-        if group.kind == "real":
+        if group.kind == "real" or (pixels and group.kind == "pixel"):
             out -= observed[:, cells] @ np.broadcast_to(np.log(scale), (len(group.cells),))
         elif group.kind == "positive":
             slope = np.log(scale) + values[:, cells].astype(np.float64) * scale + loc

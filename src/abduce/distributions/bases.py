@@ -185,8 +185,8 @@ def _clamped(
     return torch.where(observed, x, base.sample(n * len(x), generator).view(n, *x.shape))
 
 
-BASES: dict[str, type[NormalBase] | type[RatesBase] | type[BoxBase]] = {
-    "normal": NormalBase,
-    "rates": RatesBase,
-    "box": BoxBase,
-}
+def restore(name: str, tensors: dict[str, Tensor]) -> NormalBase | RatesBase | BoxBase:
+    """Build a base again from its ``name`` and its ``state_dict``; KeyError for one that there is not."""
+    if name == "normal":
+        return NormalBase(tensors["mean"], tensors["root"] @ tensors["root"].mT)
+    return {"rates": RatesBase, "box": BoxBase}[name](**tensors)

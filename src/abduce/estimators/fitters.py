@@ -164,6 +164,31 @@ def k_means(x: Tensor, components: int, seed: int = 0) -> KMeans:
     return KMeans.of(_tensor(found.cluster_centers_))
 
 
+def enough_components(x: Tensor, share: float = 0.95) -> int:
+    """How many principal components hold ``share`` of the variance of rows (n, D), leaving at least one of D out."""
+    _check(x, None)
+    variances = torch.linalg.svdvals(x - x.mean(0)).square()
+    total = variances.cumsum(0) / variances.sum()
+    return int(min(int((total < share).sum()) + 1, max(1, x.shape[1] - 1), max(1, len(x) - 1)))
+
+
+def dictionary(x: Tensor, code: int, sparsity: float, seed: int = 0) -> Tensor:
+    """Learn a dictionary of unit columns (D, code) for min_z ‖y − Wz‖² + ``sparsity`` ‖z‖₁, online."""
+    _check(x, None, code)
+    found = decomposition.MiniBatchDictionaryLearning(
+        code,
+        alpha=sparsity / 2,  # scikit-learn halves the square  # pyright: ignore[reportArgumentType]
+        max_iter=50,
+        batch_size=min(256, len(x)),
+        fit_algorithm="cd",
+        random_state=seed % 2**32,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        columns = _tensor(found.fit(x.numpy()).components_).mT
+    return columns / columns.norm(dim=0).clamp_min(1e-12)
+
+
 def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     """Complete each row by one draw from a Gaussian fitted by EM to the observed cells; observed cells stay as they are.
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from abduce import checkpoint
-from abduce.estimators.vae import VAE
-
-ESTIMATORS = {"VAE": VAE}
+from abduce.estimators.methods import METHODS
 
 
 def load(folder: str | Path):
@@ -17,10 +15,10 @@ def load(folder: str | Path):
     is of another format version.
     """
     body, tensors = checkpoint.load(folder)
-    estimator = ESTIMATORS.get(body.get("estimator", ""))
+    estimator = METHODS.get(body.get("estimator", ""))
     if estimator is None:
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
-            f" {sorted(ESTIMATORS)}"
+            f" {sorted(METHODS)}"
         )
     return estimator._from_folder(body, tensors)

@@ -2,8 +2,8 @@
 
     closed form     the family knows its integral
     enumeration     binary cells, at most 20, or a Boltzmann machine with a side that small: all states summed
-    quadrature      up to three real cells: a grid; the error is what changes on a finer and wider one
     importance      bounded weights from a law that can be drawn from (k-means under its soft mixture)
+    quadrature      up to three real cells: a grid; the error is what changes on a finer and wider one
     smc             everything else: tempered sequential Monte Carlo from a base fitted to the data
 
 Estimates come from several populations that never meet.  A pilot population finds temperatures and step sizes; those that
@@ -63,13 +63,9 @@ def log_z(
         raise ValueError(
             f"populations must be an int >= 2, for their spread is the error, got {populations!r}"
         )
-    if not density.finite:
-        raise ValueError(
-            f"the partition function of {type(density.model).__name__} is infinite: its energy stays low along some "
-            "direction for ever; give a base measure, base='normal' or 'box'"
-        )
+    check_finite(density)
     rungs = (
-        ["closed form", "enumeration", "quadrature", "importance", "smc"] if method == "auto" else [method]
+        ["closed form", "enumeration", "importance", "quadrature", "smc"] if method == "auto" else [method]
     )
     for rung in rungs:
         found = _climb(density, rung, particles, populations, share, moves, seed, show)
@@ -82,6 +78,15 @@ def log_z(
         "importance": "it has no law that can be drawn from",
     }[method]
     raise ValueError(f"method={method!r} does not fit {type(density.model).__name__} here: {why}")
+
+
+def check_finite(density: Density) -> None:
+    """Refuse an energy that stays low for ever."""
+    if not density.finite:
+        raise ValueError(
+            f"the partition function of {type(density.model).__name__} is infinite: its energy stays low along some "
+            "direction for ever; give a base measure, base='normal' or 'box'"
+        )
 
 
 def _climb(

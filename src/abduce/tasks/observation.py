@@ -61,8 +61,12 @@ class Linear:
     def __init__(self, noise: Tensor | float, factor: int = 1, shape: tuple[int, ...] = ()):
         self.noise, self.factor, self.shape = noise, factor, shape
 
-    def _pool(self, x: Tensor) -> Tensor:
-        """Mean over blocks, (..., D) -> (..., D / factor²)."""
+    def spread(self, y: Tensor) -> Tensor:
+        """Standard deviation of each cell of y, at least a thousandth."""
+        return torch.as_tensor(self.noise, dtype=y.dtype).expand(y.shape[-1]).clamp_min(1e-3)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A x: the mean over blocks, (..., D) -> (..., D / factor²)."""
         if self.factor == 1:
             return x
         h, w, c = (*self.shape, 1)[:3]
@@ -84,15 +88,15 @@ class Linear:
     def through(self, path: LinearPath) -> LinearPath:
         """The linear path of what is seen: y = A (W z + b + noise) + σ · noise is linear-Gaussian too."""
         noise = (
-            self._pool(path.noise) / self.factor**2
+            self.apply(path.noise) / self.factor**2
             + torch.as_tensor(self.noise, dtype=path.noise.dtype).square()
         )
-        return replace(path, W=self._pool(path.W.mT).mT, b=self._pool(path.b), noise=noise)
+        return replace(path, W=self.apply(path.W.mT).mT, b=self.apply(path.b), noise=noise)
 
     def _seen_law(self, g: Gaussian) -> Gaussian:
-        variance = self._pool(g.scale.square()) / self.factor**2 + torch.as_tensor(self.noise).square()
-        factor = None if g.factor is None else self._pool(g.factor.mT).mT
-        return Gaussian(self._pool(g.mean), variance.clamp_min(1e-8).sqrt(), factor)
+        variance = self.apply(g.scale.square()) / self.factor**2 + torch.as_tensor(self.noise).square()
+        factor = None if g.factor is None else self.apply(g.factor.mT).mT
+        return Gaussian(self.apply(g.mean), variance.clamp_min(1e-8).sqrt(), factor)
 
     def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
         return self._seen_law(likelihood.gaussian()).log_prob(y, seen)
@@ -106,10 +110,10 @@ class Linear:
             mean = mean + (factor @ u.unsqueeze(-1)).squeeze(-1)
             factor = factor @ root
         gain = g.scale.square() / (self.factor**2 * self._spread(law.scale.square())) * self._spread(seen)
-        shift = self._spread(y - self._pool(mean))
+        shift = self._spread(y - self.apply(mean))
         scale = g.scale * (1 - gain / self.factor**2).clamp_min(1e-12).sqrt()
         if factor is not None:
-            factor = factor - gain.unsqueeze(-1) * self._spread(self._pool(factor.mT)).mT
+            factor = factor - gain.unsqueeze(-1) * self._spread(self.apply(factor.mT)).mT
         return Product([(slice(None), Gaussian(mean + gain * shift, scale, factor))], mean.shape[-1])
 
 
@@ -118,6 +122,11 @@ class Flips:
 
     def __init__(self, rate: float):
         self.rate = rate
+
+    def field(self, y: Tensor, seen: Tensor) -> Tensor:
+        """log p(y | x = 1) − log p(y | x = 0) of each cell: what an energy's field of the clean row is."""
+        odds = float(torch.logit(torch.tensor(1 - self.rate, dtype=torch.float64)))
+        return torch.where(seen, odds * (2 * y - 1), 0.0)
 
     def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         return y, seen
@@ -133,12 +142,11 @@ class Flips:
         return Product(parts, likelihood.n_cells).log_prob(y, seen)
 
     def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Product:
-        evidence = float(torch.logit(torch.tensor(1 - self.rate, dtype=torch.float64)))
+        field = self.field(y, seen)
         parts: list[tuple[Tensor | slice, Distribution]] = []
         for cells, part in likelihood.parts:
             if isinstance(part, Bernoulli):
-                shift = torch.where(seen[..., cells], evidence * (2 * y[..., cells] - 1), 0.0)
-                parts.append((cells, Bernoulli(part.logits + shift)))
+                parts.append((cells, Bernoulli(part.logits + field[..., cells])))
             else:
                 parts.append((cells, part.condition(y[..., cells], seen[..., cells])))
         return Product(parts, likelihood.n_cells)

@@ -1,0 +1,50 @@
+"""Every method by name: what ``abduce fit --model`` and a saved folder mean."""
+
+from __future__ import annotations
+
+from abduce.estimators.autoencoders import (
+    Autoencoder,
+    ContractiveAutoencoder,
+    DenoisingAutoencoder,
+    SaturatingAutoencoder,
+    SparseAutoencoder,
+)
+from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans
+from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
+from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.sparse import PSD, SparseCoding
+from abduce.estimators.vae import VAE
+
+ENERGIES: dict[str, type[EnergyModel]] = {
+    method.__name__: method
+    for method in (
+        PCA,
+        ICA,
+        KMeans,
+        GaussianMixture,
+        RBM,
+        Ising,
+        EnergyNetwork,
+        Autoencoder,
+        DenoisingAutoencoder,
+        SparseCoding,
+        SparseAutoencoder,
+        PSD,
+        ContractiveAutoencoder,
+        SaturatingAutoencoder,
+    )
+}
+METHODS: dict[str, type] = {"VAE": VAE, **ENERGIES}
+
+
+def find(name: str) -> type:
+    """The method of a name, however it is written; ValueError naming all for one that there is not.
+
+    >>> find("gaussian-mixture").__name__
+    'GaussianMixture'
+    """
+    plain = {key.lower(): method for key, method in METHODS.items()}
+    wanted = name.replace("-", "").replace("_", "").lower()
+    if wanted not in plain:
+        raise ValueError(f"model must be one of {', '.join(METHODS)}, got {name!r}")
+    return plain[wanted]

@@ -1,0 +1,84 @@
+"""Strategy 6, limit the volume of low energy by a sparse code: sparse coding and predictive sparse decomposition."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from abduce.estimators import fitters
+from abduce.estimators.arguments import Arguments, TrainingArguments, check_components, preset
+from abduce.estimators.autoencoders import _ByReconstruction
+from abduce.estimators.energy_based import EnergyModel
+from abduce.models.energy import Energy
+from abduce.models.sparse_coding import PSD as PredictiveEnergy
+from abduce.models.sparse_coding import SparseCoding as SparseEnergy
+
+
+@preset
+class SparseCoding(Arguments, EnergyModel):
+    """Sparse coding: E(y) = min_z ‖y − Wz‖² + λ‖z‖₁, a dictionary of unit columns; convex and even in y.
+
+    scikit-learn learns the dictionary; the code is found by FISTA.
+
+    Parameters
+    ----------
+    code : int
+        Columns of the dictionary.
+    sparsity : float
+        λ, in standard deviations of the data.
+    iterations : int
+        Of FISTA.
+    Others as in :class:`~abduce.estimators.arguments.Arguments`.
+
+    Source: Olshausen & Field 1996; Beck & Teboulle 2009; Mairal et al. 2009 (online dictionary learning).
+
+    >>> import numpy as np
+    >>> from abduce import SparseCoding
+    >>> X = np.random.default_rng(0).laplace(size=(100, 3))
+    >>> SparseCoding(code=4, random_state=0).fit(X).transform(X).shape
+    (100, 4)
+    """
+
+    code: int = 20
+    sparsity: float = 0.5
+    iterations: int = 100
+
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+        check_components("code", self.code, len(rows))
+        dictionary = fitters.dictionary(x[rows], self.code, self.sparsity, seed)
+        return SparseEnergy.from_dictionary(dictionary, self.sparsity, self.iterations)
+
+
+@preset
+class PSD(TrainingArguments, _ByReconstruction):
+    """Predictive sparse decomposition: E(y) = min_z ½‖y − Dz‖² + λ‖z‖₁ + α‖z − f(y)‖², f an encoder that learns to guess z.
+
+    Parameters
+    ----------
+    code : int
+        Columns of D.
+    sparsity, prediction : float
+        λ and α.
+    form : "optimal" or "predicted"
+        The energy at the best code, or at f(y), which is quicker and bends with f.
+    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
+    Source: Kavukcuoglu, Ranzato & LeCun 2008 (arXiv:1010.3467).
+
+    >>> import numpy as np
+    >>> from abduce import PSD
+    >>> X = np.random.default_rng(0).laplace(size=(100, 3))
+    >>> PSD(code=4, max_epochs=2, random_state=0).fit(X).transform(X).shape
+    (100, 4)
+    """
+
+    code: int = 20
+    sparsity: float = 0.02
+    prediction: float = 1.0
+    form: str = "predicted"
+    learning_rate: float = 1e-2
+    training: ClassVar[dict[str, Any]] = {"steps": 2000, "weight_decay": 0.0}
+
+    def _make(self, x: Tensor, seed: int) -> Energy:
+        return PredictiveEnergy(x.shape[1], self.code, self.sparsity, self.prediction, self.form)

@@ -1,0 +1,28 @@
+"""The families of energies by name: what a saved model is built from again."""
+
+from __future__ import annotations
+
+from abduce.models.autoencoder import Autoencoder
+from abduce.models.boltzmann import RBM, GaussianRBM, Ising
+from abduce.models.energy import Energy
+from abduce.models.gaussian import IndependentComponents, PrincipalComponents
+from abduce.models.mixture import GaussianMixture, KMeans
+from abduce.models.network import EnergyNetwork
+from abduce.models.sparse_coding import PSD, SparseCoding
+
+FAMILIES: dict[str, type[Energy]] = {
+    family.__name__: family
+    for family in (
+        Autoencoder,
+        EnergyNetwork,
+        GaussianMixture,
+        GaussianRBM,
+        IndependentComponents,
+        Ising,
+        KMeans,
+        PSD,
+        PrincipalComponents,
+        RBM,
+        SparseCoding,
+    )
+}

@@ -1,0 +1,147 @@
+"""Blanks, noise and coarse pixels under any energy: the posterior over whole rows given what was seen of them.
+
+Where the family has an exact law, conditionals are exact.  Elsewhere particles of each row are annealed from the data's base
+given its observed cells to the energy with these clamped, as for a partition function; the weights' mean is the marginal
+exp(−F(x_obs)), so the same run scores a row with blanks, F = −log ∫ exp(−β E) b over the blank cells.
+
+    Blanks        cells clamped
+    Linear        y = A x + σ · noise: start and target are both multiplied by N(y; A x, σ²)
+    Flips         binary cells: a field of ± log((1 − ε)/ε) on each
+
+Rows run in padded chunks of one shape with shared random numbers: a row's answer does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from abduce.distributions.gaussian_law import GaussianMixtureLaw
+from abduce.inference.importance import chunks
+from abduce.inference.paths import Density, path_given
+from abduce.inference.tempering import GeometricPath, Particles, Path, temper
+from abduce.models.energy import Law
+from abduce.tasks.observation import Blanks, Flips, Linear, Observation
+from abduce.weights import effective_sample_size
+
+PARTICLES = 64
+SHARE = 0.8  # conditional effective sample size of a step: fills need less than a partition function
+
+
+class Answer(NamedTuple):
+    """Rows of one chunk given what was seen: their mean, how to draw them, and how far to trust it."""
+
+    mean: Tensor  # (rows, D)
+    draw: Callable[[int, torch.Generator], Tensor]  # -> (n, rows, D)
+    ess: Tensor  # effective sample size of the particles; infinite where exact; (rows,)
+
+
+def answers(
+    density: Density,
+    y: Tensor,
+    seen: Tensor,
+    observation: Observation | None = None,
+    particles: int = PARTICLES,
+    seed: int = 0,
+) -> Iterator[tuple[slice, Answer]]:
+    """Answer all rows, a chunk at a time; the slice says which rows the chunk's first ones are."""
+    observation = observation or Blanks()
+    law = density.model.law(density.beta, density.base)
+    for part, ys, ss in chunks(y, seen):
+        yield (
+            part,
+            _exact(law, observation, ys, ss)
+            if law
+            else _annealed(density, observation, ys, ss, particles, seed),
+        )
+
+
+@torch.no_grad()
+def free_energy(
+    density: Density, x: Tensor, observed: Tensor, particles: int = PARTICLES, seed: int = 0
+) -> Tensor:
+    """F = −log ∫ exp(−β E) b over the blank cells of each row, nats ``(n,)``; where nothing is blank, the energy itself."""
+    out = torch.empty(len(x), dtype=torch.float64)
+    law = density.model.law(density.beta, density.base)
+    if law is not None:
+        parts = [law.log_prob(xs, os)[: part.stop - part.start] for part, xs, os in chunks(x, observed)]
+        return -torch.cat(parts).double() if parts else out
+    whole = observed.all(1)
+    for which, value in (
+        (whole, lambda xs, os: -density(xs)),
+        (~whole, lambda xs, os: -_run(path_given(density, xs, os), len(xs), particles, seed).log_z),
+    ):
+        index = which.nonzero().squeeze(1)
+        for part, xs, os in chunks(x[index], observed[index]):
+            out[index[part]] = value(xs, os)[: part.stop - part.start].double()
+    return out
+
+
+def _run(path: Path, rows: int, particles: int, seed: int) -> Particles:
+    return temper(path, particles, rows, seed, SHARE, shared=True)
+
+
+def _exact(law: Law, observation: Observation, y: Tensor, seen: Tensor) -> Answer:
+    sure = torch.full((len(y),), math.inf, dtype=torch.float64)
+    if isinstance(observation, Linear):
+        noise = observation.spread(y)
+        through = getattr(law, "complete_through", None)
+
+        def draw(n: int, generator: torch.Generator) -> Tensor:
+            if through is None:
+                raise ValueError(f"{type(law).__name__} gives no draws under noise, only means")
+            return through(observation.apply, noise, y, seen, n, generator)
+
+        return Answer(law.through(observation.apply, noise, y, seen), draw, sure)
+    return Answer(law.mean(y, seen), lambda n, generator: law.complete(y, seen, n, generator), sure)
+
+
+@torch.no_grad()
+def _annealed(
+    density: Density, observation: Observation, y: Tensor, seen: Tensor, particles: int, seed: int
+) -> Answer:
+    done = _run(_path(density, observation, y, seen), len(y), particles, seed)
+    mean = torch.einsum("pr,prd->rd", done.log_w.exp().to(done.x), done.x)
+    if isinstance(observation, Blanks):
+        mean = torch.where(seen, y, mean)  # weights add up to one but for rounding
+    return Answer(mean, done.draws, effective_sample_size(done.log_w))
+
+
+def _path(density: Density, observation: Observation, y: Tensor, seen: Tensor) -> Path:
+    if isinstance(observation, Blanks):
+        return path_given(density, y, seen)
+    width = density.model.n_cells
+    nothing = torch.zeros(len(y), width, dtype=torch.bool)
+    blank = torch.zeros(len(y), width, dtype=y.dtype)
+    if isinstance(observation, Flips):
+        return path_given(density, blank, nothing, field=observation.field(y, seen))
+    assert isinstance(observation, Linear)
+    noise = observation.spread(y)
+
+    def likelihood(x: Tensor) -> Tensor:
+        off = (y - observation.apply(x)) / noise
+        return -0.5 * (off.square() * seen).sum(-1)
+
+    if density.model.support == "binary":
+        return path_given(density, blank, nothing, likelihood)
+    # from the base's own posterior given y, which is exact: only the energy is left to anneal
+    start = density.start
+    if not hasattr(start, "covariance"):
+        return path_given(density, blank, nothing, likelihood)
+    base = GaussianMixtureLaw.gaussian(start.mean, start.covariance)
+
+    def draw(n: int, _: int, generator: torch.Generator) -> Tensor:
+        return base.complete_through(observation.apply, noise, y, seen, n, generator, shared=True)
+
+    scale = draw(256, len(y), torch.Generator().manual_seed(0)).std(0)
+    return GeometricPath(
+        lambda x: start.log_prob(x) + likelihood(x),
+        lambda x: density(x) + likelihood(x),
+        scale,
+        draw,
+        shared=True,
+    )
