@@ -298,7 +298,8 @@ class Schema:
     def log_jacobian(self, values: np.ndarray, observed: np.ndarray, pixels: bool = False) -> np.ndarray:
         """Sum log |d model value / d data value| over observed real and positive cells, shape (n,), nats.
 
-        With ``pixels`` over pixels too, where a model gives them a density rather than probabilities of levels.  Added to a log density in model space it gives the log density in data units (dates: per day).
+        With ``pixels`` over pixels too, where a model gives them a density rather than probabilities of levels.
+        Added to a log density in model space it gives the log density in data units (dates: per day).
         """
         return scaling.log_jacobian(self, self._matrix(values), self._matrix(observed), pixels)
 

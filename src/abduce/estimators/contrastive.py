@@ -19,7 +19,7 @@ from abduce.models.boltzmann import Ising as IsingEnergy
 from abduce.models.energy import Energy
 from abduce.models.network import EnergyNetwork as Network
 from abduce.objectives.contrastive import ContrastiveDivergence, PseudoLikelihood
-from abduce.objectives.loss import EnergyObjective, Kernel
+from abduce.objectives.loss import EnergyObjective
 from abduce.objectives.matching import DenoisingScoreMatching
 
 PERSISTENT = ContrastiveDivergence(k=1, persistent=True)
@@ -61,8 +61,8 @@ class RBM(TrainingArguments, EnergyModel):
     def _objective(self, model: Energy) -> Any:
         return PERSISTENT if self.objective == "auto" else self.objective
 
-    def _kernel(self, model: Energy) -> Kernel:
-        return BlockGibbs(model)  # pyright: ignore[reportArgumentType, reportReturnType]
+    def _kernel(self, model: Any) -> Any:
+        return BlockGibbs(model)
 
     training: ClassVar[dict[str, Any]] = {
         "optimizer": "sgd",
@@ -103,7 +103,7 @@ class Ising(TrainingArguments, EnergyModel):
     def _objective(self, model: Energy) -> Any:
         return PseudoLikelihood() if self.objective == "auto" else self.objective
 
-    def _kernel(self, model: Energy) -> Kernel:
+    def _kernel(self, model: Energy) -> Any:
         return Gibbs(model)
 
     training: ClassVar[dict[str, Any]] = {"steps": 3000}
@@ -164,11 +164,9 @@ class EnergyNetwork(TrainingArguments, EnergyModel):
             return self.objective
         return DenoisingScoreMatching(0.1) if model.support == "real" else PERSISTENT
 
-    def _kernel(self, model: Energy) -> Kernel:
-        return (
-            GibbsWithGradients(model, flips=4)
-            if model.support == "binary"
-            else Langevin(model, self.step_size)
-        )
+    def _kernel(self, model: Energy) -> Any:
+        if model.support == "real":
+            return Langevin(model, self.step_size)
+        return GibbsWithGradients(model, flips=4)
 
     training: ClassVar[dict[str, Any]] = {"steps": 5000}

@@ -55,10 +55,23 @@ class Path(Protocol):
 
 
 class Plan(NamedTuple):
-    """A schedule that was found useful: t ``(T + 1,)`` and the step sizes at each, ``(T + 1,)``."""
+    """A schedule that was found useful: t ``(T + 1,)`` and the step sizes at each, ``(T + 1,)``; None: they adapt."""
 
     t: Tensor
-    sizes: Tensor
+    sizes: Tensor | None
+
+    @classmethod
+    def even(cls, steps: int) -> Plan:
+        """Equal steps of t; step sizes adapt."""
+        return cls(torch.linspace(0, 1, steps + 1, dtype=torch.float64), None)
+
+    def finer(self, parts: int) -> Plan:
+        """Each step cut into equal parts."""
+        n = len(self.t) - 1
+        place = torch.linspace(0, n, n * parts + 1, dtype=torch.float64)
+        before = place.floor().long().clamp_max(n - 1)
+        t = torch.lerp(self.t[before], self.t[before + 1], place - before)
+        return Plan(t, None if self.sizes is None else self.sizes[before + 1])
 
 
 class Particles(NamedTuple):
@@ -120,6 +133,7 @@ def temper(
     statistic = path.statistic(x)
     trace, sizes, steps = [t[0].clone()], [log_size[0].clone()], 0
     last = most if plan is None else len(plan.t) - 1
+    fixed = None if plan is None else plan.sizes
     for i in range(last):
         going = t < 1
         if not bool(going.any()):
@@ -148,7 +162,7 @@ def temper(
             ancestor = torch.where(poor, ancestor.gather(0, index), ancestor)
             log_w = torch.where(poor, -math.log(particles), log_w)
         for _ in range(moves):
-            size = log_size.exp() if plan is None else plan.sizes[i + 1].expand(batch).to(x)
+            size = log_size.exp() if fixed is None else fixed[i + 1].expand(batch).to(x)
             x, accepted = path.move(x, t.to(x), size, generator)
             rate = accepted.mean(0)
             log_size = log_size + 0.3 * (rate - TARGET)
@@ -196,7 +210,7 @@ def _next(path: Path, statistic: Tensor, log_w: Tensor, t: Tensor, share: float)
         return size.exp() >= share
 
     whole = enough(high)
-    for _ in range(40):
+    for _ in range(20):  # a millionth of the way is fine enough
         middle = 0.5 * (low + high)
         fits = enough(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)

@@ -87,8 +87,11 @@ class Law(Protocol):
         ...
 
     def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """E[x | y] for y = A x + noise · N(0, I): (batch, d) -> (batch, D); ``seen`` applies A to the last axis, ``noise`` (d,) is
-        its standard deviation, ``known`` (batch, d) marks the cells of y that count."""
+        """E[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D).
+
+        ``seen`` applies A to the last axis, ``noise`` (d,) is a standard deviation, ``known`` (batch, d) marks the cells of y
+        that count.
+        """
         ...
 
 

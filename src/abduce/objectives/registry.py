@@ -65,3 +65,16 @@ def is_objective(value: Any) -> bool:
     (True, False)
     """
     return ENERGY_OBJECTIVES.get(type(value).__name__) is type(value)
+
+
+def named(name: str) -> EnergyObjective:
+    """An objective with its own defaults by its name, however it is written; ValueError naming all for one there is not.
+
+    >>> named("minimum-probability-flow")
+    MinimumProbabilityFlow()
+    """
+    plain = {key.lower(): objective for key, objective in ENERGY_OBJECTIVES.items()}
+    wanted = name.replace("-", "").replace("_", "").lower()
+    if wanted not in plain:
+        raise ValueError(f"objective must be one of {', '.join(ENERGY_OBJECTIVES)}, got {name!r}")
+    return plain[wanted]()

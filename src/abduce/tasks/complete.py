@@ -8,7 +8,8 @@ exp(−F(x_obs)), so the same run scores a row with blanks, F = −log ∫ exp(�
     Linear        y = A x + σ · noise: start and target are both multiplied by N(y; A x, σ²)
     Flips         binary cells: a field of ± log((1 − ε)/ε) on each
 
-Rows run in padded chunks of one shape with shared random numbers: a row's answer does not depend on its neighbours.
+Particles move in single precision.  Rows run in padded chunks of one shape with shared random numbers: a row's answer does
+not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from torch import Tensor
 from abduce.distributions.gaussian_law import GaussianMixtureLaw
 from abduce.inference.importance import chunks
 from abduce.inference.paths import Density, path_given
-from abduce.inference.tempering import GeometricPath, Particles, Path, temper
+from abduce.inference.tempering import GeometricPath, Particles, Path, Plan, temper
 from abduce.models.energy import Law
 from abduce.tasks.observation import Blanks, Flips, Linear, Observation
 from abduce.weights import effective_sample_size
 
 PARTICLES = 64
-SHARE = 0.8  # conditional effective sample size of a step: fills need less than a partition function
+STEPS = 16  # temperatures: from the base given what was seen the way is short
+LEAPFROGS = 3
 
 
 class Answer(NamedTuple):
@@ -51,13 +53,12 @@ def answers(
     """Answer all rows, a chunk at a time; the slice says which rows the chunk's first ones are."""
     observation = observation or Blanks()
     law = density.model.law(density.beta, density.base)
+    single = density.float()
     for part, ys, ss in chunks(y, seen):
-        yield (
-            part,
-            _exact(law, observation, ys, ss)
-            if law
-            else _annealed(density, observation, ys, ss, particles, seed),
-        )
+        if law is not None:
+            yield part, _exact(law, observation, ys, ss)
+        else:
+            yield part, _annealed(single, observation, ys.float(), ss, particles, seed)
 
 
 @torch.no_grad()
@@ -71,10 +72,12 @@ def free_energy(
         parts = [law.log_prob(xs, os)[: part.stop - part.start] for part, xs, os in chunks(x, observed)]
         return -torch.cat(parts).double() if parts else out
     whole = observed.all(1)
-    for which, value in (
-        (whole, lambda xs, os: -density(xs)),
-        (~whole, lambda xs, os: -_run(path_given(density, xs, os), len(xs), particles, seed).log_z),
-    ):
+    single = density.float()
+
+    def marginal(xs: Tensor, os: Tensor) -> Tensor:
+        return _run(_path(single, Blanks(), xs.float(), os), len(xs), particles, seed).log_z
+
+    for which, value in ((whole, lambda xs, _: -density(xs)), (~whole, lambda xs, os: -marginal(xs, os))):
         index = which.nonzero().squeeze(1)
         for part, xs, os in chunks(x[index], observed[index]):
             out[index[part]] = value(xs, os)[: part.stop - part.start].double()
@@ -82,7 +85,7 @@ def free_energy(
 
 
 def _run(path: Path, rows: int, particles: int, seed: int) -> Particles:
-    return temper(path, particles, rows, seed, SHARE, shared=True)
+    return temper(path, particles, rows, seed, plan=Plan.even(STEPS), shared=True)
 
 
 def _exact(law: Law, observation: Observation, y: Tensor, seen: Tensor) -> Answer:
@@ -108,12 +111,12 @@ def _annealed(
     mean = torch.einsum("pr,prd->rd", done.log_w.exp().to(done.x), done.x)
     if isinstance(observation, Blanks):
         mean = torch.where(seen, y, mean)  # weights add up to one but for rounding
-    return Answer(mean, done.draws, effective_sample_size(done.log_w))
+    return Answer(mean.double(), lambda n, g: done.draws(n, g).double(), effective_sample_size(done.log_w))
 
 
 def _path(density: Density, observation: Observation, y: Tensor, seen: Tensor) -> Path:
     if isinstance(observation, Blanks):
-        return path_given(density, y, seen)
+        return path_given(density, y, seen, leapfrogs=LEAPFROGS)
     width = density.model.n_cells
     nothing = torch.zeros(len(y), width, dtype=torch.bool)
     blank = torch.zeros(len(y), width, dtype=y.dtype)
@@ -143,5 +146,6 @@ def _path(density: Density, observation: Observation, y: Tensor, seen: Tensor) -
         lambda x: density(x) + likelihood(x),
         scale,
         draw,
+        LEAPFROGS,
         shared=True,
     )

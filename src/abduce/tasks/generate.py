@@ -51,6 +51,7 @@ def generate(
     check_mixing(done)
     x = done.draws(n, generator)
     one = torch.ones(1, dtype=x.dtype)
+    assert done.plan.sizes is not None  # it was found on the way
     size = done.plan.sizes[-1:].to(x)
     trace, rates = [], []
     for _ in range(after):

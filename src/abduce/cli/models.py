@@ -1,0 +1,241 @@
+"""Commands that make a model and look at it: fit, normalize, info."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from abduce.cli.common import (
+    DataPath,
+    Json,
+    Kinds,
+    Quiet,
+    app,
+    left_out,
+    load_model,
+    missing_cells,
+    parse_kinds,
+    print_json,
+    progress,
+    remark,
+)
+from abduce.data import readers
+
+
+@app.command()
+def fit(
+    data: DataPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the model.")],
+    method: Annotated[
+        str,
+        typer.Option("--model", help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ..."),
+    ] = "vae",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="An argument of the method, e.g. hidden=200 (repeat for several).",
+        ),
+    ] = None,
+    kind: Kinds = None,
+    latent_dim: Annotated[
+        int | None, typer.Option(min=1, help="Latent dimensions; by default from the data.")
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Most passes over the data; by default from its size.")
+    ] = None,
+    contamination: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.5, help="Share of rows taken to be odd; sets where `flag` cuts."),
+    ] = None,
+    prior: Annotated[str | None, typer.Option(help="normal, mixture, vamp or flow.")] = None,
+    posterior: Annotated[str | None, typer.Option(help="diagonal, full, flow or iaf.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="elbo or iwae; of an energy for example score-matching or nce.")
+    ] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="One for all columns that it fits, such as student_t.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fit.")] = 0,
+    normalized: Annotated[
+        bool, typer.Option("--normalize", help="Estimate log Z too, as `abduce normalize` does later.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep the state of the run beside the model, and go on from it if it was cut short.",
+        ),
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a model to DATA, blanks and all."""
+    X = readers.read(data)
+    given = {
+        "latent_dim": latent_dim,
+        "max_epochs": max_epochs,
+        "contamination": contamination,
+        "prior": prior,
+        "posterior": posterior,
+        "objective": objective,
+        "likelihood": likelihood,
+        "kinds": parse_kinds(kind),
+    }
+    arguments = {name: value for name, value in given.items() if value is not None}
+    model = build(method, arguments | parse_settings(setting), seed)
+    state = output.with_name(output.name + ".training")
+    with progress(quiet) as show:
+        if "callback" in model.get_params():
+            model.set_params(callback=lambda epoch: show(epoch_line(epoch), epoch["epoch"] / epoch["epochs"]))
+        model.fit(X, checkpoint=state if resume else None)
+        unknown = getattr(model, "log_z_", 0) is None
+        if normalized and unknown:
+            model.normalize(show=lambda share: show("log Z", share))
+    model.save(output)
+    facts = {"model": str(output), "rows": len(X), **model_facts(model)}
+    if model.interrupted_:
+        remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
+    else:
+        shutil.rmtree(state, ignore_errors=True)
+        trained = f" in {facts['epochs']} epochs" if "epochs" in facts else ""
+        remark(f"fitted {len(X)} rows{trained}; the model is in {output}", quiet)
+        left_out(model.schema_, quiet)
+        if unknown and not normalized:
+            remark(f"its log Z is not known yet: `abduce normalize {output}` makes it a probability", quiet)
+    if as_json:
+        print_json({**facts, "interrupted": model.interrupted_})
+    if model.interrupted_:
+        raise typer.Exit(130)
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Turn ``["hidden=200", "form=potential"]`` into arguments: JSON where it is that, else text.
+
+    >>> parse_settings(["hidden=[64, 64]", "form=potential"])
+    {'hidden': [64, 64], 'form': 'potential'}
+    """
+    out: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"expected NAME=VALUE, got {pair!r}", param_hint="--set")
+        try:
+            out[name] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name] = value
+    return out
+
+
+def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
+    """The method of that name; ValueError naming an argument that it does not take, and those that it does."""
+    from abduce.estimators.methods import METHODS, find
+    from abduce.objectives.registry import named
+
+    method = find(name)
+    known = [p for p in inspect.signature(method).parameters if p not in ("callback", "random_state")]
+    if unknown := sorted(set(arguments) - set(known)):
+        raise ValueError(f"{method.__name__} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+    objective = arguments.get("objective", "auto")
+    if method is not METHODS["VAE"] and objective != "auto":
+        arguments = arguments | {"objective": named(objective)}
+    return method(random_state=seed, **arguments)
+
+
+@app.command()
+def normalize(
+    path: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")],
+    method: Annotated[
+        str, typer.Option(help="auto, closed form, enumeration, importance, quadrature, smc or ais.")
+    ] = "auto",
+    particles: Annotated[int, typer.Option(min=2, help="Particles of a population.")] = 128,
+    populations: Annotated[int, typer.Option(min=2, help="Populations, whose spread is the error.")] = 8,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make MODEL a probability: estimate its log Z, say how sure it is, and keep it in the folder."""
+    fitted = load_model(path)
+    if not hasattr(fitted, "normalize"):
+        raise ValueError(f"a {type(fitted).__name__} is a probability already: its log Z is zero")
+    with progress(quiet) as show:
+        found = fitted.normalize(
+            method, particles=particles, populations=populations, show=lambda share: show("log Z", share)
+        )
+    fitted.save(path)
+    if as_json:
+        print_json(asdict(found))
+        return
+    print(f"{found.value:.6g}")
+    about = found.diagnostics
+    known = "exact" if found.kind == "exact" else f"90 % interval {found.low:.6g} to {found.high:.6g}"
+    remark(
+        f"log Z in nats, by {about['method']}: {known}; beta {about['beta']:.4g}, base measure {about['base']}",
+        quiet,
+    )
+
+
+def epoch_line(epoch: dict[str, Any]) -> str:
+    """Describe an epoch in one line."""
+    held = f"  held out {epoch['valid']:.2f}" if "valid" in epoch else ""
+    return f"epoch {epoch['epoch']}/{epoch['epochs']}  train {epoch['train']:.2f}{held} nats"
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Data, or a model folder.")],
+    kind: Kinds = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model or a data file holds: columns, their kinds, blanks, and what is left out and why."""
+    if (path / "model.json").exists():
+        fitted = load_model(path)
+        schema, about = fitted.schema_, model_facts(fitted)
+    else:
+        X = readers.read(path)
+        from abduce.data.schema import Schema
+
+        schema, about = Schema.infer(X, parse_kinds(kind)), {"rows": len(X), "blanks": missing_cells(X)}
+    columns = schema.describe()
+    if as_json:
+        print_json({**about, "container": schema.container, "columns": columns})
+        return
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    out.print(", ".join(f"{name} {_cell(value)}" for name, value in about.items()), markup=False)
+    table = Table(*columns[0], box=None, pad_edge=False)
+    for column in columns:
+        table.add_row(*(_cell(value) for value in column.values()))
+    out.print(table)
+    left_out(schema, quiet=False)
+
+
+def model_facts(fitted: Any) -> dict[str, Any]:
+    """Say what a fitted model is, in a few numbers."""
+    facts: dict[str, Any] = {"method": type(fitted).__name__, "cells": fitted.schema_.n_cells}
+    if hasattr(fitted.model_, "latent_dim"):
+        facts["latent_dim"] = fitted.model_.latent_dim
+    if fitted.history_:
+        facts["epochs"] = len(fitted.history_)
+    held_out = [epoch["valid"] for epoch in fitted.history_ if "valid" in epoch]
+    if held_out:
+        facts["held_out_bound" if facts["method"] == "VAE" else "held_out_objective"] = max(held_out)
+    if hasattr(fitted, "log_z_"):
+        facts |= {"beta": fitted.beta_, "base": "none" if fitted.base_ is None else fitted.base_.name}
+        facts["log_z"] = None if fitted.log_z_ is None else fitted.log_z_.value
+    return facts
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return "" if value is None else str(value)

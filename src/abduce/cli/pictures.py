@@ -1,0 +1,36 @@
+"""Commands that draw: the demonstration and the gallery of energy surfaces."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from abduce.cli.common import Json, Quiet, app, print_json, progress, remark
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")] = Path("out/demo"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the digits.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the blanks and the fit.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit handwritten digits, a fifth of the pixels blank; ask every question; write a report."""
+    from abduce import demo as demonstration
+
+    with progress(quiet) as show:
+        result = demonstration.run(output, epochs=epochs, seed=seed, show=show)
+    if as_json:
+        print_json(result)
+        return
+    table = Table("task", "ours", "best peer", "", "unit", box=None, pad_edge=False)
+    for line in demonstration.headline(result):
+        table.add_row(*(f"[bold]{cell}[/]" if cell.endswith("*") else cell for cell in line))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+    remark(f"report: {output / 'report.html'}  ({result['seconds']['all']:.0f} s)", quiet)
