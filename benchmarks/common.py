@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("abduce", "torch", "numpy", "scikit-learn", "pyod", "pythae")
+PACKAGES = ("abduce", "torch", "numpy", "scikit-learn", "pyod", "pythae", "torchebm")
 T = TypeVar("T")
 
 

@@ -28,17 +28,21 @@ def machine(kind: str, d: int = 4, hidden: int = 3, size: float = 0.7, seed: int
     model = {"ising": Ising, "rbm": RBM, "gaussian": GaussianRBM}[kind](
         *((d,) if kind == "ising" else (d, hidden))
     )
+    for offset in model.buffers():
+        offset.copy_(torch.rand(offset.shape, generator=generator(seed)))
     return shaken(model.double(), size, seed)  # type: ignore[return-value]
 
 
 def joint(model: Energy, v: Tensor, h: Tensor) -> Tensor:
     """−E(v, h) of a restricted machine, written term by term, (v, h)."""
-    W, b, c = (model.get_parameter(name) for name in ("weight", "bias", "hidden_bias"))
+    assert isinstance(model, RBM | GaussianRBM)
+    W, b, c, mu = model.weight, model.bias, model.hidden_bias, model.offset
+    h = h - model.hidden_offset
     if isinstance(model, GaussianRBM):
         s = model.scale
-        pairs = torch.einsum("vi,ij,hj->vh", v / s, W, h)
+        pairs = torch.einsum("vi,ij,hj->vh", (v - mu) / s, W, h)
         return pairs + h @ c - 0.5 * ((v - b) / s).square().sum(-1, keepdim=True)
-    return torch.einsum("vi,ij,hj->vh", v, W, h) + (v @ b).unsqueeze(-1) + h @ c
+    return torch.einsum("vi,ij,hj->vh", v - mu, W, h) + ((v - mu) @ b).unsqueeze(-1) + h @ c
 
 
 def test_ising_energy_is_a_sum_over_pairs():
@@ -142,6 +146,27 @@ def test_log_z_of_real_cells():
         torch.testing.assert_close(a, b)
 
 
+def test_offsets_centre_the_gradient_and_not_the_distribution():
+    """By W it is that of (v − μ)(h − λ)ᵀ, data minus model; another b and c make up for the offsets."""
+    model, x = machine("rbm"), every(4)
+    assert isinstance(model, RBM)
+    mu, lam = model.offset, model.hidden_offset
+    data, own = x[3:9], x[7:]
+    value = model.energy(data).mean() - model.energy(own).mean()
+    found = torch.autograd.grad(value, [model.weight, model.bias, model.hidden_bias])
+
+    def moments(v: Tensor) -> tuple[Tensor, ...]:
+        h = model.represent(v)
+        return (v - mu).T @ (h - lam) / len(v), v.mean(0), h.mean(0)
+
+    for a, b, c in zip(found, moments(data), moments(own), strict=True):
+        torch.testing.assert_close(a, c - b)
+    W = model.weight
+    same = RBM.of(W, model.bias - W @ lam, model.hidden_bias - mu @ W)
+    torch.testing.assert_close(torch.softmax(-same.energy(x), 0), torch.softmax(-model.energy(x), 0))
+    torch.testing.assert_close(same.represent(x), model.represent(x))
+
+
 class Wrapped(Energy):
     """An energy of binary cells that has no flips of its own."""
 
@@ -227,7 +252,7 @@ def test_starts():
     real = 3 * torch.randn(5000, 2, generator=generator(), dtype=torch.float64) + 1
     model = GaussianRBM.start(real, 2, generator(1))
     torch.testing.assert_close(model.scale, real.std(0, correction=0))
-    torch.testing.assert_close(model.bias, real.mean(0))
+    torch.testing.assert_close(model.visible_mean(torch.full((2,), 0.5).double()), real.mean(0))
     again = GaussianRBM.start(real, 2, generator(1))
     assert torch.equal(model.weight, again.weight)
 

@@ -29,6 +29,8 @@ CLAMP = torch.tensor([False, True, False])
 def machine(kind: str, d: int = D, hidden: int = 2, size: float = 1.0, seed: int = 0) -> Energy:
     torch.manual_seed(seed)
     model = Ising(d) if kind == "ising" else (RBM if kind == "rbm" else GaussianRBM)(d, hidden)
+    for offset in model.buffers():
+        offset.copy_(torch.rand(offset.shape, generator=generator(seed)))
     return shaken(model.double(), size, seed).requires_grad_(False)  # type: ignore[return-value]
 
 
@@ -83,7 +85,8 @@ def test_gibbs_is_the_product_of_its_conditionals(kind, beta, base, field, clamp
 def test_block_gibbs_goes_by_the_hidden_units(field, clamp):
     model, h = machine("rbm"), states(2, LIKE)
     W, b, c = model.weight, model.bias, model.hidden_bias
-    log_joint = X @ W @ h.T + (X @ (b if field is None else b + field)).unsqueeze(1) + h @ c
+    centred, h = X - model.offset, h - model.hidden_offset
+    log_joint = centred @ W @ h.T + (centred @ (b if field is None else b + field)).unsqueeze(1) + h @ c
     given = torch.softmax(log_joint, 1)  # p(h | v)
     if clamp is None:
         back = torch.softmax(log_joint, 0).T.expand(8, 4, 8)  # p(v | h)
@@ -162,11 +165,13 @@ def test_block_gibbs_of_real_cells_leaves_the_mixture_as_it_is():
     h = states(2, LIKE)
     for field in (None, torch.tensor([0.4, -0.3], dtype=torch.float64)):
         a = torch.zeros(2, dtype=torch.float64) if field is None else field
-        s, Wh = model.scale, h @ model.weight.T
-        mean = model.bias + s * Wh + s.square() * a  # of v given h
-        # ∫ exp(−½‖(v − b)/s‖² + vᵀ(a + Wh/s)) dv ∝ exp(½ s²(a + Wh/s)² + b(a + Wh/s))
-        pull = a + Wh / s
-        log_p = h @ model.hidden_bias + (0.5 * (s * pull).square() + model.bias * pull).sum(1)
+        s, centred = model.scale, h - model.hidden_offset
+        w = centred @ model.weight.T
+        mean = model.bias + s * w + s.square() * a  # of v given h
+        # ∫ exp(−½‖(v − b)/s‖² + vᵀ(a + w/s)) dv ∝ exp(½ s²(a + w/s)² + b(a + w/s))
+        pull = a + w / s
+        log_p = centred @ model.hidden_bias - w @ (model.offset / s)
+        log_p = log_p + (0.5 * (s * pull).square() + model.bias * pull).sum(1)
         p = torch.softmax(log_p, 0)
         which = torch.multinomial(p, n, replacement=True, generator=generator())
         v = mean[which] + s * torch.randn(n, 2, generator=generator(1), dtype=torch.float64)
@@ -344,7 +349,7 @@ def test_moves_of_real_cells(t):
     p = torch.softmax(t * (h @ model.hidden_logits(x[0, 0])), 0)
     precision = (1 - t) / base.scale.square() + t / model.scale.square()
     pull = (1 - t) * base.mean / base.scale.square() + t * (model.bias / model.scale.square() + field)
-    mean = (pull + t * (h @ model.weight.T) / model.scale) / precision
+    mean = (pull + t * ((h - model.hidden_offset) @ model.weight.T) / model.scale) / precision
     torch.testing.assert_close(moved[:, 0].mean(0), p @ mean, atol=0.03, rtol=0)
     second = torch.einsum("h,hi,hj->ij", p, mean, mean) + torch.diag(1 / precision)
     np.testing.assert_allclose(moved[:, 0].T @ moved[:, 0] / n, second, atol=0.08)

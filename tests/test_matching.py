@@ -125,6 +125,15 @@ def test_denoising_with_many_noises_averages_scores_by_their_density_and_varianc
         assert abs(float(change)) < 1e-5
 
 
+def test_denoising_with_both_signs_has_no_odd_noise():
+    """The gradient in a Gaussian's mean is σ² P²(m − x) whatever the noise; one sign would add σ P (I − σ²P) ε."""
+    model, x = Quadratic(torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)), rows(5, 2)[:1]
+    loss = DenoisingScoreMatching(0.01).start(model, x, generator())
+    P = model.precision.detach()
+    (found,) = torch.autograd.grad(loss(x, generator(3)).sum(), model.mean)
+    torch.testing.assert_close(found, 1e-4 * (P @ P @ (model.mean.detach() - x[0])), atol=1e-15, rtol=1e-9)
+
+
 def test_denoising_draws_its_noise():
     x = rows(40_000, 2)
     S = torch.cov(x.T, correction=0)

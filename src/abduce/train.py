@@ -329,7 +329,7 @@ def _optimizer(step: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 class _Average:
-    """The running mean of the weights over the last part of a run: it evens out the noise of the steps (Polyak & Juditsky 1992)."""
+    """The running mean of the weights over the last part of a run (Polyak & Juditsky 1992): the noise of steps evens out."""
 
     def __init__(self, step: Step, last: float):
         self.parameters = list(step.parameters())

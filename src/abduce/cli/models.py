@@ -161,6 +161,7 @@ def normalize(
     ] = "auto",
     particles: Annotated[int, typer.Option(min=2, help="Particles of a population.")] = 128,
     populations: Annotated[int, typer.Option(min=2, help="Populations, whose spread is the error.")] = 8,
+    refine: Annotated[int, typer.Option(min=1, help="Cut each step of temperature into as many.")] = 1,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -170,7 +171,11 @@ def normalize(
         raise ValueError(f"a {type(fitted).__name__} is a probability already: its log Z is zero")
     with progress(quiet) as show:
         found = fitted.normalize(
-            method, particles=particles, populations=populations, show=lambda share: show("log Z", share)
+            method,
+            particles=particles,
+            populations=populations,
+            refine=refine,
+            show=lambda share: show("log Z", share),
         )
     fitted.save(path)
     if as_json:

@@ -23,12 +23,12 @@ LOG_2PI = math.log(2 * math.pi)
 class Conditional(NamedTuple):
     """A base given some cells of each row.
 
-    ``log_marginal`` (rows,) is log b of the observed cells; ``draw(n, generator)`` gives whole rows ``(n, rows, D)``, observed
-    cells as they are, the others from b given them.
+    ``log_marginal`` (rows,) is log b of the observed cells; ``draw(n, generator, shared)`` gives whole rows ``(n, rows, D)``,
+    observed cells as they are, the others from b given them; with ``shared`` by the same random numbers for every row.
     """
 
     log_marginal: Tensor
-    draw: Callable[[int, torch.Generator], Tensor]
+    draw: Callable[[int, torch.Generator, bool], Tensor]
 
 
 class NormalBase(nn.Module):
@@ -91,9 +91,9 @@ class NormalBase(nn.Module):
         log_det = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
         log_marginal = -0.5 * half.square().sum(-1) - log_det - 0.5 * seen.sum(-1) * LOG_2PI
 
-        def draw(n: int, generator: torch.Generator) -> Tensor:
+        def draw(n: int, generator: torch.Generator, shared: bool = False) -> Tensor:
             # a free draw, moved by the regression of all cells on how far the seen ones are off (Matheron's rule)
-            free = self.sample(n * len(x), generator).view(n, len(x), -1)
+            free = _each(self, n, len(x), generator, shared)
             gap = (seen * (x - free)).permute(1, 2, 0)
             moved = covariance @ (torch.cholesky_solve(gap, root) * seen.unsqueeze(-1))
             return torch.where(observed, x, free + moved.permute(2, 0, 1))
@@ -131,7 +131,7 @@ class RatesBase(nn.Module):
         """Given the observed cells of rows (rows, D)."""
         each = x * self.logits - torch.nn.functional.softplus(self.logits)
         log_marginal = torch.where(observed, each, 0.0).sum(-1)
-        return Conditional(log_marginal, lambda n, generator: _clamped(self, n, x, observed, generator))
+        return Conditional(log_marginal, _clamped(self, x, observed))
 
 
 class BoxBase(nn.Module):
@@ -175,14 +175,26 @@ class BoxBase(nn.Module):
         inside = ((x > self.low) & (x < self.high) | ~observed).all(-1)
         log_volume = (observed * (self.high - self.low).log()).sum(-1)
         log_marginal = torch.where(inside, -log_volume, -torch.inf)
-        return Conditional(log_marginal, lambda n, generator: _clamped(self, n, x, observed, generator))
+        return Conditional(log_marginal, _clamped(self, x, observed))
+
+
+def _each(
+    base: NormalBase | RatesBase | BoxBase, n: int, rows: int, generator: torch.Generator, shared: bool
+) -> Tensor:
+    """Free draws (n, rows, D), the same for every row if ``shared``."""
+    drawn = base.sample(n if shared else n * rows, generator)
+    return drawn.view(n, -1, drawn.shape[-1]).expand(n, rows, -1)
 
 
 def _clamped(
-    base: RatesBase | BoxBase, n: int, x: Tensor, observed: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Draws (n, rows, D) of independent cells, the observed ones put back."""
-    return torch.where(observed, x, base.sample(n * len(x), generator).view(n, *x.shape))
+    base: RatesBase | BoxBase, x: Tensor, observed: Tensor
+) -> Callable[[int, torch.Generator, bool], Tensor]:
+    """How to draw independent cells with the observed ones put back."""
+
+    def draw(n: int, generator: torch.Generator, shared: bool = False) -> Tensor:
+        return torch.where(observed, x, _each(base, n, len(x), generator, shared))
+
+    return draw
 
 
 def restore(name: str, tensors: dict[str, Tensor]) -> NormalBase | RatesBase | BoxBase:

@@ -225,7 +225,7 @@ class EnergyModel(GenerativeModel):
         base: str | None = None,
         particles: int = 128,
         populations: int = ladder.POPULATIONS,
-        moves: int = 1,
+        refine: int = 1,
         random_state=None,
         show: Callable[[float], None] | None = None,
     ) -> LogZ:
@@ -241,8 +241,9 @@ class EnergyModel(GenerativeModel):
         base : "auto", "none", "normal", "box" or None
             Base measure b, fitted to the data; None keeps what ``fit`` found, "auto": a Gaussian twice as wide as the data
             where the integral would be infinite without one, else none.
-        particles, populations, moves
-            Of the sampler, where one is needed; populations never meet, and their spread is the error.
+        particles, populations, refine
+            Of the sampler, where one is needed: populations never meet, and their spread is the error; ``refine`` cuts each
+            step of temperature into as many.
         show : callable or None
             Called with the share of the way that the sampler has gone.
 
@@ -255,14 +256,14 @@ class EnergyModel(GenerativeModel):
         Raises ValueError for a rung that does not hold or an infinite integral, ``Diverged`` where chains run away.
         """
         check_is_fitted(self)
-        for name, count in (("particles", particles), ("populations", populations), ("moves", moves)):
+        for name, count in (("particles", particles), ("populations", populations), ("refine", refine)):
             check_count(name, count)
         seed = self.inference_seed_ if random_state is None else self._generator(random_state).initial_seed()
         measure = self.base_ if base is None else self._measure(base)
         changed = base is not None and not self.model_.in_nats
         new = self._temperature("auto" if beta is None and changed else beta, measure)
         density = Density(self.model_, self.start_, new, measure)
-        found = ladder.log_z(density, method, particles, populations, moves=moves, seed=seed, show=show)
+        found = ladder.log_z(density, method, particles, populations, refine=refine, seed=seed, show=show)
         found.diagnostics.update(beta=new, base="none" if measure is None else measure.name)
         self.beta_, self.base_, self.log_z_ = new, measure, found
         edge = self.edge_.unsqueeze(0)

@@ -371,8 +371,8 @@ def _linear(base: RatesBase | None, field: Tensor | None) -> Tensor | float:
 
 
 def _bernoulli(logits: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
-    """Draw zeros and ones with these log-odds."""
-    p = torch.sigmoid(logits)
+    """Draw zeros and ones with these log-odds, at least in single precision: uniform numbers in bfloat16 are 1/256 apart."""
+    p = torch.sigmoid(logits.float() if logits.dtype.itemsize < 4 else logits)
     uniform = _uniform(p, generator, shared)
     return (uniform < p).to(p.dtype) if shared else uniform.lt_(p)
 

@@ -47,14 +47,15 @@ def log_z(
     particles: int = 128,
     populations: int = POPULATIONS,
     share: float = 0.95,
-    moves: int = 1,
+    refine: int = 1,
     seed: int = 0,
     show: Callable[[float], None] | None = None,
 ) -> LogZ:
     """log Z of a density, nats, with a 90 % interval and how it came about.
 
     ``method`` "auto" takes the first rung that holds; a rung that does not hold raises ValueError saying why.  ``particles``,
-    ``populations``, ``share`` and ``moves`` are those of :func:`abduce.inference.tempering.temper`.  Raises ValueError where
+    ``populations`` and ``share`` are those of :func:`abduce.inference.tempering.temper`; ``refine`` cuts each step of
+    temperature into as many.  Raises ValueError where
     the integral is infinite, :class:`~abduce.models.energy.Diverged` where chains run away.
     """
     if method not in METHODS:
@@ -68,7 +69,7 @@ def log_z(
         ["closed form", "enumeration", "importance", "quadrature", "smc"] if method == "auto" else [method]
     )
     for rung in rungs:
-        found = _climb(density, rung, particles, populations, share, moves, seed, show)
+        found = _climb(density, rung, particles, populations, share, refine, seed, show)
         if found is not None:
             return found
     why = {
@@ -95,7 +96,7 @@ def _climb(
     particles: int,
     populations: int,
     share: float,
-    moves: int,
+    refine: int,
     seed: int,
     show: Callable[[float], None] | None,
 ) -> LogZ | None:
@@ -116,7 +117,7 @@ def _climb(
     if rung == "importance":
         law: Any = model.law(beta, base)
         return law.log_z() if hasattr(law, "log_z") else None
-    return estimate(density, rung, particles, populations, share, moves, seed, show)[0]
+    return estimate(density, rung, particles, populations, share, refine, seed, show)[0]
 
 
 def estimate(
@@ -125,30 +126,29 @@ def estimate(
     particles: int = 128,
     populations: int = POPULATIONS,
     share: float = 0.95,
-    moves: int = 1,
+    refine: int = 1,
     seed: int = 0,
     show: Callable[[float], None] | None = None,
 ) -> tuple[LogZ, Particles]:
     """log Z by tempered SMC or annealed importance sampling, and the particles, which are draws from the density."""
     path = path_to(density)
-    pilot = temper(path, particles, 1, seed, share, moves=moves)
+    pilot = temper(path, particles, 1, seed, share)
     check_mixing(pilot)
     done = temper(
         path,
         particles,
         populations,
         seed + 1,
-        moves=moves,
-        plan=pilot.plan,
+        plan=pilot.plan.finer(refine),
         resampling=method == "smc",
         show=show,
     )
     check_mixing(done)
     value, half = interval(done.log_z)
-    wider = temper(path_to(density.widened()), particles, 1, seed + 2, share, moves=moves)
+    wider = temper(path_to(density.widened()), particles, 1, seed + 2, share)
     diagnostics = {
         "method": method,
-        "temperatures": len(pilot.plan.t) - 1,
+        "temperatures": len(done.plan.t) - 1,
         "particles": particles,
         "populations": populations,
         "evaluations": pilot.evaluations + done.evaluations + wider.evaluations,
@@ -171,12 +171,17 @@ def interval(log_estimates: Tensor, level: float = LEVEL) -> tuple[float, float]
     return value, float(stats.t.ppf(0.5 + 0.5 * level, r - 1)) * error
 
 
-def check_mixing(particles: Particles, least: float = 0.02) -> None:
-    """Refuse an answer of chains that hardly moved."""
+def check_mixing(particles: Particles, least: float = 0.02, most: int = 1000) -> None:
+    """Refuse an answer of chains that hardly moved, or that needed more temperatures than there is an end to."""
+    if len(particles.plan.t) > most:
+        raise Diverged(
+            f"annealing did not arrive in {most} temperatures: the energy falls without bound, or is far too steep for its "
+            "scale; give a base measure, a smaller beta, or train with a stronger penalty"
+        )
     if float(particles.acceptance.min()) < least:
         raise Diverged(
             f"chains are stuck: of their moves {float(particles.acceptance.min()):.1%} were accepted; the energy changes too "
-            "abruptly for these steps: give more particles or moves, or train with a smoother energy"
+            "abruptly for these steps: give more particles, or train with a smoother energy"
         )
 
 

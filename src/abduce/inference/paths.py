@@ -110,7 +110,7 @@ def path_given(
             return density(z) if likelihood is None else density(z) + likelihood(z)
 
         def draw(particles: int, _: int, generator: torch.Generator) -> Tensor:
-            return given.draw(particles, generator)
+            return given.draw(particles, generator, shared)
 
         return GeometricPath(base, target, scale, draw, leapfrogs, shared)
     if isinstance(model, RBM) and density.beta == 1 and likelihood is None:

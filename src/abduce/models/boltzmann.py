@@ -1,26 +1,35 @@
 """Boltzmann machines: pairs of units that attract or repel each other.
 
-    Ising         x in {0,1}^D            E(x) = −½ xᵀJx − bᵀx,                        J symmetric, zero diagonal
-    RBM           v in {0,1}^D            E(v) = −bᵀv − Σ_j softplus(u_j),             u = c + Wᵀv
-    GaussianRBM   v in R^D                E(v) = ½ ‖(v − b)/s‖² − Σ_j softplus(u_j),   u = c + Wᵀ(v/s)
+    Ising         x in {0,1}^D    E(x) = −½ xᵀJx − bᵀx,                      J symmetric, zero diagonal
+    RBM           v in {0,1}^D    E(v, h) = −bᵀ(v − μ) − cᵀ(h − λ) − (v − μ)ᵀW(h − λ)
+    GaussianRBM   v in R^D        E(v, h) = ½ ‖(v − b)/s‖² − cᵀ(h − λ) − ((v − μ)/s)ᵀW(h − λ)
 
-The two restricted machines have binary hidden units h, summed out: E(v) = −log Σ_h exp(−E(v, h)) with
-E(v, h) = −bᵀv − cᵀh − vᵀWh, or ½ ‖(v − b)/s‖² − cᵀh − (v/s)ᵀWh.  Given one side, the units of the other are independent:
+The hidden units h in {0,1}^m of the two restricted machines are summed out, E(v) = −log Σ_h exp(−E(v, h)):
 
-    P(h_j = 1 | v) = σ(u_j),     P(v_i = 1 | h) = σ(b_i + (Wh)_i),     v | h ~ N(b + s · Wh, s²).
+    RBM           E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j),         u = c + Wᵀ(v − μ)
+    GaussianRBM   E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j),     u = c + Wᵀ((v − μ)/s)
 
-So the partition function is a sum over the states of either side,
+Given one side, the units of the other are independent:
 
-    Z = Σ_v exp(−E(v)) = Σ_h exp(cᵀh) Π_i (1 + exp(b_i + (Wh)_i)),
-    Z = (2π)^{D/2} Π_i s_i · Σ_h exp(cᵀh + (b/s)ᵀWh + ½ ‖Wh‖²)            (real visible units; finite for every parameter),
+    P(h_j = 1 | v) = σ(u_j),     P(v_i = 1 | h) = σ(g_i),  g = b + W(h − λ),     v | h ~ N(b + s · W(h − λ), s²).
 
-which is enumerated where the smaller side has at most 20 units.
+So the partition function is a sum over the states of either side, enumerated where the smaller one has at most 20 units,
+
+    Z = Σ_v exp(−E(v)) = Σ_h exp(cᵀ(h − λ) − μᵀg) Π_i (1 + e^{g_i}),
+    Z = (2π)^{D/2} Π_i s_i · Σ_h exp(cᵀ(h − λ) + ((b − μ)/s)ᵀw + ½ ‖w‖²),  w = W(h − λ)        (real cells: finite always).
+
+μ and λ are fixed offsets, zero in the textbook's machine.  They do not change which distributions there are: centred, with μ
+the data's mean and λ = ½, the same machine has a gradient that is far better conditioned, and does not depend on which of
+two values is called 1.
 
 Sources: Ackley, Hinton & Sejnowski 1985; Smolensky 1986; Hinton 2012 (a practical guide to training RBMs); Cho, Ilin &
-Raiko 2011 (learned scales of real visible units).
+Raiko 2011 (learned scales of real cells); Montavon & Müller 2012 and Melchior, Fischer & Wiskott 2016 (arXiv:1311.1354),
+centring.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +38,8 @@ from torch.nn import functional as F
 from abduce.distributions.bases import RatesBase
 from abduce.models.energy import LOG_2PI, Base, Energy, check_whole, softplus_sum
 from abduce.models.flips import ENUMERABLE, log_sum_states, over_cells
+
+Family = TypeVar("Family", bound=Energy)
 
 
 class Ising(Energy):
@@ -51,8 +62,7 @@ class Ising(Energy):
     def of(cls, coupling: Tensor, bias: Tensor) -> Ising:
         """Build from J (D, D), of which the symmetric part off the diagonal counts, and b (D,); in their dtype."""
         model = cls(len(bias)).to(bias)
-        _fill(model, weight=coupling, bias=bias)
-        return model
+        return _filled(model, weight=coupling, bias=bias)
 
     @classmethod
     def start(cls, x: Tensor) -> Ising:
@@ -90,9 +100,10 @@ class Ising(Energy):
 
 
 class RBM(Energy):
-    """The restricted Boltzmann machine, binary visible and hidden units: E(v) = −bᵀv − Σ_j softplus(c_j + (Wᵀv)_j).
+    """The restricted Boltzmann machine with binary cells.
 
-    ``weight`` W is (D, hidden), ``bias`` b (D,), ``hidden_bias`` c (hidden,).
+    E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ(v − μ), with ``weight`` W (D, hidden), ``bias`` b (D,),
+    ``hidden_bias`` c (hidden,), ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,).
 
     >>> model = RBM(6, 2)
     >>> torch.allclose(model.log_z_by_hidden(), model.log_z_by_visible())
@@ -100,6 +111,8 @@ class RBM(Energy):
     """
 
     support = "binary"
+    offset: Tensor
+    hidden_offset: Tensor
 
     def __init__(self, n_cells: int, hidden: int):
         super().__init__()
@@ -108,31 +121,35 @@ class RBM(Energy):
         self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
         self.bias = nn.Parameter(torch.zeros(n_cells))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.register_buffer("offset", torch.zeros(n_cells))
+        self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> RBM:
-        """Build from W (D, hidden), b (D,) and c (hidden,); in their dtype."""
+        """Build from W (D, hidden), b (D,) and c (hidden,) without offsets; in their dtype."""
         model = cls(*weight.shape).to(weight)
-        _fill(model, weight=weight, bias=bias, hidden_bias=hidden_bias)
-        return model
+        return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias)
 
     @classmethod
     def start(cls, x: Tensor, hidden: int, generator: torch.Generator | None = None) -> RBM:
-        """Start from the data's rates, with weights N(0, 0.01²): nearly independent cells (Hinton 2012)."""
+        """Start centred and from the data's rates, with weights N(0, 0.01²): nearly independent cells (Hinton 2012)."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
-        return cls.of(weight, RatesBase.fit(x).logits, weight.new_zeros(hidden))
+        logits = RatesBase.fit(x).logits
+        model = cls.of(weight, logits, weight.new_zeros(hidden))
+        return _filled(model, offset=torch.sigmoid(logits), hidden_offset=torch.full((hidden,), 0.5))
 
     def hidden_logits(self, v: Tensor) -> Tensor:
-        """u = c + Wᵀv, the log-odds of the hidden units, (..., hidden)."""
-        return F.linear(v, self.weight.mT, self.hidden_bias)
+        """u = c + Wᵀ(v − μ), the log-odds of the hidden units, (..., hidden)."""
+        return F.linear(v - self.offset, self.weight.mT, self.hidden_bias)
 
     def visible_logits(self, h: Tensor) -> Tensor:
-        """b + Wh, the log-odds of the cells, (..., D)."""
-        return F.linear(h, self.weight, self.bias)
+        """g = b + W(h − λ), the log-odds of the cells, (..., D)."""
+        return F.linear(h - self.hidden_offset, self.weight, self.bias)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "RBM")
-        return -(x @ self.bias) - softplus_sum(self.hidden_logits(x))
+        visible = ((x - self.offset) * self.bias).sum(-1)
+        return -visible - _hidden_part(self.hidden_logits(x), self.hidden_offset)
 
     def flip_energies(self, x: Tensor) -> Tensor:
         """E(v with cell i flipped) − E(v) for every i, (..., D).
@@ -144,20 +161,21 @@ class RBM(Energy):
 
         def some(cells: Tensor) -> Tensor:
             moved = u.unsqueeze(-2) + change[..., cells].unsqueeze(-1) * self.weight[cells]
-            return -softplus_sum(moved)
+            return -_hidden_part(moved, self.hidden_offset)
 
-        kept = -softplus_sum(u)
+        kept = -_hidden_part(u, self.hidden_offset)
         return over_cells(some, self.n_cells, u.numel(), x.device) - kept.unsqueeze(-1) - change * self.bias
 
     def log_z_by_hidden(self, base: RatesBase | None = None) -> Tensor:
         """log Z at β = 1 as a sum over the states of the hidden units."""
-        bias = self.bias if base is None else self.bias + base.logits
+        logits = torch.zeros_like(self.bias) if base is None else base.logits
 
         def log_f(h: Tensor) -> Tensor:
-            return h @ self.hidden_bias + softplus_sum(F.linear(h, self.weight, bias))
+            g = self.visible_logits(h)
+            return (h - self.hidden_offset) @ self.hidden_bias - g @ self.offset + softplus_sum(g + logits)
 
         log_z = log_sum_states(log_f, len(self.hidden_bias), self.n_cells, self.bias)
-        return log_z if base is None else log_z - softplus_sum(base.logits)
+        return log_z if base is None else log_z - softplus_sum(logits)
 
     def log_z_by_visible(self, beta: float = 1.0, base: Base | None = None) -> Tensor:
         """log Z for any β as a sum over the states of the cells."""
@@ -178,13 +196,15 @@ class RBM(Energy):
 
 
 class GaussianRBM(Energy):
-    """Real visible, binary hidden units: E(v) = ½ ‖(v − b)/s‖² − Σ_j softplus(c_j + (Wᵀ(v/s))_j).
+    """The machine with real cells, a mixture of 2^hidden Gaussians N(b + s · W(h − λ), s²) that share their scales s (D,).
 
-    A mixture of 2^hidden Gaussians N(b + s · Wh, s²) that share their scales s = exp(``log_scale``), one a cell.
-    ``weight`` W is (D, hidden), ``bias`` b (D,), ``hidden_bias`` c (hidden,).
+    E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ((v − μ)/s), with ``weight`` W (D, hidden), ``bias`` b
+    (D,), ``hidden_bias`` c (hidden,), ``log_scale`` log s, ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,).
     """
 
     support = "real"
+    offset: Tensor
+    hidden_offset: Tensor
 
     def __init__(self, n_cells: int, hidden: int):
         super().__init__()
@@ -194,20 +214,22 @@ class GaussianRBM(Energy):
         self.bias = nn.Parameter(torch.zeros(n_cells))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.log_scale = nn.Parameter(torch.zeros(n_cells))
+        self.register_buffer("offset", torch.zeros(n_cells))
+        self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor, scale: Tensor) -> GaussianRBM:
-        """Build from W (D, hidden), b (D,), c (hidden,) and s (D,); in their dtype."""
+        """Build from W (D, hidden), b (D,), c (hidden,) and s (D,) without offsets; in their dtype."""
         model = cls(*weight.shape).to(weight)
-        _fill(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
-        return model
+        return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
 
     @classmethod
     def start(cls, x: Tensor, hidden: int, generator: torch.Generator | None = None) -> GaussianRBM:
-        """Start from the data's means and deviations, with weights N(0, 0.01²): nearly one Gaussian."""
+        """Start centred and from the data's means and deviations, with weights N(0, 0.01²): nearly one Gaussian."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
-        scale = x.std(0, correction=0).clamp_min(1e-3)
-        return cls.of(weight, x.mean(0), weight.new_zeros(hidden), scale)
+        mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-3)
+        model = cls.of(weight, mean, weight.new_zeros(hidden), scale)
+        return _filled(model, offset=mean, hidden_offset=torch.full((hidden,), 0.5))
 
     @property
     def scale(self) -> Tensor:
@@ -215,24 +237,26 @@ class GaussianRBM(Energy):
         return self.log_scale.exp()
 
     def hidden_logits(self, v: Tensor) -> Tensor:
-        """u = c + Wᵀ(v/s), the log-odds of the hidden units, (..., hidden)."""
-        return F.linear(v / self.scale, self.weight.mT, self.hidden_bias)
+        """u = c + Wᵀ((v − μ)/s), the log-odds of the hidden units, (..., hidden)."""
+        return F.linear((v - self.offset) / self.scale, self.weight.mT, self.hidden_bias)
 
     def visible_mean(self, h: Tensor) -> Tensor:
-        """E[v | h] = b + s · Wh, (..., D)."""
-        return self.bias + self.scale * F.linear(h, self.weight)
+        """E[v | h] = b + s · W(h − λ), (..., D)."""
+        return self.bias + self.scale * F.linear(h - self.hidden_offset, self.weight)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "GaussianRBM")
         bowl = 0.5 * ((x - self.bias) / self.scale).square().sum(-1)
-        return bowl - softplus_sum(self.hidden_logits(x))
+        return bowl - _hidden_part(self.hidden_logits(x), self.hidden_offset)
 
     def log_z_by_hidden(self) -> Tensor:
         """log Z at β = 1 as a sum over the states of the hidden units."""
-        shifted = self.hidden_bias + (self.bias / self.scale) @ self.weight
+        pull = (self.bias - self.offset) / self.scale
 
         def log_f(h: Tensor) -> Tensor:
-            return h @ shifted + 0.5 * F.linear(h, self.weight).square().sum(-1)
+            centred = h - self.hidden_offset
+            w = F.linear(centred, self.weight)
+            return centred @ self.hidden_bias + w @ pull + 0.5 * w.square().sum(-1)
 
         gaussian = 0.5 * self.n_cells * LOG_2PI + self.log_scale.sum()
         return gaussian + log_sum_states(log_f, len(self.hidden_bias), self.n_cells, self.bias)
@@ -249,10 +273,18 @@ class GaussianRBM(Energy):
         return torch.sigmoid(self.hidden_logits(x))
 
 
+def _hidden_part(u: Tensor, offset: Tensor) -> Tensor:
+    """Σ_j (softplus(u_j) − λ_j u_j): what summing h out adds to −E, (...)."""
+    return (F.softplus(u) - offset * u).sum(-1)
+
+
 @torch.no_grad()
-def _fill(model: Energy, **parameters: Tensor) -> None:
-    for name, value in parameters.items():
-        model.get_parameter(name).copy_(value)
+def _filled(model: Family, **tensors: Tensor) -> Family:
+    """The model with these parameters and buffers."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, value in tensors.items():
+        own[name].copy_(value)
+    return model
 
 
 def _log_z_by_cells(model: Energy, width: int, beta: float, base: Base | None) -> Tensor:

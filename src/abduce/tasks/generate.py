@@ -35,7 +35,6 @@ def generate(
     generator: torch.Generator,
     share: float = 0.9,
     after: int = AFTER,
-    moves: int = 1,
 ) -> Generated:
     """Draw ``n`` rows; raises :class:`~abduce.models.energy.Diverged` where chains run away or stand still."""
     law = density.model.law(density.beta, density.base)
@@ -47,7 +46,7 @@ def generate(
     path = path_to(density)
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     particles = max(PARTICLES, n)
-    done = temper(path, particles, 1, seed, share, moves=moves)
+    done = temper(path, particles, 1, seed, share)
     check_mixing(done)
     x = done.draws(n, generator)
     one = torch.ones(1, dtype=x.dtype)

@@ -23,7 +23,7 @@ All is plain NumPy, over the observed cells of a batch, flattened; no loop runs 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,16 +112,20 @@ class Lattice:
         def spread(values: Any, dtype: Any = np.float64) -> np.ndarray:
             return np.array(np.broadcast_to(np.array(values, dtype), (schema.n_cells,)))
 
-        fields = schema.fields
+        columns = schema.fields
         return cls(
-            spread([f.coded or f.kind == "count" for f in fields], bool),
-            spread([f.kind == "positive" for f in fields], bool),
-            spread([f.denominator or 1 for f in fields]),
-            spread([f.loc for f in fields]),
-            spread([f.scale for f in fields]),
+            spread([f.coded or f.kind == "count" for f in columns], bool),
+            spread([f.kind == "positive" for f in columns], bool),
+            spread([f.denominator or 1 for f in columns]),
+            spread([f.loc for f in columns]),
+            spread([f.scale for f in columns]),
             spread(low, np.int64),
             spread(size, np.int64),
         )
+
+    def cell(self, j: int) -> Lattice:
+        """The lattice of one cell alone."""
+        return Lattice(*(getattr(self, f.name)[j : j + 1] for f in fields(self)))
 
     def values(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Turn codes (n, D) into model values; unobserved cells are 0."""
@@ -263,6 +267,26 @@ class Cells:
     model: SymbolModel
 
 
+def gaussian_symbols(
+    mean: np.ndarray, scale: np.ndarray, lattice: Lattice, index: np.ndarray, seen: np.ndarray
+) -> Iterator[Cells]:
+    """Give the symbol models of independent Gaussian cells ``index`` (d,), of mean and scale ``(n, d)`` in model space."""
+    size = lattice.size[index]
+    fine = ~lattice.log[index] & (size <= FINE)
+    if fine.any():
+        own, s = index[fine], seen[:, fine]
+        step = 1.0 / (lattice.denominator[own] * lattice.scale[own])
+        middle = (mean[:, fine] * lattice.scale[own] + lattice.loc[own]) * lattice.denominator[
+            own
+        ] - lattice.low[own]
+        yield Cells(own, s, Bins(middle[s], (scale[:, fine] / step)[s], int(lattice.size[own].max()) - 1))
+    if not fine.all():
+        own, s = index[~fine], seen[:, ~fine]
+        cell, sizes = np.broadcast_to(own, s.shape)[s], np.broadcast_to(size[~fine], s.shape)[s]
+        law = line_masses(NORMAL, lattice, cell, mean[:, ~fine][s], scale[:, ~fine][s], sizes)
+        yield Cells(own, s, Digits(law, sizes))
+
+
 def symbol_models(
     parts: list[tuple[Tensor | slice, Distribution]],
     gaussian: tuple[np.ndarray, np.ndarray] | None,
@@ -290,21 +314,7 @@ def symbol_models(
             if gaussian is None:
                 gaussian = rounded(part.mean[:n].numpy()), np.exp(rounded(np.log(part.scale[:n].numpy())))
             (mean, scale), gaussian = gaussian, None
-            fine = ~lattice.log[index] & (size <= FINE)
-            if fine.any():
-                own, s = index[fine], seen[:, fine]
-                step = 1.0 / (lattice.denominator[own] * lattice.scale[own])
-                middle = (mean[:, fine] * lattice.scale[own] + lattice.loc[own]) * lattice.denominator[
-                    own
-                ] - lattice.low[own]
-                yield Cells(
-                    own, s, Bins(middle[s], (scale[:, fine] / step)[s], int(lattice.size[own].max()) - 1)
-                )
-            if not fine.all():
-                own, s = index[~fine], seen[:, ~fine]
-                cell, sizes = np.broadcast_to(own, s.shape)[s], np.broadcast_to(size[~fine], s.shape)[s]
-                law = line_masses(NORMAL, lattice, cell, mean[:, ~fine][s], scale[:, ~fine][s], sizes)
-                yield Cells(own, s, Digits(law, sizes))
+            yield from gaussian_symbols(mean, scale, lattice, index, seen)
             continue
         sizes = np.broadcast_to(size, seen.shape)[seen]
         if isinstance(part, Bernoulli):
