@@ -15,9 +15,9 @@ from abduce import gallery
 
 def main() -> None:
     args = parse(arguments(__doc__, seeds=1))
+    report = Report("gallery", "Energy surfaces on a spiral", args)
     folder = ROOT / ("out/benchmarks" if args.quick else "docs/images")
     result = gallery.run(folder / "gallery.png", quick=args.quick, show=lambda text, share: say(text))
-    report = Report("gallery", "Energy surfaces on a spiral", args)
     report.remark(
         f"{result['rows']['train']} rows of the spiral to train on, as many held out; the box is [−1, 1]². AUC: held-out rows "
         "against the box. Volume: share of the box with energy below the 95th percentile of that of held-out rows. Covered: "

@@ -32,17 +32,20 @@ class Conditional(NamedTuple):
 
 
 class NormalBase(nn.Module):
-    """N(mean, covariance), full covariance."""
+    """N(mean, covariance), full covariance, or its Cholesky ``root``."""
 
     mean: Tensor
     root: Tensor
     name = "normal"
     support = "real"
 
-    def __init__(self, mean: Tensor, covariance: Tensor):
+    def __init__(self, mean: Tensor, covariance: Tensor | None = None, root: Tensor | None = None):
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("root", torch.linalg.cholesky(covariance))
+        if root is None:
+            assert covariance is not None
+            root = torch.linalg.cholesky(covariance)
+        self.register_buffer("root", root)
 
     @classmethod
     def fit(cls, x: Tensor, widen: float = 1.0, floor: float = 1e-3) -> NormalBase:
@@ -199,6 +202,4 @@ def _clamped(
 
 def restore(name: str, tensors: dict[str, Tensor]) -> NormalBase | RatesBase | BoxBase:
     """Build a base again from its ``name`` and its ``state_dict``; KeyError for one that there is not."""
-    if name == "normal":
-        return NormalBase(tensors["mean"], tensors["root"] @ tensors["root"].mT)
-    return {"rates": RatesBase, "box": BoxBase}[name](**tensors)
+    return {"normal": NormalBase, "rates": RatesBase, "box": BoxBase}[name](**tensors)

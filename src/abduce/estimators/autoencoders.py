@@ -13,19 +13,18 @@ from abduce.models.autoencoder import Autoencoder as Network
 from abduce.models.energy import Energy
 from abduce.objectives.reconstruction import MeanEnergy
 
-STEPS: dict[str, Any] = {"steps": 4000, "weight_decay": 0.0}
 
-
-class _ByReconstruction(EnergyModel):
+class ByReconstruction(EnergyModel):
     """An energy that is trained by its own mean, and its penalty."""
 
-    training: ClassVar[dict[str, Any]] = STEPS
+    def _loop(self) -> dict[str, Any]:
+        return {"steps": 4000, "weight_decay": 0.0}
 
     def _objective(self, model: Energy) -> MeanEnergy:
         return MeanEnergy()
 
 
-class _Autoencoder(_ByReconstruction):
+class _Autoencoder(ByReconstruction):
     supports: ClassVar[tuple[str, ...]] = ("real", "binary")
 
     def _network(self, x: Tensor, **arguments: Any) -> Energy:

@@ -36,6 +36,8 @@ class RBM(TrainingArguments, EnergyModel):
     objective : "auto" or an objective
         "auto" is persistent contrastive divergence; on binary data also ``ContrastiveDivergence``, ``MinimumProbabilityFlow``,
         ``PseudoLikelihood``, ``RatioMatching``, ``NCE``, and ``MaximumLikelihood`` where a side has at most 20 units.
+    learning_rate : float or "auto"
+        "auto": 0.05 of plain gradient steps for contrastive divergence, 0.01 of Adam for the others.
     Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
     Source: Smolensky 1986; Hinton 2002; Tieleman 2008.
@@ -51,25 +53,26 @@ class RBM(TrainingArguments, EnergyModel):
     supports: ClassVar[tuple[str, ...]] = ("binary", "real")
     hidden: int = 100
     objective: EnergyObjective | str = "auto"
-    learning_rate: float = 0.05
+    learning_rate: float | str = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _make(self, x: Tensor, seed: int) -> Energy:
         check_count("hidden", self.hidden)
         family = BinaryRBM if self.support_ == "binary" else GaussianRBM
         return family.start(x, self.hidden, torch.Generator().manual_seed(seed))
 
-    def _objective(self, model: Energy) -> Any:
+    def _objective(self, model: Energy | None) -> Any:
         return PERSISTENT if self.objective == "auto" else self.objective
 
     def _kernel(self, model: Any) -> Any:
         return BlockGibbs(model)
 
-    training: ClassVar[dict[str, Any]] = {
-        "optimizer": "sgd",
-        "schedule": "linear",
-        "average": 0.1,
-        "steps": 6000,
-    }
+    def _loop(self) -> dict[str, Any]:
+        if isinstance(self._objective(None), ContrastiveDivergence):
+            loop = {"optimizer": "sgd", "schedule": "linear", "average": 0.1, "steps": 6000}
+            rate = 0.05
+        else:  # losses of other scales, which Adam does not mind
+            loop, rate = {"steps": 3000, "weight_decay": 0.0}, 0.01
+        return loop | ({"learning_rate": rate} if self.learning_rate == "auto" else {})
 
 
 @preset
@@ -106,7 +109,8 @@ class Ising(TrainingArguments, EnergyModel):
     def _kernel(self, model: Energy) -> Any:
         return Gibbs(model)
 
-    training: ClassVar[dict[str, Any]] = {"steps": 3000}
+    def _loop(self) -> dict[str, Any]:
+        return {"steps": 3000}
 
 
 @preset
@@ -169,4 +173,5 @@ class EnergyNetwork(TrainingArguments, EnergyModel):
             return Langevin(model, self.step_size)
         return GibbsWithGradients(model, flips=4)
 
-    training: ClassVar[dict[str, Any]] = {"steps": 5000}
+    def _loop(self) -> dict[str, Any]:
+        return {"steps": 5000}

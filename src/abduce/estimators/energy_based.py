@@ -47,7 +47,6 @@ class EnergyModel(GenerativeModel):
     """The questions, of an energy."""
 
     supports: ClassVar[tuple[str, ...]] = ("real",)
-    training: ClassVar[dict[str, Any]] = {}  # settings of the loop that differ from its own defaults
 
     model_: Energy
     support_: str  # "real" or "binary"
@@ -84,6 +83,10 @@ class EnergyModel(GenerativeModel):
     def _objective(self, model: Energy) -> EnergyObjective:
         """What trains the energy."""
         raise NotImplementedError
+
+    def _loop(self) -> dict[str, Any]:
+        """Settings of the training loop that differ from its own defaults."""
+        return {}
 
     def _kernel(self, model: Energy) -> Kernel | None:
         """The sampler of an objective that needs one."""
@@ -203,7 +206,7 @@ class EnergyModel(GenerativeModel):
             "masking": False,
             "seed": seed,
         }
-        return Settings(**given | self.training)
+        return Settings(**given | self._loop())
 
     def _report(self, record: dict[str, float]) -> None:
         if getattr(self, "verbose", 0):
@@ -394,7 +397,9 @@ class EnergyModel(GenerativeModel):
     def _posterior_draws(
         self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator
     ) -> Iterator[tuple[slice, Tensor]]:
-        for part, answer in answers(self._density, x, seen, particles=max(64, n), seed=self.inference_seed_):
+        for part, answer in answers(
+            self._density, x, seen, particles=min(256, max(64, n)), seed=self.inference_seed_
+        ):
             yield part, answer.draw(n, generator)[:, : part.stop - part.start]
 
     def _clean(self, y: Tensor, seen: Tensor, observation: Observation) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 
 from abduce.estimators import fitters
 from abduce.estimators.arguments import Arguments, TrainingArguments, check_components, preset
-from abduce.estimators.autoencoders import _ByReconstruction
+from abduce.estimators.autoencoders import ByReconstruction
 from abduce.estimators.energy_based import EnergyModel
 from abduce.models.energy import Energy
 from abduce.models.sparse_coding import PSD as PredictiveEnergy
@@ -51,7 +49,7 @@ class SparseCoding(Arguments, EnergyModel):
 
 
 @preset
-class PSD(TrainingArguments, _ByReconstruction):
+class PSD(TrainingArguments, ByReconstruction):
     """Predictive sparse decomposition: E(y) = min_z ½‖y − Dz‖² + λ‖z‖₁ + α‖z − f(y)‖², f an encoder that learns to guess z.
 
     Parameters
@@ -78,7 +76,6 @@ class PSD(TrainingArguments, _ByReconstruction):
     prediction: float = 1.0
     form: str = "predicted"
     learning_rate: float = 1e-2
-    training: ClassVar[dict[str, Any]] = {"steps": 2000, "weight_decay": 0.0}
 
     def _make(self, x: Tensor, seed: int) -> Energy:
         return PredictiveEnergy(x.shape[1], self.code, self.sparsity, self.prediction, self.form)

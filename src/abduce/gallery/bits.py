@@ -44,18 +44,11 @@ class BitCoded:
         return (gray[:, :, None] >> places & 1).reshape(len(gray), -1).astype(np.float64)
 
     def fit(self, X: np.ndarray) -> BitCoded:
-        """Fit the model to the bits of points (n, 2)."""
+        """Fit the model to the bits of points (n, 2), and find log Z."""
         self.model.fit(self.encode(X))
+        if self.model.log_z_ is None:
+            self.model.normalize()
         return self
-
-    def normalize(self) -> Any:
-        """Find the model's log Z, as :meth:`abduce.RBM.normalize`."""
-        return self.model.normalize()
-
-    @property
-    def log_z_(self) -> Any:
-        """log Z of the model, or None."""
-        return self.model.log_z_
 
     def energy(self, X: np.ndarray) -> np.ndarray:
         """Energy of the cell of each point, nats, (n,)."""

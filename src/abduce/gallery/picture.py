@@ -73,7 +73,7 @@ def draw(panels: Sequence[Panel], curve: np.ndarray, cell: float = 1.62) -> Figu
             panel.title,
             ha="center",
             va="center",
-            fontsize=8.5,
+            fontsize=8,
         )
         for i, (values, cmap, norm) in enumerate(
             ((ranks(panel.energy), "gray", Normalize(0, 1)), (panel.surprise, "magma", scale))

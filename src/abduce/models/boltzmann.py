@@ -148,8 +148,9 @@ class RBM(Energy):
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "RBM")
-        visible = ((x - self.offset) * self.bias).sum(-1)
-        return -visible - _hidden_part(self.hidden_logits(x), self.hidden_offset)
+        v = x - self.offset
+        u = F.linear(v, self.weight.mT, self.hidden_bias)
+        return -(v * self.bias).sum(-1) - _hidden_part(u, self.hidden_offset)
 
     def flip_energies(self, x: Tensor) -> Tensor:
         """E(v with cell i flipped) − E(v) for every i, (..., D).
