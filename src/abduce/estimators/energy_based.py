@@ -299,7 +299,7 @@ class EnergyModel(GenerativeModel):
         if base == "box":
             half = 3 * start.scale
             return BoxBase(start.mean - half, start.mean + half)
-        return NormalBase(start.mean, WIDE**2 * start.covariance)
+        return NormalBase(start.mean.clone(), WIDE**2 * start.covariance)
 
     def _knows_log_z(self) -> bool:
         """Whether log Z needs no sampling."""

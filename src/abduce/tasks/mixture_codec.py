@@ -215,7 +215,7 @@ class MixtureCodec:
 
     def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
         """−log₂ Σ_c π_c P_c(x), exact: ``draws`` and ``seed`` do not matter."""
-        return -logsumexp(self._log_joint(k, observed), axis=1) / np.log(2.0)
+        return -np.asarray(logsumexp(self._log_joint(k, observed), axis=1)) / np.log(2.0)
 
 
 def _solve(root: Tensor, y: Tensor) -> Tensor:
