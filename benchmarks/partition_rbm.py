@@ -1,9 +1,10 @@
 """log Z of a trained RBM with 784 x 500 units, beside the published figure and plain annealed importance sampling.
 
-The machine is Salakhutdinov & Murray's (2008) CD25, from `rbm_cd25_500.npz` in the folder that ABDUCE_DATA names.  Published, with
-14,500 temperatures chosen by hand and 100 chains: log Z = 451.28, and −86.34 nats for the mean test image.  Ours: a pilot finds
-the temperatures, eight populations of tempered SMC give the estimate and its interval.  Plain annealed importance sampling, with as
-many transitions, goes through evenly spaced temperatures from the uniform distribution, or from the images' base rates.
+The machine is Salakhutdinov & Murray's (2008) CD25, from `rbm_cd25_500.npz` in the folder that ABDUCE_DATA names.  Published,
+with 14,500 temperatures chosen by hand and 100 chains: log Z = 451.28, and −86.34 nats for the mean test image.  Ours: a pilot
+finds the temperatures, eight populations of tempered SMC give the estimate and its interval.  Plain annealed importance
+sampling, with as many transitions, goes through evenly spaced temperatures from the uniform distribution, or from the images'
+base rates.
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def main() -> None:
         "Root mean square distance to 451.28", ["method", "nats"], [[k, f"{v:.2f}"] for k, v in root.items()]
     )
     report.remark(
-        "A transition moves one chain once, hidden and visible units both. Spread is the standard deviation of log Ẑ over eight "
-        "populations of 64. Seconds include, for ours, the pilot and the run from a wider base that checks it."
+        "A transition moves one chain once, hidden and visible units both. Spread is the standard deviation of log Ẑ over "
+        "eight populations of 64. Seconds include, for ours, the pilot and the run from a wider base that checks it."
     )
     report.keep("runs", kept)
     report.save()

@@ -1,13 +1,12 @@
 """Every strategy on handwritten digits: what each method's probability, fills, cleaning, oddities and codes are worth.
 
 1,500 of scikit-learn's digits to fit, 297 to judge.  Grey pixels (0 to 16) are blurred by their rounding, so that all methods
-are densities of the same thing; binary methods see pixels above 7.  Each method runs at its defaults, but for the sizes below; the
-VAE stands beside them.  log p is in nats a digit, with the 90 % interval of log Z where it is estimated.
+are densities of the same thing; binary methods see pixels above 7.  Each method runs at its defaults, but for the sizes below;
+the VAE stands beside them.  log p is in nats a digit, with the 90 % interval of log Z where it is estimated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -174,9 +173,10 @@ def main() -> None:
     if args.quick:
         images, labels = images[:1700], labels[:1700]
     report = Report("strategies_digits", "Seven strategies on handwritten digits", args)
-    chosen: Callable[[dict], dict] = lambda cases: {
-        k: v for k, v in cases.items() if args.only is None or k in args.only
-    }
+
+    def chosen(cases: dict) -> dict:
+        return {k: v for k, v in cases.items() if args.only is None or k in args.only}
+
     blurred = images + np.random.default_rng(0).random(images.shape) - 0.5
     rows, kept = run(chosen(REAL), blurred, labels, args, 16.0)
     report.table("Grey pixels, as densities", HEADER, rows)
@@ -185,10 +185,9 @@ def main() -> None:
     report.table("Binary pixels", HEADER, rows)
     report.keep("binary", kept)
     report.remark(
-        "RMSE in units of the grey range (of binary pixels: of 0 and 1, filled by the likelier of the two). Noise: standard deviation "
-        "0.2 of the grey range, or a tenth of the binary pixels turned over. After ± in brackets: half of the 90 % interval of log Z, "
-        "which is the same for all digits. log p of grey and of binary pixels measure different things; so do those of the table's "
-        "energies before log Z is known, which is why no raw energy is in it."
+        "RMSE in units of the grey range (of binary pixels: of 0 and 1, filled by the likelier of the two). Noise: standard "
+        "deviation 0.2 of the grey range, or a tenth of the binary pixels turned over. After ± in brackets: half of the 90 % "
+        "interval of log Z, the same for all digits. log p of grey and of binary pixels measure different things."
     )
     report.save()
 

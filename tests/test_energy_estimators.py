@@ -191,7 +191,7 @@ def test_temperature_and_base_measure():
     model = PCA(components=1, form="reconstruction").fit(X)
     assert model.base_.name == "normal"  # a valley needs one
     assert model.log_z_.diagnostics["base"] == "normal"
-    with pytest.raises(ValueError, match="infinite.*give a base measure"):
+    with pytest.raises(ValueError, match=r"infinite.*give a base measure"):
         model.normalize(base="none")
     before, flagged = model.score_samples(X), model.predict(X)
     boxed = model.normalize(base="box")

@@ -57,7 +57,7 @@ class Case:
         X = digits()
         self.binary = name.endswith("binary")
         if self.binary:
-            X = (X > np.median(X)).astype(float)
+            X = np.greater(X, np.median(X)).astype(float)
         self.X, self.new = X[:500], X[500:]
         self.arguments = CASES[name]
         self.model = self.fresh().fit(self.X)
