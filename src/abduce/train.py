@@ -142,7 +142,6 @@ class EnergyStep(Step):
     def __init__(self, loss: Loss):
         super().__init__()
         self.loss = loss
-        self.model = loss.model
         self.comparable = loss.comparable
 
     def forward(self, x, observed, progress, generator):
@@ -155,6 +154,11 @@ class EnergyStep(Step):
         return {
             "valid": -float(torch.cat([self.loss(part, generator).detach() for part in x.split(1000)]).mean())
         }
+
+    @property
+    def model(self) -> nn.Module:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The energy, which is the loss's: one module has one name in a saved state."""
+        return self.loss.model
 
     def constrain(self):
         project: Any = getattr(self.model, "project_", None)

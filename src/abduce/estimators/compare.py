@@ -78,7 +78,7 @@ def check_comparable(models: Mapping[str, Any]) -> None:
     widths = {label: int(model.n_features_in_) for label, model in models.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"models must have seen the same columns, got models of {widths} columns")
-    columns = {label: [_has_density(f) for f in m.schema_.fields] for label, m in models.items()}
+    columns = {label: [_has_density(f, m) for f in m.schema_.fields] for label, m in models.items()}
     first, *others = columns
     for other in others:
         if columns[other] != columns[first]:
@@ -88,8 +88,9 @@ def check_comparable(models: Mapping[str, Any]) -> None:
             )
 
 
-def _has_density(field: Any) -> tuple[str, bool]:
-    return field.name, field.kind in DENSITIES
+def _has_density(field: Any, model: Any) -> tuple[str, bool]:
+    """An energy gives pixels a density, where a model with latents gives their levels probabilities."""
+    return field.name, field.kind in DENSITIES or (field.kind == "pixel" and hasattr(model, "log_z_"))
 
 
 def over_rows(values: np.ndarray) -> float:
