@@ -243,7 +243,7 @@ def descend(
         progress, tensors = state.load()
         step.load_state_dict(tensors["model"])
         generator.set_state(tensors["generator"]["state"].cpu())
-        _load_moments(optimizer, tensors["moments"])
+        _load_moments(optimizer, tensors.get("moments", {}))  # plain gradient steps have none
         first, bad = progress["epoch"], progress["bad"]
         run.history, run.best_epoch = progress["history"], progress["best_epoch"]
         if "best" in tensors:

@@ -202,19 +202,20 @@ class DenoisingScoreMatching:
         check_rows(model, x)
         require_support(self, model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
         low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
-        return Denoising(model, math.log(low), math.log(high))
+        return Denoising(model, low, high)
 
 
 class Denoising(Loss):
-    """Denoising at noise levels between two, exp(log_low) and exp(log_high), with noise of both signs."""
+    """Denoising at noise levels from low to high, with noise of both signs."""
 
-    def __init__(self, model: Energy, log_low: float, log_high: float):
+    def __init__(self, model: Energy, low: float, high: float):
         super().__init__(model)
-        self.log_low, self.log_high = log_low, log_high
+        self.low, self.high = low, high
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         factory = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        u = torch.rand(len(x), 1, **factory)
-        sigma = torch.exp(self.log_low + (self.log_high - self.log_low) * u)
+        sigma: Tensor | float = self.low
+        if self.high > self.low:
+            sigma = self.low * (self.high / self.low) ** torch.rand(len(x), 1, **factory)
         noise = torch.randn(x.shape, **factory)
         return denoising_score_matching(self.model, x, sigma, torch.stack([noise, -noise])).mean(0)
