@@ -35,6 +35,8 @@ class _Autoencoder(ByReconstruction):
 class Autoencoder(TrainingArguments, _Autoencoder):
     """An auto-encoder with a narrow code: E(y) = ‖y − g(f(y))‖²; the code is what limits the volume of low energy.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     code : int
@@ -42,8 +44,9 @@ class Autoencoder(TrainingArguments, _Autoencoder):
     hidden : sequence of int
         Layers before the code, mirrored after it.
     activation : "sigmoid", "tanh", "relu", "linear", "ramp" or "shrink"
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import Autoencoder
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0, 3.0]
@@ -65,6 +68,8 @@ class Autoencoder(TrainingArguments, _Autoencoder):
 class DenoisingAutoencoder(TrainingArguments, _Autoencoder):
     """A denoising auto-encoder: trained to undo noise, it learns where the density rises, r(y) − y ≈ σ²∇log p_σ(y).
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     code, hidden, activation
@@ -74,10 +79,13 @@ class DenoisingAutoencoder(TrainingArguments, _Autoencoder):
     form : "reconstruction" or "potential"
         E = ‖y − r(y)‖², or for one tied sigmoid layer the potential whose slope r is, in nats,
         E = (½‖y−c‖² − Σ softplus(w_jᵀy+b_j))/σ²; it has no false valleys between the data, but bends less.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Vincent et al. 2008; Vincent 2011; Alain & Bengio 2014 (arXiv:1211.4246).
+    References
+    ----------
+    Vincent et al. 2008; Vincent 2011; Alain & Bengio 2014 (arXiv:1211.4246).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import DenoisingAutoencoder
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0, 3.0]
@@ -108,6 +116,8 @@ class DenoisingAutoencoder(TrainingArguments, _Autoencoder):
 class SparseAutoencoder(TrainingArguments, _Autoencoder):
     """An auto-encoder whose code is mostly off: reconstruction plus ``strength`` times an ℓ1 or KL penalty on the code.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     code, hidden, activation
@@ -115,10 +125,13 @@ class SparseAutoencoder(TrainingArguments, _Autoencoder):
     strength : float
     target : float or None
         Mean activation that sigmoid codes are drawn to, by the KL divergence; None is ℓ1.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Ranzato et al. 2006; Ng 2011 (lecture notes, Sparse autoencoder).
+    References
+    ----------
+    Ranzato et al. 2006; Ng 2011 (lecture notes, Sparse autoencoder).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import SparseAutoencoder
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0, 3.0]
@@ -149,14 +162,19 @@ class SparseAutoencoder(TrainingArguments, _Autoencoder):
 class ContractiveAutoencoder(TrainingArguments, _Autoencoder):
     """An auto-encoder whose code barely moves: reconstruction plus ``strength`` ‖∂f/∂y‖²_F, weights tied.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     code, hidden, activation, strength
         As in :class:`SparseAutoencoder`.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Rifai et al. 2011.
+    References
+    ----------
+    Rifai et al. 2011.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import ContractiveAutoencoder
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0, 3.0]
@@ -185,15 +203,20 @@ class ContractiveAutoencoder(TrainingArguments, _Autoencoder):
 class SaturatingAutoencoder(TrainingArguments, _Autoencoder):
     """An auto-encoder whose units rest where they are flat: reconstruction plus ``strength`` Σ_j s_c(u_j).
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     code, strength
         As in :class:`SparseAutoencoder`.
     activation : "ramp", "relu" or "shrink"
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Goroshin & LeCun 2013 (arXiv:1301.3577).
+    References
+    ----------
+    Goroshin & LeCun 2013 (arXiv:1301.3577).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import SaturatingAutoencoder
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0, 3.0]

@@ -19,16 +19,21 @@ class PCA(Arguments, EnergyModel):
 
     Everything is exact, fills and log p of rows with blanks included; blanks in the training rows are met by EM.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+
     Parameters
     ----------
     components : int or "auto"
         Directions kept; "auto": enough for 95 % of the variance.
     form : "probabilistic" or "reconstruction"
         E = ½ (y−μ)ᵀC⁻¹(y−μ), or ‖y−μ−UUᵀ(y−μ)‖², which is infinite in volume and takes a base measure.
-    Others as in :class:`~abduce.estimators.arguments.Arguments`.
 
-    Source: Tipping & Bishop 1999, Probabilistic principal component analysis.
+    References
+    ----------
+    Tipping & Bishop 1999, Probabilistic principal component analysis.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import PCA
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0, 3.0] + 0.1
@@ -49,6 +54,8 @@ class PCA(Arguments, EnergyModel):
             q = fitters.enough_components(x)
         else:
             check_components("components", q, len(x))
+        if self.form == "reconstruction":  # its β is fitted to the rows held out
+            x, observed = x[rows], observed[rows]
         return fitters.principal_components(x, observed, int(q), self.form)  # pyright: ignore[reportArgumentType]
 
 
@@ -59,8 +66,12 @@ class ICA(Arguments, EnergyModel):
     FastICA starts, exact maximum likelihood ends.  Sources with heavy tails are told apart; of Gaussian ones no two are.
     Arguments as in :class:`~abduce.estimators.arguments.Arguments`.
 
-    Source: Bell & Sejnowski 1995; Hyvärinen 1999 (FastICA).
+    References
+    ----------
+    Bell & Sejnowski 1995; Hyvärinen 1999 (FastICA).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import ICA
     >>> X = np.random.default_rng(0).laplace(size=(500, 2)) @ [[1.0, 0.5], [0.0, 1.0]]
@@ -78,14 +89,19 @@ class KMeans(Arguments, EnergyModel):
 
     The inverse temperature is fitted to held-out rows; draws and conditionals are exact, by rejection.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+
     Parameters
     ----------
     components : int
         Centres.
-    Others as in :class:`~abduce.estimators.arguments.Arguments`.
 
-    Source: Lloyd 1957, MacQueen 1967.
+    References
+    ----------
+    Lloyd 1957, MacQueen 1967.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import KMeans
     >>> X = np.random.default_rng(0).normal(size=(100, 2)) + 6 * np.eye(2)[np.arange(100) % 2]
@@ -104,16 +120,21 @@ class KMeans(Arguments, EnergyModel):
 class GaussianMixture(Arguments, EnergyModel):
     """A mixture of Gaussians: E(y) = −log Σ_k π_k N(y; μ_k, C_k), everything exact; blanks are met by EM.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+
     Parameters
     ----------
     components : int
     covariance_type : "full", "tied", "diag" or "spherical"
     reg_covar : float
         Added to the diagonal of each covariance, in units of standardised columns.
-    Others as in :class:`~abduce.estimators.arguments.Arguments`.
 
-    Source: Dempster, Laird & Rubin 1977.
+    References
+    ----------
+    Dempster, Laird & Rubin 1977.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import GaussianMixture
     >>> X = np.random.default_rng(0).normal(size=(100, 2)) + 6 * np.eye(2)[np.arange(100) % 2]

@@ -29,6 +29,8 @@ PERSISTENT = ContrastiveDivergence(k=1, persistent=True)
 class RBM(TrainingArguments, EnergyModel):
     """A restricted Boltzmann machine: E(v) = −bᵀv − Σ_j softplus(c_j + W_jᵀv) on binary data, with a bowl for −bᵀv on numbers.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     hidden : int
@@ -38,10 +40,13 @@ class RBM(TrainingArguments, EnergyModel):
         ``PseudoLikelihood``, ``RatioMatching``, ``NCE``, and ``MaximumLikelihood`` where a side has at most 20 units.
     learning_rate : float or "auto"
         "auto": 0.05 of plain gradient steps for contrastive divergence, 0.01 of Adam for the others.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Smolensky 1986; Hinton 2002; Tieleman 2008.
+    References
+    ----------
+    Smolensky 1986; Hinton 2002; Tieleman 2008.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import RBM
     >>> X = (np.random.default_rng(0).random((200, 1)) < 0.5) ^ (np.random.default_rng(1).random((200, 6)) < 0.1)
@@ -79,15 +84,20 @@ class RBM(TrainingArguments, EnergyModel):
 class Ising(TrainingArguments, EnergyModel):
     """The fully visible Boltzmann machine: E(x) = −½ xᵀJx − bᵀx on binary data, all pairs of cells coupled.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     objective : "auto" or an objective
         "auto" is pseudo-likelihood, which is convex here; also ``MinimumProbabilityFlow``, ``RatioMatching``, ``NCE``,
         ``ContrastiveDivergence``, and ``MaximumLikelihood`` up to 20 cells.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Besag 1975; Ackley, Hinton & Sejnowski 1985.
+    References
+    ----------
+    Besag 1975; Ackley, Hinton & Sejnowski 1985.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import Ising
     >>> X = np.repeat(np.random.default_rng(0).random((300, 2)) < 0.5, 2, axis=1).astype(float)
@@ -117,6 +127,8 @@ class Ising(TrainingArguments, EnergyModel):
 class EnergyNetwork(TrainingArguments, EnergyModel):
     """A network as energy: E(x) = f(x) + ‖x‖²/2w² on numbers, f(x) on binary data; any objective shapes it.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     hidden : sequence of int
@@ -132,10 +144,13 @@ class EnergyNetwork(TrainingArguments, EnergyModel):
         columns), and the objectives of binary data.
     step_size : float
         Of the sampler in contrastive divergence, in standard deviations of the data.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Hyvärinen 2005; Vincent 2011; Song et al. 2019 (arXiv:1905.07088); Du & Mordatch 2019 (arXiv:1903.08689).
+    References
+    ----------
+    Hyvärinen 2005; Vincent 2011; Song et al. 2019 (arXiv:1905.07088); Du & Mordatch 2019 (arXiv:1903.08689).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import EnergyNetwork
     >>> X = np.random.default_rng(0).normal(size=(300, 2))

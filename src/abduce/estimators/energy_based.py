@@ -172,7 +172,7 @@ class EnergyModel(GenerativeModel):
         )
         raise ValueError(
             f"{type(self).__name__} takes {wanted}, but {listing([f.name for f in wrong])} "
-            f"{'is' if len(wrong) == 1 else 'are'} {' and '.join(sorted({f.kind for f in wrong}))}{hint}"
+            f"{'is' if len(wrong) == 1 else 'are'} {', '.join(sorted({f.kind for f in wrong}))}{hint}"
         )
 
     def _completed(self, x: Tensor, observed: Tensor, support: str, seed: int) -> Tensor:
@@ -247,6 +247,8 @@ class EnergyModel(GenerativeModel):
         particles, populations, refine
             Of the sampler, where one is needed: populations never meet, and their spread is the error; ``refine`` cuts each
             step of temperature into as many.
+        random_state : int, RandomState or None
+            Of the sampler; None: the seed of the fit.
         show : callable or None
             Called with the share of the way that the sampler has gone.
 
@@ -256,7 +258,12 @@ class EnergyModel(GenerativeModel):
             In nats, of model space (standardised cells), with the interval that holds it with 90 % probability and
             ``diagnostics`` that say which rung it was, β, the base measure, effective sample size, acceptance.
 
-        Raises ValueError for a rung that does not hold or an infinite integral, ``Diverged`` where chains run away.
+        Raises
+        ------
+        ValueError
+            For a rung that does not hold, or an infinite integral.
+        Diverged
+            Where chains run away or stand still.
         """
         check_is_fitted(self)
         for name, count in (("particles", particles), ("populations", populations), ("refine", refine)):

@@ -19,6 +19,8 @@ class SparseCoding(Arguments, EnergyModel):
 
     scikit-learn learns the dictionary; the code is found by FISTA.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+
     Parameters
     ----------
     code : int
@@ -27,10 +29,13 @@ class SparseCoding(Arguments, EnergyModel):
         λ, in standard deviations of the data.
     iterations : int
         Of FISTA.
-    Others as in :class:`~abduce.estimators.arguments.Arguments`.
 
-    Source: Olshausen & Field 1996; Beck & Teboulle 2009; Mairal et al. 2009 (online dictionary learning).
+    References
+    ----------
+    Olshausen & Field 1996; Beck & Teboulle 2009; Mairal et al. 2009 (online dictionary learning).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import SparseCoding
     >>> X = np.random.default_rng(0).laplace(size=(100, 3))
@@ -52,6 +57,8 @@ class SparseCoding(Arguments, EnergyModel):
 class PSD(TrainingArguments, ByReconstruction):
     """Predictive sparse decomposition: E(y) = min_z ½‖y − Dz‖² + λ‖z‖₁ + α‖z − f(y)‖², f an encoder that learns to guess z.
 
+    Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
+
     Parameters
     ----------
     code : int
@@ -60,10 +67,13 @@ class PSD(TrainingArguments, ByReconstruction):
         λ and α.
     form : "optimal" or "predicted"
         The energy at the best code, or at f(y), which is quicker and bends with f.
-    Others as in :class:`~abduce.estimators.arguments.TrainingArguments`.
 
-    Source: Kavukcuoglu, Ranzato & LeCun 2008 (arXiv:1010.3467).
+    References
+    ----------
+    Kavukcuoglu, Ranzato & LeCun 2008 (arXiv:1010.3467).
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from abduce import PSD
     >>> X = np.random.default_rng(0).laplace(size=(100, 3))
