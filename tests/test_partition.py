@@ -83,6 +83,17 @@ def test_sampling_agrees_with_counting(method):
         assert about["evaluations"] > 128 * 8 * about["temperatures"]
 
 
+def test_finer_temperatures_narrow_the_interval():
+    """However many: a schedule that was given has no limit."""
+    density = small(0)
+    truth = float(density.model.log_z())
+    coarse = log_z(density, "smc", particles=32, seed=1)
+    fine = log_z(density, "smc", particles=32, refine=150, seed=1)
+    assert fine.diagnostics["temperatures"] > 1000
+    assert fine.diagnostics["spread"] < 0.5 * coarse.diagnostics["spread"]
+    assert fine.value == pytest.approx(truth, abs=0.05)
+
+
 def test_every_rung_agrees_in_the_plane():
     """Two independent components: closed form, quadrature and sampling."""
     W = torch.tensor([[1.5, 0.4], [-0.3, 0.9]], dtype=DOUBLE)

@@ -133,6 +133,7 @@ def estimate(
     """log Z by tempered SMC or annealed importance sampling, and the particles, which are draws from the density."""
     path = path_to(density)
     pilot = temper(path, particles, 1, seed, share)
+    check_arrival(pilot)
     check_mixing(pilot)
     done = temper(
         path,
@@ -171,13 +172,17 @@ def interval(log_estimates: Tensor, level: float = LEVEL) -> tuple[float, float]
     return value, float(stats.t.ppf(0.5 + 0.5 * level, r - 1)) * error
 
 
-def check_mixing(particles: Particles, least: float = 0.02, most: int = 1000) -> None:
-    """Refuse an answer of chains that hardly moved, or that needed more temperatures than there is an end to."""
-    if len(particles.plan.t) > most:
+def check_arrival(pilot: Particles, most: int = 1000) -> None:
+    """Refuse a path whose temperatures, chosen by the particles, had no end."""
+    if len(pilot.plan.t) > most:
         raise Diverged(
             f"annealing did not arrive in {most} temperatures: the energy falls without bound, or is far too steep for its "
             "scale; give a base measure, a smaller beta, or train with a stronger penalty"
         )
+
+
+def check_mixing(particles: Particles, least: float = 0.02) -> None:
+    """Refuse an answer of chains that hardly moved."""
     if float(particles.acceptance.min()) < least:
         raise Diverged(
             f"chains are stuck: of their moves {float(particles.acceptance.min()):.1%} were accepted; the energy changes too "
