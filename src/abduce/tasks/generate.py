@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from abduce.inference.convergence import chain_sample_size, split_r_hat
-from abduce.inference.partition import check_mixing
+from abduce.inference.partition import check_arrival, check_mixing
 from abduce.inference.paths import Density, path_to
 from abduce.inference.tempering import check_range, temper
 from abduce.weights import effective_sample_size
@@ -47,6 +47,7 @@ def generate(
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     particles = max(PARTICLES, n)
     done = temper(path, particles, 1, seed, share)
+    check_arrival(done)
     check_mixing(done)
     x = done.draws(n, generator)
     one = torch.ones(1, dtype=x.dtype)
