@@ -292,10 +292,11 @@ def test_pcds_chains_restart_from_the_noise():
     assert float(loss.chains[before != loss.chains].std()) == pytest.approx(1.5 * float(x.std()), abs=0.15)
 
 
-def test_chains_that_ran_away_are_told():
+@pytest.mark.parametrize("place", [torch.inf, torch.nan, -1e5])
+def test_chains_that_ran_away_are_told(place):
     model = Quadratic(torch.eye(1))
     loss = ContrastiveDivergence().start(
-        model, torch.zeros(2, 1), generator(), Jump(torch.tensor([[1.0], [torch.inf]]))
+        model, torch.zeros(2, 1), generator(), Jump(torch.tensor([[1.0], [place]]))
     )
     with pytest.raises(Diverged, match="lower the learning rate or the step size"):
         loss(torch.zeros(2, 1), generator())

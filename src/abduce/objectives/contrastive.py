@@ -44,6 +44,7 @@ from abduce.objectives.noise import Noise, fit_noise
 
 STEEP = 20.0  # largest exponent of a probability flow: from there on the exponential goes on as its tangent
 CHAINS = 100
+FAR = 1e3  # standard deviations from the data: a chain there has run away
 DRAWS = 2000  # of the noise, for a first guess of c
 
 
@@ -53,7 +54,7 @@ class ContrastiveDivergence:
 
     The gradient is that of the likelihood but for draws that have not mixed; the value says nothing about progress.
     ``chains`` (None: 100) and ``restart``, the probability at each step that a chain starts anew from a wide noise fitted to
-    the data, matter for persistent chains only.  Needs a ``kernel`` bound to the model.  Chains that are not finite raise
+    the data, matter for persistent chains only.  Needs a ``kernel`` bound to the model.  Chains that run away raise
     :class:`~abduce.models.energy.Diverged`.
 
     >>> ContrastiveDivergence(k=0)
@@ -107,9 +108,9 @@ def _run(kernel: Kernel, x: Tensor, steps: int, generator: torch.Generator | Non
     state = kernel.init(x)
     for _ in range(steps):
         state, _ = kernel.step(state, generator)
-    if not bool(torch.isfinite(state.x).all()):
+    if not bool(torch.isfinite(state.x).all()) or float(state.x.abs().amax()) > FAR:
         raise Diverged(
-            "chains of ContrastiveDivergence are not finite: the energy falls without bound, or the kernel's step is too "
+            "chains of ContrastiveDivergence ran away: the energy falls without bound, or the kernel's step is too "
             "large; lower the learning rate or the step size, or take an energy that rises far from the data"
         )
     return state.x
