@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from abduce.estimators.compare import compare
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.folder import load
+    from abduce.estimators.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.sparse import PSD, SparseCoding
     from abduce.estimators.vae import VAE
     from abduce.models.energy import Diverged, LogZ, NotNormalized
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from abduce.objectives.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
     from abduce.objectives.maximum_likelihood import MaximumLikelihood
     from abduce.objectives.reconstruction import MeanEnergy
+    from abduce.tasks.observation import Blanks, Flips
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,23 +49,30 @@ __all__ = [
     "RBM",
     "VAE",
     "Autoencoder",
+    "Blanks",
+    "Blur",
     "ContractiveAutoencoder",
     "ContrastiveDivergence",
     "DenoisingAutoencoder",
     "DenoisingScoreMatching",
     "Diverged",
+    "Downsample",
     "EnergyNetwork",
+    "Flips",
     "GaussianMixture",
     "Imputer",
     "Ising",
     "KMeans",
+    "LinearMap",
     "LogZ",
     "MaximumLikelihood",
     "MeanEnergy",
     "MinimumProbabilityFlow",
+    "Noise",
     "NotNormalized",
     "OutlierDetector",
     "PseudoLikelihood",
+    "Quantise",
     "RatioMatching",
     "Renyi",
     "SaturatingAutoencoder",
@@ -92,6 +101,8 @@ _NAMES = {
         "SaturatingAutoencoder",
     ),
     "estimators.sparse": ("SparseCoding", "PSD"),
+    "estimators.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
+    "tasks.observation": ("Blanks", "Flips"),
     "models.energy": ("Diverged", "LogZ", "NotNormalized"),
     "objectives.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),
     "objectives.contrastive": (

@@ -112,6 +112,12 @@ class GaussianMixtureLaw:
         image, cross = self._image(seen, noise)
         return image._regress(y, known, cross, self.means)
 
+    def log_prob_through(
+        self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor
+    ) -> Tensor:
+        """log p(y), nats, (batch, d) -> (batch,), arguments as in :meth:`through`."""
+        return self._image(seen, noise)[0].log_prob(y, known)
+
     def complete_through(
         self,
         seen: Callable[[Tensor], Tensor],

@@ -33,9 +33,9 @@ from abduce.models.families import FAMILIES
 from abduce.objectives.loss import EnergyObjective, Kernel
 from abduce.objectives.registry import energy_objective_from_json, energy_objective_to_json, is_objective
 from abduce.tasks import compress as coding
-from abduce.tasks.complete import answers, free_energy
+from abduce.tasks.complete import answers, evidence, free_energy
 from abduce.tasks.generate import generate
-from abduce.tasks.observation import Flips, Observation
+from abduce.tasks.observation import Blanks, Flips, Observation
 from abduce.train import Settings, train_energy
 
 REAL = ("real", "positive", "pixel")  # kinds of columns that are cells of a real energy
@@ -404,10 +404,18 @@ class EnergyModel(GenerativeModel):
     def _posterior_draws(
         self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator
     ) -> Iterator[tuple[slice, Tensor]]:
+        return self._clean_draws(x, seen, Blanks(), n, generator)
+
+    def _clean_draws(
+        self, y: Tensor, seen: Tensor, observation: Observation, n: int, generator: torch.Generator
+    ) -> Iterator[tuple[slice, Tensor]]:
         for part, answer in answers(
-            self._density, x, seen, particles=min(256, max(64, n)), seed=self.inference_seed_
+            self._density, y, seen, observation, particles=min(256, max(64, n)), seed=self.inference_seed_
         ):
             yield part, answer.draw(n, generator)[:, : part.stop - part.start]
+
+    def _evidence(self, y: Tensor, seen: Tensor, observation: Observation) -> Tensor | None:
+        return evidence(self._density, y, seen, observation)
 
     def _clean(self, y: Tensor, seen: Tensor, observation: Observation) -> np.ndarray:
         mean = self._means(y, seen, observation)

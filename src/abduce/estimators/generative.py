@@ -26,9 +26,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from abduce.data.schema import Schema
+from abduce.estimators.restoration import Restoration
 from abduce.models.energy import Energy
 from abduce.tasks import score as scoring
-from abduce.tasks.observation import Flips, Linear, Observation
 
 
 def check_count(name: str, given: Any) -> None:
@@ -38,7 +38,7 @@ def check_count(name: str, given: Any) -> None:
 
 
 class GenerativeModel(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, DensityMixin, BaseEstimator
+    Restoration, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, DensityMixin, BaseEstimator
 ):
     """The questions: score, represent, generate, restore, compress."""
 
@@ -80,10 +80,6 @@ class GenerativeModel(
         self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator
     ) -> Iterator[tuple[slice, Tensor]]:
         """Completions (n, rows, D), a chunk of rows at a time."""
-        raise NotImplementedError
-
-    def _clean(self, y: Tensor, seen: Tensor, observation: Observation) -> np.ndarray:
-        """The best clean rows behind what an observation of them saw."""
         raise NotImplementedError
 
     def __sklearn_tags__(self):
@@ -221,63 +217,3 @@ class GenerativeModel(
             labels = [str(c) for c in X.columns]
             mask = mask[:, [labels.index(f.name) for f in self.schema_.fields]]
         return seen & torch.from_numpy(mask.reshape(len(mask), -1))
-
-    def denoise(self, X, noise):
-        """The clean data that most plausibly produced X: the posterior mean given noisy values.
-
-        ``noise`` is the noise's standard deviation in the data's units (one number, or one for each column); for
-        all-binary data it is the probability that a cell was flipped.  Blanks are filled too.
-        """
-        x, seen = self._encode(X)
-        kinds = {f.kind for f in self.schema_.fields}
-        sigma = np.asarray(noise, dtype=np.float64)
-        if not np.all(np.isfinite(sigma)) or np.any(sigma < 0):
-            raise ValueError(f"noise must be finite and >= 0, got {noise!r}")
-        observation: Observation
-        if kinds == {"binary"}:
-            if sigma.ndim or not sigma < 0.5:
-                raise ValueError(f"noise of binary data is a flip probability in [0, 0.5), got {noise!r}")
-            observation = Flips(max(float(sigma), 1e-9))
-        else:
-            wrong = sorted(kinds - {"real", "pixel"})
-            if wrong:
-                raise ValueError(
-                    f"denoise takes real, pixel or all-binary data, this model also has kinds {wrong}"
-                )
-            scale = np.array([f.scale for f in self.schema_.fields])
-            if sigma.ndim and sigma.shape != (len(scale),):
-                raise ValueError(
-                    f"noise must be one number or one for each of {len(scale)} columns, got {sigma.shape}"
-                )
-            observation = Linear(
-                torch.from_numpy(np.broadcast_to(sigma / scale, (self.schema_.n_cells,)).copy())
-            )
-        return self.schema_.decode(self._clean(x, seen, observation))
-
-    def upscale(self, X, factor: int, noise: float = 0.0):
-        """Larger images that most plausibly averaged, over blocks of ``factor`` x ``factor`` pixels, to X.
-
-        X has shape ``(n, H / factor, W / factor[, C])`` for a model of ``(n, H, W[, C])`` images.
-        """
-        check_is_fitted(self)
-        schema = self.schema_
-        if schema.container != "image":
-            raise ValueError(f"upscale needs a model of images, this one was fitted to a {schema.container}")
-        h, w = schema.shape[:2]
-        if not isinstance(factor, Integral) or factor < 1 or h % factor or w % factor:
-            raise ValueError(f"factor must be a positive int that divides both {h} and {w}, got {factor!r}")
-        small = (h // int(factor), w // int(factor), *schema.shape[2:])
-        array = np.asarray(X, dtype=np.float64)
-        if array.shape[1:] != small:
-            raise ValueError(f"X must have shape (n, {', '.join(map(str, small))}), got {array.shape}")
-        if np.isinf(array).any():
-            raise ValueError("X contains infinity")
-        (field,) = schema.fields
-        loc, scale = field.loc, field.scale
-        if field.kind == "binary":
-            low, high = (float(v) for v in field.categories or (0, 1))
-            loc, scale = low, high - low
-        y = torch.from_numpy((array.reshape(len(array), -1) - loc) / scale)
-        seen = ~torch.isnan(y)
-        observation = Linear(max(float(noise) / scale, 1e-3), int(factor), schema.shape)
-        return schema.decode(self._clean(y.nan_to_num(), seen, observation))

@@ -17,8 +17,8 @@ from abduce.inference.annealing import check
 from abduce.inference.importance import PRECISIONS, by_chunk, log_prob
 from abduce.models.vae import VariationalAutoencoder
 from abduce.tasks import compress as coding
-from abduce.tasks.observation import Flips, Observation
-from abduce.tasks.restore import Effort, posterior_draws, posterior_mean
+from abduce.tasks.observation import Blanks, Flips, Observation
+from abduce.tasks.restore import Effort, evidence, posterior_draws, posterior_mean
 
 
 def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
@@ -76,13 +76,27 @@ class LatentModel(GenerativeModel):
         return posterior_draws(self.model_, x, seen, n, generator, effort=effort, seed=self.inference_seed_)
 
     def _clean(self, y: Tensor, seen: Tensor, observation: Observation) -> np.ndarray:
-        effort = Effort(samples=self.samples, rounds=8)
         moments, _ = posterior_mean(
-            self.model_, y, seen, observation, effort=effort, seed=self.inference_seed_
+            self.model_, y, seen, observation, effort=self._noisy_effort(), seed=self.inference_seed_
         )
         if isinstance(observation, Flips):
             return self.model_.heads.point(moments).numpy()
         return moments[0].squeeze(-1).numpy()
+
+    def _clean_draws(
+        self, y: Tensor, seen: Tensor, observation: Observation, n: int, generator: torch.Generator
+    ) -> Iterator[tuple[slice, Tensor]]:
+        if isinstance(observation, Blanks):
+            return self._posterior_draws(y, seen, n, generator)
+        effort, seed = self._noisy_effort(), self.inference_seed_
+        return posterior_draws(self.model_, y, seen, n, generator, observation, effort=effort, seed=seed)
+
+    def _evidence(self, y: Tensor, seen: Tensor, observation: Observation) -> Tensor:
+        return evidence(self.model_, y, seen, observation, self._noisy_effort(), self.inference_seed_)
+
+    def _noisy_effort(self) -> Effort:
+        """Work on what the encoder has not seen in training."""
+        return Effort(samples=self.samples, rounds=8)
 
     @property
     def _n_features_out(self) -> int:

@@ -94,6 +94,18 @@ class Law(Protocol):
         """
         ...
 
+    def complete_through(
+        self,
+        seen: Callable[[Tensor], Tensor],
+        noise: Tensor,
+        y: Tensor,
+        known: Tensor,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw from p(x | y), (draws, batch, D)."""
+        ...
+
 
 class Energy(nn.Module, abc.ABC):
     """A function E(x) with p(x) ∝ exp(−β E(x)).

@@ -110,10 +110,7 @@ class HardMixtureLaw:
     def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
         """E[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D), by weighted draws of the soft mixture."""
         k, d = self.centres.shape
-        eye = torch.eye(d, dtype=self.centres.dtype, device=self.centres.device)
-        soft = GaussianMixtureLaw(
-            self.centres.new_zeros(k), self.centres, (self._scale**2 * eye).expand(k, -1, -1)
-        )
+        soft = self._soft()
         out = y.new_empty(len(y), d)
         size = max(1, BUDGET // (self.draws * max(d, k)))
         for i in range(0, len(y), size):
@@ -124,6 +121,36 @@ class HardMixtureLaw:
             )
             out[part] = self._weighted_mean(draws, soft.through(seen, noise, y[part], known[part]))
         return out
+
+    def complete_through(
+        self,
+        seen: Callable[[Tensor], Tensor],
+        noise: Tensor,
+        y: Tensor,
+        known: Tensor,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw from p(x | y) by rejection from the soft mixture given y, exactly: (draws, batch, D)."""
+        batch, soft = len(y), self._soft()
+        out = y.new_empty(draws * batch, self.centres.shape[1])
+        pending = torch.arange(len(out), device=y.device)
+        while len(pending):  # on average K rounds at most
+            row = pending % batch
+            x = soft.complete_through(seen, noise, y[row], known[row], 1, generator)[0]
+            u = torch.rand(len(row), generator=generator, dtype=y.dtype, device=y.device)
+            accept = u.log() < self.log_acceptance(x)
+            out[pending[accept]] = x[accept]
+            pending = pending[~accept]
+        return out.view(draws, batch, -1)
+
+    def _soft(self) -> GaussianMixtureLaw:
+        """The soft mixture, Σ_k N(w_k, I/2β) of equal weights."""
+        k, d = self.centres.shape
+        eye = torch.eye(d, dtype=self.centres.dtype, device=self.centres.device)
+        return GaussianMixtureLaw(
+            self.centres.new_zeros(k), self.centres, (self._scale**2 * eye).expand(k, -1, -1)
+        )
 
     def log_acceptance(self, y: Tensor) -> Tensor:
         """log ρ(y), the largest responsibility of the soft mixture for whole rows, (..., D) -> (...); in [−log K, 0]."""

@@ -32,6 +32,7 @@ from abduce.weights import effective_sample_size
 PARTICLES = 64
 STEPS = 16  # temperatures: from the base given what was seen the way is short
 LEAPFROGS = 3
+EXACT = 4096  # rows of which an exact law gives the means at once
 
 
 class Answer(NamedTuple):
@@ -53,12 +54,28 @@ def answers(
     """Answer all rows, a chunk at a time; the slice says which rows the chunk's first ones are."""
     observation = observation or Blanks()
     law = density.model.law(density.beta, density.base)
-    single = density.float()
+    single = density.float() if law is None else density
     for part, ys, ss in chunks(y, seen):
         if law is not None:
             yield part, _exact(law, observation, ys, ss)
         else:
             yield part, _annealed(single, observation, ys.float(), ss, particles, seed)
+
+
+def means(
+    density: Density, y: Tensor, seen: Tensor, observation: Observation | None = None, seed: int = 0
+) -> Tensor:
+    """E[x | what was seen] of all rows, (n, D).
+
+    An exact law draws nothing and needs no padding: it takes rows by the thousand, so that those with the same blanks share
+    a factorisation, and one row by itself.  There a row's neighbours show in the last bits at most.
+    """
+    law = density.model.law(density.beta, density.base)
+    if law is None:
+        parts = answers(density, y, seen, observation, seed=seed)
+        return torch.cat([answer.mean[: part.stop - part.start] for part, answer in parts])
+    blocks = zip(y.split(EXACT), seen.split(EXACT), strict=True)
+    return torch.cat([_exact(law, observation or Blanks(), ys, ss).mean for ys, ss in blocks])
 
 
 @torch.no_grad()
@@ -91,15 +108,10 @@ def _run(path: Path, rows: int, particles: int, seed: int) -> Particles:
 def _exact(law: Law, observation: Observation, y: Tensor, seen: Tensor) -> Answer:
     sure = torch.full((len(y),), math.inf, dtype=torch.float64)
     if isinstance(observation, Linear):
-        noise = observation.spread(y)
-        through = getattr(law, "complete_through", None)
-
-        def draw(n: int, generator: torch.Generator) -> Tensor:
-            if through is None:
-                raise ValueError(f"{type(law).__name__} gives no draws under noise, only means")
-            return through(observation.apply, noise, y, seen, n, generator)
-
-        return Answer(law.through(observation.apply, noise, y, seen), draw, sure)
+        given = observation.apply, observation.spread(y), y, seen
+        return Answer(
+            law.through(*given), lambda n, generator: law.complete_through(*given, n, generator), sure
+        )
     return Answer(law.mean(y, seen), lambda n, generator: law.complete(y, seen, n, generator), sure)
 
 
@@ -149,3 +161,14 @@ def _path(density: Density, observation: Observation, y: Tensor, seen: Tensor) -
         LEAPFROGS,
         shared=True,
     )
+
+
+def evidence(density: Density, y: Tensor, seen: Tensor, observation: Observation) -> Tensor | None:
+    """log p(y) of each row under a linear observation, nats ``(n,)``; None where the family has no exact law of y."""
+    law = density.model.law(density.beta, density.base)
+    if hasattr(law, "dense"):
+        law = law.dense()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    through = getattr(law, "log_prob_through", None)
+    if through is None or not isinstance(observation, Linear):
+        return None
+    return through(observation.apply, observation.spread(y), y, seen)

@@ -8,17 +8,18 @@ Hamiltonian Monte Carlo on log p(y|z) + log p(z).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import MixtureNormal, Posterior
 from abduce.inference import hmc
 from abduce.inference.importance import ROWS, chunks, shared_noise
 from abduce.models.latent import LatentVariableModel
 from abduce.tasks.observation import Blanks, Linear, Observation
-from abduce.weights import Weights, effective_sample_size, expectation, resample, take
+from abduce.weights import Weights, effective_sample_size, expectation, multi_sample, resample, take
 
 MIN_ESS = 5.0
 
@@ -76,11 +77,13 @@ def restore(
     noise = shared_noise(effort.samples, model.noise_dim, seed, y)
     q = _proposal(model, observation, y, seen, effort)
 
-    def target(z: Tensor, y: Tensor, seen: Tensor) -> Tensor:
+    def target(z: Tensor, y: Tensor, seen: Tensor, observation: Observation) -> Tensor:
         return observation.log_prob(model.likelihood(z), y, seen) + model.prior.log_prob(z)
 
     z = q.transport(noise)
-    log_w = target(z, y, seen) - q.log_prob(z)
+    if isinstance(observation, Linear):
+        observation = observation.hold(model.likelihood(z), seen)
+    log_w = target(z, y, seen, observation) - q.log_prob(z)
     ess = effective_sample_size(log_w)
     weak = ess < MIN_ESS
     if effort.steps and bool(weak.any()):
@@ -96,8 +99,14 @@ def restore(
         particles = take(z[:, rows], index)
         jitter = torch.randn(effort.particles, 1, model.latent_dim, generator=generator, dtype=y.dtype)
         particles = particles + 0.1 * jitter * z[:, rows].std(0)
+        some = observation.rows(rows) if isinstance(observation, Linear) else observation
         state, _ = hmc.run(
-            particles, lambda v: target(v, y[rows], seen[rows]), effort.steps, seed + 1, 0.1, effort.leapfrogs
+            particles,
+            lambda v: target(v, y[rows], seen[rows], some),
+            effort.steps,
+            seed + 1,
+            0.1,
+            effort.leapfrogs,
         )
         repeats = -(-effort.samples // effort.particles)
         z[:, rows] = state.x.repeat(repeats, 1, 1)[: effort.samples]
@@ -115,14 +124,22 @@ def _proposal(
     """
     path = model.linear_path()
     if isinstance(observation, Linear) and path is not None:
-        log_r, means, chol, _ = observation.through(path).posterior(y, seen)
+        log_r, means, chol = observation.path_posterior(path, y, seen)
         still = torch.zeros_like(means[:, 0])
         return MixtureNormal(log_r, means, chol, still, still)
     x, observed = observation.guess(y, seen)
     for _ in range(effort.rounds):
         z = model.posterior(x, observed).mean.unsqueeze(0)
-        x = observation.clean(model.likelihood(z), y, seen).gaussian().mean[0]
+        x = _centre(model, observation, z, y, seen)
     return model.posterior(x, observed)
+
+
+def _centre(
+    model: LatentVariableModel, observation: Observation, z: Tensor, y: Tensor, seen: Tensor
+) -> Tensor:
+    """Mean of the clean rows for one z of each, (rows, D)."""
+    law = observation.clean(model.likelihood(z), y, seen)
+    return law.gaussian().mean[0] if isinstance(law, Product) else law.moments()[0][0, ..., 0]
 
 
 def restored_chunks(
@@ -158,3 +175,22 @@ def posterior_draws(
     """Posterior draws ``(n, rows, D)`` of clean rows, a chunk at a time."""
     for part, restored in restored_chunks(model, y, seen, observation or Blanks(), **kw):
         yield part, restored.draws(n, generator)[:, : part.stop - part.start]
+
+
+def evidence(
+    model: LatentVariableModel,
+    y: Tensor,
+    seen: Tensor,
+    observation: Observation,
+    effort: Effort | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """log p(y), nats ``(n,)``, from importance draws alone, the same for every observation of one ``seed``: for what an
+    observation leaves open, such as the level of its noise.
+    """
+    effort = replace(effort or Effort(), steps=0)
+    parts = [
+        multi_sample(restored.weights.log_w)[: part.stop - part.start]
+        for part, restored in restored_chunks(model, y, seen, observation, effort=effort, seed=seed)
+    ]
+    return torch.cat(parts)
