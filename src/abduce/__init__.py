@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from abduce.objectives.maximum_likelihood import MaximumLikelihood
     from abduce.objectives.reconstruction import MeanEnergy
     from abduce.tasks.observation import Blanks, Flips
+    from abduce.tasks.pool import pool
 
 __version__ = "0.1.0"
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "SparseCoding",
     "compare",
     "load",
+    "pool",
 ]
 
 # torch and scikit-learn take seconds to import: a name is fetched when it is first asked for, so that `abduce --help`
@@ -115,6 +117,7 @@ _NAMES = {
     "objectives.matching": ("DenoisingScoreMatching", "ScoreMatching", "SlicedScoreMatching"),
     "objectives.maximum_likelihood": ("MaximumLikelihood",),
     "objectives.reconstruction": ("MeanEnergy",),
+    "tasks.pool": ("pool",),
 }
 _HOME = {name: f"abduce.{module}" for module, names in _NAMES.items() for name in names}
 

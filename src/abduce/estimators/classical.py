@@ -148,4 +148,12 @@ class GaussianMixture(Arguments, EnergyModel):
 
     def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
         k = check_components("components", self.components, len(x))
-        return fitters.gaussian_mixture(x, observed, k, self.covariance_type, self.reg_covar, seed)  # pyright: ignore[reportArgumentType]
+        return fitters.gaussian_mixture(
+            x,
+            observed,
+            k,
+            self.covariance_type,  # pyright: ignore[reportArgumentType]
+            self.reg_covar,
+            seed,
+            whole=x,
+        )

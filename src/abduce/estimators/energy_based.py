@@ -105,9 +105,8 @@ class EnergyModel(GenerativeModel):
         """
         self._check_columns(X, reset=True)
         self._check_arguments()
-        schema = Schema.infer(X, self.kinds)
+        schema, values, observed = self._read(X)
         support = self._support(schema)
-        values, observed = schema.encode(X)
         if not observed.any():
             raise ValueError("X has no observed cell at all: every value is missing")
         if len(values) < 2:

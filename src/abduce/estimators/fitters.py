@@ -123,10 +123,12 @@ def gaussian_mixture(
     covariance_type: CovarianceType = "full",
     reg_covar: float = 1e-6,
     seed: int = 0,
+    whole: Tensor | None = None,
 ) -> GaussianMixture:
     """Fit a Gaussian mixture by EM; ``reg_covar`` is added to the diagonal of each covariance.
 
-    With blanks it starts from rows completed by draws of one Gaussian, then each E-step integrates the blanks out.
+    With blanks it starts from rows completed by draws of one Gaussian (``whole``, where they are there already), then each
+    E-step integrates the blanks out.
     """
     if covariance_type not in get_args(CovarianceType):
         raise ValueError(
@@ -135,7 +137,7 @@ def gaussian_mixture(
     if reg_covar < 0:
         raise ValueError(f"reg_covar must not be negative, got {reg_covar}")
     _check(x, observed, components)
-    whole = completed(x, observed, seed)
+    whole = completed(x, observed, seed) if whole is None else whole
     try:
         found = mixture.GaussianMixture(
             components, covariance_type=covariance_type, reg_covar=reg_covar, random_state=seed % 2**32

@@ -25,7 +25,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from abduce.data.fields import listing
 from abduce.data.schema import Schema
+from abduce.estimators.bootstrap import Encoded, refit
 from abduce.estimators.restoration import Restoration
 from abduce.models.energy import Energy
 from abduce.tasks import score as scoring
@@ -48,6 +50,7 @@ class GenerativeModel(
     inference_seed_: int
     random_state: Any
     contamination: float
+    kinds: Any
     feature_names_in_: Any
 
     # ------------------------------------------------------------------ what a subclass answers, in model space
@@ -89,6 +92,8 @@ class GenerativeModel(
 
     def _check_columns(self, X, reset: bool) -> None:
         """scikit-learn's checks: column names, number of columns, and plain arrays' shape and contents."""
+        if isinstance(X, Encoded):  # checked when it was encoded
+            return
         if isinstance(X, pd.DataFrame):
             frame: Any = X
             validate_data(self, frame, reset=reset, skip_check_array=True)
@@ -98,6 +103,13 @@ class GenerativeModel(
             validate_data(self, X, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")
 
     # ------------------------------------------------------------------ in and out
+
+    def _read(self, X) -> tuple[Schema, np.ndarray, np.ndarray]:
+        """What ``fit`` takes X for, and X in model space; a resample keeps the schema of what it was drawn from."""
+        if isinstance(X, Encoded):
+            return X.schema, X.values, X.observed
+        schema = Schema.infer(X, self.kinds)
+        return (schema, *schema.encode(X))
 
     def _encode(self, X) -> tuple[Tensor, Tensor]:
         check_is_fitted(self)
@@ -157,18 +169,50 @@ class GenerativeModel(
 
     # ------------------------------------------------------------------ restore
 
-    def fill(self, X, draws: int | None = None, observed=None, random_state=None):
+    def fill(
+        self,
+        X,
+        draws: int | None = None,
+        observed=None,
+        random_state=None,
+        parameters: str = "fixed",
+    ):
         """Fill the blanks of X with the posterior mean (numbers) or mode (classes); observed cells stay to the bit.
 
-        With ``draws=k``, a list of k completed copies, each a draw from the posterior (multiple imputation).
-        ``observed`` marks cells to trust, as a bool array of X's shape; others are filled as if they were blank.
         A row with nothing observed is filled from the prior.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+        draws : int or None
+            A list of this many completed copies, each a draw from the posterior of the blanks: multiple imputation.
+            :func:`abduce.pool` puts together what is estimated from each.
+        observed : bool array of X's shape, or None
+            Marks the cells to trust; others are filled as if they were blank.
+        random_state : int, RandomState or None
+            Of the draws; None: the model's own.
+        parameters : "fixed" or "bootstrap"
+            What the copies take the model's parameters to be.  "fixed": as fitted, the same for all.  That is improper
+            imputation: it leaves out that the parameters are estimates too, so that intervals are too short on small
+            data.  "bootstrap": each copy's own, of a clone of the model refitted to a bootstrap resample of the rows of X,
+            as they are in the posterior of the parameters: proper multiple imputation, at the cost of ``draws`` fits.  X
+            are then all the rows of the analysis, not some new ones.  Refits go by the constructor's arguments and the
+            fitted ``schema_``; a later ``fit_prior`` or ``normalize`` is not done again.
+
+        References
+        ----------
+        Rubin 1987, Multiple Imputation for Nonresponse in Surveys; Honaker, King & Blackwell 2011, Amelia II (a bootstrap
+        for each copy); von Hippel & Bartlett 2021 (arXiv:1210.0870; what draws with fixed parameters are good for).
         """
         x, seen = self._encode(X)
         seen = self._seen(X, seen, observed)
         blank = ~seen.numpy()
         if draws is not None and (not isinstance(draws, Integral) or draws < 1):
             raise ValueError(f"draws must be a positive int or None, got {draws!r}")
+        if parameters not in ("fixed", "bootstrap"):
+            raise ValueError(f"parameters must be 'fixed' or 'bootstrap', got {parameters!r}")
+        if parameters == "bootstrap":
+            self._check_refits(draws, seen)
         if not blank.any():
             copies = [X.copy() if isinstance(X, pd.DataFrame) else np.array(X) for _ in range(draws or 1)]
             return copies if draws else copies[0]
@@ -179,15 +223,48 @@ class GenerativeModel(
             return self.schema_.replace(X, values, blank)
         stack = np.repeat(values[None], draws, 0)
         where = np.flatnonzero(rows)
-        for part, drawn in self._posterior_draws(x[rows], seen[rows], draws, self._generator(random_state)):
-            stack[:, where[part]] = drawn.numpy()
+        generator = self._generator(random_state)
+        if parameters == "fixed":
+            for part, drawn in self._posterior_draws(x[rows], seen[rows], draws, generator):
+                stack[:, where[part]] = drawn.numpy()
+        else:
+            data = Encoded(self.schema_, np.where(blank, 0.0, values), seen.numpy())
+            for k, completed in enumerate(stack):
+                rng = np.random.default_rng([generator.initial_seed(), k])
+                model = refit(self, data, rng)
+                own = torch.Generator().manual_seed(int(rng.integers(2**31 - 1)))
+                for part, drawn in model._posterior_draws(x[rows], seen[rows], 1, own):
+                    completed[where[part]] = drawn[0].numpy()
         return [self.schema_.replace(X, completed, blank) for completed in stack]
+
+    def _check_refits(self, draws: int | None, seen: Tensor) -> None:
+        """Refuse refits that nothing could come of."""
+        if draws is None:
+            raise ValueError(
+                "parameters='bootstrap' needs draws, the number of completed copies, each from a refit of its own; got "
+                "draws=None"
+            )
+        if len(seen) < 2:
+            raise ValueError(
+                f"X must have at least 2 rows for parameters='bootstrap', which refits the model to X, got {len(seen)}"
+            )
+        if self.schema_.container == "image":
+            return
+        nothing = (~seen).all(0).tolist()
+        lost = [
+            f.name for f, none in zip(self.schema_.fields, nothing, strict=True) if none and f.missing < 1
+        ]
+        if lost:
+            raise ValueError(
+                f"X has no observed value in {listing(lost)}, and parameters='bootstrap' refits the model to X: give the rows "
+                "that the model was fitted to"
+            )
 
     def fill_interval(self, X, level: float = 0.9, observed=None) -> tuple:
         """Interval of each blank cell: two copies of X, blanks replaced by the lower and the upper end.
 
-        The ends are quantiles of 1,000 posterior draws at (1 − level)/2 and (1 + level)/2; class cells get the classes
-        at these quantiles of the codes.
+        The ends are quantiles of 1,000 posterior draws, the parameters as fitted, at (1 − level)/2 and (1 + level)/2; class
+        cells get the classes at these quantiles of the codes.
         """
         if not isinstance(level, Real) or not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, got {level!r}")

@@ -225,8 +225,7 @@ class VAE(LatentModel):
         """
         self._check_columns(X, reset=True)
         architecture.check_arguments(self)
-        schema = Schema.infer(X, self.kinds)
-        values, observed = schema.encode(X)
+        schema, values, observed = self._read(X)
         if not observed.any():
             raise ValueError("X has no observed cell at all: every value is missing")
         seed = self._seed()
