@@ -52,6 +52,13 @@ class MLP(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
+    @property
+    def offset(self) -> Tensor:
+        """What the network adds to each output wherever it is."""
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        return last.bias
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.net(x)
         return y if self.linear is None else y + self.linear(x)

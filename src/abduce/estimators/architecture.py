@@ -44,6 +44,17 @@ def check_arguments(vae: Any) -> None:
         )
 
 
+def check_convolutions(vae: Any, schema: Schema) -> None:
+    """Refuse convolutions of what is no image of numbers."""
+    if schema.container != "image":
+        raise ValueError(f"network='conv' is for images (n, H, W[, C]), X is a {schema.container} of rows")
+    kind = schema.fields[0].kind
+    if kind in ("categorical", "ordinal"):
+        raise ValueError(f"network='conv' is for images of numbers or bits, these pixels are {kind}")
+    if not isinstance(vae.hidden, str) and not len(vae.hidden):
+        raise ValueError("network='conv' needs at least one layer, got hidden=[]")
+
+
 def _may_have_path(vae: Any) -> bool:
     layers = 1 if isinstance(vae.latent_dim, str | Integral) else len(vae.latent_dim)
     return layers == 1 and vae.prior == vae.posterior == "auto"
@@ -76,9 +87,12 @@ def design(
     elif not isinstance(latent, Integral):
         latent = [int(k) for k in latent]
         latent = latent[0] if len(latent) == 1 else latent
-    hidden = (
-        list(vae.hidden) if vae.hidden != "auto" else [64 if len(x) < 1000 else 128] * (1 if wants else 2)
-    )
+    if vae.network == "conv":
+        check_convolutions(vae, schema)
+        hidden = [16, 32] if len(x) < 5000 else [32, 64]
+    else:
+        hidden = [64 if len(x) < 1000 else 128] * (1 if wants else 2)
+    hidden = list(vae.hidden) if vae.hidden != "auto" else hidden
     config = {
         "latent_dim": int(latent) if isinstance(latent, Integral) else latent,
         "hidden": [int(w) for w in hidden],
@@ -93,6 +107,8 @@ def design(
         "posterior": vae.posterior,
         "transforms": int(vae.transforms),
     }
+    if vae.network == "conv":
+        config["network"] = "conv"
     path = None
     if wants:
         generator = torch.Generator().manual_seed(seed)

@@ -95,12 +95,14 @@ def build_vae(
     posterior: str = "auto",
     transforms: int = 2,
     pseudo: Tensor | None = None,
+    network: str = "mlp",
 ) -> VariationalAutoencoder:
     """Build the model of a schema; weights are random, from torch's global generator.
 
     ``latent_dim`` may list several layers from the top down.  ``prior`` and ``posterior`` name their families (see
     :mod:`abduce.models.parts`; "auto" is what a linear path gives, or the first), with ``components`` of a mixture and
     ``transforms`` of a flow; ``pseudo`` are what a VampPrior's pseudo-inputs start from, rows of what the encoder reads.
+    ``network`` is "mlp" or, of images, "conv".
 
     ``likelihood`` is one name, or one for each of some columns (see :mod:`abduce.models.choice`); ``scale`` where the noise
     of Gaussian, Laplace and Student-t cells comes from.  ``mixture`` is the number of components of the linear path, 0 for
@@ -137,7 +139,16 @@ def build_vae(
     if path is not None:
         path = _as_wide(path, likelihood_module, features)
     model = VariationalAutoencoder(
-        features, likelihood_module, latent_dim, hidden, activation, dropout, path, law, head
+        features,
+        likelihood_module,
+        latent_dim,
+        hidden,
+        activation,
+        dropout,
+        path,
+        law,
+        head,
+        schema.shape if network == "conv" else None,
     )
     if path is not None:
         _start(model, path)
@@ -234,13 +245,12 @@ def _as_wide(path: LinearPath, likelihood: Likelihood, features: Features) -> Li
 @torch.no_grad()
 def _start_at_means(model: VariationalAutoencoder, means: Sequence[float]) -> None:
     """Start binary cells at their frequencies, which a network otherwise spends its first thousand steps to learn."""
-    last = model.decoder.net[-1]
-    assert isinstance(last, nn.Linear)
+    offset = model.decoder.offset
     start = 0
     for head, cells in zip(model.heads.heads, model.heads.cells(), strict=True):
         if isinstance(head, BernoulliHead):
             p = torch.tensor([float(means[c]) for c in cells]).clamp(0.002, 0.998)
-            last.bias[start : start + len(cells)] = torch.logit(p)
+            offset[start : start + len(cells)] = torch.logit(p)
         start += int(head.n_parameters)  # pyright: ignore[reportArgumentType]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abduce.convolutions import ConvolutionalDecoder, ConvolutionalEncoder
 from abduce.distributions.heads import Likelihood
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import DiagonalHead, MixtureNormal, Posterior
@@ -33,7 +34,8 @@ class VariationalAutoencoder(LatentVariableModel):
     With a ``path`` the prior is the path's mixture and the posterior its exact one, corrected by a network; without, the
     network gives the posterior whole, in the family of ``head`` (diagonal Gaussians by default), and the prior is ``prior``
     (N(0, I) by default).  ``hidden`` are the encoder's layers; the decoder has them reversed.  ``latent_dim`` may list
-    several layers of latents from the top down: the decoder reads the last.
+    several layers of latents from the top down: the decoder reads the last.  With ``image`` (H, W[, C]) both networks are
+    convolutional, and ``hidden`` their widths.
     """
 
     def __init__(
@@ -47,30 +49,41 @@ class VariationalAutoencoder(LatentVariableModel):
         path: LinearPath | None = None,
         prior: nn.Module | None = None,
         head: nn.Module | None = None,
+        image: Sequence[int] | None = None,
     ):
         super().__init__()
         layers = [latent_dim] if isinstance(latent_dim, int) else list(latent_dim)
         self.latent_dim, self.bottom = sum(layers), layers[-1]
         self.features = features
         self.heads = likelihood
-        linear = path is not None
-        self.decoder = MLP(
-            self.bottom, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
-        )
+        linear, n_read = path is not None, features.n_features
+
+        def encoder(extra: int, n_out: int, zero_start: bool) -> MLP | ConvolutionalEncoder:
+            if image is None:
+                return MLP(n_read + extra, hidden, n_out, activation, dropout=dropout, zero_start=zero_start)
+            planes = n_read // features.n_cells
+            return ConvolutionalEncoder(image, planes, extra, hidden, n_out, activation, dropout, zero_start)
+
+        if image is None:
+            self.decoder = MLP(
+                self.bottom, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
+            )
+        else:
+            planes = likelihood.n_parameters // features.n_cells
+            self.decoder = ConvolutionalDecoder(
+                self.bottom, image, planes, hidden, activation, linear, dropout
+            )
         self.surrogate: _Surrogate | None = None
         self.head: nn.Module | None = None
         if path is None:
             self.head = DiagonalHead(self.latent_dim) if head is None else head
             n_out: Any = self.head.n_parameters
-            self.encoder = MLP(features.n_features, hidden, n_out, activation, dropout=dropout)
+            self.encoder = encoder(0, n_out, zero_start=False)
             self.noise_dim = self.latent_dim
             prior = StandardNormal(self.latent_dim) if prior is None else prior
         else:
             self.surrogate = _Surrogate(path)
-            n_in = features.n_features + self.latent_dim
-            self.encoder = MLP(
-                n_in, hidden, 2 * self.latent_dim, activation, dropout=dropout, zero_start=True
-            )
+            self.encoder = encoder(self.latent_dim, 2 * self.latent_dim, zero_start=True)
             self.noise_dim = self.latent_dim + 1
             prior = GaussianMixture(path.weights, path.means, path.covariances) if prior is None else prior
         self.set_prior(prior)
