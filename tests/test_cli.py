@@ -65,6 +65,22 @@ def images(tmp_path_factory):
     return folder, digits
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Twenty thousand rows in a Parquet file, a fifth of the cells blank, and a model of a sample of them."""
+    folder = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 3)) @ rng.normal(size=(3, 4))
+    x[rng.random(x.shape) < 0.2] = np.nan
+    pd.DataFrame(x, columns=list("abcd")).to_parquet(folder / "large.parquet")
+    done = shell(
+        *("fit", folder / "large.parquet", "-o", folder / "model", "--model", "gaussian-mixture"),
+        *("--set", "components=2", "--rows", 3000, "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), done.stderr
+
+
 class TestFit:
     def test_says_what_it_did(self, table):
         folder, facts, remarks = table
@@ -258,6 +274,91 @@ class TestAnswers:
         assert status == 1
         assert error.startswith("abduce: ")
         assert not (tmp_path / "wrong.csv").exists()
+
+
+class TestLargeTables:
+    def test_fit_takes_a_sample_and_says_so(self, large, ask, tmp_path):
+        folder, facts, remarks = large
+        assert (facts["rows_read"], facts["rows_sampled"], facts["rows"]) == (20_000, 3000, 3000)
+        assert "uniform sample of 3000 of 20000 rows" in remarks
+        pd.read_parquet(folder / "large.parquet").head(400).to_parquet(tmp_path / "small.parquet")
+        run = ("fit", tmp_path / "small.parquet", "-o", tmp_path / "m", "--model", "pca", "--json")
+        for rows in ((), ("--rows", "all"), ("--rows", "50000")):
+            _, out, remarks = ask(*run, *rows)
+            assert json.loads(out)["rows_read"] == json.loads(out)["rows_sampled"] == 400
+            assert "sample" not in remarks
+
+    def test_fit_samples_a_large_table_by_itself(self, large, ask, tmp_path, monkeypatch):
+        monkeypatch.setattr("abduce.cli.models.MOST_CELLS", 4 * 1500)
+        monkeypatch.setattr("abduce.cli.models.LEAST_ROWS", 100)
+        run = ("fit", large[0] / "large.parquet", "-o", tmp_path / "m", "--model", "pca", "--json")
+        _, out, remarks = ask(*run)
+        assert json.loads(out)["rows_sampled"] == 1500
+        assert "sample of 1500 of 20000 rows; --rows all takes every row" in " ".join(remarks.split())
+        assert ask(*run, "-q")[2] == ""
+
+    def test_fit_of_some_rows_of_an_array(self, ask, tmp_path):
+        np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(500, 3)))
+        run = ("fit", tmp_path / "a.npy", "-o", tmp_path / "m", "--model", "pca", "--json")
+        facts = json.loads(ask(*run, "--rows", 200)[1])
+        assert (facts["rows_read"], facts["rows_sampled"]) == (500, 200)
+
+    @pytest.mark.parametrize("rows", ["0", "-3", "some", "1.5"])
+    def test_rows_must_be_a_number_or_all(self, large, ask, tmp_path, rows):
+        status, _, error = ask("fit", large[0] / "large.parquet", "-o", tmp_path / "m", "--rows", rows)
+        assert status == 2
+        assert "--rows" in error
+
+    def test_fill_is_that_of_the_whole_table(self, large, ask, tmp_path, monkeypatch):
+        folder = large[0]
+        monkeypatch.setattr("abduce.data.streams.ROWS", 3000)
+        run = ("fill", folder / "large.parquet", "-m", folder / "model", "-o", tmp_path / "whole.parquet")
+        status, out, remarks = ask(*run, "--json")
+        given = pd.read_parquet(folder / "large.parquet")
+        blanks = int(given.isna().to_numpy().sum())
+        assert status == 0
+        assert json.loads(out)["filled"] == blanks
+        assert f"filled {blanks} blank cells in 20000 rows" in remarks
+        whole = pd.read_parquet(tmp_path / "whole.parquet")
+        import abduce
+
+        pd.testing.assert_frame_equal(whole, abduce.load(folder / "model").fill(given), check_exact=True)
+        assert ask(*run, "-q")[1:] == ("", "")
+        piped = ask("fill", folder / "large.parquet", "-m", folder / "model", "-q")[1]
+        pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(piped)), whole)
+
+    def test_ctrl_c_during_fill_leaves_nothing(self, large, tmp_path):
+        """The signal comes once the file under its temporary name is there."""
+        folder = large[0]
+        given = pd.read_parquet(folder / "large.parquet")
+        pd.concat([given] * 50).to_parquet(tmp_path / "long.parquet")
+        arguments = ("fill", tmp_path / "long.parquet", "-m", folder / "model", "-o", tmp_path / "o.parquet")
+        run = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob(".o.parquet.*.part")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        _, remarks = run.communicate(timeout=120)
+        assert run.returncode == 130, remarks
+        assert "interrupted; nothing was written" in remarks
+        assert os.listdir(tmp_path) == ["long.parquet"]
+
+    def test_a_value_never_seen_is_named_before_anything_is_written(self, table, ask, tmp_path):
+        folder = table[0]
+        penguins().replace({"species": {"Gentoo": "Emperor"}}).to_parquet(tmp_path / "other.parquet")
+        status, _, error = ask(
+            *("fill", tmp_path / "other.parquet", "-m", folder / "model", "-o", tmp_path / "o.parquet")
+        )
+        assert status == 1
+        assert "species" in error
+        assert "Emperor" in error
+        assert os.listdir(tmp_path) == ["other.parquet"]
 
 
 class TestImages:

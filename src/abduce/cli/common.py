@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from abduce.data import readers
 
@@ -131,6 +131,21 @@ def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda text, share: bar.update(task, description=text, completed=share)
+
+
+@contextmanager
+def progress_of_rows(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield ``show(text, done, total)``, which moves one bar that counts rows, on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
+        task = bar.add_task("reading", total=None)
+        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
 
 
 def read_with_model(data: Path, model: Path) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,10 @@ from abduce.cli.common import (
     progress,
     remark,
 )
-from abduce.data import readers
+from abduce.data import readers, streams
+
+MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
+LEAST_ROWS = 50_000  # that it does not sample, however wide
 
 
 @app.command()
@@ -78,11 +82,18 @@ def fit(
             help="Keep the state of the run beside the model, and go on from it if it was cut short.",
         ),
     ] = False,
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="N|all",
+            help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
+        ),
+    ] = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit a model to DATA, blanks and all."""
-    X = readers.read(data)
+    X, there = read_sample(data, rows, seed, quiet)
     given = {
         "latent_dim": latent_dim,
         "max_epochs": max_epochs,
@@ -104,7 +115,8 @@ def fit(
         if normalized and unknown:
             model.normalize(show=lambda share: show("log Z", share))
     model.save(output)
-    facts = {"model": str(output), "rows": len(X), **model_facts(model)}
+    read = {"rows": len(X), "rows_read": there, "rows_sampled": len(X)}
+    facts = {"model": str(output), **read, **model_facts(model)}
     if model.interrupted_:
         remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
     else:
@@ -118,6 +130,30 @@ def fit(
         print_json({**facts, "interrupted": model.interrupted_})
     if model.interrupted_:
         raise typer.Exit(130)
+
+
+def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int]:
+    """Read DATA, or a uniform sample of ``rows`` of its rows; say how many it has.
+
+    "auto" takes as many rows as hold two million cells, and 50,000 of wide tables.
+    """
+    if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
+        raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
+    table = streams.TableFile(data) if rows != "all" and streams.is_table(data) else None
+    if table is None:
+        X = readers.read(data)
+        there = len(X)
+        if rows.isdigit() and int(rows) < there:
+            wanted = np.sort(np.random.default_rng(seed).choice(there, int(rows), replace=False))
+            X = X[wanted] if isinstance(X, np.ndarray) else X.iloc[wanted]
+    else:
+        there = table.rows
+        most = max(MOST_CELLS // max(1, len(table.columns)), LEAST_ROWS) if rows == "auto" else int(rows)
+        X = readers.read(data) if there <= most else table.sample(most, seed)
+    if len(X) < there:
+        hint = "; --rows all takes every row" if rows == "auto" else ""
+        remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
+    return X, there
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:

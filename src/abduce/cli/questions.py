@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
 
+from abduce.cli import streaming
 from abduce.cli.common import (
     AnswerPath,
     DataPath,
@@ -22,11 +23,12 @@ from abduce.cli.common import (
     load_model,
     missing_cells,
     print_json,
+    progress_of_rows,
     read_with_model,
     remark,
     write_answer,
 )
-from abduce.data import readers
+from abduce.data import readers, streams
 
 
 @app.command()
@@ -42,7 +44,12 @@ def fill(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fill the blanks of DATA; every cell that was there stays as it was."""
+    """Fill the blanks of DATA, a chunk of rows at a time; every cell that was there stays as it was."""
+    if draws is None and streams.is_table(data):
+        source, fitted = streams.TableFile(data), load_model(model)
+        if fitted.schema_.container == "frame":
+            fill_table(source, fitted, output, as_json, quiet)
+            return
     X, fitted = read_with_model(data, model)
     blanks = missing_cells(X)
     if draws is None:
@@ -56,6 +63,20 @@ def fill(
     remark(f"filled {blanks} blank cells in {len(X)} rows", quiet)
     if as_json:
         print_json({"rows": len(X), "filled": blanks, "copies": draws or 1, "output": output})
+
+
+def fill_table(source: streams.TableFile, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
+    """Fill a table of any length; Ctrl-C leaves nothing and ends with status 130."""
+    try:
+        with progress_of_rows(quiet) as show:
+            plan = streaming.look_through(source, fitted, show)
+            streaming.fill(source, fitted, plan, output, show)
+    except KeyboardInterrupt:
+        remark("interrupted; nothing was written" if output != "-" else "interrupted", quiet)
+        raise typer.Exit(130) from None
+    remark(f"filled {plan.blank} blank cells in {source.rows} rows", quiet)
+    if as_json:
+        print_json({"rows": source.rows, "filled": plan.blank, "copies": 1, "output": output})
 
 
 @app.command()

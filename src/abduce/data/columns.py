@@ -320,8 +320,7 @@ def put(series: pd.Series, rows: np.ndarray, new: Any) -> Any:
         array[rows] = new
         return array
     except (TypeError, ValueError):
-        wide: Any = series.astype(
-            "float64" if pd.api.types.is_numeric_dtype(series.dtype) else object
-        ).array.copy()
+        both = all(pd.api.types.is_numeric_dtype(a.dtype) for a in (series, pd.Series(new)))
+        wide: Any = series.astype("float64" if both else object).array.copy()
         wide[rows] = new
         return wide

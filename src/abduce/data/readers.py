@@ -95,15 +95,14 @@ class _Clear(ValueError):
 
 
 def _read_text(path: Path, separator: str) -> pd.DataFrame:
+    return pd.read_csv(path, **text_options(separator))
+
+
+def text_options(separator: str) -> dict[str, Any]:
+    """Arguments of `pandas.read_csv`, the same for a whole file and for its chunks."""
     # Before pandas 3 the default parser was off in the last bit of some numbers.
     exact = {"float_precision": "round_trip"} if int(pd.__version__.split(".")[0]) < 3 else {}
-    options: dict[str, Any] = {
-        "sep": separator,
-        "dtype_backend": "numpy_nullable",
-        "low_memory": False,
-        **exact,
-    }
-    return pd.read_csv(path, **options)
+    return {"sep": separator, "dtype_backend": "numpy_nullable", "low_memory": False, **exact}
 
 
 def _read_npz(path: Path, member: str | None) -> np.ndarray:

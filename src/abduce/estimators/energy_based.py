@@ -33,7 +33,7 @@ from abduce.models.families import FAMILIES
 from abduce.objectives.loss import EnergyObjective, Kernel
 from abduce.objectives.registry import energy_objective_from_json, energy_objective_to_json, is_objective
 from abduce.tasks import compress as coding
-from abduce.tasks.complete import answers, evidence, free_energy
+from abduce.tasks.complete import answers, evidence, free_energy, means
 from abduce.tasks.generate import generate
 from abduce.tasks.observation import Blanks, Flips, Observation
 from abduce.train import Settings, train_energy
@@ -390,11 +390,7 @@ class EnergyModel(GenerativeModel):
         return generate(self._density, n, self._generator(random_state)).diagnostics
 
     def _means(self, y: Tensor, seen: Tensor, observation: Observation | None = None) -> Tensor:
-        parts = [
-            answer.mean[: part.stop - part.start]
-            for part, answer in answers(self._density, y, seen, observation, seed=self.inference_seed_)
-        ]
-        return torch.cat(parts)
+        return means(self._density, y, seen, observation, seed=self.inference_seed_)
 
     def _best(self, x: Tensor, seen: Tensor) -> Tensor:
         mean = self._means(x, seen)
