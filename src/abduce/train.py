@@ -43,6 +43,7 @@ class Settings:
     patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
     partial: float = 1.0  # share of a batch whose rows also teach the partial encoder
     linear_rate: float = 1.0  # learning rate of a linear path, relative to the networks'
+    mask_rate: float = 1.0  # learning rate of a mask model, likewise
     masking: bool = True  # hide parts of rows and fit the encoder of what is left to the fuller posterior
     trim: float = 0.0  # share of the rows of a batch, the least plausible ones, that do not train the model
     device: str = "auto"
@@ -367,9 +368,11 @@ def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, An
     """Decay only the networks' matrices; a linear path, already fitted, moves at its own rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        linear = name.startswith("model.decoder.linear.")
-        rate = settings.learning_rate * (settings.linear_rate if linear else 1.0)
-        decay = settings.weight_decay if parameter.ndim > 1 and not linear else 0.0
+        linear, mask = ".decoder.linear." in name, ".mask_model." in name
+        rate = settings.learning_rate * (
+            settings.linear_rate if linear else settings.mask_rate if mask else 1.0
+        )
+        decay = settings.weight_decay if parameter.ndim > 1 and not (linear or mask) else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": r, "base": r, "weight_decay": w} for (r, w), p in groups.items()]
 

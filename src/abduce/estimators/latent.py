@@ -54,7 +54,8 @@ class LatentModel(GenerativeModel):
     # ------------------------------------------------------------------ answers in model space
 
     def _scores(self, x: Tensor, observed: Tensor, samples: int | None = None) -> np.ndarray:
-        value = log_prob(self.model_, x, observed, samples or self.samples, self.inference_seed_).value
+        model = self.model_.joint()
+        value = log_prob(model, x, observed, samples or self.samples, self.inference_seed_).value
         return value.numpy() + self.schema_.log_jacobian(x.numpy(), observed.numpy())
 
     def _codes(self, x: Tensor, observed: Tensor) -> Tensor:
@@ -64,16 +65,17 @@ class LatentModel(GenerativeModel):
         return self.model_.sample(n, generator)
 
     def _best(self, x: Tensor, seen: Tensor) -> Tensor:
-        moments, _ = posterior_mean(
-            self.model_, x, seen, effort=Effort(samples=self.samples), seed=self.inference_seed_
-        )
+        model, effort = self.model_.joint(), Effort(samples=self.samples)
+        moments, _ = posterior_mean(model, x, seen, effort=effort, seed=self.inference_seed_)
         return self.model_.heads.point(moments)
 
     def _posterior_draws(
         self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator
     ) -> Iterator[tuple[slice, Tensor]]:
-        effort = Effort(samples=self.samples)
-        return posterior_draws(self.model_, x, seen, n, generator, effort=effort, seed=self.inference_seed_)
+        # with a mask model blanks are among what is drawn and weighed: more of them fill the gaps between
+        more = 1 if self.model_.mask_model is None else 4
+        model, effort = self.model_.joint(), Effort(samples=more * self.samples)
+        return posterior_draws(model, x, seen, n, generator, effort=effort, seed=self.inference_seed_)
 
     def _clean(self, y: Tensor, seen: Tensor, observation: Observation) -> np.ndarray:
         moments, _ = posterior_mean(
@@ -107,6 +109,7 @@ class LatentModel(GenerativeModel):
     def score_samples(self, X, samples: int | None = None) -> np.ndarray:
         """Log-probability of the observed cells of each row, nats, float64 ``(n,)``, by importance sampling.
 
+        With ``missing="mnar"`` it is log p(x_obs, s), of the mask s too, which a complete row has as well as any other.
         Densities are in the data's own units.  The same seeded draws serve every row, so a row's score does not depend on
         which rows come with it.
         """
@@ -124,6 +127,7 @@ class LatentModel(GenerativeModel):
     ):
         """Estimate log p of the observed cells of each row, nats, float64 ``(n,)``, and say how far to trust it.
 
+        With ``missing="mnar"`` it is log p(x_obs, s), of the mask s too.
         Every estimate is a stochastic lower bound: in expectation at most log p.  Densities are in the data's own units.  All
         rows share their seeded random numbers, so a row's value does not depend on which rows come with it.
 
@@ -154,13 +158,13 @@ class LatentModel(GenerativeModel):
         x, observed = self._encode(X)
         if method == "importance":
             evidence = log_prob(
-                self.model_, x, observed, samples or self.samples, self.inference_seed_, precision
+                self.model_.joint(), x, observed, samples or self.samples, self.inference_seed_, precision
             )
             extra = {"pareto_k": evidence.pareto_k.numpy()}
             warn_of_heavy_tails(evidence.pareto_k)
         else:
             evidence, acceptance = annealing.log_prob(
-                self.model_,
+                self.model_.joint(),
                 x,
                 observed,
                 method,
@@ -208,7 +212,7 @@ class LatentModel(GenerativeModel):
     def effective_sample_size(self, X) -> np.ndarray:
         """Effective number of importance draws behind each row's score, between 1 and ``samples``, ``(n,)``."""
         x, observed = self._encode(X)
-        evidence = log_prob(self.model_, x, observed, self.samples, self.inference_seed_)
+        evidence = log_prob(self.model_.joint(), x, observed, self.samples, self.inference_seed_)
         return evidence.effective_sample_size.numpy()
 
     # ------------------------------------------------------------------ represent

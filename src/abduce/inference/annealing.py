@@ -227,7 +227,8 @@ def log_prob(
         return Evidence(none, none, none, none), none
     *evidence, acceptance = by_pattern(run, x.to(dtype), observed)
     count = samples if method == "ais" else ISLANDS
-    return Evidence(*evidence).empty(~observed.any(1), count), acceptance
+    evidence = Evidence(*evidence)
+    return (evidence if model.sees_mask else evidence.empty(~observed.any(1), count)), acceptance
 
 
 @torch.no_grad()

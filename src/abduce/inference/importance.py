@@ -145,7 +145,8 @@ def log_prob(
         return Evidence.of(log_w)
 
     evidence = by_pattern(score, x, observed) if len(x) else [x.new_empty(0, dtype=torch.float64)] * 4
-    return Evidence(*evidence).empty(~observed.any(1), samples)
+    evidence = Evidence(*evidence)
+    return evidence if model.sees_mask else evidence.empty(~observed.any(1), samples)
 
 
 def _slice(model: LatentVariableModel, x: Tensor) -> int:

@@ -151,8 +151,9 @@ def choose(
     generator: torch.Generator,
     floor: float = 0.05,
     trim: float = 0.0,
+    most: int = 20,
 ) -> LinearPath:
-    """Fit with one component and, from 150 rows on, with one for every 75 rows (at most 20); keep the better on ``held``.
+    """Fit with one component and, from 150 rows on, with one for every 75 rows (at most ``most``); keep the better.
 
     ``trim`` leaves out that share of rows, those least plausible under a first fit with one component.
     """
@@ -163,7 +164,7 @@ def choose(
             kept = value >= torch.quantile(value, trim)
             y, observed = y[kept], None if observed is None else observed[kept]
             best = fit(y, observed, latent, 1, generator, floor)
-        components = min(20, len(y) // 75)
+        components = min(most, len(y) // 75)
         if components > 1 and len(held[0]):
             mixture = fit(y, observed, latent, components, generator, floor)
             if mixture.log_prob(*held).mean() > best.log_prob(*held).mean():

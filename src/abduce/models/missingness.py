@@ -1,0 +1,295 @@
+"""Why cells are blank: a model of the mask, for data that are missing not at random.
+
+Where a cell's being blank depends on what it holds, the mask s (1 observed, 0 blank) says something about it, and the
+model is of both:
+
+    p(x_obs, s) = ∫∫ p(x_obs | z) p(s | x_obs, x_mis) p(x_mis | z) p(z) dx_mis dz
+
+With numbers written as x_mis = g(z, u) for standard normal u, the pair (z, u) is a latent variable like any other: its
+prior is p(z) N(u; 0, I), its proposal q(z | x_obs) N(u; 0, I), and the importance weights become
+
+    log w = log p(x_obs | z) + log p(s | x_obs, g(z, u)) + log p(z) − log q(z | x_obs).
+
+So :class:`NotAtRandom` gives bounds, scores, fills and chains what they ask of any model with latents.  Blanks of classes
+are summed out instead of drawn.
+
+The mechanism is an assumption: observed data alone cannot tell one from another without a model of the values.
+
+Source: Ipsen, Mattei & Frellsen 2021, not-MIWAE (arXiv:2006.12871); Rubin 1976 for the three mechanisms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian
+from abduce.distributions.discrete import Bernoulli, Categorical
+from abduce.distributions.likelihoods import Distribution, Product
+from abduce.distributions.posteriors import Posterior
+from abduce.distributions.priors import Prior
+from abduce.models.latent import LatentVariableModel
+
+FORMS = ("self_masking", "self_masking_high", "self_masking_low", "logistic")
+SIGNS = {"self_masking": 0, "self_masking_high": -1, "self_masking_low": 1}  # of b: how x moves "observed"
+DRAWABLE = ("gaussian", "lognormal", "laplace")  # likelihoods of numbers whose draws pass a gradient
+SUMMABLE = ("bernoulli", "categorical", "ordinal")
+START = 3.0  # slope that a known direction starts from, a standard deviation
+LOG_2PI = math.log(2 * math.pi)
+
+
+class MaskModel(nn.Module):
+    """p(s | x) = Π_j Bernoulli(s_j; σ(logit_j)), over the cells j that were ever blank; s_j = 1 is observed.
+
+        self-masking   logit_j = a_j + b_j x_j          numbers; the sign of b_j may be given
+                       logit_j = c_{j, x_j}             classes: one logit a level
+        logistic       logit_j = a_j + Σ_k b_jk x_k     numbers, k over all of the row's numbers
+
+    ``cells`` are the cells whose mask is modelled and ``shares`` how often each is observed, where a_j starts from;
+    ``levels`` are their numbers of classes (0: a number) and ``signs`` those of b_j (0: learned).  ``reads`` lists the cells
+    of a logistic model's sum, and is None for self-masking.  A blank of any other cell carries no information.
+
+    >>> mask = MaskModel(cells=[1], shares=[0.5], levels=[0], signs=[0])
+    >>> s = torch.tensor([[True, False]])
+    >>> round(mask.numbers(torch.zeros(1, 1), s).item(), 4)  # log ½
+    -0.6931
+    """
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        cells: Sequence[int],
+        shares: Sequence[float],
+        levels: Sequence[int],
+        signs: Sequence[int],
+        reads: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        rows = list(zip(cells, shares, levels, signs, strict=True))
+        numeric, classes = [r for r in rows if not r[2]], [r for r in rows if r[2]]
+        self.cells = [r[0] for r in numeric]  # whose mask is modelled: numbers
+        self.class_cells = [r[0] for r in classes]
+        self.reads = self.cells if reads is None else list(reads)  # numbers that some logit depends on
+        self.read_at = {cell: i for i, cell in enumerate(self.reads)}
+        self.class_at = {cell: i for i, cell in enumerate(self.class_cells)}
+        self.linear = reads is not None
+        start = torch.tensor([r[1] for r in rows]).clamp(0.01, 0.99).logit()
+        kind = torch.tensor([r[2] for r in rows], dtype=torch.long)
+        sign = torch.tensor([float(r[3]) for r in numeric])
+        self.register_buffer("sign", sign, persistent=False)
+        shape = (len(numeric), len(self.reads)) if self.linear else (len(numeric),)
+        # a known direction starts from a clear threshold one deviation beyond the mean of what is observed
+        self.bias = nn.Parameter(start[kind == 0] + START * sign.abs())
+        self.weight = nn.Parameter(torch.zeros(shape) if self.linear else START * sign.abs())
+        most = max([r[2] for r in classes], default=0)
+        self.level_logits = nn.Parameter(start[kind > 0].unsqueeze(-1).repeat(1, most))
+
+    def slopes(self) -> Tensor:
+        """b: how the logit of being observed moves with x, per standard deviation of the observed data."""
+        sign: Any = self.sign
+        return (
+            self.weight
+            if self.linear
+            else torch.where(sign == 0, self.weight, sign * F.softplus(self.weight))
+        )
+
+    def numbers(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """log p(s | x) of the number cells, nats, (...,), from the values ``x`` of the cells it reads, (..., reads)."""
+        b = self.slopes()
+        logits = self.bias + (x @ b.T if self.linear else b * x)
+        return _log_bernoulli(logits, None if observed is None else observed[..., self.cells]).sum(-1)
+
+    def levels(self, cell: int) -> Tensor:
+        """Logits of being observed, one for each level of a class cell, (K,)."""
+        return self.level_logits[self.class_at[cell]]
+
+
+def _log_bernoulli(logits: Tensor, observed: Tensor | None) -> Tensor:
+    """log σ(l) where observed, log (1 − σ(l)) where not."""
+    return F.logsigmoid(logits if observed is None else torch.where(observed, logits, -logits))
+
+
+def _move(part: Distribution, u: Tensor, cells: list[int]) -> Tensor:
+    """x = g(z, u) of some cells of a part: where its quantile function takes standard normals."""
+    if isinstance(part, Gaussian | RoundedGaussian) and part.factor is None:
+        return part.mean[..., cells] + part.scale[..., cells] * u
+    if isinstance(part, Laplace):
+        half = u.abs() / math.sqrt(2)  # −log of twice the tail beyond |u|
+        depth = half.square() - torch.special.erfcx(half).log()
+        return part.loc[..., cells] + part.scale[..., cells] * u.sign() * depth
+    raise TypeError(f"no reparameterised draws of single cells from {type(part).__name__}")
+
+
+class MaskedLaw(Product):
+    """p(x_obs, s | z, u): a row's likelihood with the mask's beside it."""
+
+    def __init__(self, base: Product, mask: MaskModel, u: Tensor):
+        super().__init__(base.parts, base.n_cells)
+        self.base, self.mask, self.u = base, mask, u
+
+    def _places(self, cells: Tensor | slice, wanted: dict[int, int]) -> tuple[list[int], list[int]]:
+        """Which cells of a part are among the ``wanted``, and where there."""
+        own = range(self.n_cells) if isinstance(cells, slice) else cells.tolist()
+        at = [i for i, c in enumerate(own) if c in wanted]
+        return at, [wanted[own[i]] for i in at]
+
+    def missing(self) -> Tensor:
+        """What the cells that the mask model reads would hold if they were blank, (..., reads)."""
+        out = torch.empty_like(self.u)
+        for cells, part in self.parts:
+            at, place = self._places(cells, self.mask.read_at)
+            if at:
+                out = out.index_copy(
+                    -1, torch.tensor(place, device=out.device), _move(part, self.u[..., place], at)
+                )
+        return out
+
+    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p(x_obs | z) + log p(s | x_obs, x_mis), nats, (...)."""
+        mask, total = self.mask, self.base.log_prob(x, observed)
+        if mask.cells:
+            read = x[..., mask.reads]
+            if observed is not None:
+                read = torch.where(observed[..., mask.reads], read, self.missing())
+            total = total + mask.numbers(read, observed)
+        for cells, part in self.parts:
+            at, place = self._places(cells, mask.class_at)
+            for i, k in zip(at, place, strict=True):
+                cell = mask.class_cells[k]
+                logits, code = mask.levels(cell), x[..., cell].long()
+                seen = F.logsigmoid(logits)[code]
+                if observed is not None:
+                    log_p = _log_probs(part, i)
+                    blank = torch.logsumexp(log_p + F.logsigmoid(-logits[: log_p.shape[-1]]), -1)
+                    seen = torch.where(observed[..., cell], seen, blank)
+                total = total + seen
+        return total
+
+    def condition(self, x: Tensor, observed: Tensor) -> Product:
+        """p(x_mis | z, u, x_obs, s): numbers that the mask model reads are what u says, classes tilted by their mask."""
+        parts: list[tuple[Tensor | slice, Distribution]] = []
+        for cells, part in self.base.condition(x, observed).parts:
+            at, place = self._places(cells, self.mask.read_at)
+            if at:
+                part = _fixed(part, at, _move(part, self.u[..., place], at))
+            at, place = self._places(cells, self.mask.class_at)
+            for i, k in zip(at, place, strict=True):
+                part = _tilted(part, i, F.logsigmoid(-self.mask.levels(self.mask.class_cells[k])))
+            parts.append((cells, part))
+        return Product(parts, self.n_cells)
+
+
+def _log_probs(part: Distribution, i: int) -> Tensor:
+    """Log-probabilities of the classes of one cell, (..., K)."""
+    if isinstance(part, Bernoulli):
+        logit = part.logits[..., i]
+        return torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1)
+    assert isinstance(part, Categorical)
+    return part.log_probs[..., i, :]
+
+
+def _fixed(part: Any, at: list[int], values: Tensor) -> Distribution:
+    """A part with some cells at given values and no spread."""
+    index = torch.tensor(at, device=values.device)
+    name = "loc" if isinstance(part, Laplace) else "mean"
+    place = getattr(part, name).expand(*values.shape[:-1], -1).index_copy(-1, index, values)
+    scale = part.scale.expand_as(place).index_copy(-1, index, torch.zeros_like(values))
+    if isinstance(part, Gaussian):
+        return Gaussian(place, scale)
+    return type(part)(place, scale, part.half)
+
+
+def _tilted(part: Distribution, i: int, log_blank: Tensor) -> Distribution:
+    """A part whose classes of one cell are reweighted by the probability that they are blank."""
+    if isinstance(part, Bernoulli):
+        logits = part.logits.clone()
+        logits[..., i] += log_blank[1] - log_blank[0]
+        return Bernoulli(logits)
+    assert isinstance(part, Categorical)
+    log_probs = part.log_probs.clone()
+    tilted = log_probs[..., i, :] + log_blank[: log_probs.shape[-1]]
+    log_probs[..., i, :] = torch.log_softmax(tilted, -1)
+    return Categorical(log_probs)
+
+
+def _log_normal(u: Tensor) -> Tensor:
+    return -0.5 * (u.square().sum(-1) + u.shape[-1] * LOG_2PI)
+
+
+class _WithNoise:
+    """q(z | x) N(u; 0, I): a posterior of z with the noise of the blanks beside it."""
+
+    def __init__(self, q: Posterior, noise_dim: int, latent_dim: int, blanks: int):
+        self.q, self.noise_dim, self.latent_dim, self.blanks = q, noise_dim, latent_dim, blanks
+        self.reparameterized = q.reparameterized
+
+    @property
+    def mean(self) -> Tensor:
+        mean = self.q.mean
+        return torch.cat([mean, mean.new_zeros(*mean.shape[:-1], self.blanks)], -1)
+
+    def detach(self) -> _WithNoise:
+        return _WithNoise(self.q.detach(), self.noise_dim, self.latent_dim, self.blanks)
+
+    def _join(self, z: Tensor, noise: Tensor) -> Tensor:
+        return torch.cat([z, noise[..., self.noise_dim :].expand(*z.shape[:-1], -1)], -1)
+
+    def transport(self, noise: Tensor) -> Tensor:
+        return self._join(self.q.transport(noise[..., : self.noise_dim]), noise)
+
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_q = self.q.draw(noise[..., : self.noise_dim])
+        return self._join(z, noise), log_q + _log_normal(noise[..., self.noise_dim :])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.q.log_prob(z[..., : self.latent_dim]) + _log_normal(z[..., self.latent_dim :])
+
+
+class _PriorWithNoise:
+    """p(z) N(u; 0, I)."""
+
+    def __init__(self, prior: Prior, blanks: int):
+        self.prior, self.split, self.latent_dim = prior, prior.latent_dim, prior.latent_dim + blanks
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.prior.log_prob(z[..., : self.split]) + _log_normal(z[..., self.split :])
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+        z = self.prior.sample(n, generator, **factory)
+        u = torch.randn(n, self.latent_dim - self.split, generator=generator, dtype=z.dtype, device=z.device)
+        return torch.cat([z, u], -1)
+
+
+class NotAtRandom(LatentVariableModel):
+    """p(x_obs, s) of a model with latents and a model of its mask; latents are (z, u), of which u are the blanks' noise."""
+
+    sees_mask = True
+
+    def __init__(self, model: LatentVariableModel, mask: MaskModel):
+        super().__init__()
+        self.model = model
+        self._mask = [mask]  # the model's own submodule: in its state once
+        self.blanks = len(mask.reads)
+        self.noise_dim = model.noise_dim + self.blanks
+        self.latent_dim = model.latent_dim + self.blanks
+
+    @property
+    def prior(self) -> _PriorWithNoise:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """p(z) N(u; 0, I)."""
+        return _PriorWithNoise(self.model.prior, self.blanks)
+
+    def posterior(self, x: Tensor, observed: Tensor | None = None) -> _WithNoise:
+        """q(z | x_obs) N(u; 0, I)."""
+        q = self.model.posterior(x, observed)
+        return _WithNoise(q, self.model.noise_dim, self.model.latent_dim, self.blanks)
+
+    def likelihood(self, z: Tensor) -> MaskedLaw:
+        """p(x_obs, s | z, u)."""
+        latent, u = z[..., : self.model.latent_dim], z[..., self.model.latent_dim :]
+        return MaskedLaw(self.model.likelihood(latent), self._mask[0], u)
