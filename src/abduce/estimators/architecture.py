@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from abduce.data.schema import Schema
 from abduce.models.build import FLOOR, default_latent_dim, features_of, wants_path
-from abduce.models.choice import by_name
+from abduce.models.choice import by_name, choose_likelihoods
 from abduce.models.linear import LinearPath, choose
+from abduce.models.missingness import DRAWABLE, FORMS, SIGNS, SUMMABLE
 from abduce.models.parts import LAYERED, POSTERIORS
 
 
@@ -37,6 +39,12 @@ def check_arguments(vae: Any) -> None:
             "prior='vamp' mixes the posteriors of one layer of latents, diagonal or full; "
             f"got latent_dim={vae.latent_dim!r}, posterior={vae.posterior!r}"
         )
+    if vae.missing == "mnar":
+        forms = vae.mask_model.values() if isinstance(vae.mask_model, Mapping) else [vae.mask_model]
+        allowed = tuple(SIGNS) if isinstance(vae.mask_model, Mapping) else FORMS
+        for form in forms:
+            if form not in allowed:
+                raise ValueError(f"mask_model must be one of {allowed}, got {form!r}")
     if vae.linear_path is True and not _may_have_path(vae):
         raise ValueError(
             "linear_path=True brings its own prior and posterior over one layer of latents; leave prior and posterior "
@@ -65,6 +73,50 @@ def may_use_path(vae: Any, schema: Schema) -> bool:
     if vae.linear_path == "auto":
         return _may_have_path(vae) and wants_path(schema)
     return bool(vae.linear_path)
+
+
+def mask_arguments(vae: Any, schema: Schema, mask: Tensor) -> dict[str, Any] | None:
+    """The arguments of the mask model, all JSON-able: of the cells with blanks in the training data; None for "mar"."""
+    if vae.missing == "mar":
+        return None
+    shares = mask.double().mean(0).tolist()
+    cells = [c for c, share in enumerate(shares) if share < 1]
+    if not cells:
+        raise ValueError(
+            "missing='mnar' learns from which cells are blank, and X has no blank; take missing='mar'"
+        )
+    names = choose_likelihoods(schema, vae.likelihood)
+    fields = list(schema.fields)
+    if len(fields) != schema.n_cells:  # images share one field
+        names, fields = names * schema.n_cells, fields * schema.n_cells
+    logistic = vae.mask_model == "logistic"
+    if not isinstance(vae.mask_model, Mapping):
+        chosen = {} if logistic else {f.name: str(vae.mask_model) for f in fields}
+    else:
+        chosen = {str(column): str(form) for column, form in vae.mask_model.items()}
+        unknown = sorted(set(chosen) - {f.name for f in fields})
+        if unknown:
+            raise ValueError(f"mask_model names columns that are not there or left out: {unknown}")
+    levels, signs = [], []
+    for c in cells:
+        form = chosen.get(fields[c].name, "self_masking")
+        fits = DRAWABLE if logistic or SIGNS[form] else (*DRAWABLE, *SUMMABLE)
+        if names[c] not in fits:
+            raise ValueError(
+                f"missing='mnar' with mask_model={vae.mask_model!r} takes blanks of columns with likelihood "
+                f"{', '.join(fits)}; column {fields[c].name!r} (kind {fields[c].kind}) has {names[c]!r}"
+            )
+        classes = 2 if names[c] == "bernoulli" else len(fields[c].categories or ())
+        levels.append(classes if names[c] in SUMMABLE else 0)
+        signs.append(0 if logistic else SIGNS[form])
+    reads = [c for c, name in enumerate(names) if name in DRAWABLE] if logistic else None
+    return {
+        "cells": cells,
+        "shares": [shares[c] for c in cells],
+        "levels": levels,
+        "signs": signs,
+        "reads": reads,
+    }
 
 
 def design(
@@ -107,6 +159,9 @@ def design(
         "posterior": vae.posterior,
         "transforms": int(vae.transforms),
     }
+    described = mask_arguments(vae, schema, mask)
+    if described is not None:
+        config["mask"] = described
     if vae.network == "conv":
         config["network"] = "conv"
     path = None
@@ -118,6 +173,8 @@ def design(
             y, seen = features.cells(x[index], mask[index])
             return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
 
-        path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR, vae.trim)
+        # clusters of what is observed are no clusters of what is there, if blanks are not at random
+        most = 20 if described is None else 1
+        path = choose(*part(used), part(held[:1000]), int(latent), generator, FLOOR, vae.trim, most)
         config["mixture"] = len(path.weights)
     return config, path

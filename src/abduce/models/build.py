@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from abduce.distributions.heads import (
 )
 from abduce.models.choice import choose_likelihoods
 from abduce.models.linear import LinearPath
+from abduce.models.missingness import MaskModel
 from abduce.models.parts import make_layers, make_posterior, make_prior
 from abduce.models.vae import VariationalAutoencoder
 from abduce.nets import Features
@@ -96,6 +98,7 @@ def build_vae(
     transforms: int = 2,
     pseudo: Tensor | None = None,
     network: str = "mlp",
+    mask: Mapping[str, Any] | None = None,
 ) -> VariationalAutoencoder:
     """Build the model of a schema; weights are random, from torch's global generator.
 
@@ -107,7 +110,8 @@ def build_vae(
     ``likelihood`` is one name, or one for each of some columns (see :mod:`abduce.models.choice`); ``scale`` where the noise
     of Gaussian, Laplace and Student-t cells comes from.  ``mixture`` is the number of components of the linear path, 0 for
     none; ``path`` its fitted parameters (an empty one if not given, to be loaded into).  ``means`` and ``variances`` are
-    the cells' observed ones in model space: where counts start from.
+    the cells' observed ones in model space: where counts start from.  ``mask`` are the arguments of a
+    :class:`~abduce.models.missingness.MaskModel`, None where cells are missing at random.
     """
     heads = _heads(schema, choose_likelihoods(schema, likelihood), scale, pixel_components, means, variances)
     features = features_of(schema, means, masking)
@@ -157,6 +161,8 @@ def build_vae(
     if prior == "vamp":
         pseudo = torch.zeros(components, features.n_features) if pseudo is None else pseudo
         model.set_prior(make_prior("vamp", total, encode=model.encode, pseudo=pseudo))
+    if mask is not None:
+        model.mask_model = MaskModel(**mask)
     return model
 
 

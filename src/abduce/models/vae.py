@@ -25,6 +25,7 @@ from abduce.distributions.posteriors import DiagonalHead, MixtureNormal, Posteri
 from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.models.latent import LatentVariableModel
 from abduce.models.linear import LinearPath
+from abduce.models.missingness import MaskModel, NotAtRandom
 from abduce.nets import MLP, Features
 
 
@@ -56,6 +57,7 @@ class VariationalAutoencoder(LatentVariableModel):
         self.latent_dim, self.bottom = sum(layers), layers[-1]
         self.features = features
         self.heads = likelihood
+        self.mask_model: MaskModel | None = None
         linear, n_read = path is not None, features.n_features
 
         def encoder(extra: int, n_out: int, zero_start: bool) -> MLP | ConvolutionalEncoder:
@@ -87,6 +89,10 @@ class VariationalAutoencoder(LatentVariableModel):
             self.noise_dim = self.latent_dim + 1
             prior = GaussianMixture(path.weights, path.means, path.covariances) if prior is None else prior
         self.set_prior(prior)
+
+    def joint(self) -> LatentVariableModel:
+        """What is fitted and asked: the model itself, or with a mask model that of (x_obs, s)."""
+        return self if self.mask_model is None else NotAtRandom(self, self.mask_model)
 
     def set_prior(self, prior: nn.Module) -> None:
         """Put another prior in the place of the one there is."""
