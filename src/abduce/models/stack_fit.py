@@ -1,0 +1,239 @@
+"""Fit a stack of laws to rows with blanks: members, weights, and a last fit to everything.
+
+A tenth of the observed cells is hidden, members are fitted to the rest and predict them, weights are what would have
+predicted them best; then each member goes on from where it was to all observed cells.  Small tables hide several times, so
+that weights rest on enough cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abduce.data.coding import Coding
+from abduce.data.schema import Schema
+from abduce.distributions.factor_law import FactorMixtureLaw
+from abduce.distributions.parzen_law import ParzenLaw, row_keys
+from abduce.models.factor_fit import factor_mixture, principal_factors
+from abduce.models.linear import one_thread
+from abduce.models.stack import Member, Stack, predicted
+
+HIDDEN = 0.1  # share of the observed cells that choose the weights
+ENOUGH = 3000  # hidden cells; fewer are hidden several times
+TURNS = 5  # at most
+PRIOR = 200.0  # pseudo-cells that pull the weights toward equal ones
+BANDWIDTHS = (0.5, 0.7, 1.0, 1.4)
+COMPONENTS = (1, 5, 20)
+FACTORS = 20
+ROWS_A_COMPONENT = 15
+
+
+class Predictions(NamedTuple):
+    """What members say of hidden cells: numbers (cells, M) with the truth (cells,), in standard deviations; probabilities of
+    the true class (cells, M); log p(hidden | observed) of rows (rows, M)."""
+
+    numbers: np.ndarray
+    truth: np.ndarray
+    classes: np.ndarray
+    rows: np.ndarray
+
+
+def fit_stack(
+    schema: Schema,
+    values: np.ndarray,
+    observed: np.ndarray,
+    seed: int = 0,
+    rows: int = 5000,
+    components: tuple[int, ...] = COMPONENTS,
+    show: Callable[[str, float], Any] | None = None,
+) -> Stack:
+    """Fit to model values (n, D); ``rows`` at most are used, drawn at random."""
+    rng = np.random.default_rng(seed)
+    if len(values) > rows:
+        chosen = np.sort(rng.permutation(len(values))[:rows])
+        values, observed = values[chosen], observed[chosen]
+    codings = [Coding(schema, values, observed, scores) for scores in (False, True)]
+    if not codings[1].columns:  # no numbers: both codings are one
+        codings = codings[:1]
+    say = show or (lambda text, share: None)
+    hidden_cells = HIDDEN * observed.sum()
+    turns = int(np.clip(np.ceil(ENOUGH / max(hidden_cells, 1)), 1, TURNS))
+    said: list[Predictions] = []
+    names: list[tuple[str, int, float]] = []
+    laws: list[dict] = [{} for _ in codings]
+    workers = max(1, min(len(codings), torch.get_num_threads()))
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
+        for turn in range(turns):
+            hidden = observed & (rng.random(observed.shape) < HIDDEN)
+            kept = observed & ~hidden
+            jobs = [
+                pool.submit(_members, i, coding, values, kept, components, seed + turn, None)
+                for i, coding in enumerate(codings)
+            ]
+            found = [job.result() for job in jobs]
+            if turn == 0:
+                laws = [dict(part) for part in found]
+                names = [key for part in found for key in part]
+            members = [part[key] for part in found for key in part]
+            said.append(_predictions(codings, members, values, kept, hidden))
+            say("members", 0.7 * (turn + 1) / turns)
+        together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
+        keep = _best_windows(names, together)
+        together = Predictions(
+            together.numbers[:, keep], together.truth, together.classes[:, keep], together.rows[:, keep]
+        )
+        wanted = [names[m] for m in keep]
+        jobs = [
+            pool.submit(_members, i, coding, values, observed, components, seed, laws[i], wanted)
+            for i, coding in enumerate(codings)
+        ]
+        refitted = [job.result() for job in jobs]
+    members = [part[key] for part in refitted for key in part]
+    stack = Stack(
+        codings,
+        members,
+        torch.from_numpy(square_weights(together.numbers, together.truth, PRIOR)),
+        torch.from_numpy(pool_weights(np.log(together.classes))),
+        torch.from_numpy(pool_weights(together.rows)),
+    )
+    for m, member in enumerate(members):
+        error = together.numbers[:, m] - together.truth
+        stack.report.append(
+            {
+                "member": member.name,
+                "weight": float(stack.numbers[m]),
+                "class_weight": float(stack.classes[m]) if stack.coding.classes else None,
+                "row_weight": float(stack.rows[m]),
+                "error": float(np.sqrt(np.mean(error**2))) if len(error) else None,
+                "class_log_loss": float(-np.log(together.classes[:, m]).mean())
+                if len(together.classes)
+                else None,
+            }
+        )
+    say("stack", 1.0)
+    return stack
+
+
+def _members(
+    index: int,
+    coding: Coding,
+    values: np.ndarray,
+    observed: np.ndarray,
+    components: tuple[int, ...],
+    seed: int,
+    start: dict | None,
+    wanted: list | None = None,
+) -> dict[tuple[str, int, float], Member]:
+    """Members of one coding by (family, coding, size); with ``start``, from where they were, and only those wanted."""
+    features, seen = (torch.from_numpy(a) for a in coding.code(values, observed))
+    about = "scores" if coding.scores else "numbers"
+    n, f = features.shape
+    q = max(1, min(FACTORS, f - 1))
+    out: dict[tuple[str, int, float], Member] = {}
+    one: FactorMixtureLaw | None = None
+    within: Tensor | None = None
+    for k in components:
+        if k > 1 and k * ROWS_A_COMPONENT > n:
+            k = max(1, n // ROWS_A_COMPONENT)
+        key = ("factor analysers", index, k)
+        if key in out:
+            continue
+        before: Any = None if start is None else start[key].law
+        law = factor_mixture(features, seen, k, q, seed=seed, one=one, start=before)
+        one = law if k == 1 else one
+        if within is None or k <= 5:
+            within = torch.einsum("k,kij->ij", law.log_weights.exp(), law.covariances)
+            centres = law.mean(features, seen)
+        title = f"Gaussian of {about}" if k == 1 else f"{k} factor analysers of {about}"
+        out[key] = Member(title, index, law)
+    assert within is not None
+    loadings, noise = principal_factors(within.unsqueeze(0), q, 0.01)
+    keys = row_keys(features, seen)
+    for h in BANDWIDTHS:
+        key = ("windows", index, h)
+        if wanted is None or key in wanted:
+            law = ParzenLaw(centres, loadings[0], noise[0], h, keys)
+            out[key] = Member(f"Parzen windows of {about}, h = {h:g}", index, law)
+    return out
+
+
+def _predictions(
+    codings: list[Coding], members: list[Member], values: np.ndarray, kept: np.ndarray, hidden: np.ndarray
+) -> Predictions:
+    """Let members predict the hidden cells of rows from the kept ones."""
+    which = hidden.any(1)
+    values, kept, hidden = values[which], kept[which], hidden[which]
+    coding = codings[0]
+    equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
+    stack = Stack(codings, members, equal, equal, equal)
+    x, o = torch.from_numpy(values), torch.from_numpy(kept)
+    coded = stack.coded(x, o)
+    place = hidden[:, coding.numbers]
+    scale, loc = coding.scale[coding.numbers], coding.loc[coding.numbers]
+    true = coding.decode_numbers(coding.code(values, hidden)[0][:, : len(coding.numbers)])
+    numbers, classes = [], []
+    for member in members:
+        found, chances = predicted(member, codings[member.coding], *coded[member.coding])
+        numbers.append(((found - loc) / scale)[place])
+        given = [p[hidden[:, j], values[hidden[:, j], j].astype(int)] for j, p in chances.items()]
+        classes.append(np.concatenate(given) if given else np.zeros(0))
+    whole = stack.log_probs(x, torch.from_numpy(kept | hidden)) - stack.log_probs(x, o)
+    return Predictions(
+        np.stack(numbers, 1), ((true - loc) / scale)[place], np.stack(classes, 1), whole.numpy()
+    )
+
+
+def _best_windows(names: list[tuple[str, int, float]], said: Predictions) -> list[int]:
+    """Members to keep: all mixtures, and of each coding's windows the bandwidth that predicts best."""
+    keep = [m for m, name in enumerate(names) if name[0] != "windows"]
+    for coding in sorted({name[1] for name in names}):
+        own = [m for m, name in enumerate(names) if name[:2] == ("windows", coding)]
+        error = [
+            np.square(said.numbers[:, m] - said.truth).sum() - np.log(said.classes[:, m]).sum() for m in own
+        ]
+        keep.append(own[int(np.argmin(error))])
+    return sorted(keep)
+
+
+def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:
+    """Weights ≥ 0 that sum to one and minimise Σ (truth − said w)², pulled to equal ones by ``prior`` pseudo-cells.
+
+    By projected gradient; a pseudo-cell counts as much as members differ on a cell on average.
+    """
+    m = said.shape[1]
+    w = np.full(m, 1 / m)
+    if m == 1 or not len(truth):
+        return w
+    pull = prior * m * np.mean(np.square(said - said.mean(1, keepdims=True)))
+    gram = said.T @ said + pull * np.eye(m)
+    target = said.T @ truth + pull / m
+    step = 1 / np.linalg.eigvalsh(gram)[-1]
+    for _ in range(3000):
+        moved = w - step * (gram @ w - target)
+        order = np.sort(moved)[::-1]
+        excess = np.cumsum(order) - 1
+        k = np.flatnonzero(order - excess / np.arange(1, m + 1) > 0)[-1]
+        moved = np.maximum(moved - excess[k] / (k + 1), 0)
+        if np.abs(moved - w).max() < 1e-9:
+            break
+        w = moved
+    return w
+
+
+def pool_weights(log_p: np.ndarray, prior: float = 5.0, rounds: int = 200) -> np.ndarray:
+    """Weights of a pool that maximise Σ log Σ_m w_m p_m, log_p (n, M), by EM with ``prior`` pseudo-counts a member."""
+    m = log_p.shape[1]
+    w = np.full(m, 1 / m)
+    if not len(log_p):
+        return w
+    relative = np.exp(log_p - log_p.max(1, keepdims=True))
+    for _ in range(rounds):
+        joint = relative * w
+        count = (joint / joint.sum(1, keepdims=True)).sum(0) + prior
+        w = count / count.sum()
+    return w
