@@ -35,7 +35,7 @@ def least_squares(table: np.ndarray) -> tuple[float, float]:
 def test_variance_between_copies():
     """A mean with most of its values blank: B is σ̂² n₀/n² for fixed parameters, and σ̂² n₀/(n n₁) for proper draws."""
     rng = np.random.default_rng(0)
-    n, blank, draws = 60, 40, 60
+    n, blank, draws = 60, 40, 80
     X = np.column_stack([rng.normal(size=n), rng.normal(size=n)])  # nothing to learn from the second column
     X -= X.mean(0)
     X[:blank, 0] = np.nan
