@@ -49,6 +49,7 @@ __all__ = [
     "PSD",
     "RBM",
     "VAE",
+    "Auto",
     "Autoencoder",
     "Blanks",
     "Blur",
@@ -90,6 +91,7 @@ __all__ = [
 # and the reading of files do without them
 _NAMES = {
     "estimators.vae": ("VAE",),
+    "estimators.auto": ("Auto",),
     "estimators.adapters": ("Imputer", "OutlierDetector"),
     "estimators.compare": ("compare",),
     "estimators.folder": ("load",),

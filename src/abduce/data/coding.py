@@ -24,6 +24,7 @@ from abduce.data.schema import Schema
 
 KNOTS = 100  # at most, of a column's distribution
 ATOM = 0.01  # share of rows from which on a repeated value keeps its interval of scores
+SPIKE = 0.05  # share of rows from which on a repeated value is no accident
 SMALL = 1e-3
 
 
@@ -107,10 +108,13 @@ class Coding:
         )
         data = scaling.to_data(schema, values)
         self.loc, self.scale = np.zeros(schema.n_cells), np.ones(schema.n_cells)
+        self.rare = np.ones(schema.n_cells, bool)
         self.columns: dict[int, Scores] = {}
         for j in self.numbers:
             v = data[observed[:, j], j]
             if len(v):
+                repeated = np.unique(v, return_counts=True)[1].max() / len(v)
+                self.rare[j] = repeated < SPIKE or len(v) < 2 / SPIKE
                 self.loc[j], self.scale[j] = v.mean(), max(v.std(), SMALL * max(abs(v.mean()), SMALL))
                 if scores:
                     self.columns[int(j)] = Scores.of(v)
@@ -125,9 +129,18 @@ class Coding:
             start = len(cells)
             width = 1 if levels == 2 else levels
             block = slice(start, start + width)
-            self.classes[j] = (block, share, float(np.sqrt((share * (1 - share)).sum() / (2 if levels == 2 else 1))))
+            self.classes[j] = (
+                block,
+                share,
+                float(np.sqrt((share * (1 - share)).sum() / (2 if levels == 2 else 1))),
+            )
             cells += [j] * width
         self.cells = np.array(cells, int)
+
+    @property
+    def smooth(self) -> np.ndarray:
+        """Which numbers seldom repeat a value, bool (D',)."""
+        return self.rare[self.numbers]
 
     @property
     def n_features(self) -> int:
@@ -202,7 +215,7 @@ class Coding:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """What was fitted, as named arrays."""
-        out = {"loc": self.loc, "scale": self.scale}
+        out = {"loc": self.loc, "scale": self.scale, "rare": self.rare.astype(float)}
         for j, (_, share, scale) in self.classes.items():
             out[f"class.{j}"] = np.append(share, scale)
         for j, column in self.columns.items():
@@ -215,7 +228,7 @@ class Coding:
         """Rebuild from :meth:`to_arrays`."""
         nothing = np.zeros((1, schema.n_cells))
         self = cls(schema, nothing, nothing > 0, scores)
-        self.loc, self.scale = arrays["loc"], arrays["scale"]
+        self.loc, self.scale, self.rare = arrays["loc"], arrays["scale"], arrays["rare"] > 0
         for key, value in arrays.items():
             what, _, j = key.partition(".")
             if what == "class":

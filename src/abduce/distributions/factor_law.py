@@ -95,10 +95,9 @@ class FactorMixtureLaw:
         outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
         gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
         root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))
-        constant = (
-            pattern @ (self.noise.log() + LOG_2PI).mT
-            + 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
-        )
+        constant = pattern @ (self.noise.log() + LOG_2PI).mT + 2 * torch.diagonal(
+            root, dim1=-2, dim2=-1
+        ).log().sum(-1)
         residual = torch.where(seen > 0, x, 0.0).unsqueeze(0) - seen * self.means.unsqueeze(1)  # (K, B, D)
         h = residual @ scaled  # (K, B, q)
         if len(root) == 1:

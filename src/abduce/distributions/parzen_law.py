@@ -143,7 +143,9 @@ class ParzenLaw:
         for rows, found in self.chunks(x, observed):
             shares = found.shares
             chosen = torch.searchsorted(shares.cumsum(1), grid.expand(len(shares), -1).contiguous())
-            out[:, rows] = self._moved(found, chosen.clamp_max(len(self.centres) - 1), x[rows], observed[rows])
+            out[:, rows] = self._moved(
+                found, chosen.clamp_max(len(self.centres) - 1), x[rows], observed[rows]
+            )
             deviation = found.variance[found.which].sqrt()
             out[:, rows] += nodes[:, None, None] * deviation
         return torch.where(observed, x, out)

@@ -119,7 +119,7 @@ class EnergyModel(GenerativeModel):
         x = self._completed(torch.from_numpy(values), mask, support, seed)
         rows, held = self._settings(seed).split(len(x))
         self.history_, self.interrupted_ = [], False
-        base = NormalBase if support == "real" else RatesBase
+        base = RatesBase if support == "binary" else NormalBase
         self.start_ = base.fit(x[rows])
         draws = None if redraw is None else self._redraws(redraw, x)
         with torch.random.fork_rng(devices=[]):
@@ -128,14 +128,18 @@ class EnergyModel(GenerativeModel):
             self.model_ = self._learn(x, mask, rows, held, seed, checkpoint=state, redraw=draws)
         self.model_ = self.model_.double().eval().requires_grad_(False)
         self.n_iter_ = max(1, len(self.history_))
-        judged = x[held] if len(held) else x
-        self.mean_energy_ = float(torch.cat([self.model_.energy(part) for part in judged.split(1000)]).mean())
+        if support != "mixed":  # rows are complete by now
+            mask = torch.ones_like(mask)
+        judged = held if len(held) else torch.arange(len(x))
+        energies = [self.model_.energy(x[part], mask[part]) for part in judged.split(1000)]
+        self.mean_energy_ = float(torch.cat(energies).mean())
         self.log_z_, self.base_ = None, self._measure("auto")
         self.beta_ = self._temperature("auto", self.base_)
-        some = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:2000]]
-        value = self._plausibility(some, torch.ones_like(some) > 0)
+        some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:2000]
+        value = self._plausibility(x[some], mask[some])
         cut = np.quantile(value, self.contamination, method="higher")
-        self.edge_ = some[int(np.flatnonzero(value == cut)[0])]
+        edge = some[int(np.flatnonzero(value == cut)[0])]
+        self.edge_ = torch.where(mask[edge], x[edge], torch.nan)
         self.offset_ = float(cut)
         if self.partition == "auto":
             self.normalize()
@@ -276,7 +280,7 @@ class EnergyModel(GenerativeModel):
         found.diagnostics.update(beta=new, base="none" if measure is None else measure.name)
         self.beta_, self.base_, self.log_z_ = new, measure, found
         edge = self.edge_.unsqueeze(0)
-        self.offset_ = float(self._plausibility(edge, torch.ones_like(edge) > 0)[0])
+        self.offset_ = float(self._plausibility(edge.nan_to_num(), ~edge.isnan())[0])
         return found
 
     def _temperature(self, beta: float | str | None, measure: Any) -> float:
@@ -378,7 +382,7 @@ class EnergyModel(GenerativeModel):
 
     @property
     def _n_features_out(self) -> int:
-        return self.model_.represent(self.edge_.unsqueeze(0)).shape[1]
+        return self.model_.represent(self.edge_.nan_to_num().unsqueeze(0)).shape[1]
 
     def _new(self, n: int, generator: torch.Generator) -> Tensor:
         return generate(self._density, n, generator).x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abduce.estimators.auto import Auto
 from abduce.estimators.autoencoders import (
     Autoencoder,
     ContractiveAutoencoder,
@@ -18,6 +19,7 @@ from abduce.estimators.vae import VAE
 ENERGIES: dict[str, type[EnergyModel]] = {
     method.__name__: method
     for method in (
+        Auto,
         PCA,
         ICA,
         KMeans,

@@ -9,6 +9,7 @@ from abduce.models.gaussian import IndependentComponents, PrincipalComponents
 from abduce.models.mixture import GaussianMixture, KMeans
 from abduce.models.network import EnergyNetwork
 from abduce.models.sparse_coding import PSD, SparseCoding
+from abduce.models.stack import Stack
 
 FAMILIES: dict[str, type[Energy]] = {
     family.__name__: family
@@ -24,5 +25,6 @@ FAMILIES: dict[str, type[Energy]] = {
         PrincipalComponents,
         RBM,
         SparseCoding,
+        Stack,
     )
 }

@@ -15,8 +15,7 @@ Sources: Wolpert 1992, Breiman 1996 (stacking); Stone 1961 (the linear opinion p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +23,14 @@ import torch
 from torch import Tensor
 
 from abduce.data.coding import Coding
+from abduce.data.schema import Schema
 from abduce.distributions.factor_law import FactorMixtureLaw
 from abduce.distributions.parzen_law import ParzenLaw
+from abduce.models.energy import Base, Energy
 
 POINTS = 24  # of a cell's law, behind the mean of a number that was coded by its score
 FLOOR = 1e-3  # least probability of a class, times the number of its levels
+ROWS = 2048  # points of more rows at once would not fit into memory
 
 
 class Member(NamedTuple):
@@ -39,26 +41,235 @@ class Member(NamedTuple):
     law: FactorMixtureLaw | ParzenLaw
 
 
-@dataclass
-class Stack:
-    """Members with their weights: of numbers and of classes when cells are filled, and of whole rows when they are scored.
+class Stack(Energy):
+    """The pool as an energy, E(x) = −log p(x) in model space; it is its own law.
 
-    ``codings`` are what members read; ``spread`` scales the deviations of drawn numbers from their mean, so that intervals
-    hold what they should.
+    ``numbers``, ``classes`` and ``rows`` (M,) are the members' weights: of numbers and of classes when cells are filled, of
+    whole rows when they are scored.  ``spread`` scales the deviations of drawn numbers from their mean, so that intervals
+    hold what they should.  ``represent`` gives the factors of the first member, one Gaussian.
+
+    Built by :meth:`of`; the constructor takes what :attr:`config` holds and waits for ``load_state_dict``.
     """
 
-    codings: Sequence[Coding]
-    members: Sequence[Member]
-    numbers: Tensor  # (M,)
-    classes: Tensor  # (M,)
-    rows: Tensor  # (M,)
-    spread: float = 1.0
-    report: list[dict[str, Any]] = field(default_factory=list)
+    support = "mixed"
+    bounded_volume = True  # it is normalised
+    smooth = False
+    numbers: Tensor
+    classes: Tensor
+    rows: Tensor
+
+    def __init__(
+        self,
+        schema: dict[str, Any],
+        codings: list[dict[str, Any]],
+        members: list[dict[str, Any]],
+        spread: float = 1.0,
+    ):
+        super().__init__()
+        self.config = {"schema": schema, "codings": codings, "members": members, "spread": spread}
+        self.schema = Schema.from_json(schema)
+        self.n_cells = self.schema.n_cells
+        self.spread = spread
+        for kind, parts in (("coding", codings), ("member", members)):
+            for i, part in enumerate(parts):
+                for name, (shape, whole) in part["arrays"].items():
+                    dtype = torch.int64 if whole else torch.float64
+                    self.register_buffer(_key(kind, i, name), torch.zeros(shape, dtype=dtype))
+        for name in ("numbers", "classes", "rows"):
+            self.register_buffer(name, torch.ones(len(members), dtype=torch.float64) / len(members))
+        self._parts: tuple[list[Coding], list[Member]] | None = None
+        self.register_load_state_dict_post_hook(lambda *_: setattr(self, "_parts", None))
+
+    @classmethod
+    def of(
+        cls,
+        codings: Sequence[Coding],
+        members: Sequence[Member],
+        weights: tuple[Tensor, Tensor, Tensor],
+        spread: float = 1.0,
+        reports: Sequence[dict[str, Any]] | None = None,
+    ) -> Stack:
+        """Build from fitted parts, and weights of numbers, classes and rows; ``reports`` say how each member did."""
+        arrays = [{n: torch.from_numpy(np.asarray(a)) for n, a in c.to_arrays().items()} for c in codings]
+        laws = [_arrays(m.law) for m in members]
+        about = list(reports or ({} for _ in members))
+        self = cls(
+            codings[0].schema.to_json(),
+            [{"scores": c.scores, "arrays": _shapes(a)} for c, a in zip(codings, arrays, strict=True)],
+            [
+                {"name": m.name, "coding": m.coding, "arrays": _shapes(a), "report": r}
+                for m, a, r in zip(members, laws, about, strict=True)
+            ],
+            spread,
+        )
+        state = dict(zip(("numbers", "classes", "rows"), weights, strict=True))
+        for kind, parts in (("coding", arrays), ("member", laws)):
+            state |= {_key(kind, i, n): t for i, part in enumerate(parts) for n, t in part.items()}
+        self.load_state_dict(state)
+        return self
+
+    def _built(self) -> tuple[list[Coding], list[Member]]:
+        if self._parts is None:
+            codings = [
+                Coding.from_arrays(
+                    self.schema,
+                    {n: getattr(self, _key("coding", i, n)).numpy() for n in c["arrays"]},
+                    c["scores"],
+                )
+                for i, c in enumerate(self.config["codings"])
+            ]
+            members = [
+                Member(
+                    m["name"],
+                    m["coding"],
+                    _law({n: getattr(self, _key("member", i, n)) for n in m["arrays"]}),
+                )
+                for i, m in enumerate(self.config["members"])
+            ]
+            self._parts = codings, members
+        return self._parts
+
+    @property
+    def codings(self) -> list[Coding]:
+        """What members read."""
+        return self._built()[0]
+
+    @property
+    def members(self) -> list[Member]:
+        """The laws."""
+        return self._built()[1]
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """How each member predicted hidden cells, and its weights."""
+        return [{"member": m["name"], **m["report"]} for m in self.config["members"]]
 
     @property
     def coding(self) -> Coding:
         """The coding in the numbers' own units."""
         return self.codings[0]
+
+    # ------------------------------------------------------------------ as an energy, and as its law
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return -self.log_prob(x.detach(), observed)
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        return self.rows.new_zeros(()) if beta == 1 and base is None else None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> Stack | None:
+        """Itself at β = 1 without a base; None elsewhere."""
+        return self if beta == 1 and base is None else None
+
+    def represent(self, x: Tensor) -> Tensor:
+        law = self.members[0].law
+        assert isinstance(law, FactorMixtureLaw)
+        features, _ = self.coded(x, torch.ones_like(x, dtype=torch.bool))[0]
+        return law.factors(features).mean[:, 0]
+
+    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Rows with blanks at their mean (numbers) or mode (classes), in model space."""
+        numbers, classes = self.predict(x, observed)
+        out = x.clone()
+        out[:, self.coding.numbers] = torch.from_numpy(self.coding.to_model(numbers))
+        for j, p in classes.items():
+            out[:, j] = torch.from_numpy(p.argmax(1).astype(float))
+        return torch.where(observed, x, out)
+
+    def complete(
+        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Joint draws of whole rows (draws, rows, D): class after class given those before, then the numbers given all."""
+        generator = generator or torch.Generator().manual_seed(torch.initial_seed())
+        values, seen = x.repeat(draws, 1), observed.repeat(draws, 1)
+        for j in self.coding.classes:
+            rows = (~seen[:, j]).nonzero().squeeze(1)
+            if len(rows):
+                p = torch.from_numpy(self.predict(values[rows], seen[rows], numbers=False)[1][j])
+                values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
+                seen[:, j] = True
+        values, seen = values.view(draws, *x.shape), seen.view(draws, *x.shape)
+        chosen = self._allot(draws, generator)
+        if bool((seen == observed).all()):
+            drawn = self._numbers_drawn(x, observed, chosen, generator)
+        else:
+            drawn = torch.cat(
+                [self._numbers_drawn(values[i], seen[i], chosen[i : i + 1], generator) for i in range(draws)]
+            )
+        return torch.where(observed, x, torch.where(seen, values, drawn))
+
+    def marginals(self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Draws of each cell given the row (draws, rows, D): as :meth:`complete`, but classes each on its own, and faster."""
+        out = self._numbers_drawn(x, observed, self._allot(draws, generator), generator)
+        if self.coding.classes:
+            for j, p in self.predict(x, observed, numbers=False)[1].items():
+                drawn = torch.multinomial(torch.from_numpy(p), draws, replacement=True, generator=generator)
+                out[..., j] = torch.where(observed[:, j], x[:, j], drawn.mT.double())
+        return out
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """New rows (n, D): draws of a row of which nothing is known."""
+        generator = generator or torch.Generator().manual_seed(torch.initial_seed())
+        out = torch.zeros(n, self.n_cells, dtype=torch.float64)
+        if self.coding.classes:
+            return self.complete(out, torch.zeros_like(out, dtype=torch.bool), 1, generator)[0]
+        member = torch.multinomial(self.rows, n, replacement=True, generator=generator)
+        for m in member.unique().tolist():
+            rows = (member == m).nonzero().squeeze(1)
+            coding = self.codings[self.members[m].coding]
+            features = self.members[m].law.sample(len(rows), generator)
+            out[rows] = torch.from_numpy(coding.to_model(coding.decode_numbers(features.numpy())))
+        return out
+
+    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p of the observed cells, nats (n,): densities of numbers in model space, probabilities of classes."""
+        observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+        units = self.schema.log_jacobian(x.numpy(), observed.numpy(), pixels=True)
+        return torch.logsumexp(self.log_probs(x, observed) + self.rows.log(), 1) - torch.from_numpy(units)
+
+    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
+        """E[x | y] for y = A x + noise · N(0, I); by the members that are mixtures of the numbers themselves."""
+        return self._through(lambda law: law.through(seen, noise, y, known))
+
+    def complete_through(
+        self,
+        seen: Callable[[Tensor], Tensor],
+        noise: Tensor,
+        y: Tensor,
+        known: Tensor,
+        draws: int,
+        generator: torch.Generator | None = None,
+        shared: bool = False,
+    ) -> Tensor:
+        """Draw from p(x | y), arguments as in :meth:`through`: (draws, batch, D)."""
+        return self._through(
+            lambda law: law.complete_through(seen, noise, y, known, draws, generator, shared), draws=True
+        )
+
+    def _through(self, ask: Callable[[Any], Tensor], draws: bool = False) -> Tensor:
+        """Average the means, or take draws in turn, of the raw mixtures brought to model space."""
+        if len(self.coding.numbers) < self.n_cells or any(
+            f.kind not in ("real", "pixel") for f in self.schema.fields
+        ):
+            raise ValueError("noise and coarser views need columns that are all real")
+        scale = torch.tensor([f.scale for f in self.schema.fields], dtype=torch.float64)
+        loc = torch.tensor([f.loc for f in self.schema.fields], dtype=torch.float64)
+        ratio = torch.from_numpy(self.coding.scale) / scale
+        shift = (torch.from_numpy(self.coding.loc) - loc) / scale
+        laws, weights = [], []
+        for member, w in zip(self.members, self.numbers.tolist(), strict=True):
+            if member.coding == 0 and isinstance(member.law, FactorMixtureLaw):
+                law = member.law.dense()
+                covariances = law.covariances * ratio.unsqueeze(1) * ratio
+                laws.append(type(law)(law.log_weights, law.means * ratio + shift, covariances))
+                weights.append(w + 1e-6)
+        answers = torch.stack([ask(law) for law in laws])
+        share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        if not draws:
+            return torch.tensordot(share, answers, 1)
+        count = answers.shape[1]
+        turn = torch.searchsorted(share.cumsum(0), (torch.arange(count) + 0.5).double() / count)
+        return answers[turn.clamp_max(len(laws) - 1), torch.arange(count)]
 
     # ------------------------------------------------------------------ predict
 
@@ -70,72 +281,23 @@ class Stack:
             out.append((torch.from_numpy(features), torch.from_numpy(seen)))
         return out
 
-    def best(self, x: Tensor, observed: Tensor) -> Tensor:
-        """Rows with blanks at their mean (numbers) or mode (classes), in model space."""
-        numbers, classes = self.predict(x, observed)
-        out = x.clone()
-        out[:, self.coding.numbers] = torch.from_numpy(self.coding.to_model(numbers))
-        for j, p in classes.items():
-            out[:, j] = torch.from_numpy(p.argmax(1).astype(float))
-        return torch.where(observed, x, out)
-
-    def predict(self, x: Tensor, observed: Tensor) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    def predict(
+        self, x: Tensor, observed: Tensor, numbers: bool = True
+    ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         """Means of numbers in data units (n, D'), and probabilities (n, L) of each class cell."""
         coded = self.coded(x, observed)
-        numbers: Any = 0.0
+        means = np.zeros((len(x), len(self.coding.numbers)))
         classes: dict[int, Any] = dict.fromkeys(self.coding.classes, 0.0)
         for member, w, c in zip(self.members, self.numbers.tolist(), self.classes.tolist(), strict=True):
-            if w == 0 and (c == 0 or not classes):
-                continue
-            found, probabilities = predicted(member, self.codings[member.coding], *coded[member.coding])
-            numbers = numbers + w * found
-            for j, p in probabilities.items():
-                classes[j] = classes[j] + c * p
-        return numbers, classes
-
-    # ------------------------------------------------------------------ draw
-
-    def marginal_draws(self, x: Tensor, observed: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """Draws of each cell given the row (n, rows, D), numbers jointly, classes each on its own."""
-        out = self._numbers_drawn(x, observed, self._allot(n, generator), generator)
-        if self.coding.classes:
-            _, classes = self.predict(x, observed)
-            for j, p in classes.items():
-                drawn = torch.multinomial(torch.from_numpy(p), n, replacement=True, generator=generator)
-                out[..., j] = torch.where(observed[:, j], x[:, j], drawn.mT.double())
-        return out
-
-    def draws(self, x: Tensor, observed: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """Joint draws of whole rows (n, rows, D): class after class given those before, then the numbers given all."""
-        classes = [j for j in self.coding.classes if not bool(observed[:, j].all())]
-        chosen = self._allot(n, generator)
-        if not classes:
-            return self._numbers_drawn(x, observed, chosen, generator)
-        out = x.new_empty(n, *x.shape)
-        for i in range(n):
-            values, seen = x.clone(), observed.clone()
-            for j in classes:
-                rows = (~seen[:, j]).nonzero().squeeze(1)
-                p = torch.from_numpy(self.predict(values[rows], seen[rows])[1][j])
-                values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-                seen[:, j] = True
-            drawn = self._numbers_drawn(values, seen, chosen[i : i + 1], generator)[0]
-            out[i] = torch.where(observed, x, torch.where(seen & ~observed, values, drawn))
-        return out
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """New rows (n, D): the draw of a row of which nothing is known."""
-        out = torch.zeros(n, self.coding.schema.n_cells, dtype=torch.float64)
-        if self.coding.classes:
-            blank = torch.zeros_like(out, dtype=torch.bool)
-            return self.draws(out, blank, 1, generator)[0]
-        member = torch.multinomial(self.rows, n, replacement=True, generator=generator)
-        for m in member.unique().tolist():
-            rows = (member == m).nonzero().squeeze(1)
-            coding = self.codings[self.members[m].coding]
-            features = self.members[m].law.sample(len(rows), generator)
-            out[rows] = torch.from_numpy(coding.to_model(coding.decode_numbers(features.numpy())))
-        return out
+            asked = numbers and w > 0
+            if asked or (classes and c > 0):
+                found, chances = predicted(
+                    member, self.codings[member.coding], *coded[member.coding], numbers=asked
+                )
+                means += w * found
+                for j, p in chances.items():
+                    classes[j] = classes[j] + c * p
+        return means, classes
 
     def _allot(self, n: int, generator: torch.Generator) -> Tensor:
         """Which member makes which of n draws: systematic, in random order."""
@@ -157,17 +319,11 @@ class Stack:
             data[which.numpy()] = self.codings[member.coding].decode_numbers(drawn.numpy())
         if self.spread != 1.0 and len(numbers):
             centre, _ = self.predict(x, observed)
-            data = centre + self.spread * (data - centre)
+            smooth = self.coding.smooth  # a value that repeats must go on repeating
+            data[..., smooth] = (centre + self.spread * (data - centre))[..., smooth]
         out = x.expand(len(chosen), *x.shape).clone()
         out[..., numbers] = torch.from_numpy(self.coding.to_model(data))
         return torch.where(observed, x, out)
-
-    # ------------------------------------------------------------------ score
-
-    def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        """log p of the observed cells, nats (n,): densities of numbers in data units, probabilities of classes."""
-        each = self.log_probs(x, observed)
-        return torch.logsumexp(each + self.rows.log(), 1)
 
     def log_probs(self, x: Tensor, observed: Tensor) -> Tensor:
         """log p of the observed cells under each member, (n, M)."""
@@ -192,23 +348,55 @@ class Stack:
 
 
 def predicted(
-    member: Member, coding: Coding, features: Tensor, seen: Tensor
+    member: Member, coding: Coding, features: Tensor, seen: Tensor, numbers: bool = True
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """What one member makes of rows: numbers in data units (n, D') and probabilities of each class cell."""
     count = len(coding.numbers)
-    mean = member.law.mean(features, seen).numpy() if coding.classes or not coding.scores else None
-    if coding.scores:
-        numbers = np.zeros((len(features), count))
-        for i in range(0, len(features), 2048):  # points of all rows at once would not fit into memory
-            rows = slice(i, i + 2048)
+    means = np.zeros((len(features), count))
+    classes: dict[int, np.ndarray] = {}
+    by_points = numbers and coding.scores
+    if coding.classes or (numbers and not by_points):
+        mean = member.law.mean(features, seen).numpy()
+        classes = {j: coding.probabilities(mean, j, _floor(coding, j)) for j in coding.classes}
+        if numbers and not by_points:
+            means = coding.decode_numbers(mean)
+    if by_points:
+        for i in range(0, len(features), ROWS):
+            rows = slice(i, i + ROWS)
             points = member.law.points(features[rows], seen[rows], POINTS)[..., :count]
-            numbers[rows] = coding.decode_numbers(points.numpy()).mean(0)
-    else:
-        assert mean is not None
-        numbers = coding.decode_numbers(mean)
-    classes = {j: coding.probabilities(mean, j, _floor(coding, j)) for j in coding.classes}  # pyright: ignore[reportArgumentType]
-    return numbers, classes
+            means[rows] = coding.decode_numbers(points.numpy()).mean(0)
+    return means, classes
 
 
 def _floor(coding: Coding, j: int) -> float:
     return FLOOR / len(coding.classes[j][1])
+
+
+def _key(kind: str, i: int, name: str) -> str:
+    """A buffer's name; torch allows no dots in it."""
+    return f"{kind}_{i}_{name.replace('.', '_')}"
+
+
+def _shapes(arrays: dict[str, Tensor]) -> dict[str, list]:
+    """Shape of each array, and whether it holds whole numbers."""
+    return {n: [list(t.shape), not t.is_floating_point()] for n, t in arrays.items()}
+
+
+def _arrays(law: FactorMixtureLaw | ParzenLaw) -> dict[str, Tensor]:
+    """What a law is rebuilt from."""
+    if isinstance(law, FactorMixtureLaw):
+        return {
+            "log_weights": law.log_weights,
+            "means": law.means,
+            "loadings": law.loadings,
+            "noise": law.noise,
+        }
+    bandwidth = torch.tensor([law.bandwidth], dtype=torch.float64)
+    out = {"centres": law.centres, "loadings": law.loadings, "noise": law.noise, "bandwidth": bandwidth}
+    return out if law.keys is None else out | {"keys": law.keys}
+
+
+def _law(arrays: dict[str, Tensor]) -> FactorMixtureLaw | ParzenLaw:
+    if "means" in arrays:
+        return FactorMixtureLaw(**arrays)
+    return ParzenLaw(**arrays | {"bandwidth": float(arrays["bandwidth"])})  # pyright: ignore[reportArgumentType]

@@ -66,6 +66,7 @@ def fit_stack(
     said: list[Predictions] = []
     names: list[tuple[str, int, float]] = []
     laws: list[dict] = [{} for _ in codings]
+    first_kept = first_hidden = observed
     workers = max(1, min(len(codings), torch.get_num_threads()))
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         for turn in range(turns):
@@ -77,6 +78,7 @@ def fit_stack(
             ]
             found = [job.result() for job in jobs]
             if turn == 0:
+                first_kept, first_hidden = kept, hidden
                 laws = [dict(part) for part in found]
                 names = [key for part in found for key in part]
             members = [part[key] for part in found for key in part]
@@ -94,27 +96,15 @@ def fit_stack(
         ]
         refitted = [job.result() for job in jobs]
     members = [part[key] for part in refitted for key in part]
-    stack = Stack(
-        codings,
-        members,
+    weights = (
         torch.from_numpy(square_weights(together.numbers, together.truth, PRIOR)),
         torch.from_numpy(pool_weights(np.log(together.classes))),
         torch.from_numpy(pool_weights(together.rows)),
     )
-    for m, member in enumerate(members):
-        error = together.numbers[:, m] - together.truth
-        stack.report.append(
-            {
-                "member": member.name,
-                "weight": float(stack.numbers[m]),
-                "class_weight": float(stack.classes[m]) if stack.coding.classes else None,
-                "row_weight": float(stack.rows[m]),
-                "error": float(np.sqrt(np.mean(error**2))) if len(error) else None,
-                "class_log_loss": float(-np.log(together.classes[:, m]).mean())
-                if len(together.classes)
-                else None,
-            }
-        )
+    first = Stack.of(codings, [laws[key[1]][key] for key in wanted], weights)
+    spread = _spread(first, values, first_kept, first_hidden, seed)
+    reports = [_report(together, m, weights) for m in range(len(members))]
+    stack = Stack.of(codings, members, weights, spread, reports)
     say("stack", 1.0)
     return stack
 
@@ -170,7 +160,7 @@ def _predictions(
     values, kept, hidden = values[which], kept[which], hidden[which]
     coding = codings[0]
     equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
-    stack = Stack(codings, members, equal, equal, equal)
+    stack = Stack.of(codings, members, (equal, equal, equal))
     x, o = torch.from_numpy(values), torch.from_numpy(kept)
     coded = stack.coded(x, o)
     place = hidden[:, coding.numbers]
@@ -198,6 +188,43 @@ def _best_windows(names: list[tuple[str, int, float]], said: Predictions) -> lis
         ]
         keep.append(own[int(np.argmin(error))])
     return sorted(keep)
+
+
+def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
+    """How a member did on the hidden cells, and what weight it was given."""
+    out: dict[str, Any] = {"row_weight": float(weights[2][m])}
+    if len(said.truth):
+        error = said.numbers[:, m] - said.truth
+        out |= {"weight": float(weights[0][m]), "error": float(np.sqrt(np.mean(error**2)))}
+    if len(said.classes):
+        out |= {
+            "class_weight": float(weights[1][m]),
+            "log_loss": float(-np.log(said.classes[:, m]).mean()),
+        }
+    return out
+
+
+def _spread(
+    stack: Stack, values: np.ndarray, kept: np.ndarray, hidden: np.ndarray, seed: int, rows: int = 1000
+) -> float:
+    """What to scale deviations by so that 90 % intervals of numbers that don't repeat hold 90 % of the hidden ones.
+
+    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.
+    """
+    smooth = stack.coding.numbers[stack.coding.smooth]
+    which = np.flatnonzero(hidden[:, smooth].any(1))[:rows]
+    if not len(which):
+        return 1.0
+    x, o = torch.from_numpy(values[which]), torch.from_numpy(kept[which])
+    drawn = stack.marginals(x, o, 200, torch.Generator().manual_seed(seed))[..., smooth]
+    centre = stack.mean(x, o)[:, smooth]
+    low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
+    off = x[:, smooth] - centre
+    needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
+    needed = needed[torch.from_numpy(hidden[which][:, smooth])]
+    if len(needed) < 100:  # too few to tell
+        return 1.0
+    return float(torch.quantile(needed, 0.9).clamp(0.7, 1.4))
 
 
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:
