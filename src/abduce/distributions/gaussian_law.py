@@ -88,7 +88,7 @@ class GaussianMixtureLaw:
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         weights = self.log_weights.exp().unsqueeze(0)
-        return self._draw(_choose(weights, n, generator, shared=False)[:, 0], generator)
+        return self._draw(choose(weights, n, generator, shared=False)[:, 0], generator)
 
     def mean(self, x: Tensor, observed: Tensor) -> Tensor:
         """E[x | x_obs], (batch, D); observed cells as they are."""
@@ -98,7 +98,7 @@ class GaussianMixtureLaw:
         self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw whole rows from p(x | x_obs), (draws, batch, D)."""
-        k = _choose(self.responsibilities(x, observed), draws, generator, shared=False)
+        k = choose(self.responsibilities(x, observed), draws, generator, shared=False)
         u = self._draw(k, generator)
         moved = u + self._pull(k, torch.where(observed, x - u, 0.0), observed, self.covariances)
         return torch.where(observed, x, moved)
@@ -133,9 +133,9 @@ class GaussianMixtureLaw:
         With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
         """
         image, cross = self._image(seen, noise)
-        k = _choose(image.responsibilities(y, known), draws, generator, shared)
+        k = choose(image.responsibilities(y, known), draws, generator, shared)
         u = self._draw(k, generator, shared)
-        v = seen(u) + noise * _noise(draws, 1 if shared else len(y), noise, generator)
+        v = seen(u) + noise * standard_normal(draws, 1 if shared else len(y), noise, generator)
         return u + image._pull(k, torch.where(known, y - v, 0.0), known, cross)
 
     def statistics(self, x: Tensor, observed: Tensor | None = None) -> Statistics:
@@ -203,7 +203,7 @@ class GaussianMixtureLaw:
     def _draw(self, k: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
         """Draw from components k, (...) -> (..., D); with ``shared`` the same noise along the last axis of k."""
         own = 1 if shared else k.shape[-1]
-        z = _noise(math.prod(k.shape[:-1]), own, self.means[0], generator)
+        z = standard_normal(math.prod(k.shape[:-1]), own, self.means[0], generator)
         z = z.expand(-1, k.shape[-1], -1).reshape(-1, self.means.shape[1])
         out = torch.empty_like(z)
         d = self.means.shape[1]
@@ -282,12 +282,12 @@ def _masked_root(covariances: Tensor, pattern: Tensor) -> Tensor:
     return torch.linalg.cholesky(covariances * both + blank)
 
 
-def _noise(draws: int, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+def standard_normal(draws: int, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal (draws, rows, D), D the length of ``like``."""
     return torch.randn(draws, rows, len(like), generator=generator, dtype=like.dtype, device=like.device)
 
 
-def _choose(weights: Tensor, draws: int, generator: torch.Generator | None, shared: bool) -> Tensor:
+def choose(weights: Tensor, draws: int, generator: torch.Generator | None, shared: bool) -> Tensor:
     """Choose a component for each row in proportion to its weights (batch, K): (draws, batch)."""
     batch, k = weights.shape
     rows = 1 if shared else batch
