@@ -19,6 +19,7 @@ CASES = {
     "ICA": {},
     "KMeans": {"components": 10},
     "GaussianMixture": {"components": 5, "reg_covar": 0.01},
+    "MixtureEnsemble": {},
     "RBM": {"hidden": 30} | QUICK,
     "RBM binary": {"hidden": 30, "max_epochs": 200},
     "Ising binary": QUICK,

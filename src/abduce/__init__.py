@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans
     from abduce.estimators.compare import compare
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
+    from abduce.estimators.ensemble import MixtureEnsemble
     from abduce.estimators.folder import load
     from abduce.estimators.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.sparse import PSD, SparseCoding
@@ -70,6 +71,7 @@ __all__ = [
     "MaximumLikelihood",
     "MeanEnergy",
     "MinimumProbabilityFlow",
+    "MixtureEnsemble",
     "Noise",
     "NotNormalized",
     "OutlierDetector",
@@ -96,6 +98,7 @@ _NAMES = {
     "estimators.compare": ("compare",),
     "estimators.folder": ("load",),
     "estimators.classical": ("PCA", "ICA", "KMeans", "GaussianMixture"),
+    "estimators.ensemble": ("MixtureEnsemble",),
     "estimators.contrastive": ("RBM", "Ising", "EnergyNetwork"),
     "estimators.autoencoders": (
         "Autoencoder",

@@ -13,6 +13,7 @@ from abduce.estimators.autoencoders import (
 from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans
 from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
 from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.ensemble import MixtureEnsemble
 from abduce.estimators.sparse import PSD, SparseCoding
 from abduce.estimators.vae import VAE
 
@@ -24,6 +25,7 @@ ENERGIES: dict[str, type[EnergyModel]] = {
         ICA,
         KMeans,
         GaussianMixture,
+        MixtureEnsemble,
         RBM,
         Ising,
         EnergyNetwork,

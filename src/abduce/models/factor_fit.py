@@ -199,7 +199,7 @@ def _grow(
     generator: torch.Generator,
 ) -> FactorMixtureLaw:
     """Start a mixture from k-means clusters of complete rows, the covariance of each shrunk to that within clusters."""
-    label = _k_means(x, components, generator)
+    label = k_means(x, components, generator)
     member = torch.nn.functional.one_hot(label, components).to(x)
     size = member.sum(0).clamp_min(1e-9)
     means = member.mT @ x / size.unsqueeze(1)
@@ -213,7 +213,7 @@ def _grow(
     return FactorMixtureLaw((size + 1).log(), means, *principal_factors(covariances, factors, floor))
 
 
-def _k_means(x: Tensor, components: int, generator: torch.Generator, rounds: int = 25) -> Tensor:
+def k_means(x: Tensor, components: int, generator: torch.Generator, rounds: int = 25) -> Tensor:
     """Labels (n,) of Lloyd's algorithm from a k-means++ seeding."""
     centres = x[torch.randint(len(x), (1,), generator=generator)]
     nearest = torch.full((len(x),), float("inf"), dtype=x.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abduce.models.autoencoder import Autoencoder
 from abduce.models.boltzmann import RBM, GaussianRBM, Ising
 from abduce.models.energy import Energy
+from abduce.models.ensemble import MixtureEnsemble
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents
 from abduce.models.mixture import GaussianMixture, KMeans
 from abduce.models.network import EnergyNetwork
@@ -21,6 +22,7 @@ FAMILIES: dict[str, type[Energy]] = {
         IndependentComponents,
         Ising,
         KMeans,
+        MixtureEnsemble,
         PSD,
         PrincipalComponents,
         RBM,
