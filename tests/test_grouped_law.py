@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from abduce.distributions import grouped_law
 from abduce.distributions.ensemble_law import EnsembleLaw
 from abduce.distributions.gaussian_law import GaussianMixtureLaw
 from abduce.distributions.grouped_law import GroupedMixtureLaw
@@ -118,7 +119,8 @@ def test_tempering_flattens_the_posterior_and_leaves_the_density():
     torch.testing.assert_close(flat.mean(x, observed), torch.einsum("nk,nkd->nd", expected, each))
 
 
-def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter():
+def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter(monkeypatch):
+    monkeypatch.setattr(grouped_law, "FEW", 0)
     best, plain = laws("one each", spread=8.0, keep=2)
     x, observed, whole = rows(plain)
     some = observed.sum(1) > 1
@@ -129,6 +131,9 @@ def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter():
     off = (best.mean(x, observed) - plain.mean(x, observed))[some].square().mean()
     assert off < 0.02 * (plain.mean(x, observed) - whole)[some].square().mean()
     assert (best.responsibilities(x, observed) > 0).sum(1).max() <= 2
+    monkeypatch.setattr(grouped_law, "FEW", 2)
+    few = observed.sum(1) <= 2
+    torch.testing.assert_close(best.log_prob(x, observed)[few], plain.log_prob(x, observed)[few])
     y = downsample(whole)
     known = torch.ones_like(y, dtype=torch.bool)
     bound = best.log_prob_through(downsample, NOISE, y, known)
