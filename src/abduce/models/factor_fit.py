@@ -19,6 +19,7 @@ from torch import Tensor
 
 from abduce.distributions.factor_law import FactorMixtureLaw
 
+NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
 FLOOR = 0.01  # smallest noise standard deviation, in units of the cells
 
 
@@ -76,42 +77,49 @@ def _em(
 def _step(
     law: FactorMixtureLaw, x: Tensor, observed: Tensor | None, pseudo_rows: float, floor: float
 ) -> tuple[FactorMixtureLaw, float]:
-    """One step of EM; the mean log p that it started from comes with it."""
+    """One step of EM; the mean log p that it started from comes with it.
+
+    Expectations are taken in single precision, and only over the components that a row may belong to.
+    """
     k, d, q = law.loadings.shape
-    size = law.means.new_zeros(k)
-    design = law.means.new_zeros(k, d, q + 1, q + 1)
-    target = law.means.new_zeros(k, d, q + 1)
-    power = law.means.new_zeros(k, d)
-    whole = law.means.new_zeros(k, q + 1, q + 1)  # over all rows, seen or not
+    single = FactorMixtureLaw(
+        law.log_weights.float(), law.means.float(), law.loadings.float(), law.noise.float()
+    )
+    x = x.float()
+    size = single.means.new_zeros(k)
+    design = single.means.new_zeros(k, 1 if observed is None else d, (q + 1) ** 2)
+    target = single.means.new_zeros(k, d, q + 1)
+    power = single.means.new_zeros(k, d)
+    whole = single.means.new_zeros(k, (q + 1) ** 2)  # over all rows, seen or not
     total = 0.0
-    for rows, f in law.chunks(x, observed):
+    for rows, f in single.chunks(x, observed):
         r = f.shares
-        total += float(torch.logsumexp(f.log_joint, 1).sum())
+        total += float(torch.logsumexp(f.log_joint, 1).double().sum())
         size += r.sum(0)
-        one = torch.cat([f.mean, torch.ones_like(f.mean[..., :1])], -1)  # (B, K, q + 1)
-        weighted = r.unsqueeze(-1) * one
-        spread = torch.cholesky_inverse(f.root)
-        if len(spread) == 1:
-            spread = spread.expand(len(r), -1, -1, -1) if observed is not None else spread
-        else:
-            spread = spread[f.which]
         xs = x[rows]
-        if observed is None:
-            second = weighted.permute(1, 2, 0) @ one.transpose(0, 1)
-            second[:, :q, :q] += r.sum(0)[:, None, None] * spread[0]
-            whole += second
-            design += second.unsqueeze(1)
-            target += xs.mT @ weighted.transpose(0, 1)
-            power += r.mT @ xs.square()
-        else:
-            second = weighted.unsqueeze(-1) * one.unsqueeze(-2)  # (B, K, q + 1, q + 1)
-            second[..., :q, :q] += r[..., None, None] * spread
-            whole += second.sum(0)
-            os = observed[rows].to(x)
-            design += (os.mT @ second.flatten(2).transpose(0, 1)).unflatten(2, (q + 1, q + 1))
-            target += (os * xs).mT @ weighted.transpose(0, 1)
-            power += r.mT @ (os * xs.square())
-    law = _maximised(law, size, design, target, power, whole, pseudo_rows, floor)
+        seen = None if observed is None else observed[rows].to(x)
+        for c in range(k):
+            own = (r[:, c] > NEGLIGIBLE).nonzero().squeeze(1)
+            weight = r[own, c].unsqueeze(1)
+            one = torch.cat([f.mean[own, c], torch.ones_like(weight)], 1)  # (b, q + 1)
+            target_of = xs[own] if seen is None else seen[own] * xs[own]
+            target[c] += target_of.mT @ (weight * one)
+            power[c] += (weight * target_of * xs[own]).sum(0)
+            if seen is None:
+                second = (weight * one).mT @ one
+                second[:q, :q] += weight.sum() * torch.cholesky_inverse(f.root[0, c])
+                whole[c] += second.flatten()
+                continue
+            spread = torch.cholesky_inverse(f.root[f.which[own], c])
+            second = one.unsqueeze(2) * one.unsqueeze(1)
+            second[:, :q, :q] += spread
+            second = second.flatten(1) * weight
+            whole[c] += second.sum(0)
+            design[c] += seen[own].mT @ second
+    if observed is None:
+        design = whole.unsqueeze(1).expand(-1, d, -1)
+    parts = (t.double() for t in (size, design.unflatten(2, (q + 1, q + 1)), target, power))
+    law = _maximised(law, *parts, whole.double().unflatten(1, (q + 1, q + 1)), pseudo_rows, floor)
     return law, total / len(x)
 
 

@@ -19,7 +19,7 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.distributions.factor_law import FactorMixtureLaw
 from abduce.distributions.parzen_law import ParzenLaw, row_keys
-from abduce.models.factor_fit import factor_mixture, principal_factors
+from abduce.models.factor_fit import FLOOR, factor_mixture, principal_factors
 from abduce.models.linear import one_thread
 from abduce.models.stack import Member, Stack, predicted
 
@@ -31,16 +31,19 @@ BANDWIDTHS = (0.5, 0.7, 1.0, 1.4)
 COMPONENTS = (1, 5, 20)
 FACTORS = 20
 ROWS_A_COMPONENT = 15
+FEW = 500  # rows that choose a bandwidth, and the weights of whole rows
+SOME = 2500  # rows whose hidden cells choose the weights of cells
+
+Key = tuple[str, int, float]  # family, coding, and number of components or bandwidth
 
 
 class Predictions(NamedTuple):
     """What members say of hidden cells: numbers (cells, M) with the truth (cells,), in standard deviations; probabilities of
-    the true class (cells, M); log p(hidden | observed) of rows (rows, M)."""
+    the true class (cells, M)."""
 
     numbers: np.ndarray
     truth: np.ndarray
     classes: np.ndarray
-    rows: np.ndarray
 
 
 def fit_stack(
@@ -64,44 +67,50 @@ def fit_stack(
     hidden_cells = HIDDEN * observed.sum()
     turns = int(np.clip(np.ceil(ENOUGH / max(hidden_cells, 1)), 1, TURNS))
     said: list[Predictions] = []
-    names: list[tuple[str, int, float]] = []
-    laws: list[dict] = [{} for _ in codings]
+    laws: list[dict[Key, Member]] = []
     first_kept = first_hidden = observed
+    wanted: list[Key] | None = None
     workers = max(1, min(len(codings), torch.get_num_threads()))
     with one_thread(), ThreadPoolExecutor(workers) as pool:
+
+        def fitted(mask: np.ndarray, start: list[dict[Key, Member]] | None = None) -> list[dict[Key, Member]]:
+            """Members of all codings, fitted side by side."""
+            jobs = [
+                pool.submit(_members, i, coding, values, mask, components, seed, start and start[i], wanted)
+                for i, coding in enumerate(codings)
+            ]
+            return [job.result() for job in jobs]
+
         for turn in range(turns):
             hidden = observed & (rng.random(observed.shape) < HIDDEN)
             kept = observed & ~hidden
-            jobs = [
-                pool.submit(_members, i, coding, values, kept, components, seed + turn, None)
-                for i, coding in enumerate(codings)
-            ]
-            found = [job.result() for job in jobs]
-            if turn == 0:
-                first_kept, first_hidden = kept, hidden
-                laws = [dict(part) for part in found]
-                names = [key for part in found for key in part]
+            found = fitted(kept)
+            if wanted is None:
+                few = np.flatnonzero(hidden.any(1))[:FEW]
+                wanted = _best_windows(codings, found, values[few], kept[few], hidden[few])
+                found = [{key: part[key] for key in part if key in wanted} for part in found]
+                laws, first_kept, first_hidden = found, kept, hidden
             members = [part[key] for part in found for key in part]
-            said.append(_predictions(codings, members, values, kept, hidden))
+            some = np.flatnonzero(hidden.any(1))[:SOME]
+            said.append(_predictions(codings, members, values[some], kept[some], hidden[some]))
             say("members", 0.7 * (turn + 1) / turns)
-        together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
-        keep = _best_windows(names, together)
-        together = Predictions(
-            together.numbers[:, keep], together.truth, together.classes[:, keep], together.rows[:, keep]
-        )
-        wanted = [names[m] for m in keep]
-        jobs = [
-            pool.submit(_members, i, coding, values, observed, components, seed, laws[i], wanted)
-            for i, coding in enumerate(codings)
-        ]
-        refitted = [job.result() for job in jobs]
+        refitted = fitted(observed, laws)
+    together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
     members = [part[key] for part in refitted for key in part]
+    few = np.flatnonzero(first_hidden.any(1))[:FEW]
+    rows_said = _rows_predicted(
+        codings,
+        [part[key] for part in laws for key in part],
+        values[few],
+        first_kept[few],
+        first_hidden[few],
+    )
     weights = (
         torch.from_numpy(square_weights(together.numbers, together.truth, PRIOR)),
         torch.from_numpy(pool_weights(np.log(together.classes))),
-        torch.from_numpy(pool_weights(together.rows)),
+        torch.from_numpy(pool_weights(rows_said)),
     )
-    first = Stack.of(codings, [laws[key[1]][key] for key in wanted], weights)
+    first = Stack.of(codings, [part[key] for part in laws for key in part], weights)
     spread = _spread(first, values, first_kept, first_hidden, seed)
     reports = [_report(together, m, weights) for m in range(len(members))]
     stack = Stack.of(codings, members, weights, spread, reports)
@@ -116,33 +125,35 @@ def _members(
     observed: np.ndarray,
     components: tuple[int, ...],
     seed: int,
-    start: dict | None,
-    wanted: list | None = None,
-) -> dict[tuple[str, int, float], Member]:
-    """Members of one coding by (family, coding, size); with ``start``, from where they were, and only those wanted."""
+    start: dict[Key, Member] | None,
+    wanted: list[Key] | None,
+) -> dict[Key, Member]:
+    """Members of one coding; with ``start``, from where they were; windows of all bandwidths, or those wanted."""
     features, seen = (torch.from_numpy(a) for a in coding.code(values, observed))
     about = "scores" if coding.scores else "numbers"
     n, f = features.shape
     q = max(1, min(FACTORS, f - 1))
-    out: dict[tuple[str, int, float], Member] = {}
+    out: dict[Key, Member] = {}
     one: FactorMixtureLaw | None = None
-    within: Tensor | None = None
-    for k in components:
-        if k > 1 and k * ROWS_A_COMPONENT > n:
-            k = max(1, n // ROWS_A_COMPONENT)
+    few: FactorMixtureLaw | None = None
+    for size in components:
+        k = min(size, max(1, n // ROWS_A_COMPONENT))
         key = ("factor analysers", index, k)
         if key in out:
             continue
-        before: Any = None if start is None else start[key].law
-        law = factor_mixture(features, seen, k, q, seed=seed, one=one, start=before)
+        before: Any = start[key].law if start else None
+        law = factor_mixture(
+            features, seen, k, q, iterations=20, tolerance=2e-3, seed=seed, one=one, start=before
+        )
         one = law if k == 1 else one
-        if within is None or k <= 5:
-            within = torch.einsum("k,kij->ij", law.log_weights.exp(), law.covariances)
-            centres = law.mean(features, seen)
+        few = law if few is None or k <= 5 else few
         title = f"Gaussian of {about}" if k == 1 else f"{k} factor analysers of {about}"
         out[key] = Member(title, index, law)
-    assert within is not None
-    loadings, noise = principal_factors(within.unsqueeze(0), q, 0.01)
+    assert few is not None
+    # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
+    centres = list(out.values())[-1].law.mean(features, seen)
+    within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
+    loadings, noise = principal_factors(within.unsqueeze(0), q, FLOOR)
     keys = row_keys(features, seen)
     for h in BANDWIDTHS:
         key = ("windows", index, h)
@@ -156,13 +167,8 @@ def _predictions(
     codings: list[Coding], members: list[Member], values: np.ndarray, kept: np.ndarray, hidden: np.ndarray
 ) -> Predictions:
     """Let members predict the hidden cells of rows from the kept ones."""
-    which = hidden.any(1)
-    values, kept, hidden = values[which], kept[which], hidden[which]
     coding = codings[0]
-    equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
-    stack = Stack.of(codings, members, (equal, equal, equal))
-    x, o = torch.from_numpy(values), torch.from_numpy(kept)
-    coded = stack.coded(x, o)
+    coded = [tuple(torch.from_numpy(a) for a in c.code(values, kept)) for c in codings]
     place = hidden[:, coding.numbers]
     scale, loc = coding.scale[coding.numbers], coding.loc[coding.numbers]
     true = coding.decode_numbers(coding.code(values, hidden)[0][:, : len(coding.numbers)])
@@ -172,22 +178,36 @@ def _predictions(
         numbers.append(((found - loc) / scale)[place])
         given = [p[hidden[:, j], values[hidden[:, j], j].astype(int)] for j, p in chances.items()]
         classes.append(np.concatenate(given) if given else np.zeros(0))
-    whole = stack.log_probs(x, torch.from_numpy(kept | hidden)) - stack.log_probs(x, o)
-    return Predictions(
-        np.stack(numbers, 1), ((true - loc) / scale)[place], np.stack(classes, 1), whole.numpy()
-    )
+    return Predictions(np.stack(numbers, 1), ((true - loc) / scale)[place], np.stack(classes, 1))
 
 
-def _best_windows(names: list[tuple[str, int, float]], said: Predictions) -> list[int]:
+def _rows_predicted(
+    codings: list[Coding], members: list[Member], values: np.ndarray, kept: np.ndarray, hidden: np.ndarray
+) -> np.ndarray:
+    """log p(hidden cells | kept ones) of each row under each member, (rows, M)."""
+    equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
+    stack = Stack.of(codings, members, (equal, equal, equal))
+    x = torch.from_numpy(values)
+    both = torch.from_numpy(kept | hidden)
+    return (stack.log_probs(x, both) - stack.log_probs(x, torch.from_numpy(kept))).numpy()
+
+
+def _best_windows(
+    codings: list[Coding],
+    found: list[dict[Key, Member]],
+    values: np.ndarray,
+    kept: np.ndarray,
+    hidden: np.ndarray,
+) -> list[Key]:
     """Members to keep: all mixtures, and of each coding's windows the bandwidth that predicts best."""
-    keep = [m for m, name in enumerate(names) if name[0] != "windows"]
-    for coding in sorted({name[1] for name in names}):
-        own = [m for m, name in enumerate(names) if name[:2] == ("windows", coding)]
-        error = [
-            np.square(said.numbers[:, m] - said.truth).sum() - np.log(said.classes[:, m]).sum() for m in own
-        ]
-        keep.append(own[int(np.argmin(error))])
-    return sorted(keep)
+    wanted = []
+    for part in found:
+        wanted += [key for key in part if key[0] != "windows"]
+        windows = [key for key in part if key[0] == "windows"]
+        said = _predictions(codings, [part[key] for key in windows], values, kept, hidden)
+        error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
+        wanted.append(windows[int(np.argmin(error))])
+    return wanted
 
 
 def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
