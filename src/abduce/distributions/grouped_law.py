@@ -8,8 +8,9 @@ cells' covariance, m³ / 3, for each group, and one solve for all its centres.
 
 Where G is large and each row has its own blanks, that is still G factorisations a row.  With ``keep`` the groups are first
 ranked, for each row, by a mixture of factor analysers with the groups' own moments, and only the best are factorised
-(all, where no more than 32 cells were seen).  This is an approximation.  log p is then a lower bound.  On Fashion-MNIST, 8 of 113 groups kept, the restored images of
-five tasks differ from those of all groups by less than 0.05 dB.
+(all, where no more than 32 cells were seen, and for whole rows).  This is an approximation: log p of a row with blanks is
+then a lower bound.  On Fashion-MNIST, with 8 of 120 groups kept for trees and 4 of 40 for windows, images restored in five
+tasks lose at most 0.01 dB, and log p of rows half of whose pixels are seen nothing that single precision shows.
 
 Mixtures of Gaussians in hundreds of cells are too sure which component a row came from: cells that the components take as
 independent are not, and their log-likelihoods add up.  ``temper`` t flattens the posterior of components on purpose,
@@ -301,24 +302,35 @@ class _View:
     def best(self, y: Tensor, known: Tensor, count: int) -> Tensor:
         """Which groups each row is answered by, (batch, G): those that explain it best, by a few factors of each.
 
-        All groups answer rows of which no more than FEW cells were seen.
+        All groups answer rows of which no more than FEW cells were seen, and whole rows, which share their factors.
         """
-        rank = self.law.moments
-        if self.seen is not None:
-            assert self.noise is not None
-            d = rank.means.shape[1]
-            squared = self.linear(torch.eye(d).to(rank.means)).square()  # (D, d)
-            rank = FactorMixtureLaw(
-                rank.log_weights,
-                self.apply(rank.means),
-                self.linear(rank.loadings.mT.flatten(0, 1)).unflatten(0, (len(rank.means), -1)).mT,
-                rank.noise @ squared + self.noise.square(),
-            )
-        kept = (known.sum(1, keepdim=True) <= FEW).repeat(1, len(rank.means))
+        every = known.sum(1) <= FEW
+        if self.seen is None:
+            every |= known.all(1)
+        kept = every.unsqueeze(1).repeat(1, len(self.law.covariances))
+        others = (~every).nonzero().squeeze(1)
+        if not len(others):
+            return kept
         with torch.no_grad():
-            for rows, found in rank.chunks(y.to(rank.means), known):
+            rank = self._ranking()
+            for part, found in rank.chunks(y[others].to(rank.means), known[others]):
+                rows = others[part]
                 kept[rows] = kept[rows].scatter(1, found.log_joint.topk(count, 1).indices, True)
         return kept
+
+    def _ranking(self) -> FactorMixtureLaw:
+        """The groups' moments as they are seen."""
+        rank = self.law.moments
+        if self.seen is None:
+            return rank
+        assert self.noise is not None
+        squared = self.linear(torch.eye(rank.means.shape[1]).to(rank.means)).square()  # (D, d)
+        return FactorMixtureLaw(
+            rank.log_weights,
+            self.apply(rank.means),
+            self.linear(rank.loadings.mT.flatten(0, 1)).unflatten(0, (len(rank.means), -1)).mT,
+            rank.noise @ squared + self.noise.square(),
+        )
 
 
 class _Job(NamedTuple):

@@ -43,13 +43,13 @@ class MixtureEnsemble(Arguments, EnergyModel):
     shrinkage : float or "auto"
         Pseudo-rows of the parent's covariance in each child's; "auto": 0.38 for each cell.
     reg_covar : float
-        Added to variances, in units of standardised cells.
+        Added to variances, in the model's units: those of standardised columns, or half the range of pixels.
     temper : float in (0, 1]
         Power of the likelihood in posteriors of components, for means and draws.  Gaussians in hundreds of cells are too
         sure which component a row came from; log p is left as it is.
     keep : int or None
         Gaussians of the tree that a row is answered by, and half as many clusters of windows, found by a quick score; None
-        for all.  log p of rows is then a lower bound.
+        for all.  log p of a row with blanks is then a lower bound.
 
     References
     ----------
@@ -70,7 +70,7 @@ class MixtureEnsemble(Arguments, EnergyModel):
     windows: int | str = "auto"
     shapes: int | str = "auto"
     shrinkage: float | str = "auto"
-    reg_covar: float = 0.016
+    reg_covar: float = 0.008
     temper: float = 0.5
     keep: int | None = 8
 
