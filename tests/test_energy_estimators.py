@@ -29,6 +29,7 @@ from abduce import (
     GaussianMixture,
     Ising,
     KMeans,
+    MixtureEnsemble,
     MaximumLikelihood,
     MinimumProbabilityFlow,
     PseudoLikelihood,
@@ -58,6 +59,7 @@ def bits(n: int = 200, d: int = 6, seed: int = 0) -> np.ndarray:
         PCA(kinds="real", components=1),
         KMeans(kinds="real", components=2),
         GaussianMixture(kinds="real", components=2, reg_covar=0.1),
+        MixtureEnsemble(kinds="real"),
         EnergyNetwork(kinds="real", hidden=(4,), max_epochs=1, partition="auto"),
     ]
 )
