@@ -72,6 +72,7 @@ __all__ = [
     "MeanEnergy",
     "MinimumProbabilityFlow",
     "MixtureEnsemble",
+    "MixtureOfFactorAnalyzers",
     "Noise",
     "NotNormalized",
     "OutlierDetector",
@@ -97,7 +98,7 @@ _NAMES = {
     "estimators.adapters": ("Imputer", "OutlierDetector"),
     "estimators.compare": ("compare",),
     "estimators.folder": ("load",),
-    "estimators.classical": ("PCA", "ICA", "KMeans", "GaussianMixture"),
+    "estimators.classical": ("PCA", "ICA", "KMeans", "GaussianMixture", "MixtureOfFactorAnalyzers"),
     "estimators.ensemble": ("MixtureEnsemble",),
     "estimators.contrastive": ("RBM", "Ising", "EnergyNetwork"),
     "estimators.autoencoders": (

@@ -184,7 +184,7 @@ class FactorMixtureLaw:
         self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw whole rows from p(x | x_obs), (draws, batch, D)."""
-        k, d, q = self.loadings.shape
+        _, d, q = self.loadings.shape
         out = x.new_empty(draws, len(x), d)
         for rows, f in self.chunks(x, observed):
             count = len(f.log_joint)

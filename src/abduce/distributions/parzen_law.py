@@ -2,8 +2,8 @@
 
     p(x) = 1/n Σ_i N(x; c_i, h² (W Wᵀ + Ψ))
 
-The kernel's correlations matter: given cells o, a blank cell is not only averaged over the rows that are close in o, each of
-them is also regressed, c_ib + C_bo C_oo⁻¹ (x_o − c_io).  With C the covariance within clusters that is local linear regression.
+The kernel's correlations matter: given cells o, a blank cell is not only averaged over the rows that are close in o, each
+of them is also regressed, c_ib + C_bo C_oo⁻¹ (x_o − c_io): local linear regression, if C is the covariance within clusters.
 
 A row that is itself a centre, blanks and all, does not count as its own neighbour (it is recognised by a hash of its cells):
 so the rows that the law was made of can be filled and scored as new ones would be.
@@ -70,7 +70,6 @@ class ParzenLaw:
         gram = (precision.unsqueeze(-1) * W).mT @ W + torch.eye(q, dtype=x.dtype)
         root = torch.linalg.cholesky(gram)
         half = torch.linalg.solve_triangular(root, (precision.unsqueeze(-1) * W).mT, upper=False)  # (U, q, F)
-        seen = observed.to(x)
         known = torch.where(observed, x, 0.0)
         scaled = precision[which]  # (B, F)
         # (x − c)ᵀ Ψ_o⁻¹ (x − c) − ‖half (x − c)‖², expanded so that rows meet centres in matrix products only
@@ -96,7 +95,6 @@ class ParzenLaw:
         inner = torch.linalg.solve_triangular(root.mT, half, upper=True)  # P⁻¹ W_oᵀ Ψ_o⁻¹, (U, q, F)
         left = torch.linalg.solve_triangular(root, W.mT.expand(len(root), -1, -1), upper=False)
         variance = (self.noise + left.square().sum(1)) * h**2
-        del seen
         return Neighbours(log_joint - size.log(), W @ inner, variance, which)
 
     def _own(self, known: Tensor, observed: Tensor) -> Tensor:

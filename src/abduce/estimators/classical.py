@@ -1,16 +1,22 @@
-"""Strategy 1, build the machine so that the volume of low energy is constant: PCA, ICA, k-means, Gaussian mixtures.
+"""Strategy 1, build the machine so that the volume of low energy is constant: PCA, ICA, k-means, mixtures.
 
-scikit-learn fits them; what is added is the energy, the probability it stands for, and every question.
+scikit-learn fits most of them; what is added is the energy, the probability it stands for, and every question.
 """
 
 from __future__ import annotations
+
+from numbers import Real
 
 from torch import Tensor
 
 from abduce.estimators import fitters
 from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.generative import check_count
 from abduce.models.energy import Energy
+from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers as FactorAnalyzers
+from abduce.models.factor_fit import factor_mixture
+from abduce.models.linear import one_thread
 
 
 @preset
@@ -157,3 +163,55 @@ class GaussianMixture(Arguments, EnergyModel):
             seed,
             whole=x,
         )
+
+
+@preset
+class MixtureOfFactorAnalyzers(Arguments, EnergyModel):
+    """A mixture of Gaussians of a few factors each: C_k = W_k W_kᵀ + Ψ_k; everything exact, blanks are met by EM.
+
+    For tables with more columns than a covariance for each cluster can be told from; with one component it is factor
+    analysis.  Components lean on one another by ``pseudo_rows`` rows of the covariance within clusters.
+
+    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+
+    Parameters
+    ----------
+    components : int
+        At most one for two rows.
+    factors : int or "auto"
+        Of each component; "auto": 20, or one less than there are columns.
+    pseudo_rows : float
+        How many rows the pooled covariance counts as in each component.
+
+    References
+    ----------
+    Ghahramani & Hinton 1996, The EM algorithm for mixtures of factor analyzers; Liu, Rubin & Wu 1998 (PX-EM).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from abduce import MixtureOfFactorAnalyzers
+    >>> rng = np.random.default_rng(0)
+    >>> t = rng.normal(size=(300, 1))
+    >>> X = np.concatenate([t, np.abs(t)], 1) + 0.05 * rng.normal(size=(300, 2))  # a V
+    >>> X[::4, 1] = np.nan
+    >>> model = MixtureOfFactorAnalyzers(components=2, pseudo_rows=2, random_state=0).fit(X)
+    >>> bool(abs(model.fill([[-1.0, np.nan]])[0, 1] - 1.0) < 0.15)
+    True
+    """
+
+    components: int = 5
+    factors: int | str = "auto"
+    pseudo_rows: float = 20.0
+
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+        k = check_components("components", self.components, len(x) // 2)
+        q = self.factors
+        if q == "auto":
+            q = max(1, min(20, x.shape[1] - 1))
+        check_count("factors", q)
+        if not isinstance(self.pseudo_rows, Real) or not self.pseudo_rows >= 0:
+            raise ValueError(f"pseudo_rows must be a number >= 0, got {self.pseudo_rows!r}")
+        with one_thread():
+            law = factor_mixture(x, observed, k, int(q), float(self.pseudo_rows), seed=seed)
+        return FactorAnalyzers.of(law)

@@ -23,6 +23,7 @@ from abduce import checkpoint as folders
 from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase, restore
+from abduce.distributions.factor_law import FactorMixtureLaw
 from abduce.estimators import fitters
 from abduce.estimators.generative import GenerativeModel, check_count
 from abduce.inference import partition as ladder
@@ -439,7 +440,9 @@ class EnergyModel(GenerativeModel):
     def _coder(self) -> Any:
         """What codes rows: an exact law with tractable conditionals; other families are refused."""
         law = self.model_.law(self.beta_, self.base_)
-        return self.model_ if law is None else law
+        if law is None:
+            return self.model_
+        return law.dense() if isinstance(law, FactorMixtureLaw) else law
 
     def compress(self, X) -> bytes:
         """Compress X losslessly, bit for bit: about −log₂ p(x) bits a row, for families of Gaussians.

@@ -10,7 +10,13 @@ from abduce.estimators.autoencoders import (
     SaturatingAutoencoder,
     SparseAutoencoder,
 )
-from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans
+from abduce.estimators.classical import (
+    ICA,
+    PCA,
+    GaussianMixture,
+    KMeans,
+    MixtureOfFactorAnalyzers,
+)
 from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
 from abduce.estimators.energy_based import EnergyModel
 from abduce.estimators.ensemble import MixtureEnsemble
@@ -25,6 +31,7 @@ ENERGIES: dict[str, type[EnergyModel]] = {
         ICA,
         KMeans,
         GaussianMixture,
+        MixtureOfFactorAnalyzers,
         MixtureEnsemble,
         RBM,
         Ising,

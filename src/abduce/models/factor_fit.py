@@ -118,8 +118,17 @@ def _step(
             design[c] += seen[own].mT @ second
     if observed is None:
         design = whole.unsqueeze(1).expand(-1, d, -1)
-    parts = (t.double() for t in (size, design.unflatten(2, (q + 1, q + 1)), target, power))
-    law = _maximised(law, *parts, whole.double().unflatten(1, (q + 1, q + 1)), pseudo_rows, floor)
+    square = (q + 1, q + 1)
+    law = _maximised(
+        law,
+        size.double(),
+        design.double().unflatten(2, square),
+        target.double(),
+        power.double(),
+        whole.double().unflatten(1, square),
+        pseudo_rows,
+        floor,
+    )
     return law, total / len(x)
 
 
@@ -134,7 +143,7 @@ def _maximised(
     floor: float,
 ) -> FactorMixtureLaw:
     """The M-step, with the pseudo-rows."""
-    k, d, q = law.loadings.shape
+    k, _, q = law.loadings.shape
     covariances = law.covariances
     pooled = torch.einsum("k,kij->ij", law.log_weights.exp(), covariances)
     eye = torch.eye(q, dtype=design.dtype)

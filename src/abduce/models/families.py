@@ -6,6 +6,7 @@ from abduce.models.autoencoder import Autoencoder
 from abduce.models.boltzmann import RBM, GaussianRBM, Ising
 from abduce.models.energy import Energy
 from abduce.models.ensemble import MixtureEnsemble
+from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents
 from abduce.models.mixture import GaussianMixture, KMeans
 from abduce.models.network import EnergyNetwork
@@ -22,6 +23,7 @@ FAMILIES: dict[str, type[Energy]] = {
         IndependentComponents,
         Ising,
         KMeans,
+        MixtureOfFactorAnalyzers,
         MixtureEnsemble,
         PSD,
         PrincipalComponents,

@@ -76,7 +76,9 @@ def fit_stack(
         def fitted(mask: np.ndarray, start: list[dict[Key, Member]] | None = None) -> list[dict[Key, Member]]:
             """Members of all codings, fitted side by side."""
             jobs = [
-                pool.submit(_members, i, coding, values, mask, components, seed, start and start[i], wanted)
+                pool.submit(
+                    _members, i, coding, values, mask, components, seed, start[i] if start else None, wanted
+                )
                 for i, coding in enumerate(codings)
             ]
             return [job.result() for job in jobs]
@@ -170,7 +172,10 @@ def _predictions(
 ) -> Predictions:
     """Let members predict the hidden cells of rows from the kept ones."""
     coding = codings[0]
-    coded = [tuple(torch.from_numpy(a) for a in c.code(values, kept)) for c in codings]
+    coded = []
+    for each in codings:
+        features, seen = each.code(values, kept)
+        coded.append((torch.from_numpy(features), torch.from_numpy(seen)))
     place = hidden[:, coding.numbers]
     scale, loc = coding.scale[coding.numbers], coding.loc[coding.numbers]
     true = coding.decode_numbers(coding.code(values, hidden)[0][:, : len(coding.numbers)])
