@@ -87,7 +87,7 @@ class ParzenLaw:
         constant = 0.5 * (log_det + count * (LOG_2PI + 2 * math.log(h)))
         log_joint = -0.5 * quadratic.clamp_min(0) / h**2 - constant[which].unsqueeze(1)
         size = torch.full((len(x), 1), float(len(self.centres)), dtype=x.dtype)
-        if self.keys is not None:
+        if self.keys is not None and len(self.centres) > 1:  # the only centre must do for itself
             mine = self._own(known, observed)
             rows = (mine >= 0).nonzero().squeeze(1)
             log_joint[rows, mine[rows]] = -math.inf
