@@ -221,10 +221,14 @@ def classical(train: np.ndarray, seed: int) -> list[tuple[str, tuple[str, ...], 
     return out
 
 
-def missing_log_prob(log_prob: Callable[..., Tensor], x: Tensor, seen: Tensor) -> float:
-    """Mean log p of a missing pixel given those seen, nats."""
-    whole = torch.ones_like(seen)
-    return float((log_prob(x, whole) - log_prob(x, seen)).sum() / (~seen).sum())
+def both_log_probs(law: GroupedMixtureLaw, x: Tensor, seen: Tensor) -> Tensor:
+    """log p of whole images and of the pixels seen, (2, n)."""
+    return torch.stack([law.log_prob(x), law.log_prob(x, seen)])
+
+
+def of_missing(log_probs: Tensor, seen: Tensor) -> float:
+    """Mean log p of a missing pixel given those seen, nats; what all of ``log_probs`` has in common does not count."""
+    return float((log_probs[0] - log_probs[1]).sum() / (~seen).sum())
 
 
 def clock(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
@@ -293,15 +297,19 @@ def main() -> None:
         field = model.schema_.fields[0]
         standard = (flat - field.loc) / field.scale
         say(seed, "fitted", fits)
-        odds = {"MixtureEnsemble": missing_log_prob(law.log_prob, standard, seen) - np.log(field.scale)}
+        parts = []
+        odds = {}
         for name, member in zip(("its tree alone", "its windows alone"), law.members, strict=True):
-            odds[name] = missing_log_prob(member.log_prob, standard, seen) - np.log(field.scale)
+            parts.append(both_log_probs(member, standard, seen))
+            odds[name] = of_missing(parts[-1], seen) - np.log(field.scale)
             methods.append((name, TASKS, _alone(model, member)))
+        odds["MixtureEnsemble"] = of_missing(torch.stack(parts).logsumexp(0), seen) - np.log(field.scale)
+        say(seed, "log p of a missing pixel", odds)
         for name, k in (("GMM-20", 20), ("one Gaussian", 1)):
             peer, fits[name] = clock(Mixture.clusters, train.reshape(len(train), -1), k, RIDGE, seed)
             exact = Exact.of(peer)
             methods.append((name, TASKS, exact))
-            odds[name] = missing_log_prob(exact.law.log_prob, flat.float(), seen)
+            odds[name] = of_missing(both_log_probs(exact.law, flat.float(), seen), seen)
             if k > 1 and seed == 0:
                 some = Task(asked["50 %"].y[:3], asked["50 %"].seen[:3])  # pyright: ignore
                 theirs, seconds = clock(peer.fill, some.y.reshape(3, -1))
