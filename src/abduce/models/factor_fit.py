@@ -220,6 +220,7 @@ def _grow(
     member = torch.nn.functional.one_hot(label, components).to(x)
     size = member.sum(0).clamp_min(1e-9)
     means = member.mT @ x / size.unsqueeze(1)
+    means = torch.where((size < 0.5).unsqueeze(1), one.means, means)  # fewer rows apart than components
     covariances = x.new_empty(components, x.shape[1], x.shape[1])
     for c in range(components):
         moved = x[label == c] - means[c]
