@@ -46,9 +46,10 @@ class Scores:
         bottom = top - count / n
         centre = _centre(bottom, top, n)
         atom = (count >= max(2, ATOM * n)) if len(found) > 1 else np.ones(1, bool)
-        if len(found) > KNOTS:  # knots at even ranks, the ends, and every atom
-            keep = np.unique(np.searchsorted(top, np.linspace(0, 1, KNOTS)).clip(0, len(found) - 1))
-            keep = np.union1d(keep, np.flatnonzero(atom))
+        if len(found) > KNOTS:  # knots at even ranks, the ends, and every atom between its neighbours
+            keep = np.searchsorted(top, np.linspace(0, 1, KNOTS))
+            near = np.flatnonzero(atom)[:, None] + [-1, 0, 1]
+            keep = np.unique(np.append(keep, near).clip(0, len(found) - 1))
         else:
             keep = np.arange(len(found))
         values, scores = found[keep], centre[keep]

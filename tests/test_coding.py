@@ -1,0 +1,339 @@
+"""Rows of mixed kinds as real features: there and back, shares of what repeats, and slopes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.special import ndtri
+
+from abduce.data import scaling
+from abduce.data.coding import Coding, Scores
+from abduce.data.schema import Schema
+
+
+def table(n: int = 300, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=n)
+    return pd.DataFrame(
+        {
+            "real": 3 * z + 7,
+            "positive": np.exp(2 * z),
+            "count": rng.poisson(np.exp(0.5 * z + 1)),
+            "spike": np.where(rng.random(n) < 0.4, 0.0, np.exp(z)),
+            "yes": np.where(rng.random(n) < 0.3, "yes", "no"),
+            "city": rng.choice(["Lima", "Oslo", "Rome"], n, p=[0.2, 0.3, 0.5]),
+            "day": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, n), "D"),
+            "grade": pd.Categorical.from_codes(rng.integers(0, 4, n), list("abcd"), ordered=True),
+        }
+    )
+
+
+def coded(frame: pd.DataFrame | np.ndarray, scores: bool, **kw):
+    schema = Schema.infer(frame, **kw)
+    values, observed = schema.encode(frame)
+    return Coding(schema, values, observed, scores), values, observed
+
+
+finite = st.floats(-1e5, 1e5, allow_subnormal=False).map(lambda v: round(v, 4))
+columns = st.lists(finite, min_size=1, max_size=40)
+repeating = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0, 7.0, 7.25]), min_size=1, max_size=60)
+
+
+# ------------------------------------------------------------------ scores of one column
+
+
+@given(st.one_of(columns, repeating))
+def test_scores_come_back_as_they_were(values):
+    """Up to a hundred values have knots of their own."""
+    v = np.array(values)
+    scores = Scores.of(v)
+    np.testing.assert_allclose(scores.decode(scores.code(v)), v, rtol=1e-9, atol=1e-9)
+
+
+@given(st.one_of(columns, repeating), finite, finite)
+def test_scores_rise(values, a, b):
+    scores = Scores.of(np.array(values))
+    assert (np.diff(scores.values) > 0).all()
+    assert (np.diff(scores.scores) > 0).all()
+    assert (np.diff(scores.back_scores) >= 0).all()
+    assert (np.diff(scores.back_values) >= 0).all()
+    low, high = scores.code(np.array([min(a, b), max(a, b)]))
+    assert low <= high
+    low, high = scores.decode(np.sort(np.array([a, b]) / 1e4))
+    assert low <= high
+
+
+@given(st.one_of(columns, repeating), st.floats(-50, 50))
+def test_values_never_leave_the_range(values, z):
+    found = Scores.of(np.array(values)).decode(np.array([z]))
+    assert min(values) <= found[0] <= max(values)
+
+
+def test_scores_of_many_values_are_those_of_ranks():
+    v = np.random.default_rng(0).lognormal(sigma=1.5, size=2001)
+    scores = Scores.of(v)
+    assert len(scores.values) <= 101
+    rank = v.argsort().argsort()
+    z = scores.code(v)
+    middle = (rank > 40) & (rank < 1960)
+    np.testing.assert_allclose(z[middle], ndtri((rank[middle] + 0.5) / 2001), atol=0.05)
+    assert abs(z.mean()) < 0.02
+    assert z.std() == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_allclose(scores.decode(z), v, rtol=1e-9)
+    drawn = scores.decode(np.random.default_rng(1).normal(size=100_000))
+    for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert (drawn <= np.quantile(v, level)).mean() == pytest.approx(level, abs=0.012)
+
+
+@pytest.mark.parametrize("spike", [0.02, 0.3, 0.9])
+@pytest.mark.parametrize("where", ["bottom", "middle", "top"])
+def test_a_spike_is_drawn_as_often_as_it_was_seen(spike, where):
+    rng = np.random.default_rng(2)
+    n = 3000
+    rest = {"bottom": rng.exponential(size=n), "middle": rng.normal(size=n), "top": -rng.exponential(size=n)}
+    at = rng.random(n) < spike
+    v = np.where(at, 0.0, rest[where])
+    scores = Scores.of(v)
+    drawn = scores.decode(rng.normal(size=200_000))
+    assert (drawn == 0.0).mean() == pytest.approx(at.mean(), abs=0.005)
+    place = scores.back_scores[scores.back_values == 0.0]
+    assert (scores.decode(np.linspace(place.min(), place.max(), 50)) == 0.0).all()  # all of its interval
+    share = (v < 0).mean()
+    assert (drawn < 0).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_nothing_is_drawn_between_a_spike_and_the_rest():
+    """Nothing, or at least a thousand: what was never seen in between is not made up."""
+    rng = np.random.default_rng(5)
+    v = np.where(rng.random(3000) < 0.4, 0.0, 1000 + rng.exponential(500, size=3000))
+    scores = Scores.of(v)
+    drawn = scores.decode(rng.normal(size=100_000))
+    assert ((drawn > 0) & (drawn < 1000)).mean() < 1e-3
+    np.testing.assert_allclose(scores.decode(scores.code(v)), v, rtol=1e-9)
+
+
+def test_whole_numbers_are_drawn_as_often_as_they_were_seen():
+    rng = np.random.default_rng(3)
+    v = rng.poisson(2.0, size=4000).astype(float)
+    scores = Scores.of(v)
+    drawn = np.rint(scores.decode(rng.normal(size=200_000)))
+    for k in range(6):
+        assert (drawn == k).mean() == pytest.approx((v == k).mean(), abs=0.006)
+
+
+def test_an_atom_has_the_mean_score_of_its_interval():
+    """Of two values of equal share: ±E|z|."""
+    scores = Scores.of(np.array([1.0, 2.0] * 50))
+    np.testing.assert_allclose(scores.scores, [-np.sqrt(2 / np.pi), np.sqrt(2 / np.pi)])
+    np.testing.assert_array_equal(scores.decode(np.array([-3.0, -0.01, 0.01, 3.0])), [1, 1, 2, 2])
+
+
+def test_one_value():
+    for values in ([4.0], [4.0] * 9):
+        scores = Scores.of(np.array(values))
+        np.testing.assert_array_equal(scores.code(np.array([4.0, 5.0])), [0.0, 0.0])
+        np.testing.assert_array_equal(scores.decode(np.array([-2.0, 0.0, 2.0])), [4.0] * 3)
+        np.testing.assert_array_equal(scores.log_slope(np.array([4.0])), [0.0])
+
+
+@given(st.one_of(columns, repeating), st.floats(-0.5, 1.5))
+def test_log_slope_is_that_of_the_code(values, where):
+    scores = Scores.of(np.array(values))
+    knots = scores.values
+    assume(len(knots) > 1 and np.diff(knots).min() > 1e-3)
+    v = knots[0] + where * (knots[-1] - knots[0])
+    h = 1e-6 * np.diff(knots).min()
+    assume(np.abs(v - knots).min() > 3 * h)
+    low, high = scores.code(np.array([v - h, v + h]))
+    step = (v + h) - (v - h)
+    assert np.exp(scores.log_slope(np.array([v]))[0]) == pytest.approx((high - low) / step, rel=1e-2)
+
+
+# ------------------------------------------------------------------ tables
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_numbers_come_back_in_data_units(scores):
+    frame = table()
+    coding, values, observed = coded(frame, scores)
+    data = scaling.to_data(coding.schema, values)
+    features, seen = coding.code(values, observed)
+    assert seen.all()
+    numbers = coding.decode_numbers(features)
+    np.testing.assert_allclose(numbers, data[:, coding.numbers], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(coding.to_model(numbers), values[:, coding.numbers], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(numbers[:, 0], frame["real"])
+    day = list(coding.numbers).index(6)
+    np.testing.assert_allclose(numbers[:, day], (frame["day"] - pd.Timestamp("1970-01-01")).dt.days)
+    # dates and counts come back through the schema too
+    back = values.copy()
+    back[:, coding.numbers] = coding.to_model(numbers)
+    again = coding.schema.decode(back)
+    assert (again["day"] == frame["day"]).all()
+    assert (again["count"] == frame["count"]).all()
+    assert (again["grade"] == frame["grade"]).all()
+    np.testing.assert_allclose(again["positive"], frame["positive"])
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_features_are_standard(scores):
+    coding, values, observed = coded(table(), scores)
+    features = coding.code(values, observed)[0]
+    assert features.shape == (300, coding.n_features)
+    assert coding.n_features == 6 + 1 + 3
+    np.testing.assert_allclose(features.mean(0), 0, atol=0.06 if scores else 0.02)
+    variance = features.var(0)
+    own = slice(len(coding.numbers))
+    if not scores:
+        np.testing.assert_allclose(variance[own], 1.0)
+    assert (variance[own] < 1.1).all()
+    for block, _, _ in coding.classes.values():  # all indicators of a class weigh as one number does
+        assert variance[block].sum() == pytest.approx(1.0, abs=0.02)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["real", "positive", "count"]))
+def test_to_model_undoes_to_data(seed, kind):
+    rng = np.random.default_rng(seed)
+    X = rng.poisson(5.0, size=(8, 2)) + (1.0 if kind == "positive" else 0.0)
+    if kind != "count":
+        X = X * rng.uniform(0.5, 100) + 0.25
+    coding, values, _ = coded(X, False, kinds=kind)
+    np.testing.assert_allclose(
+        coding.to_model(scaling.to_data(coding.schema, values)), values, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_positive_numbers_stay_above_zero():
+    coding, _, _ = coded(np.exp(np.random.default_rng(0).normal(size=(50, 1))), False, kinds="positive")
+    found = scaling.to_data(coding.schema, coding.to_model(np.array([[-5.0], [0.0], [2.0]])))
+    low = coding.schema.fields[0].low
+    np.testing.assert_allclose(found[:, 0], [0.5 * low, 0.5 * low, 2.0])
+
+
+def test_blanks_are_zero_and_alone():
+    frame = table()
+    coding, values, observed = coded(frame, True)
+    gaps = observed.copy()
+    gaps[::2, [0, 5]] = False
+    values = np.where(gaps, values, 0.0)
+    features, seen = coding.code(values, gaps)
+    assert (features[~seen] == 0).all()
+    for j in range(coding.schema.n_cells):
+        assert (seen[:, coding.cells == j] == gaps[:, [j]]).all()
+    # what a blank holds leaves no trace
+    other = coding.code(np.where(gaps, values, 1.0), gaps)[0]
+    np.testing.assert_array_equal(other, features)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_log_slope_of_rows_is_a_finite_difference(scores):
+    coding, values, observed = coded(table(), scores)
+    observed = observed & (np.random.default_rng(1).random(observed.shape) < 0.7)
+    rows = np.random.default_rng(2).permutation(300)[:20]
+    v, o = values[rows], observed[rows]
+    expected = np.zeros(len(rows))
+    data = scaling.to_data(coding.schema, v)
+    for j in coding.numbers:
+        h = 1e-7 * np.maximum(np.abs(data[:, j]), 1.0)
+        column = coding.columns.get(int(j))
+        if column is None:
+            slope = np.log(1 / coding.scale[j])
+        else:
+            slope = np.log((column.code(data[:, j]) - column.code(data[:, j] - h)) / h)
+            first = data[:, j] <= column.values[0]
+            slope[first] = column.log_slope(data[first, j])
+        expected += np.where(o[:, j], slope, 0.0)
+    np.testing.assert_allclose(coding.log_slope(v, o), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_probabilities_of_indicators(classes):
+    """The mean of the indicators stands for the shares, an indicator for certainty, half way for half of it."""
+    rng = np.random.default_rng(4)
+    label = rng.choice(classes, 400, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    coding, values, observed = coded(pd.DataFrame({"c": [f"k{i}" for i in label]}), False)
+    features = coding.code(values, observed)[0]
+    codes = values[:, 0].astype(int)
+    mean = coding.probabilities(features.mean(0, keepdims=True), 0, 0.0)[0]
+    np.testing.assert_allclose(mean, np.bincount(codes) / 400, atol=1e-9)
+    share = coding.classes[0][1]
+    np.testing.assert_allclose(coding.probabilities(np.zeros((1, features.shape[1])), 0, 0.0)[0], share)
+    np.testing.assert_allclose(coding.probabilities(features, 0, 0.0), np.eye(classes)[codes], atol=1e-9)
+    half = coding.probabilities(0.5 * features, 0, 0.0)
+    np.testing.assert_allclose(half, 0.5 * np.eye(classes)[codes] + 0.5 * share, atol=1e-9)
+    wild = coding.probabilities(rng.normal(scale=20, size=features.shape), 0, 1e-3)
+    np.testing.assert_allclose(wild.sum(1), 1.0)
+    assert wild.min() > 1e-6
+
+
+def test_a_class_is_never_impossible():
+    """A level that is known but was not seen here has half a row."""
+    frame = pd.DataFrame({"c": ["a", "b", "c"] * 10})
+    schema = Schema.infer(frame)
+    values, observed = schema.encode(frame)
+    observed[values == 2] = False
+    share = Coding(schema, values, observed, False).classes[0][1]
+    np.testing.assert_allclose(share, [10.5 / 21.5, 10.5 / 21.5, 0.5 / 21.5])
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_kept_and_rebuilt(scores):
+    frame = table()
+    frame.loc[::3, "real"] = np.nan
+    coding, values, observed = coded(frame, scores)
+    again = Coding.from_arrays(
+        Schema.from_json(json.loads(json.dumps(coding.schema.to_json()))), coding.to_arrays(), scores
+    )
+    one, two = coding.code(values, observed), again.code(values, observed)
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    np.testing.assert_array_equal(coding.decode_numbers(one[0]), again.decode_numbers(one[0]))
+    np.testing.assert_array_equal(coding.log_slope(values, observed), again.log_slope(values, observed))
+    np.testing.assert_array_equal(coding.smooth, again.smooth)
+    for j in coding.classes:
+        np.testing.assert_array_equal(
+            coding.probabilities(one[0], j, 0.0), again.probabilities(one[0], j, 0.0)
+        )
+
+
+def test_which_numbers_seldom_repeat():
+    coding, _, _ = coded(table(), False)
+    found = {coding.schema.names[j]: bool(s) for j, s in zip(coding.numbers, coding.smooth, strict=True)}
+    assert found == {
+        "real": True,
+        "positive": True,
+        "count": False,
+        "spike": False,
+        "day": True,
+        "grade": False,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:no value in any row")
+@pytest.mark.parametrize("scores", [False, True])
+def test_columns_of_one_value_or_none(scores):
+    X = np.stack([np.full(20, 5.0), np.full(20, np.nan), np.arange(20.0) ** 1.5], 1)
+    coding, values, observed = coded(X, scores, kinds="real")
+    features, _ = coding.code(values, observed)
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(features[:, :2], 0.0)
+    back = coding.decode_numbers(features)
+    np.testing.assert_allclose(back[:, [0, 2]], X[:, [0, 2]], atol=1e-9)
+    drawn = coding.decode_numbers(np.random.default_rng(0).normal(size=(100, 3)))
+    np.testing.assert_allclose(drawn[:, 0], 5.0, atol=0.05)
+    assert np.isfinite(coding.log_slope(values, observed)).all()
+    assert np.isfinite(coding.to_model(drawn)).all()
+
+
+def test_images_share_one_field():
+    X = np.random.default_rng(0).integers(0, 17, size=(50, 3, 2)).astype(float)
+    coding, values, observed = coded(X, False)
+    assert coding.n_features == 6
+    numbers = coding.decode_numbers(coding.code(values, observed)[0])
+    np.testing.assert_allclose(numbers, X.reshape(50, 6), atol=1e-9)
+    np.testing.assert_allclose(coding.to_model(numbers), values, atol=1e-9)
