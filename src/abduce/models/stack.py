@@ -208,17 +208,22 @@ class Stack(Energy):
         return out
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """New rows (n, D): draws of a row of which nothing is known."""
+        """New rows (n, D) of the density that :meth:`log_prob` gives: a member each, its numbers, then class after class."""
         generator = generator or torch.Generator().manual_seed(torch.initial_seed())
         out = torch.zeros(n, self.n_cells, dtype=torch.float64)
-        if self.coding.classes:
-            return self.complete(out, torch.zeros_like(out, dtype=torch.bool), 1, generator)[0]
-        member = torch.multinomial(self.rows, n, replacement=True, generator=generator)
-        for m in member.unique().tolist():
-            rows = (member == m).nonzero().squeeze(1)
-            coding = self.codings[self.members[m].coding]
-            features = self.members[m].law.sample(len(rows), generator)
-            out[rows] = torch.from_numpy(coding.to_model(coding.decode_numbers(features.numpy())))
+        chosen = torch.multinomial(self.rows, n, replacement=True, generator=generator)
+        for m in chosen.unique().tolist():
+            rows = (chosen == m).nonzero().squeeze(1)
+            law, coding = self.members[m].law, self.codings[self.members[m].coding]
+            drawn = coding.to_model(coding.decode_numbers(law.sample(len(rows), generator).numpy()))
+            values, seen = np.zeros((len(rows), self.n_cells)), np.zeros((len(rows), self.n_cells), bool)
+            values[:, coding.numbers], seen[:, coding.numbers] = drawn, True
+            for j in coding.classes:
+                features, known = (torch.from_numpy(a) for a in coding.code(values, seen))
+                p = coding.probabilities(law.mean(features, known).numpy(), j, _floor(coding, j))
+                values[:, j] = torch.multinomial(torch.from_numpy(p), 1, generator=generator)[:, 0].numpy()
+                seen[:, j] = True
+            out[rows] = torch.from_numpy(values)
         return out
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
