@@ -42,8 +42,12 @@ def fit(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the model.")],
     method: Annotated[
         str,
-        typer.Option("--model", help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ..."),
-    ] = "vae",
+        typer.Option(
+            "--model",
+            help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ...; auto is what serves best, Auto for "
+            "tables and a VAE for images or where one of a VAE's options is given.",
+        ),
+    ] = "auto",
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -105,6 +109,7 @@ def fit(
         "kinds": parse_kinds(kind),
     }
     arguments = {name: value for name, value in given.items() if value is not None}
+    method = chosen(method, X, arguments)
     model = build(method, arguments | parse_settings(setting), seed)
     state = output.with_name(output.name + ".training")
     with progress(quiet) as show:
@@ -124,6 +129,8 @@ def fit(
         trained = f" in {facts['epochs']} epochs" if "epochs" in facts else ""
         remark(f"fitted {len(X)} rows{trained}; the model is in {output}", quiet)
         left_out(model.schema_, quiet)
+        if "members" in facts:
+            remark("members and their weights: " + weights_line(facts["members"]), quiet)
         if unknown and not normalized:
             remark(f"its log Z is not known yet: `abduce normalize {output}` makes it a probability", quiet)
     if as_json:
@@ -154,6 +161,20 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
         hint = "; --rows all takes every row" if rows == "auto" else ""
         remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
     return X, there
+
+
+def chosen(method: str, X: Any, arguments: dict[str, Any]) -> str:
+    """What "auto" means for these data: Auto for tables, a VAE for images or where one of its options is given."""
+    if method.lower() != "auto":
+        return method
+    images = isinstance(X, np.ndarray) and X.ndim > 2
+    return "vae" if images or set(arguments) - {"contamination", "kinds"} else "auto"
+
+
+def weights_line(members: dict[str, float]) -> str:
+    """Name the members of a pool that have a say, the weightiest first."""
+    ranked = sorted(members.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in ranked if weight >= 0.005)
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
@@ -228,6 +249,8 @@ def normalize(
 
 def epoch_line(epoch: dict[str, Any]) -> str:
     """Describe an epoch in one line."""
+    if "stage" in epoch:  # no epochs, but stages
+        return str(epoch["stage"])
     held = f"  held out {epoch['valid']:.2f}" if "valid" in epoch else ""
     return f"epoch {epoch['epoch']}/{epoch['epochs']}  train {epoch['train']:.2f}{held} nats"
 
@@ -252,7 +275,10 @@ def info(
         print_json({**about, "container": schema.container, "columns": columns})
         return
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    members: Any = about.pop("members", None)
     out.print(", ".join(f"{name} {_cell(value)}" for name, value in about.items()), markup=False)
+    if members:
+        out.print(f"members and their weights: {weights_line(members)}", markup=False)
     table = Table(*columns[0], box=None, pad_edge=False)
     for column in columns:
         table.add_row(*(_cell(value) for value in column.values()))
@@ -270,6 +296,10 @@ def model_facts(fitted: Any) -> dict[str, Any]:
     held_out = [epoch["valid"] for epoch in fitted.history_ if "valid" in epoch]
     if held_out:
         facts["held_out_bound" if facts["method"] == "VAE" else "held_out_objective"] = max(held_out)
+    if hasattr(fitted, "members"):
+        table = fitted.members()
+        weight = "weight" if "weight" in table else "class_weight"
+        facts["members"] = {str(name): float(w) for name, w in table[weight].items()}
     if hasattr(fitted, "log_z_"):
         facts |= {"beta": fitted.beta_, "base": "none" if fitted.base_ is None else fitted.base_.name}
         facts["log_z"] = None if fitted.log_z_ is None else fitted.log_z_.value

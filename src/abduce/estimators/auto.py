@@ -41,7 +41,7 @@ class Auto(Arguments, EnergyModel):
     rows : int
         Rows to fit to, at most; of more a random sample is taken.
     callback : callable or None
-        Called now and then with a record of how far the fit has come.
+        Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
 
     Notes
     -----
@@ -68,7 +68,7 @@ class Auto(Arguments, EnergyModel):
 
     components: tuple[int, ...] = COMPONENTS
     rows: int = 5000
-    callback: Callable[[dict[str, float]], Any] | None = None
+    callback: Callable[[dict[str, Any]], Any] | None = None
 
     supports = ("mixed",)
 
@@ -96,7 +96,7 @@ class Auto(Arguments, EnergyModel):
     ) -> Energy:
         def show(text: str, share: float) -> None:
             if self.callback is not None:
-                self.callback({"epoch": share, "epochs": 1.0, "train": float("nan"), "stage": text})  # pyright: ignore[reportArgumentType]
+                self.callback({"epoch": share, "epochs": 1.0, "stage": text})
 
         return fit_stack(
             self.schema_, x.numpy(), observed.numpy(), seed, self.rows, tuple(self.components), show
@@ -121,6 +121,12 @@ class Auto(Arguments, EnergyModel):
     ) -> Iterator[tuple[slice, Tensor]]:
         for part in self._parts(x, n):
             yield part, self._stack.marginals(x[part], seen[part], n, generator)
+
+    def _coder(self) -> Any:
+        raise ValueError(
+            "Auto does not compress: its pool has no conditionals that a code could follow; fit a VAE or a GaussianMixture "
+            "to the same table (abduce fit --model vae)"
+        )
 
     @property
     def _stack(self) -> Stack:
