@@ -1,6 +1,6 @@
 """Filling blanks of numeric tables: twenty real ones, at two rates, or with blanks that are not at random.
 
-The five tables of scikit-learn, the 14 of ABDUCE_DATA/adbench (at most 5,000 rows each) and wine quality.  A method is
+The five tables of scikit-learn, the 14 of ABDUCE_DATA/adbench and wine quality, at most ``--rows`` random rows of each.  A method is
 fitted to the incomplete table and fills it; errors are in standard deviations of the complete columns, constant ones left
 out.
 
@@ -29,21 +29,20 @@ from sklearn.preprocessing import StandardScaler
 from abduce import Auto
 from abduce.data.examples import adbench, adbench_names
 
-ROWS = 5000
 RATES = (0.5, 0.2)
 OURS = "abduce Auto"
 DRAWS = 100  # behind the CRPS
 
 
-def tables(names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """All sets by name; those of more than 5,000 rows cut to a random 5,000."""
+def tables(rows: int, names: list[str] | None = None) -> dict[str, np.ndarray]:
+    """All sets by name; those of more rows cut to a random choice of them."""
     own = ("iris", "wine", "breast_cancer", "diabetes", "digits")
     found = {name: getattr(datasets, f"load_{name}")().data.astype(float) for name in own}
     found |= {name.split("_", 1)[1]: adbench(name)[0].astype(float) for name in adbench_names()}
     quality = pd.read_csv(data_folder() / "tables" / "wine_quality.csv").select_dtypes("number")
     found["wine_quality"] = quality.to_numpy(float)
     cut = {
-        n: X if len(X) <= ROWS else X[np.random.default_rng(0).permutation(len(X))[:ROWS]]
+        n: X if len(X) <= rows else X[np.random.default_rng(0).permutation(len(X))[:rows]]
         for n, X in found.items()
     }
     return {n: cut[n] for n in names} if names else cut
@@ -213,7 +212,7 @@ def measure(
 def run(report: Report, args, mechanism: str, rate: float) -> None:
     """One table of results: methods by sets."""
     found: dict = defaultdict(list)
-    sets = tables(args.sets)
+    sets = tables(args.rows, args.sets)
     for name, X in sets.items():
         if args.quick:
             X = X[:150]
@@ -307,6 +306,8 @@ def show(report: Report, args, mechanism: str, rate: float, sets: list[str], fou
 def main() -> None:
     parser = arguments(__doc__, seeds=3)
     parser.add_argument("--sets", nargs="+", default=None)
+    parser.add_argument("--rows", type=int, default=5000, help="of a set, at most")
+    parser.add_argument("--name", default=None, help="of the result's files")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--mechanisms", action="store_true", help="blocks, MAR and MNAR at 30 % instead")
     parser.add_argument(
@@ -321,7 +322,7 @@ def main() -> None:
     name = "fill_mechanisms" if args.mechanisms else "fill_tables"
     if not args.mechanisms and len(args.rates) == 1:
         name += f"_{args.rates[0]:.0%}".rstrip("%")
-    report = Report(name, "Fill: numeric tables", args)
+    report = Report(args.name or name, "Fill: numeric tables", args)
     settings = (
         [(m, 0.3) for m in ("mcar", "blocks", "mar", "mnar")]
         if args.mechanisms
