@@ -100,8 +100,10 @@ def fit_stack(
     together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
     members = [part[key] for part in refitted for key in part]
     few = np.flatnonzero(first_hidden.any(1))[:FEW]
+    # densities of codings that did not see the hidden cells either: knots at them would make scores look too good
+    blind = [Coding(schema, values, first_kept, each.scores) for each in codings]
     rows_said = _rows_predicted(
-        codings,
+        blind,
         [part[key] for part in laws for key in part],
         values[few],
         first_kept[few],
@@ -257,7 +259,7 @@ def _spread(
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:
     """Weights ≥ 0 that sum to one and minimise Σ (truth − said w)², pulled to equal ones by ``prior`` pseudo-cells.
 
-    By projected gradient; a pseudo-cell counts as much as members differ on a cell on average.
+    By accelerated projected gradient (Beck & Teboulle 2009); a pseudo-cell counts as much as members differ on a cell on average.
     """
     m = said.shape[1]
     w = np.full(m, 1 / m)
@@ -267,15 +269,20 @@ def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndar
     gram = said.T @ said + pull * np.eye(m)
     target = said.T @ truth + pull / m
     step = 1 / np.linalg.eigvalsh(gram)[-1]
+    ahead, pace = w, 1.0
     for _ in range(3000):
-        moved = w - step * (gram @ w - target)
+        moved = ahead - step * (gram @ ahead - target)
         order = np.sort(moved)[::-1]
         excess = np.cumsum(order) - 1
         k = np.flatnonzero(order - excess / np.arange(1, m + 1) > 0)[-1]
         moved = np.maximum(moved - excess[k] / (k + 1), 0)
-        if np.abs(moved - w).max() < 1e-9:
+        change = moved - w
+        if max(np.abs(change).max(), np.abs(moved - ahead).max()) < 1e-9:
             break
-        w = moved
+        if (ahead - moved) @ change > 0:  # past the valley's floor: start again from here
+            pace = 1.0
+        faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
+        ahead, pace, w = moved + (pace - 1) / faster * change, faster, moved
     return w
 
 
