@@ -259,7 +259,8 @@ def _spread(
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:
     """Weights ≥ 0 that sum to one and minimise Σ (truth − said w)², pulled to equal ones by ``prior`` pseudo-cells.
 
-    By accelerated projected gradient (Beck & Teboulle 2009); a pseudo-cell counts as much as members differ on a cell on average.
+    By accelerated projected gradient (Beck & Teboulle 2009); a pseudo-cell counts as much as members differ on a cell on
+    average.
     """
     m = said.shape[1]
     w = np.full(m, 1 / m)
