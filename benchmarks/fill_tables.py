@@ -1,8 +1,8 @@
 """Filling blanks of numeric tables: twenty real ones, at two rates, or with blanks that are not at random.
 
-The five tables of scikit-learn, the 14 of ABDUCE_DATA/adbench and wine quality, at most ``--rows`` random rows of each.  A method is
-fitted to the incomplete table and fills it; errors are in standard deviations of the complete columns, constant ones left
-out.
+The five tables of scikit-learn, the 14 of ABDUCE_DATA/adbench and wine quality, at most ``--rows`` random rows of each.  A
+method is fitted to the incomplete table and fills it; errors are in standard deviations of the complete columns, constant
+ones left out.
 
     python benchmarks/fill_tables.py [--quick] [--seeds 3] [--mechanisms] [--sets wine letter]
 """

@@ -118,6 +118,30 @@ class TestFit:
         weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("a", "b")]
         assert weights[0] == weights[1]
 
+    def test_a_table_is_served_by_the_pool(self, table, ask, tmp_path):
+        source = table[0] / "penguins.csv"
+        status, out, remarks = ask("fit", source, "-o", tmp_path / "m", "--json")
+        facts = json.loads(out)
+        assert status == 0
+        assert facts["method"] == "Auto"
+        assert sum(facts["members"].values()) == pytest.approx(1)
+        assert "Gaussian of numbers" in facts["members"]
+        assert "members and their weights" in remarks
+        assert "members and their weights" in ask("info", tmp_path / "m")[1]
+        status, out, _ = ask("fill", source, "-m", tmp_path / "m", "-o", "-", "-q")
+        whole = pd.read_csv(io.StringIO(out))
+        before = pd.read_csv(source)
+        assert status == 0
+        assert not whole.isna().any().any()
+        assert set(whole["sex"]) == {"female", "male"}
+        seen = before["bill_length_mm"].notna()
+        assert (whole["bill_length_mm"][seen] == before["bill_length_mm"][seen]).all()
+
+    def test_an_option_of_the_vae_asks_for_one(self, table, ask, tmp_path):
+        source = table[0] / "penguins.csv"
+        status, out, _ = ask("fit", source, "-o", tmp_path / "m", "--max-epochs", 1, "--json", "-q")
+        assert (status, json.loads(out)["method"]) == (0, "VAE")
+
     def test_the_models_parts_can_be_named(self, images, ask, tmp_path):
         folder = images[0]
         parts = {"prior": "mixture", "posterior": "full", "objective": "iwae", "likelihood": "beta_binomial"}
