@@ -1,7 +1,7 @@
 """What each part of Auto buys: members alone, pools without some of them, equal weights, and no refit.
 
-Tables as in fill_tables.py, of at most ``--rows`` rows; normalised RMSE of hidden cells, the mean over sets.  A pool without some
-members keeps the others' weights, made to sum to one again.
+Tables as in fill_tables.py, of at most ``--rows`` rows; normalised RMSE of hidden cells, the mean over sets.  A pool without
+some members keeps the others' weights, made to sum to one again.
 
     python benchmarks/fill_ablation.py [--quick] [--seeds 1] [--sets wine vowels]
 """
@@ -18,7 +18,9 @@ from fill_tables import RATES, hidden_cells, tables
 from abduce import VAE, Auto
 from abduce.models.stack import predicted
 
-SETS = ["iris", "wine", "breast_cancer", "diabetes", "glass", "Ionosphere", "Pima", "thyroid", "vowels", "WDBC", "Wilt", "breastw", "cardio", "wine_quality"]  # fmt: skip
+SETS = (
+    "iris wine breast_cancer diabetes glass Ionosphere Pima thyroid vowels WDBC Wilt breastw cardio wine_quality"
+).split()
 
 
 def kind_of(name: str) -> str:
