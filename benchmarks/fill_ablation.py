@@ -18,9 +18,22 @@ from fill_tables import RATES, hidden_cells, tables
 from abduce import VAE, Auto
 from abduce.models.stack import predicted
 
-SETS = (
-    "iris wine breast_cancer diabetes glass Ionosphere Pima thyroid vowels WDBC Wilt breastw cardio wine_quality"
-).split()
+SETS = [
+    "iris",
+    "wine",
+    "breast_cancer",
+    "diabetes",
+    "glass",
+    "Ionosphere",
+    "Pima",
+    "thyroid",
+    "vowels",
+    "WDBC",
+    "Wilt",
+    "breastw",
+    "cardio",
+    "wine_quality",
+]
 
 
 def kind_of(name: str) -> str:
