@@ -293,6 +293,22 @@ def test_a_class_decides_the_number_drawn_with_it(on_mixed):
         assert float(own.mean()) == pytest.approx(data["v"][data["c"] == name].mean(), abs=0.3)
 
 
+def test_spikes_are_drawn_beside_numbers_that_do_not_repeat():
+    """A blank spike is drawn by members of scores, whole rows and cells alike; draws of the other column keep their mean."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=400)
+    X = np.stack([z + 0.5 * rng.normal(size=400), np.where(rng.random(400) < 0.6, 0.0, np.exp(z))], 1)
+    stack, x, _ = fitted(X, kinds="real")
+    zero = x[X[:, 1] == 0][0, 1]
+    share = (X[:, 1] == 0).mean()
+    new = stack.sample(3000, generator())
+    assert float(((new[:, 1] - zero).abs() < 1e-9).double().mean()) == pytest.approx(share, abs=0.05)
+    for ask in (stack.complete, stack.marginals):
+        drawn = ask(x[:100], torch.zeros(100, 2, dtype=torch.bool), 40, generator())
+        assert float(((drawn[..., 1] - zero).abs() < 1e-9).double().mean()) == pytest.approx(share, abs=0.05)
+        assert float(drawn[..., 0].mean()) == pytest.approx(float(x[:, 0].mean()), abs=0.1)
+
+
 @pytest.mark.parametrize("d", [3, 6])
 def test_intervals_of_gaussian_data_hold_what_they_say(d):
     rng = np.random.default_rng(d)

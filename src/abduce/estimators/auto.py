@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -75,6 +75,8 @@ class Auto(Arguments, EnergyModel):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_count("rows", self.rows)
+        if not isinstance(self.components, Iterable):
+            raise ValueError(f"components must be a sequence of ints, got {self.components!r}")
         sizes = tuple(self.components)
         if not sizes or sizes[0] != 1:
             raise ValueError(f"components must start with 1, got {self.components!r}")

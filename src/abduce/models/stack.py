@@ -78,7 +78,7 @@ class Stack(Energy):
         for name in ("numbers", "classes", "rows"):
             self.register_buffer(name, torch.ones(len(members), dtype=torch.float64) / len(members))
         self._parts: tuple[list[Coding], list[Member]] | None = None
-        self.register_load_state_dict_post_hook(lambda *_: setattr(self, "_parts", None))
+        self.register_load_state_dict_post_hook(_forget)
 
     @classmethod
     def of(
@@ -194,7 +194,10 @@ class Stack(Energy):
             drawn = self._numbers_drawn(x, observed, chosen, generator)
         else:
             drawn = torch.cat(
-                [self._numbers_drawn(values[i], seen[i], chosen[i : i + 1], generator) for i in range(draws)]
+                [
+                    self._numbers_drawn(values[i], seen[i], chosen[:, i : i + 1], generator)
+                    for i in range(draws)
+                ]
             )
         return torch.where(observed, x, torch.where(seen, values, drawn))
 
@@ -208,10 +211,14 @@ class Stack(Energy):
         return out
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """New rows (n, D) of the density that :meth:`log_prob` gives: a member each, its numbers, then class after class."""
+        """New rows (n, D) of the density that :meth:`log_prob` gives: a member each, its numbers, then class after class.
+
+        Where a number repeats values, members of scores draw all rows: a density has no spikes.
+        """
         generator = generator or torch.Generator().manual_seed(torch.initial_seed())
         out = torch.zeros(n, self.n_cells, dtype=torch.float64)
-        chosen = torch.multinomial(self.rows, n, replacement=True, generator=generator)
+        weights = self.rows if self.coding.smooth.all() else self._scored(self.rows)
+        chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
         for m in chosen.unique().tolist():
             rows = (chosen == m).nonzero().squeeze(1)
             law, coding = self.members[m].law, self.codings[self.members[m].coding]
@@ -304,29 +311,46 @@ class Stack(Energy):
                     classes[j] = classes[j] + c * p
         return means, classes
 
+    def _scored(self, weights: Tensor) -> Tensor:
+        """Weights of the members that read normal scores: they alone repeat a value as often as the data do."""
+        of_scores = torch.tensor([self.codings[member.coding].scores for member in self.members])
+        return torch.where(of_scores, weights + 1e-9, 0.0)
+
     def _allot(self, n: int, generator: torch.Generator) -> Tensor:
-        """Which member makes which of n draws: systematic, in random order."""
+        """Which member makes which of n draws, systematic, in random order: (2, n), of all members and of those of scores."""
         u = (torch.arange(n) + torch.rand(1, generator=generator)) / n
-        chosen = torch.searchsorted(self.numbers.cumsum(0), u.double() * self.numbers.sum())
-        return chosen.clamp_max(len(self.members) - 1)[torch.randperm(n, generator=generator)]
+        order = torch.randperm(n, generator=generator)
+        out = []
+        for weights in (self.numbers, self._scored(self.numbers)):
+            chosen = torch.searchsorted(weights.cumsum(0), u.double() * weights.sum())
+            out.append(chosen.clamp_max(len(self.members) - 1)[order])
+        return torch.stack(out)
 
     def _numbers_drawn(
         self, x: Tensor, observed: Tensor, chosen: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Rows with numbers drawn by the chosen members (n,), (n, rows, D); classes as they are."""
+        """Rows with numbers drawn by the chosen members (2, n), (n, rows, D); classes as they are.
+
+        Rows where a number that repeats values is blank go to members of scores.
+        """
         coded = self.coded(x, observed)
         numbers = torch.from_numpy(self.coding.numbers)
-        data = np.empty((len(chosen), len(x), len(numbers)))
-        for m in chosen.unique().tolist():
-            member = self.members[m]
-            which = (chosen == m).nonzero().squeeze(1)
-            drawn = member.law.complete(*coded[member.coding], len(which), generator)
-            data[which.numpy()] = self.codings[member.coding].decode_numbers(drawn.numpy())
+        data = np.empty((chosen.shape[1], len(x), len(numbers)))
+        repeats = (~observed[:, numbers[torch.from_numpy(~self.coding.smooth)]]).any(1)
+        for kind, own in enumerate(chosen):
+            rows = (repeats == bool(kind)).nonzero().squeeze(1)
+            for m in own.unique().tolist() if len(rows) else ():
+                member = self.members[m]
+                which = (own == m).nonzero().squeeze(1)
+                features, seen = coded[member.coding]
+                drawn = member.law.complete(features[rows], seen[rows], len(which), generator)
+                place = np.ix_(which.numpy(), rows.numpy())
+                data[place] = self.codings[member.coding].decode_numbers(drawn.numpy())
         if self.spread != 1.0 and len(numbers):
             centre, _ = self.predict(x, observed)
             smooth = self.coding.smooth  # a value that repeats must go on repeating
             data[..., smooth] = (centre + self.spread * (data - centre))[..., smooth]
-        out = x.expand(len(chosen), *x.shape).clone()
+        out = x.expand(len(data), *x.shape).clone()
         out[..., numbers] = torch.from_numpy(self.coding.to_model(data))
         return torch.where(observed, x, out)
 
@@ -371,6 +395,11 @@ def predicted(
             points = member.law.points(features[rows], seen[rows], POINTS)[..., :count]
             means[rows] = coding.decode_numbers(points.numpy()).mean(0)
     return means, classes
+
+
+def _forget(stack: torch.nn.Module, keys: Any) -> None:
+    """Rebuild the parts when they are next asked for: other parameters were loaded."""
+    stack._parts = None  # pyright: ignore[reportArgumentType]
 
 
 def _floor(coding: Coding, j: int) -> float:
