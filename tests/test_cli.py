@@ -275,6 +275,31 @@ class TestAnswers:
         columns = json.loads(ask("info", folder / "model", "--json")[1])["columns"]
         assert {c["column"]: c["kind"] for c in columns}["sex"] == "binary"
 
+    def test_info_says_how_columns_are_read(self, ask, tmp_path):
+        rng = np.random.default_rng(0)
+        n = 200
+        frame = pd.DataFrame(
+            {
+                "gain": np.where(np.arange(n) < 106, 0.0, rng.normal(5, 1, n)),
+                "income": rng.lognormal(0, 1.5, n),
+                "height": rng.normal(170, 8, n),
+                "visit": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 365, n), "D"),
+                "name": [f"person {k}" for k in range(n)],
+                "unit": "cm",
+                "level": rng.integers(1, 5, n),
+            }
+        )
+        frame.to_parquet(tmp_path / "people.parquet")
+        columns = json.loads(ask("info", tmp_path / "people.parquet", "--json")[1])["columns"]
+        notes = {c["column"]: c["note"] for c in columns}
+        assert notes["gain"] == "0 in 53 % of the cells"
+        assert notes["income"] == "heavy tail: read by normal scores too"
+        assert notes["height"] == ""
+        assert notes["visit"] == "counted in days"
+        assert notes["name"] == "left out: names a row rather than describing it; 200 values in 200 rows"
+        assert notes["unit"] == "left out: the same text in every row"
+        assert notes["level"] == ""
+
     def test_a_column_of_names_is_left_out_with_a_word(self, ask, tmp_path):
         frame = penguins().assign(tag=[f"bird-{k}" for k in range(344)])
         frame.to_parquet(tmp_path / "tagged.parquet")

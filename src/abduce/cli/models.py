@@ -265,12 +265,14 @@ def info(
     if (path / "model.json").exists():
         fitted = load_model(path)
         schema, about = fitted.schema_, model_facts(fitted)
+        columns = schema.describe()
     else:
         X = readers.read(path)
+        from abduce.data.notes import describe_data
         from abduce.data.schema import Schema
 
         schema, about = Schema.infer(X, parse_kinds(kind)), {"rows": len(X), "blanks": missing_cells(X)}
-    columns = schema.describe()
+        columns = describe_data(schema, X)
     if as_json:
         print_json({**about, "container": schema.container, "columns": columns})
         return
