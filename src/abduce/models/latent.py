@@ -25,7 +25,9 @@ class LatentVariableModel(Energy):
     latent_dim: int
     noise_dim: int  # standard normal numbers that one posterior draw takes
     support = "mixed"
-    sees_mask = False  # whether log p is of the mask too, so that even a row with nothing observed says something
+    sees_mask = (
+        False  # whether log p is of the mask too, so that even a row with nothing observed says something
+    )
 
     @abc.abstractmethod
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
