@@ -213,6 +213,22 @@ def test_noise_is_taken_out():
     assert model.restore(noisy, Noise(0.5)).shape == X.shape
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "float64"])
+def test_arrays_keep_their_dtype_and_their_bits(dtype):
+    rng = np.random.default_rng(0)
+    X = (20 * rng.normal(size=(60, 1)) * [1, -2, 0.5] + 3 * rng.normal(size=(60, 3))).astype(dtype)
+    seen = rng.random(X.shape) < 0.8
+    model = quick(components=(1,), kinds="real").fit(X)
+    filled = model.fill(X, observed=seen)
+    assert filled.dtype == X.dtype
+    assert filled[seen].tobytes() == X[seen].tobytes()
+    assert np.corrcoef(filled[~seen], X[~seen])[0, 1] > 0.8
+    low, high = model.fill_interval(X, observed=seen)
+    assert low.dtype == high.dtype == X.dtype
+    assert (low <= high).all()
+    assert model.sample(3).dtype == X.dtype
+
+
 # ---------------------------------------------------------------- spikes, classes, targets
 
 
@@ -328,7 +344,10 @@ def test_what_auto_refuses(on_table):
             Auto(components=components).fit(numbers)
     with pytest.raises(ValueError, match="rows must be an int >= 1, got 0"):
         Auto(rows=0).fit(numbers)
-    with pytest.raises(ValueError, match="no observed cell at all"), pytest.warns(UserWarning):
+    with (
+        pytest.raises(ValueError, match="no observed cell at all"),
+        pytest.warns(UserWarning, match="no value in any row"),
+    ):
         Auto().fit(np.full((5, 2), np.nan))
 
 
@@ -349,7 +368,7 @@ def test_saved_and_loaded(on_table, tmp_path):
 
 
 def test_a_seed_is_a_model():
-    X = np.random.default_rng(0).normal(size=(80, 3))
+    X = np.random.default_rng(0).normal(size=(40, 3))
     gaps, _ = holes(X)
     one, two, other = (quick(random_state=s).fit(X) for s in (3, 3, 4))
     np.testing.assert_array_equal(one.fill(gaps), two.fill(gaps))

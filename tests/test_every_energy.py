@@ -20,6 +20,7 @@ CASES = {
     "KMeans": {"components": 10},
     "GaussianMixture": {"components": 5, "reg_covar": 0.01},
     "MixtureEnsemble": {},
+    "MixtureOfFactorAnalyzers": {"components": 5, "factors": 6},
     "RBM": {"hidden": 30} | QUICK,
     "RBM binary": {"hidden": 30, "max_epochs": 200},
     "Ising binary": QUICK,
@@ -45,7 +46,7 @@ ROUGH = {
     "EnergyNetwork binary",
     "RBM binary",
 }
-COMPRESS = {"PCA", "KMeans", "GaussianMixture"}  # families of Gaussians
+COMPRESS = {"PCA", "KMeans", "GaussianMixture", "MixtureOfFactorAnalyzers"}  # families of Gaussians
 
 
 def digits() -> np.ndarray:
