@@ -91,6 +91,7 @@ def test_square_weights_are_the_best_ones(members, cells, seed):
 
 def test_square_weights_of_nothing_and_of_much():
     np.testing.assert_array_equal(square_weights(np.zeros((0, 3)), np.zeros(0), 10.0), np.full(3, 1 / 3))
+    np.testing.assert_array_equal(square_weights(np.zeros((1, 4)), np.zeros(1), 200.0), np.full(4, 0.25))
     truth = np.random.default_rng(0).normal(size=500)
     said = np.stack([truth, truth + 2, -truth], 1)
     np.testing.assert_allclose(square_weights(said, truth, 0.0), [1, 0, 0], atol=1e-6)

@@ -269,7 +269,10 @@ def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndar
     pull = prior * m * np.mean(np.square(said - said.mean(1, keepdims=True)))
     gram = said.T @ said + pull * np.eye(m)
     target = said.T @ truth + pull / m
-    step = 1 / np.linalg.eigvalsh(gram)[-1]
+    steepest = np.linalg.eigvalsh(gram)[-1]
+    if not steepest > 0:  # all say zero
+        return w
+    step = 1 / steepest
     ahead, pace = w, 1.0
     for _ in range(3000):
         moved = ahead - step * (gram @ ahead - target)
