@@ -45,8 +45,8 @@ class Stack(Energy):
     """The pool as an energy, E(x) = −log p(x) in model space; it is its own law.
 
     ``numbers``, ``classes`` and ``rows`` (M,) are the members' weights: of numbers and of classes when cells are filled, of
-    whole rows when they are scored.  ``spread`` scales the deviations of drawn numbers from their mean, so that intervals
-    hold what they should.  ``represent`` gives the factors of the first member, one Gaussian.
+    whole rows when they are scored.  ``spread`` (D',) scales the deviations of drawn numbers from their mean, so that
+    intervals hold what they should.  ``represent`` gives the factors of the first member, one Gaussian.
 
     Built by :meth:`of`; the constructor takes what :attr:`config` holds and waits for ``load_state_dict``.
     """
@@ -63,7 +63,7 @@ class Stack(Energy):
         schema: dict[str, Any],
         codings: list[dict[str, Any]],
         members: list[dict[str, Any]],
-        spread: float = 1.0,
+        spread: list[float] | None = None,
     ):
         super().__init__()
         self.config = {"schema": schema, "codings": codings, "members": members, "spread": spread}
@@ -86,7 +86,7 @@ class Stack(Energy):
         codings: Sequence[Coding],
         members: Sequence[Member],
         weights: tuple[Tensor, Tensor, Tensor],
-        spread: float = 1.0,
+        spread: list[float] | None = None,
         reports: Sequence[dict[str, Any]] | None = None,
     ) -> Stack:
         """Build from fitted parts, and weights of numbers, classes and rows; ``reports`` say how each member did."""
@@ -346,10 +346,10 @@ class Stack(Energy):
                 drawn = member.law.complete(features[rows], seen[rows], len(which), generator)
                 place = np.ix_(which.numpy(), rows.numpy())
                 data[place] = self.codings[member.coding].decode_numbers(drawn.numpy())
-        if self.spread != 1.0 and len(numbers):
+        if self.spread is not None and len(numbers):
             centre, _ = self.predict(x, observed)
             smooth = self.coding.smooth  # a value that repeats must go on repeating
-            data[..., smooth] = (centre + self.spread * (data - centre))[..., smooth]
+            data[..., smooth] = (centre + np.array(self.spread) * (data - centre))[..., smooth]
         out = x.expand(len(data), *x.shape).clone()
         out[..., numbers] = torch.from_numpy(self.coding.to_model(data))
         return torch.where(observed, x, out)

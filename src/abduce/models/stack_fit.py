@@ -31,6 +31,7 @@ BANDWIDTHS = (0.5, 0.7, 1.0, 1.4)
 COMPONENTS = (1, 5, 20)
 FACTORS = 20
 ROWS_A_COMPONENT = 15
+SPREAD_PRIOR = 50.0  # hidden cells that the spread of 1 counts as
 FEW = 500  # rows that choose a bandwidth, and the weights of whole rows
 SOME = 2500  # rows whose hidden cells choose the weights of cells
 
@@ -235,25 +236,29 @@ def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -
 
 def _spread(
     stack: Stack, values: np.ndarray, kept: np.ndarray, hidden: np.ndarray, seed: int, rows: int = 1000
-) -> float:
-    """What to scale deviations by so that 90 % intervals of numbers that don't repeat hold 90 % of the hidden ones.
+) -> list[float]:
+    """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells, drawn toward 1.
 
-    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.
+    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  1 for numbers that
+    repeat.
     """
-    smooth = stack.coding.numbers[stack.coding.smooth]
-    which = np.flatnonzero(hidden[:, smooth].any(1))[:rows]
+    numbers = stack.coding.numbers
+    out = [1.0] * len(numbers)
+    which = np.flatnonzero(hidden[:, numbers].any(1))[:rows]
     if not len(which):
-        return 1.0
+        return out
     x, o = torch.from_numpy(values[which]), torch.from_numpy(kept[which])
-    drawn = stack.marginals(x, o, 200, torch.Generator().manual_seed(seed))[..., smooth]
-    centre = stack.mean(x, o)[:, smooth]
+    drawn = stack.marginals(x, o, 200, torch.Generator().manual_seed(seed))[..., numbers]
+    centre = stack.mean(x, o)[:, numbers]
     low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
-    off = x[:, smooth] - centre
+    off = x[:, numbers] - centre
     needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
-    needed = needed[torch.from_numpy(hidden[which][:, smooth])]
-    if len(needed) < 100:  # too few to tell
-        return 1.0
-    return float(torch.quantile(needed, 0.9).clamp(0.7, 1.4))
+    for i in np.flatnonzero(stack.coding.smooth):
+        own = needed[torch.from_numpy(hidden[which][:, numbers[i]]), i]
+        if len(own):
+            share = len(own) / (len(own) + SPREAD_PRIOR)
+            out[i] = 1 + share * float(torch.quantile(own, 0.9).clamp(0.5, 2.0) - 1)
+    return out
 
 
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:
