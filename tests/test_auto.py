@@ -439,3 +439,31 @@ def test_clusters_are_told_apart_behind_blanks():
 def test_what_mixtures_of_factor_analysers_refuse(kw, message):
     with pytest.raises(ValueError, match=message):
         MixtureOfFactorAnalyzers(**kw).fit(np.random.default_rng(0).normal(size=(50, 3)))
+
+
+class TestClassProbabilities:
+    def test_of_a_hidden_target(self):
+        from sklearn.datasets import load_iris
+
+        frame = load_iris(as_frame=True).frame
+        frame["target"] = frame["target"].map({0: "setosa", 1: "versicolor", 2: "virginica"})
+        order = np.random.default_rng(0).permutation(len(frame))
+        train, test = frame.iloc[order[:100]], frame.iloc[order[100:]]
+        model = Auto(random_state=0).fit(train)
+        p = model.class_probabilities(test, "target")
+        assert list(p.columns) == ["setosa", "versicolor", "virginica"]
+        assert p.index.equals(test.index)
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+        assert (p.idxmax(axis=1) == test["target"]).mean() > 0.9
+        blank = test.assign(target=pd.Series([None] * len(test), index=test.index, dtype=object))
+        pd.testing.assert_frame_equal(
+            p, model.class_probabilities(blank, "target")
+        )  # the cell itself has no say
+        filled = model.fill(blank)["target"]
+        assert (filled == p.idxmax(axis=1)).all()
+
+    def test_only_of_classes(self):
+        frame = pd.DataFrame({"size": np.arange(20.0), "kind": ["a", "b"] * 10})
+        model = Auto(random_state=0).fit(frame)
+        with pytest.raises(ValueError, match=r"'kind'.*got 'size'"):
+            model.class_probabilities(frame, "size")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.energy_based import EnergyModel
@@ -111,6 +114,36 @@ class Auto(Arguments, EnergyModel):
         """
         assert isinstance(self.model_, Stack)
         return pd.DataFrame(self.model_.reports).set_index("member")
+
+    def class_probabilities(self, X, column: Any) -> pd.DataFrame:
+        """Probability of each class of a column given the other cells of each row, (n, classes), whatever the column holds.
+
+        ``column`` is a name, or the position in an array.  With the target of a classification as one more column of the
+        training data, this predicts it for rows where it is blank.
+
+        >>> import pandas as pd
+        >>> flower = pd.DataFrame({"size": [1.0, 1.1, 0.9, 3.0, 3.1, 2.9] * 10, "kind": ["a", "a", "a", "b", "b", "b"] * 10})
+        >>> model = Auto(random_state=0).fit(flower)
+        >>> new = pd.DataFrame({"size": [1.0, 3.0], "kind": [None, None]})
+        >>> model.class_probabilities(new, "kind").round(1)
+             a    b
+        0  1.0  0.0
+        1  0.0  1.0
+        """
+        x, seen = self._encode(X)
+        names = [f.name for f in self.schema_.fields]
+        wanted = f"x{column}" if isinstance(column, Integral) and str(column) not in names else str(column)
+        cells = self._stack.coding.classes
+        if wanted not in names or names.index(wanted) not in cells:
+            classes = listing([names[j] for j in cells]) if cells else "none"
+            raise ValueError(f"column must be one of classes, of which there are {classes}; got {column!r}")
+        j = names.index(wanted)
+        seen[:, j] = False
+        x[:, j] = 0.0
+        parts = [self._stack.predict(x[part], seen[part], numbers=False)[1][j] for part in self._parts(x, 1)]
+        index = X.index if isinstance(X, pd.DataFrame) else None
+        levels = pd.Index(self.schema_.fields[j].categories or (0, 1))
+        return pd.DataFrame(np.concatenate(parts) if parts else np.zeros((0, len(levels))), index, levels)
 
     def _posterior_draws(
         self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator

@@ -1,10 +1,6 @@
-"""Filling blanks: scikit-learn's digits with three patterns of blanks, and four tables at two rates.
+"""Filling blanks of scikit-learn's digits with three patterns: 1,500 images to fit, 297 to fill, pixels in [0, 1].
 
-Digits: 1,500 images to fit, 297 to fill, pixels in [0, 1]. Tables: fitted to the incomplete table, which is
-then filled; columns are standardised on the complete data for the error (normalised RMSE), constant ones left
-out.
-
-    python benchmarks/fill.py [--quick] [--seeds 5] [--only digits tables]
+python benchmarks/fill_digits.py [--quick] [--seeds 5]
 """
 
 from __future__ import annotations
@@ -14,26 +10,14 @@ from collections import defaultdict
 
 import numpy as np
 from common import Report, arguments, parse, say, spread, timed
-from peers import Mixture, em_gaussian
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
-from sklearn.ensemble import ExtraTreesRegressor
+from peers import Mixture
+from sklearn.datasets import load_digits
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401  (makes the next import work)
 from sklearn.impute import IterativeImputer, KNNImputer
-from sklearn.preprocessing import StandardScaler
 
 from abduce import VAE
 
 LIMITS = {"50 % MCAR": 0.150, "80 % MCAR": 0.200, "bottom half": 0.190}
-RATES = {"50 %": 0.5, "20 %": 0.2}
-TABLES = {
-    "breast_cancer": load_breast_cancer,
-    "wine": load_wine,
-    "diabetes": load_diabetes,
-    "digits": load_digits,
-}
-
-
-# ---------------------------------------------------------------- digits
 
 
 def digits_split() -> tuple[np.ndarray, np.ndarray]:
@@ -195,93 +179,16 @@ def digits(report: Report, args) -> None:
     report.keep("digits", {(n if isinstance(n, str) else " | ".join(n)): dict(v) for n, v in found.items()})
 
 
-# ---------------------------------------------------------------- tables
-
-
-def chained(**kw) -> IterativeImputer:
+def chained() -> IterativeImputer:
     """IterativeImputer with scikit-learn's defaults: BayesianRidge, 10 rounds."""
-    return IterativeImputer(**{"random_state": 0, **kw})
-
-
-def trees(seed: int, rounds: int) -> IterativeImputer:
-    """Chained extra-trees (as in MissForest)."""
-    forest = ExtraTreesRegressor(n_estimators=20, random_state=seed)
-    return IterativeImputer(forest, max_iter=rounds, random_state=seed)
-
-
-def scaled(fill, X: np.ndarray) -> np.ndarray:
-    """Fill in standardised units (of the observed cells), and go back."""
-    scaler = StandardScaler().fit(X)
-    return scaler.inverse_transform(quiet(fill, scaler.transform(X)))
-
-
-def table_methods(seed: int, quick: bool) -> dict:
-    """Each takes an incomplete table in its own units and returns it whole."""
-    epochs = {"max_epochs": 5} if quick else {}
-    return {
-        "abduce VAE": lambda X: VAE(random_state=seed, **epochs).fit(X).fill(X),
-        "EM Gaussian": lambda X: scaled(lambda Z: em_gaussian(Z).fill(Z), X),
-        "IterativeImputer, ExtraTrees-20": lambda X: quiet(trees(seed, 1 if quick else 5).fit_transform, X),
-        "IterativeImputer, BayesianRidge": lambda X: quiet(chained().fit_transform, X),
-        "KNN-5": lambda X: scaled(KNNImputer(n_neighbors=5).fit_transform, X),
-        "mean": lambda X: np.where(np.isnan(X), np.nanmean(X, 0), X),
-    }
-
-
-def tables(report: Report, args) -> None:
-    found: dict = defaultdict(list)
-    names = ["wine"] if args.quick else args.tables
-    for table in names:
-        whole = TABLES[table]().data.astype(float)
-        deviation = whole.std(0)
-        used = deviation > 0
-        for rate, share in RATES.items():
-            for seed in range(args.seeds):
-                hidden = np.random.default_rng(2000 + seed).random(whole.shape) < share
-                X = np.where(hidden, np.nan, whole)
-                hidden = hidden & used
-                for name, fill in table_methods(seed, args.quick).items():
-                    filled, seconds = timed(fill, X)
-                    error = ((filled - whole) / np.where(used, deviation, 1))[hidden]
-                    rmse = float(np.sqrt(np.mean(error**2)))
-                    found[table, rate, name].append((rmse, seconds))
-                    say(f"{table} {rate} {seed}: {name}: {rmse:.3f}, {seconds:.1f} s")
-    methods = list(table_methods(0, args.quick))
-    for rate in RATES:
-        rows = []
-        for name in methods:
-            cells = [found[t, rate, name] for t in names]
-            mean = np.mean([[e for e, _ in c] for c in cells], axis=0)
-            rows.append(
-                [
-                    name,
-                    *(spread(e for e, _ in c) for c in cells),
-                    spread(mean),
-                    spread((s for c in cells for _, s in c), 1),
-                ]
-            )
-        report.table(f"Tables, {rate} MCAR: normalised RMSE", ["", *names, "mean", "seconds a table"], rows)
-    seconds = [
-        [name, *(spread((s for r in RATES for _, s in found[t, r, name]), 1) for t in names)]
-        for name in methods
-    ]
-    report.table("Tables: seconds to fit and fill", ["", *names], seconds)
-    report.remark(
-        "ExtraTrees: 20 trees, 5 rounds. EM Gaussian: at most 100 iterations from standardised columns, one "
-        "pseudo-row of unit covariance. KNN-5 on standardised columns."
-    )
-    report.keep("tables", {" | ".join(k): v for k, v in found.items()})
+    return IterativeImputer(random_state=0)
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=5)
-    parser.add_argument("--only", nargs="+", choices=["digits", "tables"], default=["digits", "tables"])
-    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
-    args = parse(parser)
-    for part in args.only:
-        report = Report(f"fill_{part}", f"Fill: blanks in {part}", args)
-        {"digits": digits, "tables": tables}[part](report, args)
-        report.save()
+    args = parse(arguments(__doc__, seeds=5))
+    report = Report("fill_digits", "Fill: blanks in digits", args)
+    digits(report, args)
+    report.save()
 
 
 if __name__ == "__main__":
