@@ -9,11 +9,13 @@ ones left out.
 
 from __future__ import annotations
 
+import json
 import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,6 +214,12 @@ def measure(
 def run(report: Report, args, mechanism: str, rate: float) -> None:
     """One table of results: methods by sets."""
     found: dict = defaultdict(list)
+    if args.rest:
+        earlier = json.loads(Path(args.rest).read_text())["results"][f"{mechanism} {rate}"]
+        for key, runs in earlier.items():
+            name, method = key.split(" | ")
+            if method not in args.methods:
+                found[name, method] = runs
     sets = tables(args.rows, args.sets)
     for name, X in sets.items():
         if args.quick:
@@ -228,17 +236,20 @@ def run(report: Report, args, mechanism: str, rate: float) -> None:
                 found[name, method].append(result)
                 error = result.get("rmse", np.nan)
                 say(f"{mechanism} {rate:.0%} {name} {seed}: {method}: {error:.4f}, {result['seconds']:.1f} s")
-    show(report, args, mechanism, rate, list(sets), found)
+    shown = [m for m in METHODS if any(found[n, m] for n in sets)]
+    show(report, args, mechanism, rate, list(sets), found, shown)
 
 
-def show(report: Report, args, mechanism: str, rate: float, sets: list[str], found: dict) -> None:
+def show(
+    report: Report, args, mechanism: str, rate: float, sets: list[str], found: dict, methods: list[str]
+) -> None:
     """Write the tables from what has been measured."""
 
     def error(name: str, method: str) -> float:
         values = [r["rmse"] for r in found[name, method] if "rmse" in r]
         return float(np.mean(values)) if values else np.nan
 
-    grid = pd.DataFrame({m: {n: error(n, m) for n in sets} for m in args.methods})
+    grid = pd.DataFrame({m: {n: error(n, m) for n in sets} for m in methods})
     best_peer = grid.drop(columns=OURS).min(axis=1)
     rows = [
         [
@@ -247,23 +258,21 @@ def show(report: Report, args, mechanism: str, rate: float, sets: list[str], fou
                 spread(r.get("rmse", np.nan) for r in found[n, m])
                 if np.isfinite(grid.loc[n, m])
                 else "ran too long"
-                for m in args.methods
+                for m in methods
             ),
         ]
         for n in sets
     ]
-    complete = [m for m in args.methods if grid[m].notna().all()]
-    rows.append(
-        ["**mean of all**", *(f"{grid[m].mean():.4f}" if m in complete else "–" for m in args.methods)]
-    )
+    complete = [m for m in methods if grid[m].notna().all()]
+    rows.append(["**mean of all**", *(f"{grid[m].mean():.4f}" if m in complete else "–" for m in methods)])
     rows.append(
         [
             "ours over it, sets it finished",
-            *(f"{grid.loc[grid[m].notna(), OURS].mean() / grid[m].mean():.3f}" for m in args.methods),
+            *(f"{grid.loc[grid[m].notna(), OURS].mean() / grid[m].mean():.3f}" for m in methods),
         ]
     )
     seconds = [
-        [r["seconds"] for n in sets for r in found[n, m] if np.isfinite(r["seconds"])] for m in args.methods
+        [r["seconds"] for n in sets for r in found[n, m] if np.isfinite(r["seconds"])] for m in methods
     ]
     rows.append(["seconds a table, mean", *(f"{np.mean(s):.1f}" if s else "–" for s in seconds)])
     title = {
@@ -272,14 +281,14 @@ def show(report: Report, args, mechanism: str, rate: float, sets: list[str], fou
         "mar": "hidden by the first column",
         "mnar": "hidden by their own value",
     }[mechanism]
-    report.table(f"{rate:.0%} {title}: normalised RMSE", ["", *args.methods], rows)
+    report.table(f"{rate:.0%} {title}: normalised RMSE", ["", *methods], rows)
     near = (grid[OURS] <= 1.02 * best_peer).sum()
     first = (grid[OURS] <= best_peer).sum()
     report.remark(
         f"Ours is best on {first} of {len(sets)} sets and best or within 2 % of the best on {near}. Over the best peer "
         f"of each set it has a ratio of {(grid[OURS] / best_peer).mean():.3f} on average (below 1 is better)."
     )
-    whole = [m for m in args.methods if any("coverage" in r for n in sets for r in found[n, m])]
+    whole = [m for m in methods if any("coverage" in r for n in sets for r in found[n, m])]
     if whole:
         report.table(
             f"{rate:.0%} {title}: the distribution, seed 0",
@@ -309,6 +318,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5000, help="of a set, at most")
     parser.add_argument("--name", default=None, help="of the result's files")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--rest", default=None, help="a result's JSON, for the methods that are not run now")
     parser.add_argument("--mechanisms", action="store_true", help="blocks, MAR and MNAR at 30 % instead")
     parser.add_argument(
         "--tree-seeds", type=int, default=1, help="seeds of the extra-trees, which take longest"

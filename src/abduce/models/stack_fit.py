@@ -27,10 +27,12 @@ HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
 TURNS = 5  # at most
 PRIOR = 200.0  # pseudo-cells that pull the weights toward equal ones
-BANDWIDTHS = (0.5, 0.7, 1.0, 1.4)
+BANDWIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0)
 COMPONENTS = (1, 5, 20)
 FACTORS = 20
 ROWS_A_COMPONENT = 15
+ROWS_A_FACTOR = 20
+MOST_FACTORS = 64
 SPREAD_PRIOR = 50.0  # hidden cells that the spread of 1 counts as
 FEW = 500  # rows that choose a bandwidth, and the weights of whole rows
 SOME = 2500  # rows whose hidden cells choose the weights of cells
@@ -138,6 +140,9 @@ def _members(
     about = "scores" if coding.scores else "numbers"
     n, f = features.shape
     q = max(1, min(FACTORS, f - 1))
+    wide = max(
+        1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR)))
+    )  # of one Gaussian: it has the rows
     out: dict[Key, Member] = {}
     one: FactorMixtureLaw | None = None
     few: FactorMixtureLaw | None = None
@@ -150,7 +155,17 @@ def _members(
         # a mixture that stops early predicts as well, and is done in half the time
         iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
         law = factor_mixture(
-            features, seen, k, q, 20.0, FLOOR, iterations, tolerance, seed, one=one, start=before
+            features,
+            seen,
+            k,
+            wide if k == 1 else q,
+            20.0,
+            FLOOR,
+            iterations,
+            tolerance,
+            seed,
+            one=one,
+            start=before,
         )
         one = law if k == 1 else one
         few = law if few is None or k <= 5 else few
