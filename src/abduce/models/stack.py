@@ -202,8 +202,9 @@ class Stack(Energy):
         return torch.where(observed, x, torch.where(seen, values, drawn))
 
     def marginals(self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """Draws of each cell given the row (draws, rows, D): as :meth:`complete`, but classes each on its own, and faster."""
-        out = self._numbers_drawn(x, observed, self._allot(draws, generator), generator)
+        """Draws of each cell given the row (draws, rows, D), for intervals: classes each on its own."""
+        chosen = self._allot(draws, generator)
+        out = self._numbers_drawn(x, observed, chosen, generator, np.ones(len(self.coding.numbers), bool))
         if self.coding.classes:
             for j, p in self.predict(x, observed, numbers=False)[1].items():
                 drawn = torch.multinomial(torch.from_numpy(p), draws, replacement=True, generator=generator)
@@ -327,11 +328,17 @@ class Stack(Energy):
         return torch.stack(out)
 
     def _numbers_drawn(
-        self, x: Tensor, observed: Tensor, chosen: Tensor, generator: torch.Generator
+        self,
+        x: Tensor,
+        observed: Tensor,
+        chosen: Tensor,
+        generator: torch.Generator,
+        scaled: np.ndarray | None = None,
     ) -> Tensor:
         """Rows with numbers drawn by the chosen members (2, n), (n, rows, D); classes as they are.
 
-        Rows where a number that repeats values is blank go to members of scores.
+        Rows where a number that repeats values is blank go to members of scores.  ``scaled`` (D',) are the numbers whose
+        deviations are brought to their spread; by default those that do not repeat, as the others must go on repeating.
         """
         coded = self.coded(x, observed)
         numbers = torch.from_numpy(self.coding.numbers)
@@ -348,8 +355,8 @@ class Stack(Energy):
                 data[place] = self.codings[member.coding].decode_numbers(drawn.numpy())
         if self.spread is not None and len(numbers):
             centre, _ = self.predict(x, observed)
-            smooth = self.coding.smooth  # a value that repeats must go on repeating
-            data[..., smooth] = (centre + np.array(self.spread) * (data - centre))[..., smooth]
+            scaled = self.coding.smooth if scaled is None else scaled
+            data[..., scaled] = (centre + np.array(self.spread) * (data - centre))[..., scaled]
         out = x.expand(len(data), *x.shape).clone()
         out[..., numbers] = torch.from_numpy(self.coding.to_model(data))
         return torch.where(observed, x, out)

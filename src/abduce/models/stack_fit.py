@@ -33,7 +33,7 @@ FACTORS = 20
 ROWS_A_COMPONENT = 15
 ROWS_A_FACTOR = 20
 MOST_FACTORS = 64
-SPREAD_PRIOR = 50.0  # hidden cells that the spread of 1 counts as
+SPREAD_PRIOR = 25.0  # hidden cells that a spread found elsewhere counts as
 FEW = 500  # rows that choose a bandwidth, and the weights of whole rows
 SOME = 2500  # rows whose hidden cells choose the weights of cells
 
@@ -252,10 +252,11 @@ def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -
 def _spread(
     stack: Stack, values: np.ndarray, kept: np.ndarray, hidden: np.ndarray, seed: int, rows: int = 1000
 ) -> list[float]:
-    """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells, drawn toward 1.
+    """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells.
 
-    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  1 for numbers that
-    repeat.
+    Numbers with few hidden cells lean on what all together need, and these on 1.
+
+    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.
     """
     numbers = stack.coding.numbers
     out = [1.0] * len(numbers)
@@ -268,11 +269,18 @@ def _spread(
     low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
     off = x[:, numbers] - centre
     needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
-    for i in np.flatnonzero(stack.coding.smooth):
-        own = needed[torch.from_numpy(hidden[which][:, numbers[i]]), i]
-        if len(own):
-            share = len(own) / (len(own) + SPREAD_PRIOR)
-            out[i] = 1 + share * float(torch.quantile(own, 0.9).clamp(0.5, 2.0) - 1)
+    place = torch.from_numpy(hidden[which][:, numbers])
+
+    def drawn_toward(before: float, cells: torch.Tensor) -> float:
+        """The factor that 90 % of the cells need, as if SPREAD_PRIOR of them needed the one before."""
+        if not len(cells):
+            return before
+        found = float(torch.quantile(cells, 0.9).clamp(0.5, 2.0))
+        return (len(cells) * found + SPREAD_PRIOR * before) / (len(cells) + SPREAD_PRIOR)
+
+    every = drawn_toward(1.0, needed[place])
+    for i in range(len(numbers)):
+        out[i] = drawn_toward(every, needed[place[:, i], i])
     return out
 
 
