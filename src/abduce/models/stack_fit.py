@@ -33,7 +33,7 @@ FACTORS = 20
 ROWS_A_COMPONENT = 15
 ROWS_A_FACTOR = 20
 MOST_FACTORS = 64
-SPREAD_PRIOR = 25.0  # hidden cells that a spread found elsewhere counts as
+SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
 FEW = 500  # rows that choose a bandwidth, and the weights of whole rows
 SOME = 2500  # rows whose hidden cells choose the weights of cells
 
@@ -271,16 +271,16 @@ def _spread(
     needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
     place = torch.from_numpy(hidden[which][:, numbers])
 
-    def drawn_toward(before: float, cells: torch.Tensor) -> float:
-        """The factor that 90 % of the cells need, as if SPREAD_PRIOR of them needed the one before."""
+    def drawn_toward(before: float, cells: torch.Tensor, prior: float) -> float:
+        """The factor that 90 % of the cells need, as if ``prior`` more of them needed the one before."""
         if not len(cells):
             return before
         found = float(torch.quantile(cells, 0.9).clamp(0.5, 2.0))
-        return (len(cells) * found + SPREAD_PRIOR * before) / (len(cells) + SPREAD_PRIOR)
+        return (len(cells) * found + prior * before) / (len(cells) + prior)
 
-    every = drawn_toward(1.0, needed[place])
+    every = drawn_toward(1.0, needed[place], 2 * SPREAD_PRIOR)
     for i in range(len(numbers)):
-        out[i] = drawn_toward(every, needed[place[:, i], i])
+        out[i] = drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR)
     return out
 
 
