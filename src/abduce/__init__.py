@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abduce.estimators.adapters import Imputer, OutlierDetector
+    from abduce.estimators.auto import Auto
     from abduce.estimators.autoencoders import (
         Autoencoder,
         ContractiveAutoencoder,
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
         SaturatingAutoencoder,
         SparseAutoencoder,
     )
-    from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans
+    from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers
     from abduce.estimators.compare import compare
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.ensemble import MixtureEnsemble
