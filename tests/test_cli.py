@@ -335,7 +335,7 @@ class TestLargeTables:
         for rows in ((), ("--rows", "all"), ("--rows", "50000")):
             _, out, remarks = ask(*run, *rows)
             assert json.loads(out)["rows_read"] == json.loads(out)["rows_sampled"] == 400
-            assert "sample" not in remarks
+            assert "uniform sample" not in remarks
 
     def test_fit_samples_a_large_table_by_itself(self, large, ask, tmp_path, monkeypatch):
         monkeypatch.setattr("abduce.cli.models.MOST_CELLS", 4 * 1500)

@@ -56,6 +56,7 @@ def test_scores_come_back_as_they_were(values):
 
 
 @given(st.one_of(columns, repeating), finite, finite)
+@example([-2.0] * 5 + [0.0] * 2 + [0.5] * 3, 0.0, 0.0)  # ranks of one half, from below and above
 def test_scores_rise(values, a, b):
     scores = Scores.of(np.array(values))
     assert (np.diff(scores.values) > 0).all()

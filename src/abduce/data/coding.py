@@ -59,7 +59,8 @@ class Scores:
         ).clip(floor, -floor)
         single = ~atom[keep]
         ends[single] = scores[single, None]
-        return cls(values, scores, np.ravel(ends), np.repeat(values, 2))
+        # equal ranks may differ by a rounding error, and must not fall
+        return cls(values, scores, np.maximum.accumulate(np.ravel(ends)), np.repeat(values, 2))
 
     def code(self, v: np.ndarray) -> np.ndarray:
         """Scores of values; beyond the data's ends along the slope of the whole column."""
