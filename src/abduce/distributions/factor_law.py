@@ -14,17 +14,15 @@ Sources: Ghahramani & Hinton 1996 (mixtures of factor analysers); Rubin & Thayer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from abduce.distributions.gaussian_law import GaussianMixtureLaw
+from abduce.distributions.gaussian_law import LOG_2PI, GaussianMixtureLaw
 from abduce.distributions.parzen_law import spread_quantiles
 
-LOG_2PI = math.log(2 * math.pi)
 BUDGET = 2**22  # numbers in one chunk's largest tensor
 
 

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.gaussian_law import LOG_2PI
+
 BUDGET = 2**22  # numbers in one chunk's largest tensor
 
 
