@@ -288,11 +288,7 @@ class Stack(Energy):
 
     def coded(self, x: Tensor, observed: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features and mask of rows in model space under each coding."""
-        out = []
-        for coding in self.codings:
-            features, seen = coding.code(x.numpy(), observed.numpy())
-            out.append((torch.from_numpy(features), torch.from_numpy(seen)))
-        return out
+        return coded(self.codings, x.numpy(), observed.numpy())
 
     def predict(
         self, x: Tensor, observed: Tensor, numbers: bool = True
@@ -381,6 +377,12 @@ class Stack(Energy):
                     out[rows, m] += torch.from_numpy(np.log(p[np.arange(len(level)), level]))
                 known[:, block] = seen[:, block]
         return out
+
+
+def coded(codings: Sequence[Coding], values: np.ndarray, observed: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+    """Features and mask of rows (n, D) under each coding, as tensors."""
+    pairs = [coding.code(values, observed) for coding in codings]
+    return [(torch.from_numpy(features), torch.from_numpy(seen)) for features, seen in pairs]
 
 
 def predicted(

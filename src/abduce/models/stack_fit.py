@@ -21,7 +21,7 @@ from abduce.distributions.factor_law import FactorMixtureLaw
 from abduce.distributions.parzen_law import ParzenLaw, row_keys
 from abduce.models.factor_fit import FLOOR, factor_mixture, principal_factors
 from abduce.models.linear import one_thread
-from abduce.models.stack import Member, Stack, predicted
+from abduce.models.stack import Member, Stack, coded, predicted
 
 HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
@@ -190,16 +190,13 @@ def _predictions(
 ) -> Predictions:
     """Let members predict the hidden cells of rows from the kept ones."""
     coding = codings[0]
-    coded = []
-    for each in codings:
-        features, seen = each.code(values, kept)
-        coded.append((torch.from_numpy(features), torch.from_numpy(seen)))
+    features = coded(codings, values, kept)
     place = hidden[:, coding.numbers]
     scale, loc = coding.scale[coding.numbers], coding.loc[coding.numbers]
     true = coding.decode_numbers(coding.code(values, hidden)[0][:, : len(coding.numbers)])
     numbers, classes = [], []
     for member in members:
-        found, chances = predicted(member, codings[member.coding], *coded[member.coding])
+        found, chances = predicted(member, codings[member.coding], *features[member.coding])
         numbers.append(((found - loc) / scale)[place])
         given = [p[hidden[:, j], values[hidden[:, j], j].astype(int)] for j, p in chances.items()]
         classes.append(np.concatenate(given) if given else np.zeros(0))
@@ -254,9 +251,8 @@ def _spread(
 ) -> list[float]:
     """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells.
 
-    Numbers with few hidden cells lean on what all together need, and these on 1.
-
-    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.
+    A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  Numbers with few
+    hidden cells lean on what all together need, and these on 1.
     """
     numbers = stack.coding.numbers
     out = [1.0] * len(numbers)
