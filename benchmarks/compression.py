@@ -20,8 +20,8 @@ from common import ROOT, Report, arguments, data_folder, parse, say, timed
 from PIL import Image
 
 import abduce
+from abduce.compress.codec import rate
 from abduce.data.examples import load_digits_images, mnist
-from abduce.tasks.compress import rate
 
 SEED = 0
 

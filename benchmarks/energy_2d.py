@@ -40,14 +40,14 @@ from torch import Tensor, nn
 
 from abduce.data.examples import TOYS
 from abduce.distributions.bases import BoxBase
+from abduce.fit.contrastive import NCE, ContrastiveDivergence
+from abduce.fit.loop import Settings, train_energy
+from abduce.fit.loss import EnergyObjective
+from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+from abduce.inference.energy import Energy
+from abduce.inference.integration import log_z_by_quadrature
 from abduce.inference.langevin import Hamiltonian
-from abduce.models.energy import Energy
-from abduce.models.integration import log_z_by_quadrature
 from abduce.models.network import EnergyNetwork
-from abduce.objectives.contrastive import NCE, ContrastiveDivergence
-from abduce.objectives.loss import EnergyObjective
-from abduce.objectives.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
-from abduce.train import Settings, train_energy
 
 BATCH, HALF = 256, 6.0  # rows a step; half the width of the box
 HIDDEN = (64, 64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from common import ROOT, Report, arguments, parse, say
 
-from abduce import gallery
+from abduce.showcase import gallery
 
 
 def main() -> None:

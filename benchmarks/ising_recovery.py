@@ -25,12 +25,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from abduce.distributions.bases import RatesBase
-from abduce.inference.gibbs import Gibbs
-from abduce.inference.partition import log_z
-from abduce.inference.paths import Density
-from abduce.models.boltzmann import Ising
-from abduce.models.energy import Energy
-from abduce.objectives.contrastive import (
+from abduce.fit.contrastive import (
     NCE,
     Classifier,
     ContrastiveDivergence,
@@ -38,7 +33,12 @@ from abduce.objectives.contrastive import (
     PseudoLikelihood,
     RatioMatching,
 )
-from abduce.objectives.loss import EnergyObjective, Loss
+from abduce.fit.loss import EnergyObjective, Loss
+from abduce.inference.energy import Energy
+from abduce.inference.gibbs import Gibbs
+from abduce.inference.partition import log_z
+from abduce.inference.paths import Density
+from abduce.models.boltzmann import Ising
 
 SNAPSHOTS = 5  # of all chains, for the yardstick
 

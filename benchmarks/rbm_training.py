@@ -25,17 +25,17 @@ from mnist_runs import binarized
 from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 
+from abduce.answers.generate import generate
 from abduce.data.examples import mnist
 from abduce.distributions.bases import RatesBase
+from abduce.fit.contrastive import ContrastiveDivergence
+from abduce.fit.loop import Settings, train_energy
+from abduce.inference.energy import LogZ
 from abduce.inference.gibbs import BlockGibbs
 from abduce.inference.partition import estimate
 from abduce.inference.paths import Density
 from abduce.models.boltzmann import RBM
-from abduce.models.energy import LogZ
-from abduce.objectives.contrastive import ContrastiveDivergence
-from abduce.plots import Row, grid, png, theme
-from abduce.tasks.generate import generate
-from abduce.train import Settings, train_energy
+from abduce.showcase.plots import Row, grid, png, theme
 
 HIDDEN, BATCH = 500, 100
 RATE, PEER_RATE = 0.2, 0.05
@@ -136,7 +136,7 @@ def picture(model: RBM, train: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     x = generate(Density(model, RatesBase.fit(train)), 60, generator, share=0.99, after=200).x
     hidden = torch.bernoulli(model.represent(x), generator=generator)
-    images = torch.sigmoid(model.visible_logits(hidden)).view(6, 10, 28, 28).numpy()
+    images = torch.sigmoid(model.visible(hidden)).view(6, 10, 28, 28).numpy()
     with theme("light"):
         figure = grid([Row("", line) for line in images], cell=0.5)
     (ROOT / "docs/images/rbm_samples.png").write_bytes(png(figure, dpi=100))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from abduce import MixtureEnsemble, Noise
 from abduce.data.examples import fashion_mnist
-from abduce.distributions.grouped_law import GroupedMixtureLaw
+from abduce.gaussians.grouped_law import GroupedMixtureLaw
 
 try:
     import cv2

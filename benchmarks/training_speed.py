@@ -3,7 +3,7 @@
 python benchmarks/training_speed.py [--rows N] [--rounds 5]
 
 Every trainer runs the same number of steps in turn, round after round, so that the machine's other work hits all alike;
-figures are medians over rounds. Ours is `abduce.train.train`, the loop behind `VAE.fit`, on complete data; the bare loop
+figures are medians over rounds. Ours is `abduce.fit.loop.train`, the loop behind `VAE.fit`, on complete data; the bare loop
 is what one writes by hand in eager PyTorch; pythae's trainer runs without callbacks. The floor is the time of a step's
 matrix products alone.
 """
@@ -28,9 +28,9 @@ from torch.nn import functional as F
 
 from abduce.data.examples import mnist
 from abduce.data.schema import Schema
+from abduce.fit.bounds import ELBO, IWAE, Objective, Renyi
+from abduce.fit.loop import Settings, train
 from abduce.models.build import build_vae
-from abduce.objectives.bounds import ELBO, IWAE, Objective, Renyi
-from abduce.train import Settings, train
 
 SHAPES = (
     (PIXELS, HIDDEN),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from abduce.inference.energy import Base, Energy, Law
+from abduce.inference.flips import states
 from abduce.models.boltzmann import Ising
-from abduce.models.energy import Base, Energy, Law
-from abduce.models.flips import states
 
 
 class Quadratic(Energy):

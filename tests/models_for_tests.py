@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from abduce.data.schema import Schema
+from abduce.gaussians.linear import LinearPath, fit
 from abduce.models.build import build_vae
-from abduce.models.linear import LinearPath, fit
 from abduce.models.vae import VariationalAutoencoder
 
 

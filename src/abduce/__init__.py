@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from abduce.answers.observation import Blanks, Flips
     from abduce.estimators.adapters import Imputer, OutlierDetector
     from abduce.estimators.auto import Auto
     from abduce.estimators.autoencoders import (
@@ -21,22 +22,21 @@ if TYPE_CHECKING:
     from abduce.estimators.ensemble import MixtureEnsemble
     from abduce.estimators.folder import load
     from abduce.estimators.observations import Blur, Downsample, LinearMap, Noise, Quantise
+    from abduce.estimators.rubin import pool
     from abduce.estimators.sparse import PSD, SparseCoding
     from abduce.estimators.vae import VAE
-    from abduce.models.energy import Diverged, LogZ, NotNormalized
-    from abduce.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
-    from abduce.objectives.contrastive import (
+    from abduce.fit.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+    from abduce.fit.contrastive import (
         NCE,
         ContrastiveDivergence,
         MinimumProbabilityFlow,
         PseudoLikelihood,
         RatioMatching,
     )
-    from abduce.objectives.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
-    from abduce.objectives.maximum_likelihood import MaximumLikelihood
-    from abduce.objectives.reconstruction import MeanEnergy
-    from abduce.tasks.observation import Blanks, Flips
-    from abduce.tasks.pool import pool
+    from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+    from abduce.fit.maximum_likelihood import MaximumLikelihood
+    from abduce.fit.reconstruction import MeanEnergy
+    from abduce.inference.energy import Diverged, LogZ, NotNormalized
 
 __version__ = "0.1.0"
 __all__ = [
@@ -111,20 +111,20 @@ _NAMES = {
     ),
     "estimators.sparse": ("SparseCoding", "PSD"),
     "estimators.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
-    "tasks.observation": ("Blanks", "Flips"),
-    "models.energy": ("Diverged", "LogZ", "NotNormalized"),
-    "objectives.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),
-    "objectives.contrastive": (
+    "answers.observation": ("Blanks", "Flips"),
+    "inference.energy": ("Diverged", "LogZ", "NotNormalized"),
+    "fit.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),
+    "fit.contrastive": (
         "NCE",
         "ContrastiveDivergence",
         "MinimumProbabilityFlow",
         "PseudoLikelihood",
         "RatioMatching",
     ),
-    "objectives.matching": ("DenoisingScoreMatching", "ScoreMatching", "SlicedScoreMatching"),
-    "objectives.maximum_likelihood": ("MaximumLikelihood",),
-    "objectives.reconstruction": ("MeanEnergy",),
-    "tasks.pool": ("pool",),
+    "fit.matching": ("DenoisingScoreMatching", "ScoreMatching", "SlicedScoreMatching"),
+    "fit.maximum_likelihood": ("MaximumLikelihood",),
+    "fit.reconstruction": ("MeanEnergy",),
+    "estimators.rubin": ("pool",),
 }
 _HOME = {name: f"abduce.{module}" for module, names in _NAMES.items() for name in names}
 

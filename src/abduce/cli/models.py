@@ -198,7 +198,7 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
 def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     """The method of that name; ValueError naming an argument that it does not take, and those that it does."""
     from abduce.estimators.methods import METHODS, find
-    from abduce.objectives.registry import named
+    from abduce.fit.registry import named
 
     method = find(name)
     known = [p for p in inspect.signature(method).parameters if p not in ("callback", "random_state")]

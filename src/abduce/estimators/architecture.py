@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from abduce.data.schema import Schema
+from abduce.gaussians.linear import LinearPath, choose
 from abduce.models.build import FLOOR, default_latent_dim, features_of, wants_path
 from abduce.models.choice import by_name, choose_likelihoods
-from abduce.models.linear import LinearPath, choose
 from abduce.models.missingness import DRAWABLE, FORMS, SIGNS, SUMMABLE
 from abduce.models.parts import LAYERED, POSTERIORS
 

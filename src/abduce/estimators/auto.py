@@ -16,9 +16,9 @@ from abduce.data.schema import Schema
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.energy_based import EnergyModel
 from abduce.estimators.generative import check_count
-from abduce.models.energy import Energy
+from abduce.fit.stack import COMPONENTS, fit_stack
+from abduce.inference.energy import Energy
 from abduce.models.stack import ROWS, Stack
-from abduce.models.stack_fit import COMPONENTS, fit_stack
 
 CELLS = 2**22  # numbers in one chunk of draws
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.energy_based import EnergyModel
+from abduce.fit.reconstruction import MeanEnergy
+from abduce.inference.energy import Energy
 from abduce.models.autoencoder import Autoencoder as Network
-from abduce.models.energy import Energy
-from abduce.objectives.reconstruction import MeanEnergy
 
 
 class ByReconstruction(EnergyModel):

@@ -9,14 +9,14 @@ from numbers import Real
 
 from torch import Tensor
 
-from abduce.estimators import fitters
 from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.energy_based import EnergyModel
 from abduce.estimators.generative import check_count
-from abduce.models.energy import Energy
+from abduce.fit import classical as fitters
+from abduce.gaussians.factor_fit import factor_mixture
+from abduce.gaussians.linear import one_thread
+from abduce.inference.energy import Energy
 from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers as FactorAnalyzers
-from abduce.models.factor_fit import factor_mixture
-from abduce.models.linear import one_thread
 
 
 @preset

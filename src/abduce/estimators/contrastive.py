@@ -11,16 +11,16 @@ from torch import Tensor
 from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.energy_based import EnergyModel
 from abduce.estimators.generative import check_count
+from abduce.fit.contrastive import ContrastiveDivergence, PseudoLikelihood
+from abduce.fit.loss import EnergyObjective
+from abduce.fit.matching import DenoisingScoreMatching
+from abduce.inference.energy import Energy
 from abduce.inference.gibbs import BlockGibbs, Gibbs, GibbsWithGradients
 from abduce.inference.langevin import Langevin
 from abduce.models.boltzmann import RBM as BinaryRBM
 from abduce.models.boltzmann import GaussianRBM
 from abduce.models.boltzmann import Ising as IsingEnergy
-from abduce.models.energy import Energy
 from abduce.models.network import EnergyNetwork as Network
-from abduce.objectives.contrastive import ContrastiveDivergence, PseudoLikelihood
-from abduce.objectives.loss import EnergyObjective
-from abduce.objectives.matching import DenoisingScoreMatching
 
 PERSISTENT = ContrastiveDivergence(k=1, persistent=True)
 

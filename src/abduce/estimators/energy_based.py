@@ -19,25 +19,25 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from abduce import checkpoint as folders
+from abduce.answers.complete import answers, evidence, free_energy, means
+from abduce.answers.generate import generate
+from abduce.answers.observation import Blanks, Flips, Observation
+from abduce.compress import codec as coding
 from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase, restore
-from abduce.distributions.factor_law import FactorMixtureLaw
-from abduce.estimators import fitters
 from abduce.estimators.generative import GenerativeModel, check_count
+from abduce.fit import checkpoint as folders
+from abduce.fit import classical as fitters
+from abduce.fit.loop import Settings, train_energy
+from abduce.fit.loss import EnergyObjective, Kernel
+from abduce.fit.registry import energy_objective_from_json, energy_objective_to_json, is_objective
+from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.inference import partition as ladder
+from abduce.inference.energy import Energy, LogZ, NotNormalized
 from abduce.inference.importance import chunks
 from abduce.inference.paths import Density
-from abduce.models.energy import Energy, LogZ, NotNormalized
 from abduce.models.families import FAMILIES
-from abduce.objectives.loss import EnergyObjective, Kernel
-from abduce.objectives.registry import energy_objective_from_json, energy_objective_to_json, is_objective
-from abduce.tasks import compress as coding
-from abduce.tasks.complete import answers, evidence, free_energy, means
-from abduce.tasks.generate import generate
-from abduce.tasks.observation import Blanks, Flips, Observation
-from abduce.train import Settings, train_energy
 
 REAL = ("real", "positive", "pixel")  # kinds of columns that are cells of a real energy
 PARTITIONS = ("closed form", "auto")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.energy_based import EnergyModel
-from abduce.models import ensemble_fit
-from abduce.models.energy import Energy
+from abduce.gaussians import ensemble_fit
+from abduce.inference.energy import Energy
 from abduce.models.ensemble import MixtureEnsemble as Ensemble
 
 COVARIANCES = 112 * 10**6  # numbers in all of them: 450 MB in single precision

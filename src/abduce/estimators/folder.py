@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from abduce import checkpoint
 from abduce.estimators.methods import METHODS
+from abduce.fit import checkpoint
 
 
 def load(folder: str | Path):

@@ -25,12 +25,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from abduce.answers import score as scoring
 from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.estimators.bootstrap import Encoded, refit
 from abduce.estimators.restoration import Restoration
-from abduce.models.energy import Energy
-from abduce.tasks import score as scoring
+from abduce.inference.energy import Energy
 
 
 def check_count(name: str, given: Any) -> None:

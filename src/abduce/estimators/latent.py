@@ -10,15 +10,15 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from abduce import checkpoint as folders
+from abduce.answers.observation import Blanks, Flips, Observation
+from abduce.answers.restore import Effort, evidence, posterior_draws, posterior_mean
+from abduce.compress import codec as coding
 from abduce.estimators.generative import GenerativeModel, check_count
+from abduce.fit import checkpoint as folders
 from abduce.inference import annealing
 from abduce.inference.annealing import check
 from abduce.inference.importance import PRECISIONS, by_chunk, log_prob
 from abduce.models.vae import VariationalAutoencoder
-from abduce.tasks import compress as coding
-from abduce.tasks.observation import Blanks, Flips, Observation
-from abduce.tasks.restore import Effort, evidence, posterior_draws, posterior_mean
 
 
 def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.data.schema import Schema
-from abduce.tasks.observation import Blanks, Flips, Linear
-from abduce.tasks.observation import Observation as InModel
-from abduce.tasks.operators import (
+from abduce.answers.observation import Blanks, Flips, Linear
+from abduce.answers.observation import Observation as InModel
+from abduce.data.operators import (
     BORDERS,
     KERNELS,
     Dense,
@@ -30,6 +29,7 @@ from abduce.tasks.operators import (
     gaussian_blur,
     shrink,
 )
+from abduce.data.schema import Schema
 
 MEASURED = ("real", "pixel", "binary")  # kinds whose map into model space is affine
 

@@ -11,10 +11,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from abduce.answers.observation import Blanks, Flips, Linear, Observation
 from abduce.data.schema import Schema
 from abduce.estimators.noise_level import most_likely, robust_noise
 from abduce.estimators.observations import MEASURED, Downsample, Noise, flip_rate, translate
-from abduce.tasks.observation import Blanks, Flips, Linear, Observation
 
 STD_DRAWS = 400  # behind a map of standard deviations, which they give to some 4 %
 NOISE_ROWS = 64  # rows that tell a level of noise

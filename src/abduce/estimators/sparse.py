@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from abduce.estimators import fitters
 from abduce.estimators.arguments import Arguments, TrainingArguments, check_components, preset
 from abduce.estimators.autoencoders import ByReconstruction
 from abduce.estimators.energy_based import EnergyModel
-from abduce.models.energy import Energy
+from abduce.fit import classical as fitters
+from abduce.inference.energy import Energy
 from abduce.models.sparse_coding import PSD as PredictiveEnergy
 from abduce.models.sparse_coding import SparseCoding as SparseEnergy
 

@@ -17,18 +17,18 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from abduce import checkpoint as folders
 from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
 from abduce.estimators import architecture, refit
 from abduce.estimators.latent import LatentModel
+from abduce.fit import checkpoint as folders
+from abduce.fit.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
+from abduce.fit.loop import Settings, train
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.models.build import build_vae, features_of
 from abduce.models.choice import LIKELIHOODS
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
-from abduce.nets import ACTIVATIONS
-from abduce.objectives.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
-from abduce.train import Settings, train
+from abduce.nets.mlp import ACTIVATIONS
 
 
 class VAE(LatentModel):

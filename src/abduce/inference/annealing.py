@@ -9,9 +9,9 @@ A path of unnormalised densities leads from a start q0, the prior or the encoder
 
     log w = Σ_t (β_t − β_{t−1}) r(z_{t−1}),     E[w] = p(x_obs),
 
-so that :func:`abduce.weights.multi_sample` of the chains' log_w is a stochastic lower bound on log p(x_obs), close to it
-where chains mix.  Run in *reverse*, from β = 1 at an exact posterior draw, E[1/w] = 1/p(x_obs): −multi_sample(−log_w) is a
-stochastic upper bound.  Exact draws exist for data simulated from the model, where the two bounds sandwich the truth
+so that :func:`abduce.inference.weights.multi_sample` of the chains' log_w is a stochastic lower bound on log p(x_obs),
+close to it where chains mix.  Run in *reverse*, from β = 1 at an exact posterior draw, E[1/w] = 1/p(x_obs):
+−multi_sample(−log_w) is a stochastic upper bound.  Exact draws exist for data simulated from the model, where the two bounds sandwich the truth
 (:func:`bidirectional`).
 
 *Tempered sequential Monte Carlo* (:func:`temper`): particles move along the same path together; each row chooses its own
@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 
 from abduce.inference.importance import Evidence, by_pattern, in_precision, shared_noise
+from abduce.inference.latent import LatentVariableModel
 from abduce.inference.tempering import TARGET, GeometricPath, temper
-from abduce.models.latent import LatentVariableModel
-from abduce.weights import multi_sample
+from abduce.inference.weights import multi_sample
 
 STARTS = ("posterior", "prior")
 SCHEDULES = ("sigmoid", "linear")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.priors import closed_form_kl
-from abduce.models.latent import LatentVariableModel
+from abduce.inference.latent import LatentVariableModel
 
 ACTIVE = 0.01
 ROWS = 256

@@ -28,8 +28,7 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
-from abduce.models.boltzmann import RBM, GaussianRBM, Ising
-from abduce.models.energy import LOG_2PI, Energy, softplus_sum
+from abduce.inference.energy import LOG_2PI, Bipartite, Energy, Pairwise, softplus_sum
 
 
 class State(NamedTuple):
@@ -62,7 +61,7 @@ class BlockGibbs:
     (exp(−β E(v)) is a restricted machine only for β = 1.)  ``field`` and ``clamp`` are ``(D,)`` or ``(n, D)``.
     """
 
-    model: RBM | GaussianRBM
+    model: Bipartite
     clamp: Tensor | None = None
     field: Tensor | None = None
 
@@ -75,11 +74,11 @@ class BlockGibbs:
         """Move every chain once."""
         (old,) = state
         h = _bernoulli(self.model.hidden_logits(old), generator)
-        if isinstance(self.model, RBM):
-            logits = self.model.visible_logits(h)
+        if self.model.support == "binary":
+            logits = self.model.visible(h)
             x = _bernoulli(logits if self.field is None else logits + self.field, generator)
         else:
-            mean, scale = self.model.visible_mean(h), self.model.scale
+            mean, scale = self.model.visible(h), self.model.visible_scale()
             if self.field is not None:
                 mean = mean + scale.square() * self.field
             x = mean + scale * _normal(mean, generator)
@@ -116,11 +115,11 @@ class Gibbs:
         uniform = _uniform(x, generator)
         free = torch.ones_like(x) if self.clamp is None else 1 - self.clamp.to(x).expand_as(x)
         linear = _linear(self.base, self.field)
-        sweep = self._sweep_ising if isinstance(self.model, Ising) else self._sweep
+        sweep = self._sweep_ising if isinstance(self.model, Pairwise) else self._sweep
         return State(sweep(x, uniform, free, linear)), Info(x.new_ones(len(x)))
 
     def _sweep_ising(self, x: Tensor, uniform: Tensor, free: Tensor, linear: Tensor | float) -> Tensor:
-        assert isinstance(self.model, Ising)
+        assert isinstance(self.model, Pairwise)
         coupling = self.beta * self.model.coupling
         fields = self.beta * self.model.local_fields(x) + linear
         for i in range(x.shape[1]):  # a sweep is a sequence: each cell is drawn given those before it
@@ -243,7 +242,7 @@ class BlockGibbsPath:
     the same random numbers.
     """
 
-    model: RBM | GaussianRBM
+    model: Bipartite
     base: RatesBase | NormalBase
     x: Tensor | None = None
     observed: Tensor | None = None
@@ -277,15 +276,15 @@ class BlockGibbsPath:
         model, base, t = self.model, self.base, t.unsqueeze(-1)
         h = _bernoulli(t * model.hidden_logits(x), generator, self.shared)
         field = 0.0 if self.field is None else self.field
-        if isinstance(model, RBM):
+        if model.support == "binary":
             assert isinstance(base, RatesBase)
-            logits = torch.lerp(base.logits, model.visible_logits(h) + field, t)
+            logits = torch.lerp(base.logits, model.visible(h) + field, t)
             new = _bernoulli(logits, generator, self.shared)
         else:
             assert isinstance(base, NormalBase)
-            first, last = base.scale.square().reciprocal(), model.scale.square().reciprocal()
+            first, last = base.scale.square().reciprocal(), model.visible_scale().square().reciprocal()
             precision = torch.lerp(first, last, t)
-            pull = torch.lerp(first * base.mean, last * model.visible_mean(h) + field, t)
+            pull = torch.lerp(first * base.mean, last * model.visible(h) + field, t)
             new = pull / precision + _normal(x, generator, self.shared) / precision.sqrt()
         return _clamped(new, x, self.observed), x.new_ones(x.shape[:-1])
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abduce.models.latent import LatentVariableModel
-from abduce.weights import Weights, effective_sample_size, multi_sample, pareto_k, standard_error
+from abduce.inference.latent import LatentVariableModel
+from abduce.inference.weights import Weights, effective_sample_size, multi_sample, pareto_k, standard_error
 
 ROWS = 64  # rows of a chunk
 # at most this many bytes in one tensor of a slice: on a processor what its nearer caches hold, elsewhere what keeps
@@ -33,7 +33,7 @@ class Evidence(NamedTuple):
     """Estimates of log p(x_obs) and how far each can be trusted; every field has shape ``(n,)``, float64.
 
     ``value`` and its ``standard_error`` are in nats; ``effective_sample_size`` counts draws; ``pareto_k`` is the shape of
-    the weights' tail (:func:`abduce.weights.pareto_k`).
+    the weights' tail (:func:`abduce.inference.weights.pareto_k`).
     """
 
     value: Tensor

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from abduce.inference import hmc
-from abduce.models.energy import Base, Energy
+from abduce.inference.energy import Base, Energy
 
 
 class State(NamedTuple):

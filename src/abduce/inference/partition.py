@@ -29,12 +29,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from abduce.inference.energy import Diverged, LogZ
+from abduce.inference.flips import ENUMERABLE
+from abduce.inference.integration import log_z_by_enumeration, log_z_by_quadrature
 from abduce.inference.paths import Density, path_to
 from abduce.inference.tempering import Particles, temper
-from abduce.models.energy import Diverged, LogZ
-from abduce.models.flips import ENUMERABLE
-from abduce.models.integration import log_z_by_enumeration, log_z_by_quadrature
-from abduce.weights import effective_sample_size
+from abduce.inference.weights import effective_sample_size
 
 METHODS = ("auto", "closed form", "enumeration", "quadrature", "importance", "smc", "ais")
 POPULATIONS = 8
@@ -56,7 +56,7 @@ def log_z(
     ``method`` "auto" takes the first rung that holds; a rung that does not hold raises ValueError saying why.  ``particles``,
     ``populations`` and ``share`` are those of :func:`abduce.inference.tempering.temper`; ``refine`` cuts each step of
     temperature into as many.  Raises ValueError where
-    the integral is infinite, :class:`~abduce.models.energy.Diverged` where chains run away.
+    the integral is infinite, :class:`~abduce.inference.energy.Diverged` where chains run away.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")

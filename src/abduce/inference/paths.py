@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
+from abduce.inference.energy import Base, Bipartite, Energy
 from abduce.inference.gibbs import BinaryPath, BlockGibbsPath
 from abduce.inference.tempering import GeometricPath, Path
-from abduce.models.boltzmann import RBM
-from abduce.models.energy import Base, Energy
 
 Likelihood = Callable[[Tensor], Tensor]  # x (..., rows, D) -> log p(seen | x) (..., rows)
 
@@ -78,7 +77,7 @@ def path_to(density: Density, leapfrogs: int = 5) -> Path:
             return start.sample(particles * populations, generator).view(particles, populations, -1)
 
         return GeometricPath(start.log_prob, density, start.scale.unsqueeze(0), draw, leapfrogs)
-    if isinstance(model, RBM) and density.beta == 1:
+    if isinstance(model, Bipartite) and density.beta == 1:
         return BlockGibbsPath(model, start)
     return BinaryPath(model, start, density.beta)
 
@@ -113,7 +112,7 @@ def path_given(
             return given.draw(particles, generator, shared)
 
         return GeometricPath(base, target, scale, draw, leapfrogs, shared)
-    if isinstance(model, RBM) and density.beta == 1 and likelihood is None:
+    if isinstance(model, Bipartite) and density.beta == 1 and likelihood is None:
         return BlockGibbsPath(model, start, x, observed, field, shared)
     energy = model if likelihood is None else _Seen(density, likelihood)
     beta = density.beta if likelihood is None else 1.0

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from abduce.inference import hmc
-from abduce.models.energy import Diverged
-from abduce.weights import effective_sample_size, resample, take
+from abduce.inference.energy import Diverged
+from abduce.inference.weights import effective_sample_size, resample, take
 
 TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
 

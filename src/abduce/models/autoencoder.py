@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.models.energy import Base, Energy, Law, check_whole, softplus_sum
+from abduce.inference.energy import Base, Energy, Law, check_whole, softplus_sum
 
 PENALTIES = ("none", "sparse", "contractive", "saturating")
 SHRINK = 0.5  # half the width of the dead zone of the shrinking activation

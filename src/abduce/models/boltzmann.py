@@ -36,13 +36,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
-from abduce.models.energy import LOG_2PI, Base, Energy, check_whole, softplus_sum
-from abduce.models.flips import ENUMERABLE, log_sum_states, over_cells
+from abduce.inference.energy import LOG_2PI, Base, Bipartite, Energy, Pairwise, check_whole, softplus_sum
+from abduce.inference.flips import ENUMERABLE, log_sum_states, over_cells
 
 Family = TypeVar("Family", bound=Energy)
 
 
-class Ising(Energy):
+class Ising(Pairwise):
     """The fully visible Boltzmann machine, E(x) = −½ xᵀJx − bᵀx for x in {0, 1}^D.
 
     J is symmetric with a zero diagonal by construction: ½ (A + Aᵀ) off the diagonal of the one parameter matrix A.
@@ -99,7 +99,7 @@ class Ising(Energy):
         return torch.sigmoid(self.local_fields(x))
 
 
-class RBM(Energy):
+class RBM(Bipartite):
     """The restricted Boltzmann machine with binary cells.
 
     E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ(v − μ), with ``weight`` W (D, hidden), ``bias`` b (D,),
@@ -142,9 +142,12 @@ class RBM(Energy):
         """u = c + Wᵀ(v − μ), the log-odds of the hidden units, (..., hidden)."""
         return F.linear(v - self.offset, self.weight.mT, self.hidden_bias)
 
-    def visible_logits(self, h: Tensor) -> Tensor:
+    def visible(self, h: Tensor) -> Tensor:
         """g = b + W(h − λ), the log-odds of the cells, (..., D)."""
         return F.linear(h - self.hidden_offset, self.weight, self.bias)
+
+    def visible_scale(self) -> Tensor:
+        raise ValueError("RBM has binary cells, which have no scale of their own")
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "RBM")
@@ -172,7 +175,7 @@ class RBM(Energy):
         logits = torch.zeros_like(self.bias) if base is None else base.logits
 
         def log_f(h: Tensor) -> Tensor:
-            g = self.visible_logits(h)
+            g = self.visible(h)
             return (h - self.hidden_offset) @ self.hidden_bias - g @ self.offset + softplus_sum(g + logits)
 
         log_z = log_sum_states(log_f, len(self.hidden_bias), self.n_cells, self.bias)
@@ -196,7 +199,7 @@ class RBM(Energy):
         return torch.sigmoid(self.hidden_logits(x))
 
 
-class GaussianRBM(Energy):
+class GaussianRBM(Bipartite):
     """The machine with real cells, a mixture of 2^hidden Gaussians N(b + s · W(h − λ), s²) that share their scales s (D,).
 
     E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ((v − μ)/s), with ``weight`` W (D, hidden), ``bias`` b
@@ -232,27 +235,26 @@ class GaussianRBM(Energy):
         model = cls.of(weight, mean, weight.new_zeros(hidden), scale)
         return _filled(model, offset=mean, hidden_offset=torch.full((hidden,), 0.5))
 
-    @property
-    def scale(self) -> Tensor:
+    def visible_scale(self) -> Tensor:
         """s, (D,)."""
         return self.log_scale.exp()
 
     def hidden_logits(self, v: Tensor) -> Tensor:
         """u = c + Wᵀ((v − μ)/s), the log-odds of the hidden units, (..., hidden)."""
-        return F.linear((v - self.offset) / self.scale, self.weight.mT, self.hidden_bias)
+        return F.linear((v - self.offset) / self.visible_scale(), self.weight.mT, self.hidden_bias)
 
-    def visible_mean(self, h: Tensor) -> Tensor:
+    def visible(self, h: Tensor) -> Tensor:
         """E[v | h] = b + s · W(h − λ), (..., D)."""
-        return self.bias + self.scale * F.linear(h - self.hidden_offset, self.weight)
+        return self.bias + self.visible_scale() * F.linear(h - self.hidden_offset, self.weight)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "GaussianRBM")
-        bowl = 0.5 * ((x - self.bias) / self.scale).square().sum(-1)
+        bowl = 0.5 * ((x - self.bias) / self.visible_scale()).square().sum(-1)
         return bowl - _hidden_part(self.hidden_logits(x), self.hidden_offset)
 
     def log_z_by_hidden(self) -> Tensor:
         """log Z at β = 1 as a sum over the states of the hidden units."""
-        pull = (self.bias - self.offset) / self.scale
+        pull = (self.bias - self.offset) / self.visible_scale()
 
         def log_f(h: Tensor) -> Tensor:
             centred = h - self.hidden_offset

@@ -28,12 +28,12 @@ from abduce.distributions.heads import (
     PoissonHead,
     StudentTHead,
 )
+from abduce.gaussians.linear import LinearPath
 from abduce.models.choice import choose_likelihoods
-from abduce.models.linear import LinearPath
 from abduce.models.missingness import MaskModel
 from abduce.models.parts import make_layers, make_posterior, make_prior
 from abduce.models.vae import VariationalAutoencoder
-from abduce.nets import Features
+from abduce.nets.mlp import Features
 
 NUMERIC = ("real", "positive", "pixel")
 FLOOR = 0.05  # smallest noise standard deviation of a numeric cell, in model units

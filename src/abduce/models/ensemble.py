@@ -3,7 +3,7 @@
     E(y) = −log Σ_m w_m Σ_i π_mi N(y; c_mi, C_g(mi))          log Z = 0 at β = 1
 
 What a mixture answers depends on how it cut the rows into clusters; averages over cuts of different kinds are better than
-any.  See :mod:`abduce.distributions.ensemble_law` for what is averaged, :mod:`abduce.models.ensemble_fit` for how members are
+any.  See :mod:`abduce.gaussians.ensemble_law` for what is averaged, :mod:`abduce.gaussians.ensemble_fit` for how members are
 fitted.
 """
 
@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from abduce.distributions.ensemble_law import EnsembleLaw
-from abduce.distributions.grouped_law import GroupedMixtureLaw
-from abduce.models.energy import Base, Energy
-from abduce.models.ensemble_fit import Member
+from abduce.gaussians.ensemble_fit import Member
+from abduce.gaussians.ensemble_law import EnsembleLaw
+from abduce.gaussians.grouped_law import GroupedMixtureLaw
+from abduce.inference.energy import Base, Energy
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
@@ -28,7 +28,7 @@ class MixtureEnsemble(Energy):
 
     ``n_cells`` D, ``members`` a pair (centres, covariances) of each, ``keep`` how many groups of each member a row with
     blanks is answered by (None: all), ``temper`` how far posteriors of components are flattened: see
-    :class:`~abduce.distributions.grouped_law.GroupedMixtureLaw`.  Parameters stay in single precision whatever the module is
+    :class:`~abduce.gaussians.grouped_law.GroupedMixtureLaw`.  Parameters stay in single precision whatever the module is
     cast to.  ``represent`` gives each member's responsibilities by group, (batch, Σ G).
 
     >>> model = MixtureEnsemble(n_cells=3, members=[(2, 1)])  # starts as a standard Gaussian
@@ -63,7 +63,7 @@ class MixtureEnsemble(Energy):
     def of(
         cls, members: Sequence[Member], keep: Sequence[int | None] | None = None, temper: float = 1.0
     ) -> MixtureEnsemble:
-        """Build from fitted members, see :mod:`abduce.models.ensemble_fit`."""
+        """Build from fitted members, see :mod:`abduce.gaussians.ensemble_fit`."""
         sizes = [(len(m.centres), len(m.covariances)) for m in members]
         model = cls(members[0].centres.shape[1], sizes, keep, temper)
         for own, given in zip(model.members, members, strict=True):

@@ -3,7 +3,7 @@
     E(y) = −log Σ_k π_k N(y; μ_k, W_k W_kᵀ + Ψ_k)        log Z = 0 at β = 1
 
 Between a Gaussian mixture, whose covariances need many rows each, and a mixture of independent cells.  Everything is exact,
-rows with blanks included: see :class:`~abduce.distributions.factor_law.FactorMixtureLaw`.
+rows with blanks included: see :class:`~abduce.gaussians.factor_law.FactorMixtureLaw`.
 
 Sources: Ghahramani & Hinton 1996; McLachlan & Peel 2000.
 """
@@ -15,8 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from abduce.distributions.factor_law import FactorMixtureLaw
-from abduce.models.energy import Base, Energy
+from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.inference.energy import Base, Energy
 
 
 class MixtureOfFactorAnalyzers(Energy):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abduce.inference.energy import Energy
 from abduce.models.autoencoder import Autoencoder
 from abduce.models.boltzmann import RBM, GaussianRBM, Ising
-from abduce.models.energy import Energy
 from abduce.models.ensemble import MixtureEnsemble
 from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents

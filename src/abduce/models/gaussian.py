@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from abduce.distributions.bases import NormalBase
-from abduce.distributions.gaussian_law import LOG_2PI, GaussianMixtureLaw
-from abduce.models.energy import Base, Energy, check_whole
+from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
+from abduce.inference.energy import Base, Energy, check_whole
 
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from abduce.distributions.gaussian_law import GaussianMixtureLaw
-from abduce.models.energy import LogZ
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.inference.energy import LogZ
 
 BUDGET = 2**22  # numbers in one chunk
 SCRAMBLINGS = 16

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from abduce.distributions.posteriors import DiagonalNormal
-from abduce.nets import MLP
+from abduce.nets.mlp import MLP
 
 
 class LayeredPrior(nn.Module):

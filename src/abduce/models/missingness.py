@@ -33,7 +33,7 @@ from abduce.distributions.discrete import Bernoulli, Categorical
 from abduce.distributions.likelihoods import Distribution, Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
-from abduce.models.latent import LatentVariableModel
+from abduce.inference.latent import LatentVariableModel
 
 FORMS = ("self_masking", "self_masking_high", "self_masking_low", "logistic")
 SIGNS = {"self_masking": 0, "self_masking_high": -1, "self_masking_low": 1}  # of b: how x moves "observed"

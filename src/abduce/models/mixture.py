@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from abduce.distributions.gaussian_law import LOG_2PI, GaussianMixtureLaw
-from abduce.models.energy import Base, Energy, check_whole
+from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
+from abduce.inference.energy import Base, Energy, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from abduce.models.energy import Base, Energy, Law, check_whole
-from abduce.nets import ACTIVATIONS, MLP
+from abduce.inference.energy import Base, Energy, Law, check_whole
+from abduce.nets.mlp import ACTIVATIONS, MLP
 
 
 class EnergyNetwork(Energy):

@@ -26,7 +26,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from abduce.models.energy import Base, Energy, Law, check_whole
+from abduce.inference.energy import Base, Energy, Law, check_whole
 
 
 def fista(

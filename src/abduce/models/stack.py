@@ -24,9 +24,9 @@ from torch import Tensor
 
 from abduce.data.coding import Coding
 from abduce.data.schema import Schema
-from abduce.distributions.factor_law import FactorMixtureLaw
-from abduce.distributions.parzen_law import ParzenLaw
-from abduce.models.energy import Base, Energy
+from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.parzen_law import ParzenLaw
+from abduce.inference.energy import Base, Energy
 
 POINTS = 24  # of a cell's law, behind the mean of a number that was coded by its score
 FLOOR = 1e-3  # least probability of a class, times the number of its levels

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abduce.convolutions import ConvolutionalDecoder, ConvolutionalEncoder
 from abduce.distributions.heads import Likelihood
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import DiagonalHead, MixtureNormal, Posterior
 from abduce.distributions.priors import GaussianMixture, StandardNormal
-from abduce.models.latent import LatentVariableModel
-from abduce.models.linear import LinearPath
+from abduce.gaussians.linear import LinearPath
+from abduce.inference.latent import LatentVariableModel
 from abduce.models.missingness import MaskModel, NotAtRandom
-from abduce.nets import MLP, Features
+from abduce.nets.convolutions import ConvolutionalDecoder, ConvolutionalEncoder
+from abduce.nets.mlp import MLP, Features
 
 
 class VariationalAutoencoder(LatentVariableModel):

@@ -1,0 +1,1 @@
+"""What a fitted model infers from what was seen of rows."""

@@ -1,0 +1,278 @@
+"""Observations: how what we see came from the clean data that we ask for.
+
+Every restoration is the posterior of a clean row x under an observation of it.  An observation says, for latents z, how
+likely the seen values are and what the clean row then looks like:
+
+    Blanks              some cells seen exactly, the others not at all
+    Linear(σ, A)        y = A x + σ · noise, A any linear map, cells of y may be blank
+    Flips(ε)            binary cells, each turned over with probability ε
+
+For a linear observation p(x|z) is taken at its first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share
+factors.  With S = A C Aᵀ + diag(σ²) over the seen cells of y,
+
+    log p(y|z) = log N(y; A m, S),      E[x | z, y] = m + C Aᵀ S⁻¹ (y − A m),
+
+and a draw u ~ N(m, C) with v = A u + σ · noise gives a draw of x given y: u + C Aᵀ S⁻¹ (y − v).  Where no cell of x feeds two
+of y (noise, means over blocks) S is diagonal.  Where it isn't (blur, bicubic), S would be factorised for every z; see
+:meth:`Linear.hold`.
+
+Sources: Wiener 1949, Kalman 1960 (the gain C Aᵀ S⁻¹); Journel & Huijbregts 1978, Doucet 2010 (draws by a correction).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from abduce.data.operators import IDENTITY, Identity, Operator
+from abduce.distributions.continuous import Gaussian
+from abduce.distributions.discrete import Bernoulli
+from abduce.distributions.likelihoods import Distribution, Product
+from abduce.gaussians.linear import LinearPath
+
+LOG_2PI = math.log(2 * math.pi)
+LEAST_NOISE = 1e-3  # standard deviation, model units: what is seen is never believed beyond this
+
+
+class Clean(Protocol):
+    """The law of clean rows given z and what was seen."""
+
+    def moments(self) -> list[Tensor]: ...
+    def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+class Observation(Protocol):
+    """Relates what was seen, ``y`` with the mask ``seen``, to clean rows."""
+
+    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """A first idea of the clean row, for the encoder: ``(x, observed)``."""
+        ...
+
+    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
+        """log p(y | z), nats, (samples, batch)."""
+        ...
+
+    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Clean:
+        """p(x | z, y), the law of the clean row."""
+        ...
+
+
+class Blanks:
+    """Some cells are seen exactly; the others are to be filled in."""
+
+    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        return y, seen
+
+    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
+        return likelihood.log_prob(y, seen)
+
+    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Product:
+        return likelihood.condition(y, seen)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """y = A x + noise, of standard deviation ``noise`` in model units: one number, or one for each cell of y.
+
+    ``held`` is what :meth:`hold` keeps: variances of the cells of x, (rows, D), and the Cholesky factors of S, (rows, d, d).
+    """
+
+    noise: Tensor | float
+    operator: Operator = IDENTITY
+    held: tuple[Tensor, Tensor] | None = None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A x, (..., D) -> (..., d)."""
+        return self.operator.apply(x)
+
+    def spread(self, y: Tensor) -> Tensor:
+        """Standard deviation of each cell of y, at least a thousandth, (d,)."""
+        return torch.as_tensor(self.noise).to(y).expand(y.shape[-1]).clamp_min(LEAST_NOISE)
+
+    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Spread what was seen over the cells that it came from, by how much of it did."""
+        if isinstance(self.operator, Identity):
+            return y, seen
+        share = self.operator.each(torch.abs)
+        known = share.adjoint(seen.to(y))
+        x = share.adjoint(y * seen) / known.clamp_min(1e-12)
+        return x, known > 0.5 * share.adjoint(torch.ones_like(y))
+
+    def hold(self, likelihood: Product, seen: Tensor) -> Linear:
+        """Hold the variances of p(x|z) at their means over the draws of z, one for each row, where S isn't diagonal.
+
+        S is then factorised once a row, not once a row and draw, some hundred times the work.  Means still move with z, and
+        everything that follows is exact for the model held so.  Nothing is changed where the scale is no function of z.
+        """
+        g = likelihood.gaussian()
+        if self.operator.disjoint or g.factor is not None:
+            return self
+        variance = g.scale.square().expand_as(g.mean).mean(0)
+        return replace(self, held=(variance, self._root(variance, None, seen)))
+
+    def rows(self, index: Tensor) -> Linear:
+        """The observation of some rows of a chunk."""
+        return self if self.held is None else replace(self, held=tuple(t[index] for t in self.held))
+
+    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
+        return self._law(likelihood.gaussian(), seen).log_prob(y, seen)
+
+    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> _Corrected:
+        return _Corrected(self, likelihood.gaussian(), y, seen)
+
+    def path_posterior(self, path: LinearPath, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior of a linear path's latents given y, which is linear-Gaussian too: see :meth:`LinearPath.posterior`.
+
+        Where the noise A diag(D) Aᵀ + diag(σ²) of y couples cells, each pattern of blanks is whitened by its Cholesky factor.
+        """
+        W, b = self.apply(path.W.mT).mT, self.apply(path.b)
+        squared = self.spread(y).square()
+        if self.operator.disjoint:
+            noise = self.operator.each(torch.square).apply(path.noise) + squared
+            return replace(path, W=W, b=b, noise=noise).posterior(y, seen)[:3]
+        patterns, which = torch.unique(seen, dim=0, return_inverse=True)
+        parts, order = [], []
+        for i, pattern in enumerate(patterns):
+            rows = (which == i).nonzero().squeeze(1)
+            root = self._root(path.noise, None, pattern)
+            white = torch.linalg.solve_triangular(root, W * pattern.unsqueeze(1), upper=False)
+            residual = torch.where(pattern, y[rows] - b, 0.0)
+            values = torch.linalg.solve_triangular(root, residual.mT, upper=False).mT
+            plain = replace(path, W=white, b=torch.zeros_like(b), noise=torch.ones_like(b))
+            log_r, means, chol, _ = plain.posterior(values, None)
+            parts.append((log_r, means, chol.expand(len(rows), -1, -1, -1)))
+            order.append(rows)
+        back = torch.cat(order).argsort()
+        log_r, means, chol = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+        return log_r, means, chol
+
+    def _root(self, variance: Tensor, factor: Tensor | None, seen: Tensor) -> Tensor:
+        """Cholesky factor of S over the seen cells, ones for the others, (..., d, d)."""
+        A = self.apply(torch.eye(variance.shape[-1]).to(variance)).mT  # (d, D)
+        S = (A * variance.unsqueeze(-2)) @ A.mT + torch.diag(self.spread(A.mT).square())
+        if factor is not None:
+            image = self.apply(factor.mT).mT
+            S = S + image @ image.mT
+        blank = torch.diag_embed((~seen).to(S))
+        return torch.linalg.cholesky(S * (seen.unsqueeze(-1) & seen.unsqueeze(-2)) + blank)
+
+    def _law(self, g: Gaussian, seen: Tensor) -> _Diagonal | _Coupled:
+        mean = self.apply(g.mean)
+        if self.held is not None:
+            return _Coupled(mean, self.held[1])
+        if not self.operator.disjoint:
+            return _Coupled(mean, self._root(g.scale.square().expand_as(g.mean), g.factor, seen))
+        variance = self.operator.each(torch.square).apply(g.scale.square()) + self.spread(mean).square()
+        factor = None if g.factor is None else self.apply(g.factor.mT).mT
+        return _Diagonal(Gaussian(mean, variance.sqrt(), factor))
+
+
+class _Diagonal:
+    """The law of y given z where cells of y are independent but for shared factors."""
+
+    def __init__(self, law: Gaussian):
+        self.law, self.mean = law, law.mean
+
+    def log_prob(self, y: Tensor, seen: Tensor) -> Tensor:
+        return self.law.log_prob(y, seen)
+
+    def solve(self, residual: Tensor, seen: Tensor) -> Tensor:
+        """S⁻¹ r over the seen cells, zero at the others."""
+        if self.law.factor is not None:
+            u, _ = self.law.factor_posterior(self.mean + residual, seen)
+            residual = residual - (self.law.factor @ u.unsqueeze(-1)).squeeze(-1)
+        return residual / self.law.scale.square() * seen
+
+
+class _Coupled:
+    """The law of y given z where A couples its cells: N(mean, S), S by its Cholesky factors, of each row or of each z too."""
+
+    def __init__(self, mean: Tensor, root: Tensor):
+        self.mean, self.root = mean, root
+
+    def log_prob(self, y: Tensor, seen: Tensor) -> Tensor:
+        half = self._with_columns(
+            torch.where(seen, y - self.mean, 0.0),
+            lambda root, r: torch.linalg.solve_triangular(root, r, upper=False),
+        )
+        log_det = 2 * torch.diagonal(self.root, dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (half.square().sum(-1) + log_det + LOG_2PI * seen.to(half).sum(-1))
+
+    def solve(self, residual: Tensor, seen: Tensor) -> Tensor:
+        """S⁻¹ r over the seen cells, zero at the others."""
+        masked = torch.where(seen, residual, 0.0)
+        return self._with_columns(masked, lambda root, r: torch.cholesky_solve(r, root))
+
+    def _with_columns(self, r: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Solve for r (..., rows, d), all draws of a row as the columns of one system where they share its factor."""
+        if r.ndim == self.root.ndim:  # (samples, rows, d) and (rows, d, d)
+            return solve(self.root, r.permute(1, 2, 0)).permute(2, 0, 1)
+        return solve(self.root, r.unsqueeze(-1)).squeeze(-1)
+
+
+class _Corrected:
+    """p(x | z, y) under a linear observation: the law of x given z, moved by what y says."""
+
+    def __init__(self, observation: Linear, g: Gaussian, y: Tensor, seen: Tensor):
+        self.observation, self.g, self.y, self.seen = observation, g, y, seen
+        self.law = observation._law(g, seen)
+        self.variance = g.scale.square() if observation.held is None else observation.held[0]
+
+    def moments(self) -> list[Tensor]:
+        mean = self.g.mean + self._gain(self.y - self.law.mean)
+        return [mean.unsqueeze(-1)]
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        u = Gaussian(self.g.mean, self.variance.sqrt(), self.g.factor).sample(generator)
+        v = self.observation.apply(u)
+        noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
+        return u + self._gain(self.y - v - self.observation.spread(v) * noise)
+
+    def _gain(self, residual: Tensor) -> Tensor:
+        """C Aᵀ S⁻¹ r, (..., d) -> (..., D)."""
+        pull = self.observation.operator.adjoint(self.law.solve(residual, self.seen))
+        moved = self.variance * pull
+        if self.g.factor is None:
+            return moved
+        shared = self.g.factor @ (self.g.factor.mT @ pull.unsqueeze(-1))
+        return moved + shared.squeeze(-1)
+
+
+class Flips:
+    """Binary cells, each turned over with probability ``rate``; cells of other kinds are seen exactly."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def field(self, y: Tensor, seen: Tensor) -> Tensor:
+        """log p(y | x = 1) − log p(y | x = 0) of each cell: what an energy's field of the clean row is."""
+        odds = float(torch.logit(torch.tensor(1 - self.rate, dtype=torch.float64)))
+        return torch.where(seen, odds * (2 * y - 1), 0.0)
+
+    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        return y, seen
+
+    def _noisy(self, part: Distribution) -> Distribution:
+        if not isinstance(part, Bernoulli):
+            return part
+        p = torch.sigmoid(part.logits)
+        return Bernoulli(torch.logit((1 - self.rate) * p + self.rate * (1 - p), eps=1e-12))
+
+    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
+        parts = [(cells, self._noisy(part)) for cells, part in likelihood.parts]
+        return Product(parts, likelihood.n_cells).log_prob(y, seen)
+
+    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Product:
+        field = self.field(y, seen)
+        parts: list[tuple[Tensor | slice, Distribution]] = []
+        for cells, part in likelihood.parts:
+            if isinstance(part, Bernoulli):
+                parts.append((cells, Bernoulli(part.logits + field[..., cells])))
+            else:
+                parts.append((cells, part.condition(y[..., cells], seen[..., cells])))
+        return Product(parts, likelihood.n_cells)

@@ -1,0 +1,1 @@
+"""Lossless compression of rows by a fitted model."""

@@ -1,0 +1,187 @@
+"""Batches: how rows go onto the entropy coder's stack, whatever the model that says what they cost.
+
+A codec codes the cells of one batch of rows whose blanks are known.  Around it each batch carries, from the top of the
+stack down, a symbol for its size (a power of two, but for the last) and for whether its latents are paid for, and flags for
+the cells that are blank in some rows and not in others.
+
+A codec that gets bits back pops before it pushes, and popping an empty stack gives constant symbols.  So the first rows
+come without: their latents are paid for.  Then batches grow as far as the bits allow; a pop that would leave less than a
+margin is taken back.  Nothing is borrowed: the size is ``len(bytes)``.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+
+from abduce.compress.container import CompressedDataError
+from abduce.compress.lattices import MARGIN, ShortOfBits
+from abduce.compress.symbols import Lattice, Stack
+
+SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
+REST = 2 * SIZES  # says that a batch is the last, of any size
+Trace = list[
+    tuple[int, bool, int]
+]  # of each batch: rows, whether latents were paid for, bits on the stack after it
+
+
+class Coder(Stack, Protocol):
+    """A stack that can be copied, so that a batch can be taken back."""
+
+    def copy(self) -> Self: ...
+
+
+class Codec(Protocol):
+    """Codes the cells of batches of rows under one model; both sides make the same one from what the header says."""
+
+    lattice: Lattice
+    rows: int  # rows of the largest batch
+    bits_back: bool  # whether pushing pops first
+    appetite: int  # bits that pushing a row pops at most
+
+    def push(self, stack: Stack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
+        """Push codes (n, D); with ``plain`` latents are paid for, else popped. ShortOfBits if the stack has too few."""
+        ...
+
+    def pop(self, stack: Stack, observed: np.ndarray, plain: bool) -> np.ndarray:
+        """Pop the codes (n, D) that were pushed last."""
+        ...
+
+    def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
+        """Bits of each row (n,) by the model's own account."""
+        ...
+
+
+AnyCoder = TypeVar("AnyCoder", bound=Coder)
+
+
+def batch_rows(limit: float) -> int:
+    """The largest batch, a power of two between 16 and 512, of at most ``limit`` rows where that is in between.
+
+    >>> batch_rows(100.0), batch_rows(3.0)
+    (64, 16)
+    """
+    return 2 ** int(np.clip(math.log2(limit), 4, SIZES - 1))
+
+
+# ------------------------------------------------------------------ blanks
+
+
+def observed_rates(observed: np.ndarray) -> bytes:
+    """Share of observed cells in steps of 1/255: nothing if all are, one byte for all columns, or one for
+    each."""
+    if observed.all():
+        return b""
+    n, d = observed.shape
+
+    def byte(share: np.ndarray) -> np.ndarray:
+        return np.where(
+            share == 0, 0, np.where(share == 1, 255, np.clip(np.rint(share * 255), 1, 254))
+        ).astype(np.uint8)
+
+    def bits(rate: np.ndarray, share: np.ndarray) -> float:
+        p = np.clip(rate / 255, 1e-12, 1 - 1e-12)
+        return float(-(share * np.log2(p) + (1 - share) * np.log2(1 - p)).sum() * n)
+
+    share = observed.mean(0)
+    each, one = byte(share), byte(observed.mean(keepdims=True).reshape(1))
+    cost = 8 * len(zlib.compress(each.tobytes(), 9)) + bits(each, share)
+    return each.tobytes() if d > 1 and cost < bits(one, share) else one.tobytes()
+
+
+class Blanks:
+    """Which of D cells are always observed, and with which probability the open ones are, from ``observed_rates``."""
+
+    def __init__(self, rates: bytes, cells: int):
+        share = np.broadcast_to(np.frombuffer(rates or b"\xff", np.uint8), (cells,))
+        self.always = share == 255
+        self.open = (share > 0) & (share < 255)
+        self.share = share / 255.0
+
+    def push(self, stack: Stack, observed: np.ndarray) -> None:
+        """Push flags of the open cells of (n, D)."""
+        stack.push_flags(observed[:, self.open].ravel(), self._flags(len(observed)))
+
+    def pop(self, stack: Stack, n: int) -> np.ndarray:
+        """Pop the mask (n, D)."""
+        observed = np.broadcast_to(self.always, (n, len(self.always))).copy()
+        observed[:, self.open] = stack.pop_flags(self._flags(n)).reshape(n, -1)
+        return observed
+
+    def bits(self, observed: np.ndarray) -> np.ndarray:
+        """What the flags of each row cost, (n,)."""
+        p, seen = self.share[self.open], observed[:, self.open]
+        return -np.where(seen, np.log2(p), np.log2(1 - p)).sum(1)
+
+    def _flags(self, n: int) -> np.ndarray:
+        return np.broadcast_to(self.share[self.open], (n, int(self.open.sum()))).ravel()
+
+
+# ------------------------------------------------------------------ all rows
+
+
+def encode(
+    stack: AnyCoder, codec: Codec, blanks: Blanks, k: np.ndarray, observed: np.ndarray
+) -> tuple[AnyCoder, Trace]:
+    """Push all rows onto an empty stack: the stack, and what became of each batch."""
+    done, trace = 0, []
+    last, last_plain = 0.5, 0.5
+    while done < len(k):
+        left = len(k) - done
+        size, plain = int(min(2 * last, codec.rows, left)), codec.bits_back and not done
+        while True:
+            if plain:
+                size = 2 ** (int(min(2 * last_plain, codec.rows, left)).bit_length() - 1)
+            elif size < left:
+                size = 2 ** (size.bit_length() - 1)
+            rows = slice(done, done + size)
+            before = stack.copy() if stack.bits < codec.appetite * size + MARGIN else stack
+            try:
+                codec.push(stack, k[rows], observed[rows], plain)
+                break
+            except ShortOfBits:
+                stack, plain = before, size == 1
+                size //= 2
+        blanks.push(stack, observed[rows])
+        _push_size(stack, size, plain)
+        if plain:
+            last_plain = size
+        last, done = max(size, 1), done + size
+        trace.append((size, plain, stack.bits))
+    return stack, trace
+
+
+def decode(stack: Stack, codec: Codec, blanks: Blanks, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pop all rows: codes (n, D) and mask. CompressedDataError if they don't come out even."""
+    k = np.zeros((rows, len(blanks.always)), np.int64)
+    observed = np.zeros(k.shape, bool)
+    left = rows
+    while left:
+        n, plain = _pop_size(stack)
+        if not 0 < n <= min(left, codec.rows):
+            raise CompressedDataError("data does not decode: it holds more rows than it says")
+        batch = slice(left - n, left)
+        observed[batch] = blanks.pop(stack, n)
+        k[batch] = codec.pop(stack, observed[batch], plain)
+        left -= n
+    if stack.bits:
+        raise CompressedDataError("data does not decode: bits are left over")
+    return k, observed
+
+
+def _push_size(stack: Stack, n: int, plain: bool) -> None:
+    exponent = n.bit_length() - 1
+    if n != 2**exponent:
+        stack.push_table(np.array([n]), np.ones((1, 2**SIZES)))
+    symbol = 2 * exponent + plain if n == 2**exponent else REST
+    stack.push_table(np.array([symbol]), np.ones((1, REST + 1)))
+
+
+def _pop_size(stack: Stack) -> tuple[int, bool]:
+    symbol = int(stack.pop_table(np.ones((1, REST + 1)))[0])
+    if symbol == REST:
+        return int(stack.pop_table(np.ones((1, 2**SIZES)))[0]), False
+    return 2 ** (symbol // 2), bool(symbol % 2)

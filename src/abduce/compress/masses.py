@@ -1,0 +1,221 @@
+"""Masses: how much of a likelihood lies between two edges of a cell's lattice, and what a symbol costs.
+
+A ``Masses`` takes edges ``(m, j + 1)`` in symbols 0..size and the slice of the m cells that they belong to, and gives the
+mass between neighbours ``(m, j)``; the first symbol and the last take the tails.  Only shares count: a coder divides by the
+sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import betainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
+
+if TYPE_CHECKING:
+    from abduce.compress.symbols import Lattice
+
+FLAT = 2.0**-6  # a digit whose cells span less than this many standard deviations is uniform
+ENTRIES = 2**20  # probabilities of bounded counts made at once: bounds memory
+
+Masses = Callable[[np.ndarray, slice], np.ndarray]
+
+
+# ------------------------------------------------------------------ laws of location and scale
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A symmetric law of unit scale: its distribution function and log-density at t, given its shape (or 0)."""
+
+    cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    log_density: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    log_cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def interval(self, t: np.ndarray, shape: np.ndarray | float = 0.0) -> np.ndarray:
+        """Mass between t[i] and t[i + 1] along the last axis, exact in both tails."""
+        a, b = t[..., :-1], t[..., 1:]
+        shape = np.broadcast_to(shape, a.shape)
+        flip = a > 0  # F(b) − F(a) = F(−a) − F(−b): subtract small numbers, not numbers close to one
+        return self.cdf(np.where(flip, -a, b), shape) - self.cdf(np.where(flip, -b, a), shape)
+
+
+def _laplace_cdf(t: np.ndarray, _: np.ndarray) -> np.ndarray:
+    tail = 0.5 * np.exp(-np.abs(t))
+    return np.where(t > 0, 1 - tail, tail)
+
+
+def _t_log_density(t: np.ndarray, df: np.ndarray) -> np.ndarray:
+    norm = gammaln(0.5 * (df + 1)) - gammaln(0.5 * df) - 0.5 * np.log(np.pi * df)
+    return norm - 0.5 * (df + 1) * np.log1p(t**2 / df)
+
+
+def _log(cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+    return lambda t, shape: np.log(np.maximum(cdf(t, shape), 1e-300))
+
+
+NORMAL = Standard(
+    lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * np.log(2 * np.pi), lambda t, _: log_ndtr(t)
+)
+LAPLACE = Standard(
+    _laplace_cdf,
+    lambda t, _: -np.abs(t) - np.log(2.0),
+    lambda t, _: np.where(t < 0, t - np.log(2.0), np.log1p(-0.5 * np.exp(-np.maximum(t, 0.0)))),
+)
+STUDENT_T = Standard(lambda t, df: stdtr(df, t), _t_log_density, _log(lambda t, df: stdtr(df, t)))
+
+
+def line_masses(
+    law: Standard,
+    lattice: Lattice,
+    cells: np.ndarray,
+    loc: np.ndarray,
+    scale: np.ndarray,
+    size: np.ndarray,
+    shape: np.ndarray | None = None,
+) -> Masses:
+    """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat."""
+    shape = np.zeros(len(cells)) if shape is None else shape
+
+    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
+        t = (lattice.edges(cells[part], edges) - loc[part, None]) / scale[part, None]
+        flat = t[:, -1] - t[:, 0] < FLAT
+        t = np.where(edges <= 0, -np.inf, np.where(edges >= size[part, None], np.inf, t))
+        cut = np.where(edges[:, 1:] > edges[:, :-1], law.interval(t, shape[part, None]), 0.0)
+        return np.where(flat[:, None], np.diff(edges).astype(np.float64), cut)
+
+    return masses
+
+
+def line_bits(
+    law: Standard,
+    k: np.ndarray,
+    index: np.ndarray,
+    observed: np.ndarray,
+    loc: np.ndarray,
+    scale: np.ndarray,
+    lattice: Lattice,
+    shape: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Bits −log₂ of the mass of codes k (n, d) under independent cells of location and scale in model space, (n,)."""
+    s = k - lattice.low[index]
+    edges = np.stack([lattice.edges(index, s.T), lattice.edges(index, s.T + 1)], -1).swapaxes(
+        0, 1
+    )  # (n, d, 2)
+    t = (edges - loc[..., None]) / scale[..., None]
+    t[..., 0][s <= 0] = -np.inf
+    t[..., 1][s >= lattice.size[index] - 1] = np.inf
+    flip = t[..., 0] > 0
+    a, b = np.where(flip, -t[..., 1], t[..., 0]), np.where(flip, -t[..., 0], t[..., 1])
+    shape = np.broadcast_to(shape, a.shape)
+    upper, lower = law.log_cdf(b, shape), law.log_cdf(a, shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_mass = upper + np.log(-np.expm1(np.where(np.isfinite(lower), lower - upper, -np.inf)))
+    # the density times the width, where the difference would cancel
+    step = np.where(lattice.log[index], 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator[index])
+    narrow = b - a < 1e-6
+    with np.errstate(invalid="ignore"):
+        density = law.log_density(0.5 * (a + b), shape) + np.log(step / (lattice.scale[index] * scale))
+    log_mass = np.where(narrow, density, log_mass)
+    return -np.where(observed, log_mass, 0.0).sum(1) / np.log(2.0)
+
+
+# ------------------------------------------------------------------ counts
+
+
+def count_masses(log_mean: np.ndarray, log_dispersion: np.ndarray, size: np.ndarray) -> Masses:
+    """Mass of intervals of counts under the negative binomial: P(X < e) = I_p(r, e) with p = r / (r + μ)."""
+    r = np.exp(log_dispersion)
+    p = 1.0 / (1.0 + np.exp(log_mean - log_dispersion))
+
+    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
+        below = betainc(r[part, None], np.maximum(edges, 1).astype(np.float64), p[part, None])
+        below = np.where(edges <= 0, 0.0, np.where(edges >= size[part, None], 1.0, below))
+        return np.diff(below)
+
+    return masses
+
+
+def poisson_masses(log_rate: np.ndarray, size: np.ndarray) -> Masses:
+    """Mass of intervals of counts under the Poisson: P(X < e) = Q(e, μ), the regularised upper gamma function."""
+    rate = np.exp(log_rate)
+
+    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
+        below = gammaincc(np.maximum(edges, 1).astype(np.float64), rate[part, None])
+        below = np.where(edges <= 0, 0.0, np.where(edges >= size[part, None], 1.0, below))
+        return np.diff(below)
+
+    return masses
+
+
+def beta_binomial_masses(a: np.ndarray, b: np.ndarray, n: np.ndarray) -> Masses:
+    """Mass of intervals of counts 0..n under the beta-binomial of shapes a and b, by enumeration; none beyond n."""
+
+    def block(edges: np.ndarray, a: np.ndarray, b: np.ndarray, n: np.ndarray) -> np.ndarray:
+        k = edges[:, :1] + np.arange(max(1, int((edges[:, -1] - edges[:, 0]).max())))
+        inside = (k <= n) & (k < edges[:, -1:])
+        k = np.minimum(k, n)
+        log_p = gammaln(k + a) - gammaln(k + 1) + gammaln(n - k + b) - gammaln(n - k + 1)
+        log_p = np.where(inside, log_p, -np.inf)
+        top = log_p.max(1, keepdims=True)
+        p = np.exp(log_p - np.where(np.isfinite(top), top, 0.0))  # shares: the largest is 1
+        below = np.concatenate([np.zeros((len(p), 1)), np.cumsum(p, 1)], 1)
+        return np.diff(np.take_along_axis(below, edges - edges[:, :1], 1))
+
+    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
+        rows = max(1, ENTRIES // max(1, int((edges[:, -1] - edges[:, 0]).max())))
+        columns = [v[part, None] for v in (a, b, n)]
+        return np.concatenate(
+            [
+                block(edges[i : i + rows], *(v[i : i + rows] for v in columns))
+                for i in range(0, len(edges), rows)
+            ]
+        )
+
+    return masses
+
+
+# ------------------------------------------------------------------ pixels
+
+
+def mixture_masses(logits: np.ndarray, loc: np.ndarray, log_scale: np.ndarray, levels: int) -> Masses:
+    """Mass of intervals of grey levels under a mixture of logistics, parameters ``(components, m)``."""
+    weights = np.exp(logits - logits.max(0))
+    weights = (weights / weights.sum(0)).astype(np.float32)
+    precision = np.exp(-log_scale)
+    # the cut below level e lies at −1 + (2 e − 1) / (levels − 1): its standardised place is linear in e
+    slope = (2.0 / (levels - 1) * precision).astype(np.float32)
+    start = ((-1.0 - 1.0 / (levels - 1) - loc) * precision).astype(np.float32)
+
+    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
+        e = edges.astype(np.float32)
+        below = np.zeros_like(e)
+        with np.errstate(over="ignore"):  # 1 / (1 + ∞) = 0 is meant
+            for weight, rise, first in zip(weights[:, part], slope[:, part], start[:, part], strict=True):
+                t = e * -rise[:, None]
+                t -= first[:, None]
+                np.exp(t, out=t)
+                t += 1.0
+                np.divide(weight[:, None], t, out=t)
+                below += t
+        below[edges <= 0] = 0.0
+        below[edges >= levels] = 1.0
+        return np.diff(below)
+
+    return masses
+
+
+def continuous_bernoulli_masses(logits: np.ndarray, levels: int) -> Masses:
+    """Mass of intervals of grey levels under the continuous Bernoulli, whose two end levels are half as wide."""
+    a = np.maximum(np.abs(logits), 1e-9)
+
+    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
+        u = np.clip((edges - 0.5) / (levels - 1), 0.0, 1.0)
+        # mirrored so that the density falls: e^{−a v} a / (1 − e^{−a})
+        v = np.where(logits[part, None] > 0, 1 - u, u)
+        low, width, rate = np.minimum(v[:, 1:], v[:, :-1]), np.abs(np.diff(v)), a[part, None]
+        return np.exp(-rate * low) * np.expm1(-rate * width) / np.expm1(-rate)
+
+    return masses

@@ -1,0 +1,279 @@
+"""Fit the linear and mixture energies, each by its own exact or classical method.
+
+    principal components     eigenvectors of the covariance; with blanks, EM for probabilistic PCA over the observed cells
+    independent components   FastICA to start, then maximum likelihood of W and μ: minimise mean E(y) + log Z
+    Gaussian mixture         EM; with blanks, EM whose E-step integrates them out exactly
+    k-means                  Lloyd's algorithm, the best of ten starts
+
+Tables are tensors x (n, D), float64, with a mask ``observed`` of the same shape or None; blank cells may hold anything.
+
+Sources: Tipping & Bishop 1999 (PPCA by EM); Hyvärinen 1999 (FastICA); Cardoso 1997 (ICA is maximum likelihood); Ghahramani &
+Jordan 1994 (mixtures with missing cells); Arthur & Vassilvitskii 2007 (k-means++).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from sklearn import cluster, decomposition, mixture
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from abduce.gaussians import linear
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw, Statistics
+from abduce.models.gaussian import IndependentComponents, PrincipalComponents, PrincipalEnergy
+from abduce.models.mixture import GaussianMixture, KMeans
+
+CovarianceType = Literal["full", "tied", "diag", "spherical"]
+FLOOR = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
+
+
+def principal_components(
+    x: Tensor, observed: Tensor | None, components: int, energy: PrincipalEnergy = "probabilistic"
+) -> PrincipalComponents:
+    """Fit principal components: directions, variances λ along them, and σ² the mean of the variances left out.
+
+    λ are those of the sample covariance (n − 1).  With all D components nothing is left out, and σ² is the smallest λ,
+    which leaves the covariance as it is.  With blanks the probabilistic model is fitted by EM over observed cells.
+    """
+    n, d = x.shape
+    _check(x, observed, components)
+    if components > d:
+        raise ValueError(f"components must be at most the number of columns, {d}, got {components}")
+    if observed is not None and not bool(observed.all()):
+        clean = torch.where(observed, x, 0.0)
+        with linear.one_thread():
+            path = linear.fit(
+                clean, observed, components, 1, _generator(0), floor=FLOOR, shared_noise=True, iterations=400
+            )
+        directions, scales, _ = torch.linalg.svd(path.W, full_matrices=False)
+        noise = path.noise[0]
+        return PrincipalComponents.of(path.b, directions, scales.square() + noise, noise, energy)
+    found = decomposition.PCA(components, svd_solver="full" if d <= 500 else "auto", random_state=0).fit(
+        x.numpy()
+    )
+    variances = _tensor(found.explained_variance_)
+    if components < d:
+        noise = (x.var(0).sum() - variances.sum()) / (d - components)
+        scale = x.var(0).sum() / d
+    else:
+        noise, scale = variances[-1], variances.mean()
+    if energy == "probabilistic" and not noise > 1e-12 * scale:
+        raise ValueError(
+            f"covariance is singular: nothing varies across the {components} components of {n} rows"
+            f"{_constant(x)}; use fewer components, or drop constant and repeated columns"
+        )
+    directions = _tensor(found.components_).mT
+    return PrincipalComponents.of(_tensor(found.mean_), directions, variances, noise, energy)
+
+
+def independent_components(x: Tensor, seed: int = 0) -> IndependentComponents:
+    """Fit independent components to complete rows: W and μ that minimise mean E(y) + log Z, from where FastICA ends.
+
+    The rows are whitened first, so that the problem is as well conditioned as it can be.
+    """
+    _check(x, None)
+    n, d = x.shape
+    mean = x.mean(0)
+    covariance = (x - mean).mT @ (x - mean) / n
+    variances, vectors = torch.linalg.eigh(covariance)
+    if n <= d or not variances[0] > 1e-12 * variances[-1]:
+        raise ValueError(
+            f"covariance is singular: {n} rows of {d} columns vary in "
+            f"{int((variances > 1e-12 * variances[-1]).sum())} directions{_constant(x)}; independent components need "
+            "more rows than columns, none of them constant or a combination of others"
+        )
+    whitening = (vectors / variances.sqrt()).mT
+    white = (x - mean) @ whitening.mT
+    with warnings.catch_warnings():  # only a start
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fast = decomposition.FastICA(whiten=False, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]
+        start = _tensor(fast.fit(white.numpy()).components_)
+    model = IndependentComponents.of(torch.zeros_like(mean), start)
+    optimiser = torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=500,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-13,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        log_z = model.log_z()
+        assert log_z is not None
+        value = model.energy(white).mean() + log_z
+        value.backward()
+        return value
+
+    optimiser.step(loss)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        location = mean + torch.linalg.solve(whitening, model.mean)
+        return IndependentComponents.of(location, model.unmixing @ whitening)
+
+
+def gaussian_mixture(
+    x: Tensor,
+    observed: Tensor | None,
+    components: int,
+    covariance_type: CovarianceType = "full",
+    reg_covar: float = 1e-6,
+    seed: int = 0,
+    whole: Tensor | None = None,
+) -> GaussianMixture:
+    """Fit a Gaussian mixture by EM; ``reg_covar`` is added to the diagonal of each covariance.
+
+    With blanks it starts from rows completed by draws of one Gaussian (``whole``, where they are there already), then each
+    E-step integrates the blanks out.
+    """
+    if covariance_type not in get_args(CovarianceType):
+        raise ValueError(
+            f"covariance_type must be one of {get_args(CovarianceType)}, got {covariance_type!r}"
+        )
+    if reg_covar < 0:
+        raise ValueError(f"reg_covar must not be negative, got {reg_covar}")
+    _check(x, observed, components)
+    whole = completed(x, observed, seed) if whole is None else whole
+    try:
+        found = mixture.GaussianMixture(
+            components, covariance_type=covariance_type, reg_covar=reg_covar, random_state=seed % 2**32
+        ).fit(whole.numpy())
+        means = _tensor(found.means_)
+        law = GaussianMixtureLaw(
+            _tensor(found.weights_).log(),
+            means,
+            _full(_tensor(found.covariances_), covariance_type, *means.shape),
+        )
+        if observed is not None and not bool(observed.all()):
+            law = _expectation_maximisation(law, x, observed, covariance_type, reg_covar)
+    except ValueError as error:
+        raise ValueError(
+            f"covariance of a component is singular with components={components} and reg_covar={reg_covar}"
+            f"{_constant(whole)}; use fewer components, a larger reg_covar, or drop constant columns"
+        ) from error
+    return GaussianMixture.of(law.log_weights, law.means, law.covariances)
+
+
+def k_means(x: Tensor, components: int, seed: int = 0) -> KMeans:
+    """Fit k-means to complete rows: the lowest mean energy of ten runs of Lloyd's algorithm from k-means++ seedings."""
+    _check(x, None, components)
+    found = cluster.KMeans(components, n_init=10, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]
+    found = found.fit(x.numpy())
+    return KMeans.of(_tensor(found.cluster_centers_))
+
+
+def enough_components(x: Tensor, share: float = 0.95) -> int:
+    """How many principal components hold ``share`` of the variance of rows (n, D), leaving at least one of D out."""
+    _check(x, None)
+    variances = torch.linalg.svdvals(x - x.mean(0)).square()
+    total = variances.cumsum(0) / variances.sum()
+    return int(min(int((total < share).sum()) + 1, max(1, x.shape[1] - 1), max(1, len(x) - 1)))
+
+
+def dictionary(x: Tensor, code: int, sparsity: float, seed: int = 0) -> Tensor:
+    """Learn a dictionary of unit columns (D, code) for min_z ‖y − Wz‖² + ``sparsity`` ‖z‖₁, online."""
+    _check(x, None, code)
+    found = decomposition.MiniBatchDictionaryLearning(
+        code,
+        alpha=sparsity / 2,  # scikit-learn halves the square  # pyright: ignore[reportArgumentType]
+        max_iter=50,
+        batch_size=min(256, len(x)),
+        fit_algorithm="cd",
+        random_state=seed % 2**32,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        columns = _tensor(found.fit(x.numpy()).components_).mT
+    return columns / columns.norm(dim=0).clamp_min(1e-12)
+
+
+def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
+    """Complete each row by one draw from a Gaussian fitted by EM to the observed cells; observed cells stay as they are.
+
+    The Gaussian is factor analysis with at most 20 factors, fewer where rows are few.
+    """
+    if observed is None or bool(observed.all()):
+        return x
+    n, d = x.shape
+    _check(x, observed)
+    generator = _generator(seed)
+    clean = torch.where(observed, x, 0.0)
+    with linear.one_thread():
+        path = linear.fit(clean, observed, max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR)
+    law = GaussianMixtureLaw.gaussian(path.b, path.W @ path.W.mT + torch.diag(path.noise))
+    return law.complete(clean, observed, 1, generator)[0]
+
+
+def _expectation_maximisation(
+    law: GaussianMixtureLaw,
+    x: Tensor,
+    observed: Tensor,
+    covariance_type: CovarianceType,
+    reg_covar: float,
+    iterations: int = 100,
+    tolerance: float = 1e-4,
+) -> GaussianMixtureLaw:
+    """EM over observed cells until the mean log p rises by less than ``tolerance`` nats."""
+    before = -math.inf
+    with linear.one_thread():
+        for _ in range(iterations):
+            expected = law.statistics(x, observed)
+            value = float(expected.log_prob.mean())
+            if value - before < tolerance:
+                break
+            before = value
+            law = _maximised(expected, covariance_type, reg_covar)
+    return law
+
+
+def _maximised(expected: Statistics, covariance_type: CovarianceType, reg_covar: float) -> GaussianMixtureLaw:
+    """The M-step."""
+    size, first, second, _ = expected
+    size = size.clamp_min(1e-10)
+    means = first / size.unsqueeze(1)
+    covariances = second / size[:, None, None] - means.unsqueeze(2) * means.unsqueeze(1)
+    k, d = means.shape
+    if covariance_type == "tied":
+        covariances = torch.einsum("k,kij->ij", size / size.sum(), covariances)
+    elif covariance_type != "full":
+        covariances = torch.diagonal(covariances, dim1=1, dim2=2)
+        covariances = covariances.mean(1) if covariance_type == "spherical" else covariances
+    covariances = _full(covariances, covariance_type, k, d) + reg_covar * torch.eye(d, dtype=means.dtype)
+    return GaussianMixtureLaw(size.log(), means, 0.5 * (covariances + covariances.mT))
+
+
+def _full(covariances: Tensor, covariance_type: CovarianceType, k: int, d: int) -> Tensor:
+    """Covariances (K, D, D) from the shape that their type has: (K, D, D), (D, D), (K, D) or (K,)."""
+    if covariance_type in ("full", "tied"):
+        return covariances.expand(k, d, d)
+    return torch.diag_embed(covariances.view(k, -1).expand(k, d))
+
+
+def _check(x: Tensor, observed: Tensor | None, components: int = 1) -> None:
+    """Refuse cells that are not finite, and too many or too few components."""
+    bad = int((~torch.isfinite(x) if observed is None else observed & ~torch.isfinite(x)).sum())
+    if bad:
+        raise ValueError(f"x must be finite where it is observed, got {bad} cells that are not")
+    if components < 1:
+        raise ValueError(f"components must be at least 1, got {components}")
+    if components > len(x):
+        raise ValueError(f"components must be at most the number of rows, got K={components} for n={len(x)}")
+
+
+def _constant(x: Tensor) -> str:
+    """A clause that names constant columns, if any."""
+    columns = (x.amax(0) == x.amin(0)).nonzero().flatten().tolist()
+    return f" (columns {columns} are constant)" if columns else ""
+
+
+def _tensor(values: object) -> Tensor:
+    """A copy of what scikit-learn fitted."""
+    return torch.from_numpy(np.array(values))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,45 @@
+"""Mean energy: only push down at the data, where the model itself keeps low energy from spreading.
+
+    loss(x) = E(x) + the family's own penalty
+
+Architectures of constant volume (a bottleneck, k prototypes) and penalties that limit it (sparse codes, contraction,
+denoising) cannot be low everywhere; anything else would become a constant.
+
+Source: Ranzato et al. 2007, A Unified Energy-Based Framework for Unsupervised Learning (AISTATS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abduce.fit.loss import Kernel, Loss, check_rows, require
+from abduce.inference.energy import Energy
+
+
+@dataclass(frozen=True)
+class MeanEnergy:
+    """Minimise the mean of the model's ``training_loss(x, generator)``, or of its energy where it has no such loss."""
+
+    def start(
+        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
+    ) -> Loss:
+        check_rows(model, x)
+        require(
+            model.bounded_volume,
+            self,
+            model,
+            "a bounded volume of low energy (a bottleneck, a penalty or corruption), else the energy collapses to a constant; "
+            "limit the code, or take ScoreMatching, NCE or ContrastiveDivergence",
+        )
+        return Reconstruction(model)
+
+
+class Reconstruction(Loss):
+    """The loss that the family defines."""
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        own = getattr(self.model, "training_loss", None)
+        return self.model.energy(x) if own is None else own(x, generator)

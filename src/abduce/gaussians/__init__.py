@@ -1,0 +1,1 @@
+"""Mixtures of Gaussians under each structure of covariance, and how they are fitted."""

@@ -1,0 +1,249 @@
+"""Fit a mixture of factor analysers to rows with blanks by expectation-maximisation.
+
+Each E-step integrates the blanks out exactly; each M-step regresses every cell on the factors over the rows where it was
+observed.  A component is held to the others by ν pseudo-rows with the pooled covariance C̄ = Σ_k π_k C_k within components
+about its own mean, a conjugate prior whose expected statistics under the component are
+
+    E[z zᵀ] = I − β W + β C̄ βᵀ,   E[x zᵀ] = C̄ βᵀ,   β = Wᵀ C⁻¹,
+
+and one pseudo-row of independent cells.  After each step the factors are made white again (parameter expansion), which
+speeds EM up many times.
+
+Sources: Ghahramani & Hinton 1996; Liu, Rubin & Wu 1998 (PX-EM); Fraley & Raftery 2007 (conjugate priors for mixtures).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from abduce.gaussians.factor_law import FactorMixtureLaw
+
+NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
+FLOOR = 0.01  # smallest noise standard deviation, in units of the cells
+
+
+def factor_mixture(
+    x: Tensor,
+    observed: Tensor | None,
+    components: int,
+    factors: int,
+    pseudo_rows: float = 20.0,
+    floor: float = FLOOR,
+    iterations: int = 40,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    one: FactorMixtureLaw | None = None,
+    start: FactorMixtureLaw | None = None,
+) -> FactorMixtureLaw:
+    """Fit K components of q factors to rows x (n, D), blank cells of which may hold anything.
+
+    One component is fitted first (or given as ``one``); more grow from k-means clusters of rows completed by its draws.
+    With ``start``, EM goes on from there.  It stops when the mean log p rises by less than ``tolerance`` nats a cell.
+    """
+    seen = None if observed is None or bool(observed.all()) else observed
+    x = x if seen is None else torch.where(seen, x, 0.0)
+    if start is not None:
+        return _em(start, x, seen, pseudo_rows, floor, iterations, tolerance)
+    if one is None:
+        one = _em(_principal(x, seen, factors, floor), x, seen, 0.0, floor, iterations, tolerance)
+    if components == 1:
+        return one
+    generator = torch.Generator().manual_seed(seed)
+    whole = x if seen is None else one.complete(x, seen, 1, generator)[0]
+    grown = _grow(one, whole, components, factors, pseudo_rows, floor, generator)
+    return _em(grown, x, seen, pseudo_rows, floor, iterations, tolerance)
+
+
+def _em(
+    law: FactorMixtureLaw,
+    x: Tensor,
+    observed: Tensor | None,
+    pseudo_rows: float,
+    floor: float,
+    iterations: int,
+    tolerance: float,
+) -> FactorMixtureLaw:
+    before = -float("inf")
+    cells = x.shape[1] if observed is None else float(observed.double().sum(1).mean())
+    for _ in range(iterations):
+        law, value = _step(law, x, observed, pseudo_rows, floor)
+        if value - before < tolerance * cells:
+            break
+        before = value
+    return law
+
+
+def _step(
+    law: FactorMixtureLaw, x: Tensor, observed: Tensor | None, pseudo_rows: float, floor: float
+) -> tuple[FactorMixtureLaw, float]:
+    """One step of EM; the mean log p that it started from comes with it.
+
+    Expectations are taken in single precision, and only over the components that a row may belong to.
+    """
+    k, d, q = law.loadings.shape
+    single = FactorMixtureLaw(
+        law.log_weights.float(), law.means.float(), law.loadings.float(), law.noise.float()
+    )
+    x = x.float()
+    size = single.means.new_zeros(k)
+    design = single.means.new_zeros(k, 1 if observed is None else d, (q + 1) ** 2)
+    target = single.means.new_zeros(k, d, q + 1)
+    power = single.means.new_zeros(k, d)
+    whole = single.means.new_zeros(k, (q + 1) ** 2)  # over all rows, seen or not
+    total = 0.0
+    for rows, f in single.chunks(x, observed):
+        r = f.shares
+        total += float(torch.logsumexp(f.log_joint, 1).double().sum())
+        size += r.sum(0)
+        xs = x[rows]
+        seen = None if observed is None else observed[rows].to(x)
+        for c in range(k):
+            own = (r[:, c] > NEGLIGIBLE).nonzero().squeeze(1)
+            weight = r[own, c].unsqueeze(1)
+            one = torch.cat([f.mean[own, c], torch.ones_like(weight)], 1)  # (b, q + 1)
+            target_of = xs[own] if seen is None else seen[own] * xs[own]
+            target[c] += target_of.mT @ (weight * one)
+            power[c] += (weight * target_of * xs[own]).sum(0)
+            if seen is None:
+                second = (weight * one).mT @ one
+                second[:q, :q] += weight.sum() * torch.cholesky_inverse(f.root[0, c])
+                whole[c] += second.flatten()
+                continue
+            spread = torch.cholesky_inverse(f.root[f.which[own], c])
+            second = one.unsqueeze(2) * one.unsqueeze(1)
+            second[:, :q, :q] += spread
+            second = second.flatten(1) * weight
+            whole[c] += second.sum(0)
+            design[c] += seen[own].mT @ second
+    if observed is None:
+        design = whole.unsqueeze(1).expand(-1, d, -1)
+    square = (q + 1, q + 1)
+    law = _maximised(
+        law,
+        size.double(),
+        design.double().unflatten(2, square),
+        target.double(),
+        power.double(),
+        whole.double().unflatten(1, square),
+        pseudo_rows,
+        floor,
+    )
+    return law, total / len(x)
+
+
+def _maximised(
+    law: FactorMixtureLaw,
+    size: Tensor,
+    design: Tensor,
+    target: Tensor,
+    power: Tensor,
+    whole: Tensor,
+    pseudo_rows: float,
+    floor: float,
+) -> FactorMixtureLaw:
+    """The M-step, with the pseudo-rows."""
+    k, _, q = law.loadings.shape
+    covariances = law.covariances
+    pooled = torch.einsum("k,kij->ij", law.log_weights.exp(), covariances)
+    eye = torch.eye(q, dtype=design.dtype)
+    beta = torch.linalg.solve(covariances, law.loadings)  # βᵀ = C⁻¹ W, (K, D, q)
+    for count, covariance in ((pseudo_rows * (k > 1), pooled), (1.0, torch.diag(torch.diagonal(pooled)))):
+        cross = covariance @ beta  # E[x zᵀ], (K, D, q)
+        zz = eye - beta.mT @ law.loadings + beta.mT @ cross
+        centred = torch.zeros_like(target)
+        centred[..., :q] = count * cross
+        extra = torch.zeros_like(design[:, :1])
+        extra[:, 0, :q, :q] = count * zz
+        extra[:, 0, q, q] = count
+        centred[..., q] = count * law.means
+        design = design + extra
+        target = target + centred
+        power = power + count * (torch.diagonal(covariance) + law.means.square())
+        whole = whole + extra[:, 0]
+    solved = torch.linalg.solve(
+        design + 1e-9 * torch.eye(q + 1, dtype=design.dtype), target.unsqueeze(-1)
+    ).squeeze(-1)
+    loss = (
+        power
+        - 2 * (solved * target).sum(-1)
+        + (solved.unsqueeze(-2) @ design @ solved.unsqueeze(-1)).flatten(1)
+    )
+    noise = (loss / design[..., q, q]).clamp_min(floor**2)
+    loadings, means = solved[..., :q], solved[..., q]
+    # make the factors white again: mean and covariance of z over the component's rows
+    count = whole[:, q, q].unsqueeze(-1)
+    centre = whole[:, :q, q] / count
+    spread = whole[:, :q, :q] / count.unsqueeze(-1) - centre.unsqueeze(-1) * centre.unsqueeze(-2)
+    means = means + (loadings @ centre.unsqueeze(-1)).squeeze(-1)
+    loadings = loadings @ torch.linalg.cholesky(spread)
+    return FactorMixtureLaw((size + 1).log(), means, loadings, noise)
+
+
+def _principal(x: Tensor, observed: Tensor | None, factors: int, floor: float) -> FactorMixtureLaw:
+    """One component: principal factors of mean-filled rows."""
+    seen = torch.ones_like(x) if observed is None else observed.to(x)
+    mean = (x * seen).sum(0) / seen.sum(0).clamp_min(1)
+    centred = (x - mean) * seen
+    pairs = (seen.mT @ seen).clamp_min(1)
+    covariance = centred.mT @ centred / pairs.sqrt() / len(x) ** 0.5  # between pairwise and zero-filled
+    covariance += 1e-6 * torch.eye(len(covariance), dtype=x.dtype)
+    return FactorMixtureLaw(
+        x.new_zeros(1), mean.unsqueeze(0), *principal_factors(covariance.unsqueeze(0), factors, floor)
+    )
+
+
+def principal_factors(covariances: Tensor, factors: int, floor: float) -> tuple[Tensor, Tensor]:
+    """Principal factors of covariances (K, D, D): loadings (K, D, q) and noise (K, D)."""
+    d = covariances.shape[1]
+    values, vectors = torch.linalg.eigh(covariances)
+    values, vectors = values.flip(1), vectors.flip(2)
+    rest = values[:, factors:].mean(1, keepdim=True) if factors < d else 0.5 * values[:, -1:]
+    loadings = vectors[..., :factors] * (values[:, :factors] - rest).clamp_min(1e-4).sqrt().unsqueeze(1)
+    noise = torch.diagonal(covariances, dim1=1, dim2=2) - loadings.square().sum(2)
+    return loadings, torch.maximum(noise, 0.02 * torch.diagonal(covariances, dim1=1, dim2=2)).clamp_min(
+        floor**2
+    )
+
+
+def _grow(
+    one: FactorMixtureLaw,
+    x: Tensor,
+    components: int,
+    factors: int,
+    pseudo_rows: float,
+    floor: float,
+    generator: torch.Generator,
+) -> FactorMixtureLaw:
+    """Start a mixture from k-means clusters of complete rows, the covariance of each shrunk to that within clusters."""
+    label = k_means(x, components, generator)
+    member = torch.nn.functional.one_hot(label, components).to(x)
+    size = member.sum(0).clamp_min(1e-9)
+    means = member.mT @ x / size.unsqueeze(1)
+    means = torch.where((size < 0.5).unsqueeze(1), one.means, means)  # fewer rows apart than components
+    covariances = x.new_empty(components, x.shape[1], x.shape[1])
+    for c in range(components):
+        moved = x[label == c] - means[c]
+        covariances[c] = moved.mT @ moved
+    within = covariances.sum(0) / len(x)
+    covariances += pseudo_rows * within + torch.diag(torch.diagonal(within).clamp_min(floor**2))
+    covariances /= (size + pseudo_rows + 1)[:, None, None]
+    return FactorMixtureLaw((size + 1).log(), means, *principal_factors(covariances, factors, floor))
+
+
+def k_means(x: Tensor, components: int, generator: torch.Generator, rounds: int = 25) -> Tensor:
+    """Labels (n,) of Lloyd's algorithm from a k-means++ seeding."""
+    centres = x[torch.randint(len(x), (1,), generator=generator)]
+    nearest = torch.full((len(x),), float("inf"), dtype=x.dtype)
+    for _ in range(components - 1):
+        nearest = torch.minimum(nearest, (x - centres[-1]).square().sum(1))
+        chosen = torch.multinomial(nearest + 1e-12, 1, generator=generator)
+        centres = torch.cat([centres, x[chosen]])
+    label = torch.zeros(len(x), dtype=torch.long)
+    for _ in range(rounds):
+        label = torch.cdist(x, centres).argmin(1)
+        member = torch.nn.functional.one_hot(label, components).to(x)
+        size = member.sum(0)
+        moved = member.mT @ x / size.clamp_min(1).unsqueeze(1)
+        centres = torch.where((size > 0).unsqueeze(1), moved, centres)
+    return label

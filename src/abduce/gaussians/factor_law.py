@@ -1,0 +1,222 @@
+"""A mixture of factor analysers as a distribution with exact marginals, conditionals and draws, at the cost of its factors.
+
+    p(x) = Σ_k π_k N(x; μ_k, W_k W_kᵀ + Ψ_k),      Ψ_k diagonal, W_k (D, q)
+
+Given cells o of a row, each component's factors z have a Gaussian posterior,
+
+    P_k = I + W_oᵀ Ψ_o⁻¹ W_o,   m_k = P_k⁻¹ W_oᵀ Ψ_o⁻¹ (x_o − μ_o),
+    log N(x_o) = −½ [rᵀ Ψ_o⁻¹ r − hᵀ P_k⁻¹ h + log det P_k + log det Ψ_o + |o| log 2π],   h = W_oᵀ Ψ_o⁻¹ r,
+
+and a blank cell j the mean μ_j + W_j m_k and the variance Ψ_j + W_j P_k⁻¹ W_jᵀ.  A pattern of blanks costs D q² + q³, not D³.
+
+Sources: Ghahramani & Hinton 1996 (mixtures of factor analysers); Rubin & Thayer 1982.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
+from abduce.gaussians.parzen_law import spread_quantiles
+
+BUDGET = 2**22  # numbers in one chunk's largest tensor
+
+
+class Factors(NamedTuple):
+    """Posterior of the factors of a chunk of rows under each component.
+
+    log π_k N(x_o) (B, K), means m (B, K, q), and the Cholesky factors of P (U, K, q, q) of the U patterns of blanks, with
+    ``which`` (B,) of them each row has.
+    """
+
+    log_joint: Tensor
+    mean: Tensor
+    root: Tensor
+    which: Tensor
+
+    @property
+    def shares(self) -> Tensor:
+        """p(k | x_o), (B, K)."""
+        return torch.softmax(self.log_joint, 1)
+
+
+class FactorMixtureLaw:
+    """Mixture of K Gaussians over D cells whose covariances are q factors and noise.
+
+    ``log_weights`` (K,) up to a constant, ``means`` (K, D), ``loadings`` (K, D, q), ``noise`` variances (K, D) above zero.
+
+    >>> law = FactorMixtureLaw(torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2, 1), torch.full((1, 2), 0.25))
+    >>> law.mean(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]]))
+    tensor([[1.0000, 0.8000]])
+    """
+
+    def __init__(self, log_weights: Tensor, means: Tensor, loadings: Tensor, noise: Tensor):
+        k, d = means.shape
+        if log_weights.shape != (k,) or loadings.shape[:2] != (k, d) or noise.shape != (k, d):
+            raise ValueError(
+                f"log_weights, loadings and noise must have shapes ({k},), ({k}, {d}, q) and ({k}, {d}) for means of "
+                f"shape ({k}, {d}), got {tuple(log_weights.shape)}, {tuple(loadings.shape)} and {tuple(noise.shape)}"
+            )
+        if not bool((noise > 0).all()):
+            raise ValueError(f"noise must be above zero, got {float(noise.min())}")
+        self.log_weights = torch.log_softmax(log_weights, 0)
+        self.means = means
+        self.loadings = loadings
+        self.noise = noise
+
+    @property
+    def covariances(self) -> Tensor:
+        """W Wᵀ + Ψ of each component, (K, D, D)."""
+        return self.loadings @ self.loadings.mT + torch.diag_embed(self.noise)
+
+    def dense(self) -> GaussianMixtureLaw:
+        """The same law with covariances written out."""
+        return GaussianMixtureLaw(self.log_weights, self.means, self.covariances)
+
+    # ------------------------------------------------------------------ rows given what was seen of them
+
+    def factors(self, x: Tensor, observed: Tensor | None = None) -> Factors:
+        """The factors' posterior under each component, for rows that fit into memory at once."""
+        q = self.loadings.shape[2]
+        precision = 1 / self.noise
+        scaled = self.loadings * precision.unsqueeze(-1)  # Ψ⁻¹ W, (K, D, q)
+        if observed is None:
+            pattern, which = x.new_ones(1, x.shape[1]), x.new_zeros(len(x), dtype=torch.long)
+            seen = torch.ones_like(x)
+        else:
+            patterns, which = torch.unique(observed, dim=0, return_inverse=True)
+            pattern, seen = patterns.to(x), observed.to(x)
+        outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
+        gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
+        root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))
+        constant = pattern @ (self.noise.log() + LOG_2PI).mT + 2 * torch.diagonal(
+            root, dim1=-2, dim2=-1
+        ).log().sum(-1)
+        residual = torch.where(seen > 0, x, 0.0).unsqueeze(0) - seen * self.means.unsqueeze(1)  # (K, B, D)
+        h = residual @ scaled  # (K, B, q)
+        if len(root) == 1:
+            half = torch.linalg.solve_triangular(root[0], h.mT, upper=False)  # (K, q, B)
+            mean = torch.linalg.solve_triangular(root[0].mT, half, upper=True).permute(2, 0, 1)
+            explained = half.square().sum(1).mT
+        else:
+            half = torch.linalg.solve_triangular(root[which], h.transpose(0, 1).unsqueeze(-1), upper=False)
+            mean = torch.linalg.solve_triangular(root[which].mT, half, upper=True).squeeze(-1)
+            explained = half.square().sum((-2, -1))
+        quadratic = (residual.square() @ precision.unsqueeze(-1)).squeeze(-1).mT
+        log_joint = self.log_weights - 0.5 * (quadratic - explained + constant[which])
+        return Factors(log_joint, mean, root, which)
+
+    def chunks(self, x: Tensor, observed: Tensor | None = None) -> Iterator[tuple[slice, Factors]]:
+        """Posteriors of the factors, a chunk of rows at a time."""
+        k, d, q = self.loadings.shape
+        size = max(1, BUDGET // (k * max(q * q, d)))
+        for i in range(0, len(x), size):
+            rows = slice(i, i + size)
+            yield rows, self.factors(x[rows], None if observed is None else observed[rows])
+
+    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p(x_obs), nats, (batch, D) -> (batch,); 0 for a row with nothing observed.  Differentiable in x."""
+        parts = [torch.logsumexp(f.log_joint, 1) for _, f in self.chunks(x, observed)]
+        return torch.cat(parts) if parts else x.new_zeros(0)
+
+    def responsibilities(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """p(k | x_obs), (batch, K)."""
+        parts = [f.shares for _, f in self.chunks(x, observed)]
+        return torch.cat(parts) if parts else x.new_zeros(0, len(self.means))
+
+    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
+        """E[x | x_obs], (batch, D); observed cells as they are."""
+        out = torch.empty_like(x)
+        for rows, f in self.chunks(x, observed):
+            r = f.shares
+            each = torch.einsum("bkq,kdq->bd", r.unsqueeze(-1) * f.mean, self.loadings)
+            out[rows] = each + r @ self.means
+        return torch.where(observed, x, out)
+
+    def points(self, x: Tensor, observed: Tensor, count: int) -> Tensor:
+        """``count`` points that stand for the law of each cell given the row, (count, batch, D), equally likely.
+
+        Components are chosen systematically by their shares, each point at another quantile of its Gaussian.
+        """
+        out = x.new_empty(count, len(x), x.shape[1])
+        grid = (torch.arange(count, dtype=x.dtype) + 0.5) / count
+        nodes = spread_quantiles(count).to(x)
+        for rows, shares, mean, variance in self.moments(x, observed):
+            chosen = torch.searchsorted(shares.cumsum(1), grid.expand(len(shares), -1).contiguous())
+            chosen = chosen.clamp_max(len(self.means) - 1)
+            row = torch.arange(len(shares)).unsqueeze(1)
+            at = mean[row, chosen] + nodes[:, None] * variance[row, chosen].sqrt()  # (B, count, D)
+            out[:, rows] = at.transpose(0, 1)
+        return torch.where(observed, x, out)
+
+    def moments(self, x: Tensor, observed: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Law of each cell given the row, a mixture of Gaussians: shares (B, K), means and variances (B, K, D).
+
+        A chunk of rows at a time; the slice says which.  For cells that are observed they are what the factors make of them.
+        """
+        for rows, f in self.chunks(x, observed):
+            mean = self.means + torch.einsum("bkq,kdq->bkd", f.mean, self.loadings)
+            half = torch.linalg.solve_triangular(f.root, self.loadings.mT, upper=False)  # (U, K, q, D)
+            variance = self.noise + half.square().sum(2)
+            yield rows, f.shares, mean, variance[f.which]
+
+    # ------------------------------------------------------------------ draws
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (n, D)."""
+        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        q = self.loadings.shape[2]
+        z = torch.randn(n, q, generator=generator, dtype=self.means.dtype)
+        e = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
+        out = torch.empty_like(e)
+        for c in k.unique().tolist():
+            own = k == c
+            out[own] = self.means[c] + z[own] @ self.loadings[c].mT + self.noise[c].sqrt() * e[own]
+        return out
+
+    def complete(
+        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw whole rows from p(x | x_obs), (draws, batch, D)."""
+        _, d, q = self.loadings.shape
+        out = x.new_empty(draws, len(x), d)
+        for rows, f in self.chunks(x, observed):
+            count = len(f.log_joint)
+            chosen = torch.multinomial(f.shares, draws, replacement=True, generator=generator)  # (B, draws)
+            noise = torch.randn(count, draws, q, generator=generator, dtype=x.dtype)
+            each = torch.randn(count, draws, d, generator=generator, dtype=x.dtype)
+            row = torch.arange(count).unsqueeze(1).expand_as(chosen)
+            # the draws of one row and component share a factor; a step solves for all draws with that component
+            for c in chosen.unique().tolist():
+                b, s = (chosen == c).nonzero(as_tuple=True)
+                pulled = torch.linalg.solve_triangular(
+                    f.root[f.which[b], c].mT, noise[b, s].unsqueeze(-1), upper=True
+                )
+                z = f.mean[row[b, s], c] + pulled.squeeze(-1)
+                out[s, rows.start + b] = (
+                    self.means[c] + z @ self.loadings[c].mT + self.noise[c].sqrt() * each[b, s]
+                )
+        return torch.where(observed, x, out)
+
+    # ------------------------------------------------------------------ what is seen through y = A x + noise
+
+    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
+        """E[x | y] for y = A x + noise · N(0, I); see :meth:`GaussianMixtureLaw.through`."""
+        return self.dense().through(seen, noise, y, known)
+
+    def complete_through(
+        self,
+        seen: Callable[[Tensor], Tensor],
+        noise: Tensor,
+        y: Tensor,
+        known: Tensor,
+        draws: int,
+        generator: torch.Generator | None = None,
+        shared: bool = False,
+    ) -> Tensor:
+        """Draw from p(x | y); see :meth:`GaussianMixtureLaw.complete_through`."""
+        return self.dense().complete_through(seen, noise, y, known, draws, generator, shared)

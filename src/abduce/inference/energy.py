@@ -1,0 +1,183 @@
+"""The interface of every model: an energy in nats, low on the data and higher elsewhere.
+
+An energy is a probability once its partition function is known,
+
+    p(x) = exp(−β E(x)) b(x) / Z,        Z = ∫ exp(−β E(x)) b(x) dx      (a sum where x is binary)
+
+with an inverse temperature β and, where the integral would be infinite without one, a base measure b.  ``log_z`` gives
+log Z where it has a closed form; :mod:`abduce.inference.partition` estimates it elsewhere.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+SUPPORTS = ("real", "binary", "mixed")
+
+
+class NotNormalized(ValueError):
+    """A probability was asked of an energy whose partition function is not known yet."""
+
+
+class Diverged(FloatingPointError):
+    """A chain or a training run left every reasonable range; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class LogZ:
+    """log Z in nats with the interval that holds it with 90 % probability.
+
+    ``kind`` is "exact" (a closed form or a sum over all states), "quadrature", "estimate" (sampling) or "bound";
+    ``diagnostics`` says how it came about: method, effective sample size, acceptance, ...
+    """
+
+    value: float
+    low: float
+    high: float
+    kind: str = "exact"
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def exact(cls, value: float, method: str = "closed form") -> LogZ:
+        """log Z that is known."""
+        return cls(float(value), float(value), float(value), "exact", {"method": method})
+
+
+class Base(Protocol):
+    """A measure to start from, or to multiply an energy with: a normalised density over whole rows.
+
+    Implemented in :mod:`abduce.distributions.bases`; each is an ``nn.Module``.
+    """
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log b(x), nats, (..., D) -> (...)."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (n, D)."""
+        ...
+
+
+class Law(Protocol):
+    """A normalised distribution whose marginals, conditionals and draws are exact."""
+
+    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p of the observed cells of each row, (batch, D) -> (batch,)."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (n, D)."""
+        ...
+
+    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
+        """E[x | x_obs], (batch, D); observed cells as they are."""
+        ...
+
+    def complete(
+        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw whole rows given the observed cells, (draws, batch, D)."""
+        ...
+
+    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
+        """E[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D).
+
+        ``seen`` applies A to the last axis, ``noise`` (d,) is a standard deviation, ``known`` (batch, d) marks the cells of y
+        that count.
+        """
+        ...
+
+    def complete_through(
+        self,
+        seen: Callable[[Tensor], Tensor],
+        noise: Tensor,
+        y: Tensor,
+        known: Tensor,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw from p(x | y), (draws, batch, D)."""
+        ...
+
+
+class Energy(nn.Module, abc.ABC):
+    """A function E(x) with p(x) ∝ exp(−β E(x)).
+
+    ``x`` has shape ``(..., cells)`` in model space, ``observed`` is a bool mask of the same shape (None: all observed).
+    Families that can integrate cells out exactly give a row with blanks the energy −log ∫ exp(−E) of its blank cells; the
+    others refuse a mask, and inference over the blanks is left to :mod:`abduce.inference`.
+    """
+
+    n_cells: int
+    support: str = "real"  # what a cell may hold, one of SUPPORTS
+    in_nats: bool = True  # β = 1 is what training meant; else β is free and is fitted
+    proper: bool = True  # ∫ exp(−β E) is finite for every β > 0; else a base measure is needed
+    bounded_volume: bool = False  # low energy cannot spread everywhere: the mean energy alone may be trained
+    smooth: bool = True  # two derivatives in x where support is real
+    config: dict[str, Any]  # constructor arguments, JSON-able
+
+    @abc.abstractmethod
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Energy of each row, shape ``(...,)``; differentiable in x where support is real."""
+
+    @abc.abstractmethod
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        """log Z for β and b where it has a closed form, a differentiable scalar; None elsewhere."""
+
+    @abc.abstractmethod
+    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
+        """exp(−β E) b / Z as a distribution with exact marginals, conditionals and draws, where it is one; None elsewhere."""
+
+    @abc.abstractmethod
+    def represent(self, x: Tensor) -> Tensor:
+        """What the model makes of whole rows, ``(batch, features)``: codes, responsibilities, hidden units."""
+
+
+class Bipartite(Energy):
+    """An energy whose hidden units, {0, 1}, are independent given the cells, and the cells given the hidden units."""
+
+    @abc.abstractmethod
+    def hidden_logits(self, v: Tensor) -> Tensor:
+        """Log-odds of the hidden units given cells (..., D), (..., hidden)."""
+
+    @abc.abstractmethod
+    def visible(self, h: Tensor) -> Tensor:
+        """Log-odds of binary cells, means of real ones, given hidden units (..., hidden): (..., D)."""
+
+    @abc.abstractmethod
+    def visible_scale(self) -> Tensor:
+        """Standard deviation of real cells given the hidden units, (D,); of binary cells nothing: ValueError."""
+
+
+class Pairwise(Energy):
+    """A quadratic energy of binary cells: log-odds of each cell are linear in the others."""
+
+    @property
+    @abc.abstractmethod
+    def coupling(self) -> Tensor:
+        """How the log-odds of a cell move with the others, symmetric, zero on the diagonal, (D, D)."""
+
+    @abc.abstractmethod
+    def local_fields(self, x: Tensor) -> Tensor:
+        """Log-odds of each cell given the others, nats, (..., D)."""
+
+
+def check_whole(observed: Tensor | None, family: str) -> None:
+    """Refuse a mask with blanks where a family cannot integrate cells out."""
+    if observed is not None and not bool(observed.all()):
+        raise ValueError(f"{family} has no exact energy of a row with blanks; complete the row first")
+
+
+def softplus_sum(u: Tensor) -> Tensor:
+    """Σ_j log(1 + e^{u_j}) over the last axis: what binary hidden units add to −E."""
+    return torch.nn.functional.softplus(u).sum(-1)
+
+
+LOG_2PI = math.log(2 * math.pi)

@@ -1,0 +1,79 @@
+"""The interface of latent-variable models: prior, likelihood, posterior, and the importance weights they make."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor
+
+from abduce.distributions.likelihoods import Product
+from abduce.distributions.posteriors import Posterior
+from abduce.distributions.priors import Prior
+from abduce.gaussians.linear import LinearPath
+from abduce.inference.energy import Base, Energy, Law
+from abduce.inference.weights import Weights, multi_sample
+
+
+class LatentVariableModel(Energy):
+    """p(x) = ∫ p(x|z) p(z) dz with a learned proposal q(z|x).
+
+    Its energy is −log p(x), so log Z = 0; the integral is estimated from importance weights.
+    """
+
+    prior: Prior
+    latent_dim: int
+    noise_dim: int  # standard normal numbers that one posterior draw takes
+    support = "mixed"
+    sees_mask = (
+        False  # whether log p is of the mask too, so that even a row with nothing observed says something
+    )
+
+    @abc.abstractmethod
+    def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
+        """The proposal q(z | observed cells of x)."""
+
+    @abc.abstractmethod
+    def likelihood(self, z: Tensor) -> Product:
+        """p(x|z) for latents ``(..., latent)``."""
+
+    def linear_path(self) -> LinearPath | None:
+        """A linear-Gaussian model over the same latents and cells that inference may start from, if there is one."""
+        return None
+
+    def log_joint(self, z: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p(x_obs | z) + log p(z), nats, shape ``(samples, batch)``; differentiable in z."""
+        return self.likelihood(z).log_prob(x, observed) + self.prior.log_prob(z)
+
+    def log_weights(self, x: Tensor, observed: Tensor | None, noise: Tensor) -> Weights:
+        """Draw from the posterior and weigh: log p(x_obs | z) + log p(z) − log q(z | x_obs).
+
+        ``noise`` is standard normal, ``(samples, batch or 1, noise_dim)``.
+        """
+        q = self.posterior(x, observed)
+        z, log_q = q.draw(noise)
+        return Weights(self.log_joint(z, x, observed) - log_q, z)
+
+    def energy(self, x: Tensor, observed: Tensor | None = None, samples: int = 64) -> Tensor:
+        """−log p(x_obs), estimated from ``samples`` importance draws with fixed noise shared by all rows."""
+        generator = torch.Generator(device=x.device).manual_seed(0)
+        noise = torch.randn(samples, 1, self.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
+        return -multi_sample(self.log_weights(x, observed, noise).log_w)
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        """Zero: the energy is −log p(x); None where β or a base measure makes it something else."""
+        return torch.zeros((), dtype=torch.float64) if beta == 1.0 and base is None else None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
+        """None: marginals and conditionals are importance-sampled (:mod:`abduce.inference.importance`)."""
+        return None
+
+    def represent(self, x: Tensor) -> Tensor:
+        """Posterior mean of the latents."""
+        return self.posterior(x).mean
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw z from the prior, then x given z: ``(n, cells)``."""
+        parameter = next(self.parameters())
+        z = self.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device)
+        return self.likelihood(z).sample(generator)

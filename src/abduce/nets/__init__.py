@@ -1,0 +1,1 @@
+"""Plain networks: what encoders and decoders are made of."""

@@ -1,1 +1,0 @@
-"""Objectives: how an energy is shaped by data."""

@@ -1,0 +1,1 @@
+"""What people look at: pictures, reports, the demonstration and the gallery."""

@@ -1,0 +1,140 @@
+"""The demonstration: fit handwritten digits, a fifth of the pixels blank, then ask every question."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abduce.estimators.vae import VAE
+from abduce.showcase import plots, report
+from abduce.showcase.demo.questions import QUESTIONS, Answer, Digits
+
+EPOCHS = 30  # enough to see what the model can do in the time a person will wait
+_FITTING = 0.5  # share of the time that the fit takes, for the progress bar
+
+
+def run(
+    folder: Path,
+    epochs: int | None = None,
+    seed: int = 0,
+    show: Callable[[str, float], Any] = lambda text, share: None,
+) -> dict[str, Any]:
+    """Fit, ask, write ``report.html``, ``report.json`` and the model into ``folder``; return what report.json
+    says.
+
+    ``show(text, share)`` is told what is being done and the share of the whole that is done.
+    """
+    started = time.perf_counter()
+    digits = Digits(seed)
+    model = VAE(
+        max_epochs=epochs or EPOCHS,
+        random_state=seed,
+        callback=lambda e: show(
+            f"fitting, epoch {e['epoch']}/{e['epochs']}", _FITTING * e["epoch"] / e["epochs"]
+        ),
+    ).fit(digits.train)
+    fitted = time.perf_counter() - started
+
+    rng = np.random.default_rng(seed + 1)
+    answers: list[Answer] = []
+    pictures: list[report.Picture] = []
+    for k, question in enumerate(QUESTIONS):
+        show(question.__name__.replace("_", " "), _FITTING + (1 - _FITTING) * k / len(QUESTIONS))
+        answered, drawn = question(model, digits, rng)
+        answers += answered
+        pictures += drawn
+    pictures.append(_curve(model.history_))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / "model")
+    result = {
+        "rows": {"train": len(digits.train), "held out": len(digits.test)},
+        "seed": seed,
+        "epochs": len(model.history_),
+        "seconds": {"fit": fitted, "all": time.perf_counter() - started},
+        "answers": [_record(answer) for answer in answers],
+    }
+    (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _write_page(folder / "report.html", result, pictures)
+    return result
+
+
+def _record(answer: Answer) -> dict[str, Any]:
+    best = answer.best_peer if answer.peers else None
+    return {
+        "task": answer.task,
+        "unit": answer.unit,
+        "goal": answer.goal,
+        "ours": answer.ours,
+        "peers": answer.peers,
+        "best_peer": best,
+        "ours_is_best": answer.ours_is_best if best else None,
+    }
+
+
+def headline(result: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Lay out the table: task, our figure, the best peer's, its name, unit; a star marks the better one."""
+    lines = []
+    for answer in result["answers"]:
+        name, won = answer["best_peer"], answer["ours_is_best"]
+        theirs = "" if name is None else _figure(answer["peers"][name]) + (" *" if won is False else "")
+        ours = _figure(answer["ours"]) + (" *" if won else "")
+        lines.append((answer["task"], ours, theirs, name or "", answer["unit"]))
+    return lines
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _curve(history: list[dict[str, float]]) -> report.Picture:
+    checked = [e for e in history if "valid" in e]
+    best = max(checked, key=lambda e: e["valid"])["epoch"] if checked else None
+
+    def draw():
+        return plots.training_curve(
+            [e["epoch"] for e in history],
+            [e["train"] for e in history],
+            [e["epoch"] for e in checked],
+            [e["valid"] for e in checked],
+            best,
+        )
+
+    caption = (
+        "The bound on log p that training raises: on the digits it trains on, and on a tenth of them held "
+        "out, which decides which weights are kept."
+    )
+    return report.Picture("training", "Training", caption, draw)
+
+
+def _write_page(path: Path, result: dict[str, Any], pictures: list[report.Picture]) -> None:
+    lines = headline(result)
+    starred = frozenset((i, j) for i, line in enumerate(lines) for j in (1, 2) if line[j].endswith("*"))
+    others = [
+        (answer["task"], ", ".join(f"{name} {_figure(figure)}" for name, figure in answer["peers"].items()))
+        for answer in result["answers"]
+        if len(answer["peers"]) > 1
+    ]
+    rows, seconds = result["rows"], result["seconds"]
+    lead = (
+        f"One variational auto-encoder was fitted, without labels, to {rows['train']} handwritten digits of "
+        "8 x 8 pixels with a fifth of the pixels blank. Every question below was put to that one model, on "
+        f"{rows['held out']} digits it had never seen."
+    )
+    notes = (
+        f"{result['epochs']} epochs in {seconds['fit']:.0f} s; everything in {seconds['all']:.0f} s. Peers "
+        "were fitted to the same blanked digits; those that cannot read blanks had them filled by nearest "
+        "neighbours first. A star marks the better figure."
+    )
+    sections: list[report.Picture | report.Table | str] = [
+        report.Table(("task", "ours", "best peer", "", "unit"), lines, starred),
+        notes,
+        *pictures,
+        report.Table(("task", "every peer"), others),
+    ]
+    report.write(path, "abduce on handwritten digits", lead, sections)

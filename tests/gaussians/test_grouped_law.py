@@ -1,0 +1,201 @@
+"""Mixtures whose components share covariances: beside the plain mixture, which is written in another way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from abduce.gaussians import grouped_law
+from abduce.gaussians.ensemble_law import EnsembleLaw
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.grouped_law import GroupedMixtureLaw
+
+D = 5
+GROUPS = {"one each": [0, 1, 2, 3], "shared": [0, 1, 1, 0]}
+
+
+def laws(groups: str, seed: int = 0, spread: float = 1.5, dtype=torch.float64, **kw):
+    g = torch.Generator().manual_seed(seed)
+    group = torch.tensor(GROUPS[groups])
+    root = torch.randn(int(group.max()) + 1, D, D, generator=g, dtype=torch.float64)
+    covariances = root @ root.mT + 0.3 * torch.eye(D, dtype=torch.float64)
+    centres = spread * torch.randn(len(group), D, generator=g, dtype=torch.float64)
+    weights = torch.randn(len(group), generator=g, dtype=torch.float64)
+    ours = GroupedMixtureLaw(weights.to(dtype), centres.to(dtype), group, covariances.to(dtype), **kw)
+    return ours, GaussianMixtureLaw(weights, centres, covariances[group])
+
+
+def rows(law: GaussianMixtureLaw, n: int = 40, seed: int = 1):
+    g = torch.Generator().manual_seed(seed)
+    x = law.sample(n, g)
+    observed = torch.rand(x.shape, generator=g) < 0.6
+    observed[0], observed[1] = True, False
+    return torch.where(observed, x, torch.nan), observed, x
+
+
+def downsample(x):
+    return torch.stack([x[..., 0] + 0.5 * x[..., 1], x[..., 2] - x[..., 3], x[..., 4]], -1) + 0.25
+
+
+NOISE = torch.tensor([0.3, 0.5, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_is_the_plain_mixture(groups):
+    ours, plain = laws(groups)
+    x, observed, whole = rows(plain)
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(ours.log_prob(whole), plain.log_prob(whole), **close)
+    torch.testing.assert_close(ours.log_prob(x, observed), plain.log_prob(x, observed), **close)
+    torch.testing.assert_close(ours.mean(x, observed), plain.mean(x, observed), **close)
+    torch.testing.assert_close(
+        ours.responsibilities(x, observed), plain.responsibilities(x, observed), **close
+    )
+    y = downsample(whole)
+    known = observed[:, :3]
+    args = downsample, NOISE, y, known
+    torch.testing.assert_close(ours.through(*args), plain.through(*args), **close)
+    torch.testing.assert_close(ours.log_prob_through(*args), plain.log_prob_through(*args), **close)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_draws_have_the_moments_of_the_law(groups):
+    ours, plain = laws(groups)
+    x, observed, whole = rows(plain, 6)
+    n = 20_000
+    g = torch.Generator().manual_seed(2)
+    new = ours.sample(n, g)
+    weights = plain.log_weights.exp()
+    mean = weights @ plain.means
+    off = plain.means - mean
+    covariance = torch.einsum("k,kij->ij", weights, plain.covariances + off[:, :, None] * off[:, None])
+    assert ((new.mean(0) - mean).abs() < 5 * (covariance.diagonal() / n).sqrt()).all()
+    torch.testing.assert_close(new.T.cov(), covariance, rtol=0.1, atol=0.25)
+    drawn = ours.complete(x, observed, n, g)
+    assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
+    error = 5 * drawn.std(0) / n**0.5 + 1e-9
+    assert ((drawn.mean(0) - plain.mean(x, observed)).abs() < error).all()
+    y, known = downsample(whole), observed[:, :3]
+    drawn = ours.complete_through(downsample, NOISE, y, known, n, g)
+    other = plain.complete_through(downsample, NOISE, y, known, n, g)
+    error = 5 * drawn.std(0) / n**0.5
+    assert ((drawn.mean(0) - plain.through(downsample, NOISE, y, known)).abs() < error).all()
+    torch.testing.assert_close(drawn.std(0), other.std(0), rtol=0.08, atol=0.02)
+
+
+def test_shared_draws_do_not_depend_on_who_comes_along():
+    ours, plain = laws("shared")
+    _, observed, whole = rows(plain, 6)
+    y, known = downsample(whole), observed[:, :3]
+
+    def drawn(part):
+        g = torch.Generator().manual_seed(4)
+        return ours.complete_through(downsample, NOISE, y[part], known[part], 7, g, shared=True)
+
+    torch.testing.assert_close(drawn(slice(0, 6))[:, 2:4], drawn(slice(2, 4)), rtol=1e-9, atol=1e-9)
+
+
+def test_tempering_flattens_the_posterior_and_leaves_the_density():
+    """R ∝ π N^t: at t → 0 the weights, whatever was seen; log p is the same for every t."""
+    flat, plain = laws("one each", temper=0.3)
+    x, observed, whole = rows(plain)
+    log_joint = torch.stack(
+        [
+            GaussianMixtureLaw.gaussian(m, c).log_prob(whole, observed)
+            for m, c in zip(plain.means, plain.covariances, strict=True)
+        ],
+        1,
+    )
+    expected = torch.softmax(plain.log_weights + 0.3 * log_joint, 1)
+    torch.testing.assert_close(flat.responsibilities(x, observed), expected)
+    torch.testing.assert_close(flat.log_prob(x, observed), plain.log_prob(x, observed))
+    each = torch.stack(
+        [
+            GaussianMixtureLaw.gaussian(m, c).mean(x, observed)
+            for m, c in zip(plain.means, plain.covariances, strict=True)
+        ],
+        1,
+    )
+    torch.testing.assert_close(flat.mean(x, observed), torch.einsum("nk,nkd->nd", expected, each))
+
+
+def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter(monkeypatch):
+    monkeypatch.setattr(grouped_law, "FEW", -1)
+    best, plain = laws("one each", spread=8.0, keep=2)
+    x, observed, whole = rows(plain)
+    some = observed.sum(1) > 1
+    bound, exact = best.log_prob(x, observed), plain.log_prob(x, observed)
+    assert (bound <= exact + 1e-9).all()
+    torch.testing.assert_close(best.log_prob(whole), plain.log_prob(whole), rtol=1e-6, atol=1e-4)
+    assert (exact - bound)[some].median() < 1e-3
+    off = (best.mean(x, observed) - plain.mean(x, observed))[some].square().mean()
+    assert off < 0.02 * (plain.mean(x, observed) - whole)[some].square().mean()
+    assert (best.responsibilities(x, observed) > 0).sum(1)[~observed.all(1)].max() <= 2
+    monkeypatch.setattr(grouped_law, "FEW", 2)
+    few = observed.sum(1) <= 2
+    torch.testing.assert_close(best.log_prob(x, observed)[few], plain.log_prob(x, observed)[few])
+    y = downsample(whole)
+    known = torch.ones_like(y, dtype=torch.bool)
+    bound = best.log_prob_through(downsample, NOISE, y, known)
+    exact = plain.log_prob_through(downsample, NOISE, y, known)
+    assert (bound <= exact + 1e-9).all()
+    assert (exact - bound).median() < 1e-3
+
+
+def test_single_precision_inside_double_outside():
+    ours, plain = laws("shared", dtype=torch.float32)
+    x, observed, whole = rows(plain)
+    found = ours.mean(x, observed)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, plain.mean(x, observed), rtol=1e-3, atol=1e-3)
+    assert torch.equal(found[observed], whole[observed])  # observed cells keep their bits
+    torch.testing.assert_close(ours.log_prob(x, observed), plain.log_prob(x, observed), rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_of_the_density():
+    ours, plain = laws("shared")
+    x = plain.sample(3, torch.Generator().manual_seed(5)).requires_grad_()
+    (a,) = torch.autograd.grad(ours.log_prob(x).sum(), x)
+    (b,) = torch.autograd.grad(plain.log_prob(x).sum(), x)
+    torch.testing.assert_close(a, b)
+
+
+def test_an_ensemble_is_a_mixture_whose_answers_are_averaged():
+    (one, plain), (two, other) = laws("shared"), laws("one each", 3)
+    weights = torch.tensor([1.0, 3.0])
+    law = EnsembleLaw([one, two], weights)
+    x, observed, whole = rows(plain)
+    expected = torch.logsumexp(
+        torch.stack([plain.log_prob(whole), other.log_prob(whole)]) + torch.tensor([[0.25], [0.75]]).log(), 0
+    )
+    torch.testing.assert_close(law.log_prob(whole), expected)
+    mean = 0.25 * plain.mean(x, observed) + 0.75 * other.mean(x, observed)
+    torch.testing.assert_close(law.mean(x, observed), mean)
+    n = 20_000
+    g = torch.Generator().manual_seed(6)
+    drawn = law.complete(x[:5], observed[:5], n, g)
+    assert ((drawn.mean(0) - mean[:5]).abs() < 5 * drawn.std(0) / n**0.5 + 1e-9).all()
+    new = law.sample(n, g)
+    own = 0.25 * plain.log_weights.exp() @ plain.means + 0.75 * other.log_weights.exp() @ other.means
+    assert ((new.mean(0) - own).abs() < 5 * new.std(0) / n**0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": torch.tensor([0, 4])}, "group must hold whole numbers from 0 to 0"),
+        ({"covariances": torch.eye(3).unsqueeze(0)}, r"must have shapes \(2,\), \(2,\) and \(G, 2, 2\)"),
+        ({"temper": 0.0}, r"temper must be in \(0, 1\], got 0.0"),
+        ({"keep": 0}, "keep must be at least 1 or None, got 0"),
+    ],
+)
+def test_refuses(change, message):
+    good = {
+        "log_weights": torch.zeros(2), "centres": torch.zeros(2, 2), "group": torch.tensor([0, 0]),
+        "covariances": torch.eye(2).unsqueeze(0),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        GroupedMixtureLaw(**{**good, **change})
+    singular = GroupedMixtureLaw(**{**good, "covariances": torch.ones(1, 2, 2)})
+    with pytest.raises(ValueError, match="covariances must be positive definite, that of group 0"):
+        singular.log_prob(torch.zeros(1, 2))

@@ -1,0 +1,78 @@
+"""Pictures: what is drawn where."""
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from abduce.showcase import plots
+
+
+def pixels(figure):
+    """Render a figure and read its colours back, ``(h, w, 4)`` in 0..255."""
+    with plots.theme("light"):
+        drawn = plots.png(figure)
+    return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGBA")).astype(int)
+
+
+def share_of(image, colour):
+    """Count the share of the opaque pixels that have a colour."""
+    near = np.abs(image[..., :3] - 255 * np.array(to_rgb(colour))).max(-1) <= 3
+    return (near & (image[..., 3] == 255)).sum() / (image[..., 3] == 255).sum()
+
+
+def test_blanks_are_drawn_in_their_own_colour():
+    image = np.ones((1, 4, 4))
+    whole = share_of(pixels(plots.grid([plots.Row("", image)])), plots.BLANK)
+    image[0, 0] = np.nan
+    assert whole == 0
+    assert share_of(pixels(plots.grid([plots.Row("", image)])), plots.BLANK) == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_grid_has_a_place_for_every_image():
+    rows = [plots.Row("three", np.zeros((3, 2, 2))), plots.Row("one", np.zeros((1, 5, 5)), notes=["here"])]
+    axes = plots.grid(rows).axes
+    assert [bool(axis.images) for axis in axes] == [True, True, True, True, False, False]
+    assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["three", "one"]
+    assert axes[3].get_xlabel() == "here"
+
+
+def test_values_are_drawn_from_zero_to_the_top():
+    (axis,) = plots.grid([plots.Row("", np.full((1, 2, 2), 8.0), top=16.0)]).axes
+    assert axis.images[0].get_clim() == (0.0, 16.0)
+
+
+def test_bars_show_every_name_and_mark_ours():
+    (axis,) = plots.bars({"bz2": 3.0, "abduce": 2.0}, "bits", ours="abduce").axes
+    assert [bar.get_width() for bar in axis.patches] == [3.0, 2.0]
+    assert [mpl.colors.to_hex(bar.get_facecolor()) for bar in axis.patches] == [plots.PEER, plots.OURS]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["bz2", "abduce"]
+
+
+def test_the_map_names_every_group_at_its_middle():
+    points = np.array([[0.0, 0.0], [0.0, 2.0], [0.0, 1.0], [5.0, 5.0]])
+    (axis,) = plots.latent_map(points, np.array([3, 3, 3, 7])).axes
+    assert {text.get_text(): text.get_position() for text in axis.texts} == {"3": (0.0, 1.0), "7": (5.0, 5.0)}
+
+
+def test_the_curve_shows_its_end_rather_than_its_start():
+    epochs = np.arange(1, 101)
+    value = -10.0 - 1e6 * (epochs == 1)
+    (axis,) = plots.training_curve(epochs, value, epochs[4::5], value[4::5], best=95).axes
+    low, high = axis.get_ylim()
+    assert low > -12
+    assert high > -10
+    assert [line.get_label() for line in axis.lines] == ["trained on", "held out", "kept"]
+
+
+def test_a_theme_changes_the_ink_and_is_gone_afterwards():
+    before = mpl.rcParams["text.color"]
+    with plots.theme("dark"):
+        dark = mpl.rcParams["text.color"]
+    with plots.theme("light"):
+        light = mpl.rcParams["text.color"]
+    assert np.mean(to_rgb(dark)) > 0.8 > 0.2 > np.mean(to_rgb(light))
+    assert mpl.rcParams["text.color"] == before
