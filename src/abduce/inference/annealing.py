@@ -11,7 +11,8 @@ A path of unnormalised densities leads from a start q0, the prior or the encoder
 
 so that :func:`abduce.inference.weights.multi_sample` of the chains' log_w is a stochastic lower bound on log p(x_obs),
 close to it where chains mix.  Run in *reverse*, from β = 1 at an exact posterior draw, E[1/w] = 1/p(x_obs):
-−multi_sample(−log_w) is a stochastic upper bound.  Exact draws exist for data simulated from the model, where the two bounds sandwich the truth
+−multi_sample(−log_w) is a stochastic upper bound.  Exact draws exist for data simulated from the model,
+where the two bounds sandwich the truth
 (:func:`bidirectional`).
 
 *Tempered sequential Monte Carlo* (:func:`temper`): particles move along the same path together; each row chooses its own
