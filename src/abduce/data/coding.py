@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import ndtri
+from torch import Tensor
 
 from abduce.data import scaling
 from abduce.data.schema import Schema
@@ -104,6 +106,7 @@ class Coding:
 
     def __init__(self, schema: Schema, values: np.ndarray, observed: np.ndarray, scores: bool):
         self.schema, self.scores = schema, scores
+        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         kinds = {int(c): f for group in schema.groups for c, f in zip(group.cells, _each(group), strict=True)}
         self.numbers = np.array(
             [j for j in range(schema.n_cells) if kinds[j].kind not in ("binary", "categorical")], int
@@ -165,6 +168,13 @@ class Coding:
             out[:, block] = ((values[:, [j]] == levels) - share[levels]) / scale
         seen = observed[:, self.cells]
         return np.where(seen, out, 0.0), seen
+
+    def features(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`code` of tensors; the rows asked about last are kept, as several models may read the same."""
+        if self._last is None or self._last[0] is not x or self._last[1] is not observed:
+            coded = self.code(x.numpy(), observed.numpy())
+            self._last = (x, observed, *map(torch.from_numpy, coded))
+        return self._last[2], self._last[3]
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d value in data units| over observed numbers, (n,); dates in days."""

@@ -65,6 +65,28 @@ IDENTITY = Identity()
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """An operator on rows whose cells are first multiplied by ``scale`` (D,): y = A diag(scale) x."""
+
+    operator: Operator
+    scale: Tensor
+
+    @property
+    def disjoint(self) -> bool:
+        return self.operator.disjoint
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.operator.apply(x * self.scale.to(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.operator.adjoint(y) * self.scale.to(y)
+
+    def each(self, f: Entrywise) -> Scaled:
+        return Scaled(self.operator.each(f), f(self.scale))
+
+
+
+@dataclass(frozen=True, eq=False)
 class Separable:
     """Y_c = R X_c Cᵀ for each channel c of an image: ``rows`` R (h, H), ``columns`` C (w, W).
 

@@ -21,6 +21,7 @@ from abduce.data.arrays import find_codes, numeric_array, split
 from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
 from abduce.data.fields import CODED, KINDS, Field, Group, listing
 from abduce.data.infer import frame_field, resolve_kinds
+from abduce.data.layout import Layout
 from abduce.data.infer_arrays import array_fields, image_field
 
 __all__ = ["KINDS", "Field", "Group", "Schema"]
@@ -137,6 +138,14 @@ class Schema:
         if self.container != "image":
             return [f.name for f in self.fields]
         return [f"pixel[{', '.join(map(str, place))}]" for place in np.ndindex(*self.shape)]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How cells lie: binary and categorical ones hold classes, all others numbers."""
+        fields = self.fields * self.n_cells if self.container == "image" else self.fields
+        coded = ("binary", "categorical")
+        levels = tuple(len(f.categories or (0, 1)) if f.kind in coded else 0 for f in fields)
+        return Layout(tuple(self.shape), levels)
 
     @cached_property
     def groups(self) -> list[Group]:

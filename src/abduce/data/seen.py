@@ -39,6 +39,22 @@ class View(abc.ABC):
     def clean(self, likelihood: Any, y: Tensor, mask: Tensor) -> Any:
         """p(x | z, y), the law of the clean row: it has ``moments()`` and ``sample(generator)``."""
 
+    @abc.abstractmethod
+    def point(self, model: Any, moments: list[Tensor]) -> Tensor:
+        """The best clean rows (rows, D) from the averaged moments of :meth:`clean`."""
+
+    @abc.abstractmethod
+    def centre(self, clean: Any) -> Tensor:
+        """Mean of the clean rows (rows, D) for one z of each, where :meth:`clean` has one."""
+
+    @abc.abstractmethod
+    def hold(self, likelihood: Any, mask: Tensor) -> View:
+        """The view with what can be worked out once for all draws of z of a chunk."""
+
+    @abc.abstractmethod
+    def rows(self, index: Tensor) -> View:
+        """The view of some rows of the chunk that it was held for."""
+
     def affine(self, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """A as a function (..., D) -> (..., d), and the noise's standard deviations (d,), of a view that is linear."""
         raise Unanswerable(f"{type(self).__name__} is no linear map with Gaussian noise")
@@ -64,6 +80,18 @@ class Blanks(View):
 
     def clean(self, likelihood: Any, y: Tensor, mask: Tensor) -> Any:
         return likelihood.condition(y, mask)
+
+    def point(self, model: Any, moments: list[Tensor]) -> Tensor:
+        return model.point(moments)
+
+    def centre(self, clean: Any) -> Tensor:
+        return clean.gaussian().mean[0]
+
+    def hold(self, likelihood: Any, mask: Tensor) -> View:
+        return self
+
+    def rows(self, index: Tensor) -> View:
+        return self
 
 
 CELLS = Blanks()

@@ -344,5 +344,13 @@ class Likelihood(nn.Module):
             out[..., cells] = value
         return out
 
+    def chances(self, moments: list[Tensor], cell: int, levels: int) -> Tensor:
+        """Probability of each of the ``levels`` of a class cell, (..., levels)."""
+        for cells, m in zip(self.cells(), moments, strict=True):
+            if cell in cells and levels:
+                p = m[..., cells.index(cell), :]
+                return torch.cat([1 - p, p], -1) if p.shape[-1] == 1 else p[..., :levels]
+        raise ValueError(f"cell {cell} holds a number, not a class")
+
     def extra_repr(self) -> str:
         return f"n_cells={self.n_cells}, n_parameters={self.n_parameters}"

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 
-from abduce.data.fields import listing
-from abduce.data.schema import Schema
-from abduce.estimators.arguments import Arguments, preset
-from abduce.estimators.energy_based import EnergyModel
-from abduce.estimators.generative import check_count
-from abduce.fit.stack import COMPONENTS, fit_stack
-from abduce.inference.energy import Energy
-from abduce.models.stack import ROWS, Stack
-
-CELLS = 2**22  # numbers in one chunk of draws
+from abduce.data.seen import Seen
+from abduce.estimators.arguments import Arguments, check_count, preset
+from abduce.estimators.bootstrap import Encoded
+from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.estimator import Estimator, Rows, Run
+from abduce.fit.pool import Family, Given, fit_pool
+from abduce.fit.table_members import COMPONENTS, table_families
+from abduce.models.model import Model
+from abduce.models.pool import Pool
 
 
 @preset
-class Auto(Arguments, EnergyModel):
+class Auto(Arguments, EnergyEstimator):
     """Fit one Gaussian, mixtures of factor analysers and Parzen windows, of numbers and of their normal scores, and pool them.
 
         p(x_blank | x_seen) = Σ_m w_m p_m(x_blank | x_seen)
@@ -43,6 +41,9 @@ class Auto(Arguments, EnergyModel):
         Sizes of the mixtures of factor analysers, the first of them 1.
     rows : int
         Rows to fit to, at most; of more a random sample is taken.
+    extra : sequence of estimators
+        Models of the house to pool besides: a :class:`~abduce.VAE`, an :class:`~abduce.RBM`, a :class:`~abduce.KMeans`.  Clones
+        of them are fitted to the same rows, as often as the other members are.
     callback : callable or None
         Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
 
@@ -71,12 +72,12 @@ class Auto(Arguments, EnergyModel):
 
     components: tuple[int, ...] = COMPONENTS
     rows: int = 5000
+    extra: Sequence[Any] = ()
     callback: Callable[[dict[str, Any]], Any] | None = None
 
     supports = ("mixed",)
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
+    def _check_own(self) -> None:
         check_count("rows", self.rows)
         if not isinstance(self.components, Iterable):
             raise ValueError(f"components must be a sequence of ints, got {self.components!r}")
@@ -85,90 +86,53 @@ class Auto(Arguments, EnergyModel):
             raise ValueError(f"components must start with 1, got {self.components!r}")
         for size in sizes:
             check_count("components", size)
+        for given in self.extra:
+            if not isinstance(given, Estimator):
+                raise ValueError(f"extra must be estimators of abduce, got {given!r}")
 
-    def _support(self, schema: Schema) -> str:
-        if schema.container == "image":
+    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+        if rows.schema.container == "image":
             raise ValueError(
                 "Auto is for tables; for images take MixtureEnsemble, which restores them best, or VAE"
             )
-        return "mixed"
+        if len(rows.x) < 2:
+            raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
+        values, observed = rows.x.numpy(), rows.mask.numpy()
+        if len(values) > self.rows:
+            rng = np.random.default_rng(rows.seed)
+            chosen = np.sort(rng.permutation(len(values))[: self.rows])
+            values, observed = values[chosen], observed[chosen]
 
-    def _completed(self, x: Tensor, observed: Tensor, support: str, seed: int) -> Tensor:
-        return x
-
-    def _learn(
-        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run: Any
-    ) -> Energy:
         def show(text: str, share: float) -> None:
             if self.callback is not None:
                 self.callback({"epoch": share, "epochs": 1.0, "stage": text})
 
-        return fit_stack(
-            self.schema_, x.numpy(), observed.numpy(), seed, self.rows, tuple(self.components), show
+        families: list[Family] = list(
+            table_families(rows.schema, values, observed, tuple(self.components), rows.seed)
         )
+        for i, given in enumerate(self.extra):
+            families.append(Given(f"{type(given).__name__} {i + 1}", values, self._fitter(given, rows)))
+        pool = fit_pool(rows.schema, values, observed, families, rows.seed, show)
+        return pool, Seen(rows.x, rows.mask)
+
+    def _fitter(self, given: Estimator, rows: Rows) -> Callable[[np.ndarray, np.ndarray], Model]:
+        """What fits a clone of an estimator to rows in model space."""
+
+        def fit(values: np.ndarray, observed: np.ndarray) -> Model:
+            fresh: Any = clone(given).set_params(random_state=rows.seed)
+            return fresh.fit(Encoded(rows.schema, values, observed)).model_
+
+        return fit
+
+    @property
+    def _pool(self) -> Pool:
+        assert isinstance(self.model_, Pool)
+        return self.model_
 
     def members(self) -> pd.DataFrame:
         """Members with their weights and how they predicted hidden cells: ``error`` in standard deviations, ``log_loss`` nats.
 
         ``weight`` is that of numbers, ``class_weight`` of classes, ``row_weight`` of log p.
         """
-        assert isinstance(self.model_, Stack)
-        return pd.DataFrame(self.model_.reports).set_index("member")
-
-    def class_probabilities(self, X, column: Any) -> pd.DataFrame:
-        """Probability of each class of a column given the other cells of each row, (n, classes), whatever the column holds.
-
-        ``column`` is a name, or the position in an array.  With the target of a classification as one more column of the
-        training data, this predicts it for rows where it is blank.
-
-        >>> import pandas as pd
-        >>> flower = pd.DataFrame({"size": [1.0, 1.1, 0.9, 3.0, 3.1, 2.9] * 10, "kind": ["a", "a", "a", "b", "b", "b"] * 10})
-        >>> model = Auto(random_state=0).fit(flower)
-        >>> new = pd.DataFrame({"size": [1.0, 3.0], "kind": [None, None]})
-        >>> model.class_probabilities(new, "kind").round(1)
-             a    b
-        0  1.0  0.0
-        1  0.0  1.0
-        """
-        x, seen = self._encode(X)
-        names = [f.name for f in self.schema_.fields]
-        wanted = f"x{column}" if isinstance(column, Integral) and str(column) not in names else str(column)
-        cells = self._stack.coding.classes
-        if wanted not in names or names.index(wanted) not in cells:
-            classes = listing([names[j] for j in cells]) if cells else "none"
-            raise ValueError(f"column must be one of classes, of which there are {classes}; got {column!r}")
-        j = names.index(wanted)
-        seen[:, j] = False
-        x[:, j] = 0.0
-        parts = [self._stack.predict(x[part], seen[part], numbers=False)[1][j] for part in self._parts(x, 1)]
-        index = X.index if isinstance(X, pd.DataFrame) else None
-        levels = pd.Index(self.schema_.fields[j].categories or (0, 1))
-        return pd.DataFrame(np.concatenate(parts) if parts else np.zeros((0, len(levels))), index, levels)
-
-    def _posterior_draws(
-        self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator
-    ) -> Iterator[tuple[slice, Tensor]]:
-        for part in self._parts(x, n):
-            yield part, self._stack.complete(x[part], seen[part], n, generator)
-
-    def _marginal_draws(
-        self, x: Tensor, seen: Tensor, n: int, generator: torch.Generator
-    ) -> Iterator[tuple[slice, Tensor]]:
-        for part in self._parts(x, n):
-            yield part, self._stack.marginals(x[part], seen[part], n, generator)
-
-    def _coder(self) -> Any:
-        raise ValueError(
-            "Auto does not compress: its pool has no conditionals that a code could follow; fit a VAE or a GaussianMixture "
-            "to the same table (abduce fit --model vae)"
-        )
-
-    @property
-    def _stack(self) -> Stack:
-        assert isinstance(self.model_, Stack)
-        return self.model_
-
-    def _parts(self, x: Tensor, n: int) -> Iterator[slice]:
-        size = max(1, min(ROWS, CELLS // (n * self._stack.coding.n_features)))
-        for i in range(0, len(x), size):
-            yield slice(i, min(len(x), i + size))
+        check_is_fitted(self)
+        return pd.DataFrame(self._pool.reports).set_index("member")

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from abduce.estimators.arguments import TrainingArguments, preset
-from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.arguments import TrainingArguments, check_count, preset
+from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit.reconstruction import MeanEnergy
 from abduce.inference.energy import Energy
 from abduce.models.autoencoder import Autoencoder as Network
 
 
-class ByReconstruction(EnergyModel):
+class ByReconstruction(TrainedEnergy):
     """An energy that is trained by its own mean, and its penalty."""
 
     def _loop(self) -> dict[str, Any]:
@@ -22,6 +22,9 @@ class ByReconstruction(EnergyModel):
 
     def _objective(self, model: Energy) -> MeanEnergy:
         return MeanEnergy()
+
+    def _kernel(self, model: Energy) -> None:
+        return None
 
 
 class _Autoencoder(ByReconstruction):

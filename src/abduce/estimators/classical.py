@@ -9,9 +9,9 @@ from numbers import Real
 
 from torch import Tensor
 
-from abduce.estimators.arguments import Arguments, check_components, preset
-from abduce.estimators.energy_based import EnergyModel
-from abduce.estimators.generative import check_count
+from abduce.estimators.arguments import Arguments, check_components, check_count, preset
+from abduce.estimators.estimator import Run
+from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit import classical as fitters
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.gaussians.linear import one_thread
@@ -20,7 +20,7 @@ from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers as FactorAna
 
 
 @preset
-class PCA(Arguments, EnergyModel):
+class PCA(Arguments, FittedEnergy):
     """Probabilistic principal components: p(y) = N(μ, W Wᵀ + σ² I), or the distance to the principal subspace as energy.
 
     Everything is exact, fills and log p of rows with blanks included; blanks in the training rows are met by EM.
@@ -52,7 +52,7 @@ class PCA(Arguments, EnergyModel):
     components: int | str = "auto"
     form: str = "probabilistic"
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         if self.form not in ("probabilistic", "reconstruction"):
             raise ValueError(f"form must be 'probabilistic' or 'reconstruction', got {self.form!r}")
         q = self.components
@@ -66,7 +66,7 @@ class PCA(Arguments, EnergyModel):
 
 
 @preset
-class ICA(Arguments, EnergyModel):
+class ICA(Arguments, FittedEnergy):
     """Independent components: E(y) = Σ_i log cosh(w_iᵀ(y−μ)), as many as columns; log Z = D log π − log|det W|.
 
     FastICA starts, exact maximum likelihood ends.  Sources with heavy tails are told apart; of Gaussian ones no two are.
@@ -85,12 +85,12 @@ class ICA(Arguments, EnergyModel):
     (500, 2)
     """
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         return fitters.independent_components(x, seed)
 
 
 @preset
-class KMeans(Arguments, EnergyModel):
+class KMeans(Arguments, FittedEnergy):
     """k-means: E(y) = min_k ‖y − w_k‖², a probability with as many round wells.
 
     The inverse temperature is fitted to held-out rows; draws and conditionals are exact, by rejection.
@@ -118,12 +118,12 @@ class KMeans(Arguments, EnergyModel):
 
     components: int = 8
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         return fitters.k_means(x[rows], check_components("components", self.components, len(rows)), seed)
 
 
 @preset
-class GaussianMixture(Arguments, EnergyModel):
+class GaussianMixture(Arguments, FittedEnergy):
     """A mixture of Gaussians: E(y) = −log Σ_k π_k N(y; μ_k, C_k), everything exact; blanks are met by EM.
 
     Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
@@ -152,7 +152,7 @@ class GaussianMixture(Arguments, EnergyModel):
     covariance_type: str = "full"
     reg_covar: float = 1e-3
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         k = check_components("components", self.components, len(x))
         return fitters.gaussian_mixture(
             x,
@@ -166,7 +166,7 @@ class GaussianMixture(Arguments, EnergyModel):
 
 
 @preset
-class MixtureOfFactorAnalyzers(Arguments, EnergyModel):
+class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
     """A mixture of Gaussians of a few factors each: C_k = W_k W_kᵀ + Ψ_k; everything exact, blanks are met by EM.
 
     For tables with more columns than a covariance for each cluster can be told from; with one component it is factor
@@ -204,7 +204,7 @@ class MixtureOfFactorAnalyzers(Arguments, EnergyModel):
     factors: int | str = "auto"
     pseudo_rows: float = 20.0
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         k = check_components("components", self.components, len(x) // 2)
         q = self.factors
         if q == "auto":

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from abduce.estimators.arguments import TrainingArguments, preset
-from abduce.estimators.energy_based import EnergyModel
-from abduce.estimators.generative import check_count
+from abduce.estimators.arguments import TrainingArguments, check_count, preset
+from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit.contrastive import ContrastiveDivergence, PseudoLikelihood
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.matching import DenoisingScoreMatching
@@ -26,7 +25,7 @@ PERSISTENT = ContrastiveDivergence(k=1, persistent=True)
 
 
 @preset
-class RBM(TrainingArguments, EnergyModel):
+class RBM(TrainingArguments, TrainedEnergy):
     """A restricted Boltzmann machine: E(v) = −bᵀv − Σ_j softplus(c_j + W_jᵀv) on binary data, with a bowl for −bᵀv on numbers.
 
     Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
@@ -81,7 +80,7 @@ class RBM(TrainingArguments, EnergyModel):
 
 
 @preset
-class Ising(TrainingArguments, EnergyModel):
+class Ising(TrainingArguments, TrainedEnergy):
     """The fully visible Boltzmann machine: E(x) = −½ xᵀJx − bᵀx on binary data, all pairs of cells coupled.
 
     Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.
@@ -124,7 +123,7 @@ class Ising(TrainingArguments, EnergyModel):
 
 
 @preset
-class EnergyNetwork(TrainingArguments, EnergyModel):
+class EnergyNetwork(TrainingArguments, TrainedEnergy):
     """A network as energy: E(x) = f(x) + ‖x‖²/2w² on numbers, f(x) on binary data; any objective shapes it.
 
     Other arguments as in :class:`~abduce.estimators.arguments.TrainingArguments`.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, check_components, preset
-from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.estimator import Rows, Run
 from abduce.gaussians import ensemble_fit
-from abduce.inference.energy import Energy
-from abduce.models.ensemble import MixtureEnsemble as Ensemble
+from abduce.models.energy_model import EnergyModel
+from abduce.models.grouped_mixture import GroupedMixture
+from abduce.models.model import Model
+from abduce.models.pool import Pool
 
 COVARIANCES = 112 * 10**6  # numbers in all of them: 450 MB in single precision
 
 
 @preset
-class MixtureEnsemble(Arguments, EnergyModel):
+class MixtureEnsemble(Arguments, EnergyEstimator):
     """Two mixtures of Gaussians with full covariances, whose answers are averaged: for filling and cleaning images.
 
     A tree has some hundred Gaussians, each with a covariance of its own, shrunk to that of its parent cluster and of all;
@@ -74,8 +76,7 @@ class MixtureEnsemble(Arguments, EnergyModel):
     temper: float = 0.5
     keep: int | None = 8
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
+    def _check_own(self) -> None:
         for name, value, low, high, text in (
             ("shrinkage", self.shrinkage, 0.0, float("inf"), "at least 0 or 'auto'"),
             ("reg_covar", self.reg_covar, 0.0, float("inf"), "at least 0"),
@@ -88,10 +89,16 @@ class MixtureEnsemble(Arguments, EnergyModel):
         if self.keep is not None:
             check_components("keep", self.keep, 10**9)
 
-    def _learn(
-        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run: Any
-    ) -> Energy:
-        x = x.float()
+    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+        self._support(rows.schema)
+        if len(rows.x) < 2:
+            raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
+        whole = self._completed(rows.x, rows.mask, "real", rows.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rows.seed)
+            return self._pool(whole.float(), rows), Seen.whole(whole)
+
+    def _pool(self, x: Tensor, rows: Rows) -> Pool:
         n, d = x.shape
         fit = max(1, COVARIANCES // d**2)  # covariances that the memory holds
         children = self._count("children", min(round(n / max(30, 0.64 * d)), 120, 2 * fit // 3), n)
@@ -99,7 +106,7 @@ class MixtureEnsemble(Arguments, EnergyModel):
         windows = self._count("windows", min(round(n / 15), 4000), n)
         shapes = self._count("shapes", round(children / 2), n)
         shrinkage = 0.38 * d if self.shrinkage == "auto" else float(self.shrinkage)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(rows.seed)
         p = ensemble_fit.principal_features(x)
         given = shrinkage, float(self.reg_covar), generator
         members = [
@@ -107,7 +114,11 @@ class MixtureEnsemble(Arguments, EnergyModel):
             ensemble_fit.windows(x, p, shapes, windows, *given),
         ]
         keep = [None, None] if self.keep is None else [self.keep, max(1, self.keep // 2)]
-        return Ensemble.of(members, keep, float(self.temper))
+        models = [
+            EnergyModel(GroupedMixture.of(member, k, float(self.temper)))
+            for member, k in zip(members, keep, strict=True)
+        ]
+        return Pool(rows.schema, models, codes=range(len(models)))
 
     def _count(self, name: str, default: int, rows: int) -> int:
         value = getattr(self, name)

@@ -1,11 +1,45 @@
-"""Loading any saved model, whatever its method."""
+"""A fitted estimator as a folder: its arguments, what the fit found, and the model, of JSON and safetensors alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from abduce.estimators.methods import METHODS
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from abduce.data.schema import Schema
 from abduce.fit import checkpoint
+from abduce.fit.registry import energy_objective_from_json, energy_objective_to_json, is_objective
+from abduce.models.families import rebuild
+
+WATCHERS = ("callback",)  # arguments that are not kept
+
+
+def state(estimator: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What identifies a fitted model: JSON-able configuration and weights."""
+    model = estimator.model_
+    config = {
+        "model": {"family": type(model).__name__, "config": model.config},
+        "schema": estimator.schema_.to_json(),
+    }
+    tensors = {
+        name: t.to(model.stored_as) if t.is_floating_point() and model.stored_as is not None else t
+        for name, t in model.state_dict().items()
+    }
+    return config, tensors
+
+
+def keep(estimator: Any, folder: str | Path) -> None:
+    """Write a fitted estimator to a folder, atomically."""
+    config, tensors = state(estimator)
+    fitted = {name: getattr(estimator, name) for name in estimator.kept}
+    fitted["feature_names"] = [str(c) for c in getattr(estimator, "feature_names_in_", [])]
+    body = {"kind": "model", **_estimator_to_json(estimator), "fitted": fitted, **config}
+    checkpoint.save(folder, body, tensors)
 
 
 def load(folder: str | Path):
@@ -14,11 +48,70 @@ def load(folder: str | Path):
     Raises FileNotFoundError if the folder is not there, ModelFolderError (a ValueError) if it is damaged, was changed, or
     is of another format version.
     """
+    from abduce.estimators.methods import METHODS  # every method imports this module
+
     body, tensors = checkpoint.load(folder)
-    estimator = METHODS.get(body.get("estimator", ""))
-    if estimator is None:
+    if body.get("estimator") not in METHODS:
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
             f" {sorted(METHODS)}"
         )
-    return estimator._from_folder(body, tensors)
+    estimator: Any = _from_json({"estimator": body["estimator"], "arguments": body["arguments"]})
+    estimator.schema_ = Schema.from_json(body["schema"])
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = rebuild(body["model"]).double()
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise checkpoint.ModelFolderError(
+            f"the folder's weights do not fit its model.json: {error}"
+        ) from None
+    estimator.model_ = model.eval().requires_grad_(False)
+    fitted = dict(body["fitted"])
+    names = fitted.pop("feature_names")
+    for name, value in fitted.items():
+        setattr(estimator, name, value)
+    estimator.n_iter_, estimator.interrupted_ = max(1, len(estimator.history_)), False
+    estimator.n_features_in_ = len(estimator.schema_.order) or estimator.schema_.n_cells
+    if names:
+        estimator.feature_names_in_ = np.asarray(names, dtype=object)
+    return estimator
+
+
+# ------------------------------------------------------------------ arguments
+
+
+def _estimator_to_json(estimator: Any) -> dict[str, Any]:
+    arguments = {
+        k: _to_json(v) for k, v in estimator.get_params(deep=False).items() if k not in WATCHERS
+    }
+    return {"estimator": type(estimator).__name__, "arguments": arguments}
+
+
+def _to_json(value: Any) -> Any:
+    """A constructor argument as JSON; seeds that are no numbers are not kept."""
+    if is_objective(value):
+        return {"objective": energy_objective_to_json(value)}
+    if isinstance(value, BaseEstimator):
+        return _estimator_to_json(value)
+    if isinstance(value, np.random.RandomState):
+        return None
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):  # keys may be places as well as names
+        return {"mapping": [[_to_json(k), _to_json(v)] for k, v in value.items()]}
+    return [_to_json(v) for v in value] if isinstance(value, tuple | list | np.ndarray) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "objective" in value:
+        return energy_objective_from_json(value["objective"])
+    if "mapping" in value:
+        return {_from_json(k): _from_json(v) for k, v in value["mapping"]}
+    from abduce.estimators.methods import METHODS
+
+    return METHODS[value["estimator"]](**{k: _from_json(v) for k, v in value["arguments"].items()})

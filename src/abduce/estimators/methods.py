@@ -18,12 +18,12 @@ from abduce.estimators.classical import (
     MixtureOfFactorAnalyzers,
 )
 from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
-from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.energies import EnergyEstimator
 from abduce.estimators.ensemble import MixtureEnsemble
 from abduce.estimators.sparse import PSD, SparseCoding
 from abduce.estimators.vae import VAE
 
-ENERGIES: dict[str, type[EnergyModel]] = {
+ENERGIES: dict[str, type[EnergyEstimator]] = {
     method.__name__: method
     for method in (
         Auto,

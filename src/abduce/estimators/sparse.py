@@ -6,7 +6,8 @@ from torch import Tensor
 
 from abduce.estimators.arguments import Arguments, TrainingArguments, check_components, preset
 from abduce.estimators.autoencoders import ByReconstruction
-from abduce.estimators.energy_based import EnergyModel
+from abduce.estimators.estimator import Run
+from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit import classical as fitters
 from abduce.inference.energy import Energy
 from abduce.models.sparse_coding import PSD as PredictiveEnergy
@@ -14,7 +15,7 @@ from abduce.models.sparse_coding import SparseCoding as SparseEnergy
 
 
 @preset
-class SparseCoding(Arguments, EnergyModel):
+class SparseCoding(Arguments, FittedEnergy):
     """Sparse coding: E(y) = min_z ‖y − Wz‖² + λ‖z‖₁, a dictionary of unit columns; convex and even in y.
 
     scikit-learn learns the dictionary; the code is found by FISTA.
@@ -47,7 +48,7 @@ class SparseCoding(Arguments, EnergyModel):
     sparsity: float = 0.5
     iterations: int = 100
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, **run) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         check_components("code", self.code, len(rows))
         dictionary = fitters.dictionary(x[rows], self.code, self.sparsity, seed)
         return SparseEnergy.from_dictionary(dictionary, self.sparsity, self.iterations)

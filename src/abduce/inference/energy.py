@@ -139,6 +139,10 @@ class Energy(nn.Module, abc.ABC):
     def represent(self, x: Tensor) -> Tensor:
         """What the model makes of whole rows, ``(batch, features)``: codes, responsibilities, hidden units."""
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Rows (n, D) of codes, for families with a decoder."""
+        raise ValueError(f"{type(self).__name__} has no decoder from its features to rows")
+
 
 class Bipartite(Energy):
     """An energy whose hidden units, {0, 1}, are independent given the cells, and the cells given the hidden units."""

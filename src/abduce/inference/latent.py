@@ -37,6 +37,14 @@ class LatentVariableModel(Energy):
     def likelihood(self, z: Tensor) -> Product:
         """p(x|z) for latents ``(..., latent)``."""
 
+    @abc.abstractmethod
+    def point(self, moments: list[Tensor]) -> Tensor:
+        """The best value of each cell from averaged moments of the likelihood: means of numbers, modes of classes, (..., D)."""
+
+    @abc.abstractmethod
+    def chances(self, moments: list[Tensor], cell: int) -> Tensor:
+        """Probability of each level of a class cell from averaged moments, (..., levels)."""
+
     def linear_path(self) -> LinearPath | None:
         """A linear-Gaussian model over the same latents and cells that inference may start from, if there is one."""
         return None

@@ -1,34 +1,101 @@
-"""The families of energies by name: what a saved model is built from again."""
+"""Models and families of energies by name: what a saved model is built from again."""
 
 from __future__ import annotations
 
-from abduce.inference.energy import Energy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from abduce.data.schema import Schema
+from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
+from abduce.inference.energy import Energy, LogZ
 from abduce.models.autoencoder import Autoencoder
 from abduce.models.boltzmann import RBM, GaussianRBM, Ising
-from abduce.models.ensemble import MixtureEnsemble
+from abduce.models.energy_model import EnergyModel
 from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents
+from abduce.models.grouped_mixture import GroupedMixture
 from abduce.models.mixture import GaussianMixture, KMeans
+from abduce.models.model import Model
 from abduce.models.network import EnergyNetwork
+from abduce.models.parzen import ParzenWindows
+from abduce.models.pool import Pool
 from abduce.models.sparse_coding import PSD, SparseCoding
-from abduce.models.stack import Stack
+from abduce.models.transformed import Transformed
+from abduce.models.vae import VariationalAutoencoder
 
-FAMILIES: dict[str, type[Energy]] = {
+ENERGIES: dict[str, type[Energy]] = {
     family.__name__: family
     for family in (
         Autoencoder,
         EnergyNetwork,
         GaussianMixture,
         GaussianRBM,
+        GroupedMixture,
         IndependentComponents,
         Ising,
         KMeans,
         MixtureOfFactorAnalyzers,
-        MixtureEnsemble,
         PSD,
+        ParzenWindows,
         PrincipalComponents,
         RBM,
         SparseCoding,
-        Stack,
     )
+}
+
+
+def rebuild(body: dict[str, Any]) -> Model:
+    """A model of ``{"family", "config"}`` as :attr:`Model.config` has it, ready for its ``state_dict``; KeyError if unknown."""
+    return BUILDERS[body["family"]](**body["config"])
+
+
+def _energy_model(
+    energy: dict[str, Any],
+    beta: float,
+    partition: dict[str, Any] | None,
+    levels: list[int],
+    start: str | None,
+    base: str | None,
+) -> EnergyModel:
+    return EnergyModel(
+        ENERGIES[energy["family"]](**energy["config"]),
+        _base(start, len(levels)),
+        beta,
+        _base(base, len(levels)),
+        None if partition is None else LogZ(**partition),
+        tuple(levels),
+    )
+
+
+def _base(name: str | None, cells: int) -> nn.Module | None:
+    """An empty measure, to be loaded into."""
+    if name is None:
+        return None
+    zeros, ones = torch.zeros(cells), torch.ones(cells)
+    return {
+        "normal": lambda: NormalBase(zeros, torch.eye(cells)),
+        "rates": lambda: RatesBase(zeros),
+        "box": lambda: BoxBase(zeros, ones),
+    }[name]()
+
+
+def _transformed(
+    model: dict[str, Any], schema: dict[str, Any], scores: bool, arrays: dict[str, list[int]]
+) -> Transformed:
+    empty = {name: np.zeros(shape) for name, shape in arrays.items()}
+    return Transformed(rebuild(model), Schema.from_json(schema), scores, empty)
+
+
+def _pool(schema: dict[str, Any], members: list[dict[str, Any]], **config: Any) -> Pool:
+    return Pool(Schema.from_json(schema), [rebuild(member) for member in members], **config)
+
+
+BUILDERS = {
+    "EnergyModel": _energy_model,
+    "Pool": _pool,
+    "Transformed": _transformed,
+    "VariationalAutoencoder": VariationalAutoencoder.from_config,
 }

@@ -293,3 +293,9 @@ class NotAtRandom(LatentVariableModel):
         """p(x_obs, s | z, u)."""
         latent, u = z[..., : self.model.latent_dim], z[..., self.model.latent_dim :]
         return MaskedLaw(self.model.likelihood(latent), self._mask[0], u)
+
+    def point(self, moments: list[Tensor]) -> Tensor:
+        return self.model.point(moments)
+
+    def chances(self, moments: list[Tensor], cell: int) -> Tensor:
+        return self.model.chances(moments, cell)

@@ -25,11 +25,15 @@ from abduce.distributions.priors import GaussianMixture, StandardNormal
 from abduce.gaussians.linear import LinearPath
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.missingness import MaskModel, NotAtRandom
+from abduce.answers.answer import Answer, Effort
+from abduce.answers.weighed import Weighed
+from abduce.data.seen import Seen
+from abduce.models.model import Model
 from abduce.nets.convolutions import ConvolutionalDecoder, ConvolutionalEncoder
 from abduce.nets.mlp import MLP, Features
 
 
-class VariationalAutoencoder(LatentVariableModel):
+class VariationalAutoencoder(LatentVariableModel, Model):
     """A VAE with any likelihood.
 
     With a ``path`` the prior is the path's mixture and the posterior its exact one, corrected by a network; without, the
@@ -89,6 +93,33 @@ class VariationalAutoencoder(LatentVariableModel):
             self.noise_dim = self.latent_dim + 1
             prior = GaussianMixture(path.weights, path.means, path.covariances) if prior is None else prior
         self.set_prior(prior)
+
+    # ------------------------------------------------------------------ as a model
+
+    views = frozenset({"blanks", "linear", "flips"})
+    lattice_mass = True
+    stored_as = torch.float32
+
+    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+        """Weigh draws of z; with a mask model, rows with blanks are seen with their mask."""
+        self.check(seen, self.views)
+        return Weighed(self.joint() if seen.exact else self, seen, effort)
+
+    @property
+    def most(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The largest value that each cell can take, (D,)."""
+        return self.heads.limits()
+
+    def point(self, moments: list[Tensor]) -> Tensor:
+        return self.heads.point(moments)
+
+    def chances(self, moments: list[Tensor], cell: int) -> Tensor:
+        return self.heads.chances(moments, cell, self.layout.levels[cell])
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean of p(x|z), numbers at their mean and classes at their likeliest code."""
+        return self.heads.point(self.likelihood(z).moments())
 
     def joint(self) -> LatentVariableModel:
         """What is fitted and asked: the model itself, or with a mask model that of (x_obs, s)."""

@@ -1,14 +1,12 @@
-"""Observations: how what we see came from the clean data that we ask for.
+"""Views of clean rows x through noise: linear maps, and flips of binary cells.
 
-Every restoration is the posterior of a clean row x under an observation of it.  An observation says, for latents z, how
-likely the seen values are and what the clean row then looks like:
+A view says, for latents z, how likely the seen values y are and what the clean row then looks like:
 
-    Blanks              some cells seen exactly, the others not at all
     Linear(σ, A)        y = A x + σ · noise, A any linear map, cells of y may be blank
     Flips(ε)            binary cells, each turned over with probability ε
 
-For a linear observation p(x|z) is taken at its first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share
-factors.  With S = A C Aᵀ + diag(σ²) over the seen cells of y,
+(Cells that are seen exactly or not at all are :class:`abduce.data.seen.Blanks`.)  For a linear view p(x|z) is taken at its
+first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share factors.  With S = A C Aᵀ + diag(σ²) over the seen cells of y,
 
     log p(y|z) = log N(y; A m, S),      E[x | z, y] = m + C Aᵀ S⁻¹ (y − A m),
 
@@ -24,11 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from abduce.data.seen import View
 from abduce.data.operators import IDENTITY, Identity, Operator
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
@@ -39,49 +38,14 @@ LOG_2PI = math.log(2 * math.pi)
 LEAST_NOISE = 1e-3  # standard deviation, model units: what is seen is never believed beyond this
 
 
-class Clean(Protocol):
-    """The law of clean rows given z and what was seen."""
-
-    def moments(self) -> list[Tensor]: ...
-    def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
-
-
-class Observation(Protocol):
-    """Relates what was seen, ``y`` with the mask ``seen``, to clean rows."""
-
-    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """A first idea of the clean row, for the encoder: ``(x, observed)``."""
-        ...
-
-    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
-        """log p(y | z), nats, (samples, batch)."""
-        ...
-
-    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Clean:
-        """p(x | z, y), the law of the clean row."""
-        ...
-
-
-class Blanks:
-    """Some cells are seen exactly; the others are to be filled in."""
-
-    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        return y, seen
-
-    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
-        return likelihood.log_prob(y, seen)
-
-    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Product:
-        return likelihood.condition(y, seen)
-
-
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(View):
     """y = A x + noise, of standard deviation ``noise`` in model units: one number, or one for each cell of y.
 
     ``held`` is what :meth:`hold` keeps: variances of the cells of x, (rows, D), and the Cholesky factors of S, (rows, d, d).
     """
 
+    name = "linear"
     noise: Tensor | float
     operator: Operator = IDENTITY
     held: tuple[Tensor, Tensor] | None = None
@@ -124,6 +88,15 @@ class Linear:
 
     def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> _Corrected:
         return _Corrected(self, likelihood.gaussian(), y, seen)
+
+    def point(self, model: Any, moments: list[Tensor]) -> Tensor:
+        return moments[0].squeeze(-1)
+
+    def centre(self, clean: _Corrected) -> Tensor:
+        return clean.moments()[0][0, ..., 0]
+
+    def affine(self, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        return self.apply, self.spread(y)
 
     def path_posterior(self, path: LinearPath, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior of a linear path's latents given y, which is linear-Gaussian too: see :meth:`LinearPath.posterior`.
@@ -243,11 +216,16 @@ class _Corrected:
         return moved + shared.squeeze(-1)
 
 
-class Flips:
+class Flips(View):
     """Binary cells, each turned over with probability ``rate``; cells of other kinds are seen exactly."""
+
+    name = "flips"
 
     def __init__(self, rate: float):
         self.rate = rate
+
+    def __repr__(self) -> str:
+        return f"Flips({self.rate!r})"
 
     def field(self, y: Tensor, seen: Tensor) -> Tensor:
         """log p(y | x = 1) − log p(y | x = 0) of each cell: what an energy's field of the clean row is."""
@@ -276,3 +254,15 @@ class Flips:
             else:
                 parts.append((cells, part.condition(y[..., cells], seen[..., cells])))
         return Product(parts, likelihood.n_cells)
+
+    def point(self, model: Any, moments: list[Tensor]) -> Tensor:
+        return model.point(moments)
+
+    def centre(self, clean: Product) -> Tensor:
+        return clean.gaussian().mean[0]
+
+    def hold(self, likelihood: Product, mask: Tensor) -> Flips:
+        return self
+
+    def rows(self, index: Tensor) -> Flips:
+        return self

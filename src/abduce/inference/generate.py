@@ -40,9 +40,6 @@ def generate(
     law = density.model.law(density.beta, density.base)
     if law is not None:
         return Generated(law.sample(n, generator), {"method": "exact"})
-    exact: Any = getattr(density.model, "sample", None)
-    if exact is not None and density.beta == 1 and density.base is None:
-        return Generated(exact(n, generator), {"method": "exact"})
     path = path_to(density)
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     particles = max(PARTICLES, n)

@@ -1,0 +1,42 @@
+"""How the cells of a row lie, as far as a model needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Cells of a row: the ``shape`` of one row, (D,) or (H, W[, C]), and ``levels`` (D,), classes of each cell, 0 for a number.
+
+    >>> Layout((3,), (0, 2, 4)).classes
+    [1, 2]
+    """
+
+    shape: tuple[int, ...]
+    levels: tuple[int, ...]
+
+    @classmethod
+    def of_numbers(cls, cells: int) -> Layout:
+        """All cells are numbers."""
+        return cls((cells,), (0,) * cells)
+
+    @classmethod
+    def of_bits(cls, cells: int) -> Layout:
+        """All cells are binary."""
+        return cls((cells,), (2,) * cells)
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells D a row has."""
+        return len(self.levels)
+
+    @property
+    def classes(self) -> list[int]:
+        """Which cells hold classes."""
+        return [j for j, levels in enumerate(self.levels) if levels]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Which cells hold numbers."""
+        return [j for j, levels in enumerate(self.levels) if not levels]

@@ -1,0 +1,336 @@
+"""One face for every model: fit it, then ask it anything, behind scikit-learn's contract.
+
+An estimator learns what the data are (``schema_``) and fits a model (``model_``); every question is turned into what was
+:class:`~abduce.data.seen.Seen` in model space, asked once, and the answer reduced and turned back into the data's own form.
+What a subclass says is how the model is fitted, and no more.
+"""
+
+from __future__ import annotations
+
+import abc
+import sys
+from collections.abc import Callable, Iterator
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    OutlierMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from abduce.answers.answer import Answer, Effort, blocks, gather
+from abduce.compress import codec
+from abduce.data.schema import Schema
+from abduce.data.seen import Seen
+from abduce.estimators.bootstrap import Encoded
+from abduce.estimators.folder import keep, state
+from abduce.estimators.restoring import Restoring
+from abduce.fit.checkpoint import fingerprint
+from abduce.inference.energy import NotNormalized
+from abduce.models.model import Model
+
+JUDGED = 2000  # training rows, at most, that set where oddness begins
+
+
+class Rows(NamedTuple):
+    """Training rows in model space: values (n, D), 0 where blank, the mask, the schema that reads them, and the fit's seed."""
+
+    x: Tensor
+    mask: Tensor
+    schema: Schema
+    seed: int
+
+
+class Run(NamedTuple):
+    """A folder that keeps the state of a run, and another draw of the rows for each epoch, in model space."""
+
+    checkpoint: Path | None = None
+    redraw: Callable[[int], Tensor] | None = None
+
+
+class Estimator(
+    Restoring,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    OutlierMixin,
+    DensityMixin,
+    BaseEstimator,
+    abc.ABC,
+):
+    """The questions: score, flag, represent, generate, compress; :class:`Restoring` has those about clean data."""
+
+    kept: ClassVar[tuple[str, ...]] = ("offset_", "edge_", "inference_seed_", "history_")  # fitted, beside model and schema
+    progress: ClassVar[tuple[str, float, str]] = ("loss", -1.0, "")  # what training reports: name, sign and unit
+    model_: Model
+    schema_: Schema
+    offset_: float
+    edge_: list[float | None]
+    inference_seed_: int
+    history_: list[dict[str, float]]
+    samples: int = 100
+    random_state: Any
+    contamination: float
+    kinds: Any
+    verbose: int = 0
+    callback: Callable[[dict[str, Any]], Any] | None = None
+
+    # ------------------------------------------------------------------ fit
+
+    @abc.abstractmethod
+    def _check_arguments(self) -> None:
+        """Refuse arguments that make no sense, before any work."""
+
+    @abc.abstractmethod
+    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+        """The fitted model, and the rows whose log p set ``offset_``; sets ``history_`` and ``interrupted_``."""
+
+    def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
+        """Fit to what X holds, whatever its form."""
+        self._check_columns(X, reset=True)
+        self._check_arguments()
+        schema, values, observed = self._read(X)
+        if not observed.any():
+            raise ValueError("X has no observed cell at all: every value is missing")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.schema_, self.inference_seed_ = schema, seed
+        if schema.container == "image":
+            self.n_features_in_ = schema.n_cells
+        self.history_, self.interrupted_ = [], False
+        rows = Rows(torch.from_numpy(values), torch.from_numpy(observed), schema, seed)
+        draws = None if redraw is None else self._redraws(redraw, rows.x.shape)
+        self.model_, judged = self._fit(rows, Run(Path(checkpoint) if checkpoint else None, draws))
+        self.n_iter_ = max(1, len(self.history_))
+        self._set_offset(judged)
+
+    def _redraws(self, redraw: Callable[[int], Any], shape: torch.Size) -> Callable[[int], Tensor]:
+        def rows(epoch: int) -> Tensor:
+            values = self.schema_.encode(redraw(epoch))[0]
+            if values.shape != tuple(shape):
+                raise ValueError(f"redraw must return the rows of X, {tuple(shape)}, got {values.shape}")
+            return torch.from_numpy(values).float()
+
+        return rows
+
+    def _set_offset(self, seen: Seen) -> None:
+        """Where oddness begins: the log p that a share of ``contamination`` of the training rows falls below."""
+        order = torch.randperm(len(seen.y), generator=torch.Generator().manual_seed(self.inference_seed_))
+        some = order[: self._judged(len(seen.y))]
+        values = self._plausibility(seen.rows(some))
+        self.offset_ = float(np.quantile(values, self.contamination, method="higher"))
+        edge = seen.rows(some[int(np.flatnonzero(values == self.offset_)[0])])
+        cells = zip(edge.y.tolist(), edge.mask.tolist(), strict=True)
+        self.edge_ = [value if observed else None for value, observed in cells]
+
+    def _edge(self) -> Seen:
+        """The training row whose log p is ``offset_``."""
+        y = torch.tensor([[0.0 if value is None else value for value in self.edge_]], dtype=torch.float64)
+        return Seen(y, torch.tensor([[value is not None for value in self.edge_]]))
+
+    def _judged(self, n: int) -> int:
+        """How many training rows set ``offset_``."""
+        return min(n, JUDGED)
+
+    def _report(self, record: dict[str, float]) -> None:
+        """Tell the caller how training goes."""
+        if self.verbose:
+            held = f", held out {record['valid']:.3f}" if "valid" in record else ""
+            name, sign, unit = self.progress
+            value = f"{name} {sign * record['train']:.3f}{unit}{held}"
+            print(f"epoch {record['epoch']}/{record['epochs']}: {value}", file=sys.stderr)
+        if self.callback is not None:
+            self.callback(record)
+
+    # ------------------------------------------------------------------ in and out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _check_columns(self, X, reset: bool) -> None:
+        """scikit-learn's checks: column names, number of columns, and plain arrays' shape and contents."""
+        if isinstance(X, Encoded):  # checked when it was encoded
+            return
+        if isinstance(X, pd.DataFrame):
+            frame: Any = X
+            validate_data(self, frame, reset=reset, skip_check_array=True)
+        elif np.ndim(X) <= 2:
+            kind = X.dtype.kind if isinstance(X, np.ndarray) else "O"
+            dtype = None if kind in "bifu" else np.float64
+            validate_data(self, X, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")
+
+    def _read(self, X) -> tuple[Schema, np.ndarray, np.ndarray]:
+        """What ``fit`` takes X for, and X in model space; a resample keeps the schema of what it was drawn from."""
+        if isinstance(X, Encoded):
+            return X.schema, X.values, X.observed
+        schema = Schema.infer(X, self.kinds)
+        return (schema, *schema.encode(X))
+
+    def _encode(self, X) -> Seen:
+        """Rows like the training data's, in model space."""
+        check_is_fitted(self)
+        self._check_columns(X, reset=False)
+        values, observed = self.schema_.encode(X)
+        seen = Seen(torch.from_numpy(values), torch.from_numpy(observed))
+        self._check_values(seen)
+        return seen
+
+    def _check_values(self, seen: Seen) -> None:
+        """Refuse values beyond what the model gives any probability."""
+        if self.model_.most is None:
+            return
+        beyond = seen.mask & (seen.y > self.model_.most)
+        if bool(beyond.any()):
+            row, j = beyond.nonzero()[0].tolist()
+            raise ValueError(
+                f"X: column {self.schema_.names[j]!r} has {float(seen.y[row, j]):g} in row {row}, beyond the largest count of "
+                "the training data, where likelihood 'beta_binomial' ends"
+            )
+
+    def _effort(self, samples: int | None = None) -> Effort:
+        return Effort(samples=samples or self.samples, seed=self.inference_seed_)
+
+    def _answers(self, seen: Seen, draws: int = 1) -> Iterator[tuple[slice, Answer]]:
+        """Answers about rows, a block at a time."""
+        return blocks(self.model_, seen, self._effort(), draws)
+
+    def _generator(self, random_state) -> torch.Generator:
+        given = self.random_state if random_state is None else random_state
+        return torch.Generator().manual_seed(int(check_random_state(given).randint(2**31 - 1)))
+
+    # ------------------------------------------------------------------ score
+
+    def _plausibility(self, seen: Seen, samples: int | None = None) -> np.ndarray:
+        """log p of rows in the data's units, nats, float64 (n,); up to a constant where log Z is not known."""
+        value = gather(self.model_, seen, self._effort(samples), lambda answer: answer.log_evidence)
+        return value.numpy() + self._units(seen)
+
+    def _units(self, seen: Seen) -> np.ndarray:
+        """What turns a density of model values into one in the data's own units, nats (n,)."""
+        return self.schema_.log_jacobian(seen.y.numpy(), seen.mask.numpy(), pixels=not self.model_.lattice_mass)
+
+    def score_samples(self, X, samples: int | None = None) -> np.ndarray:
+        """Log-probability of the observed cells of each row, nats, float64 ``(n,)``; densities in the data's own units.
+
+        Models with latents estimate it from ``samples`` importance draws (None: the model's own number), the same seeded ones
+        for every row, so that a row's score does not depend on which rows come with it; with ``missing="mnar"`` it is
+        log p(x_obs, s), of the mask s too.  Of a pool of models it is the log of their averaged densities, with weights of
+        their own (:meth:`fill` averages means).  Raises :class:`~abduce.NotNormalized` where log Z is not known yet.
+        """
+        seen = self._encode(X)
+        self._check_normalized()
+        return self._plausibility(seen, samples)
+
+    def _check_normalized(self) -> None:
+        if self.model_.partition is None:
+            raise NotNormalized(
+                f"log p of this {type(self).__name__} is not known: its partition function has no closed form; call "
+                "normalize() first (anomaly_score, which needs no log Z, ranks rows as well)"
+            )
+
+    def score(self, X, y=None) -> float:
+        """Mean of :meth:`score_samples`, nats a row."""
+        return float(np.mean(self.score_samples(X)))
+
+    def anomaly_score(self, X) -> np.ndarray:
+        """Oddness of each row, −log p in nats, up to a constant where log Z is not known: higher is odder (PyOD's sign)."""
+        return -self._plausibility(self._encode(X))
+
+    def decision_function(self, X) -> np.ndarray:
+        """``−anomaly_score(X) − offset_``: below zero is an outlier (scikit-learn's sign, the opposite of PyOD's)."""
+        return -self.anomaly_score(X) - self.offset_
+
+    def predict(self, X) -> np.ndarray:
+        """+1 for inliers, −1 for outliers (scikit-learn's signs; PyOD says 0 and 1)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    @torch.no_grad()
+    def realism(self, X, references: int = 1000) -> np.ndarray:
+        """Share of the model's own samples that are less plausible than each row, in [0, 1], ``(n,)``.
+
+        Like is compared with like: the samples are scored on the same cells that the row has observed, so rows are grouped by
+        their pattern of blanks.
+        """
+        seen = self._encode(X)
+        own = self.model_.sample(references, torch.Generator().manual_seed(self.inference_seed_))
+        value, out = self._plausibility(seen), np.empty(len(seen.y))
+        patterns, which = torch.unique(seen.mask, dim=0, return_inverse=True)
+        for i, pattern in enumerate(patterns):
+            rows = (which == i).numpy()
+            theirs = np.sort(self._plausibility(Seen(own, pattern.expand(own.shape))))
+            out[rows] = np.searchsorted(theirs, value[rows]) / len(own)
+        return out
+
+    # ------------------------------------------------------------------ represent
+
+    def transform(self, X) -> np.ndarray:
+        """What the model makes of each row, ``(n, features)``: the posterior mean of latents, a code, responsibilities."""
+        seen = self._encode(X)
+        width = (self._n_features_out,)
+        return gather(self.model_, seen, self._effort(), lambda answer: answer.latents(), width).numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.model_.answer(Seen.whole(torch.zeros(1, self.model_.n_cells).double())).latents().shape[1]
+
+    @torch.no_grad()
+    def inverse_transform(self, Z):
+        """Decode latents or codes ``(n, features)`` to rows in the data's own form, for families with a decoder.
+
+        Of a model with latents the mean of p(x|z).
+        """
+        check_is_fitted(self)
+        z = torch.as_tensor(np.asarray(Z, dtype=np.float64))
+        width = self._n_features_out
+        if z.ndim != 2 or z.shape[1] != width:
+            raise ValueError(f"Z must have shape (n, {width}), got {tuple(z.shape)}")
+        return self.schema_.decode(self.model_.decode(z).detach().numpy())
+
+    # ------------------------------------------------------------------ generate
+
+    @torch.no_grad()
+    def sample(self, n: int = 1, random_state=None):
+        """Draw ``n`` new rows in the form the data came in."""
+        check_is_fitted(self)
+        if not isinstance(n, Integral) or n < 1:
+            raise ValueError(f"n must be a positive int, got {n!r}")
+        return self.schema_.decode(self.model_.sample(int(n), self._generator(random_state)).numpy(), snap=True)
+
+    # ------------------------------------------------------------------ compress
+
+    def compress(self, X) -> bytes:
+        """Compress X losslessly, bit for bit: about −log₂ p(x) bits a row, of a model with latents by bits back.
+
+        Numbers must have the fixed precision of the training data.  A data frame's index and left-out columns are carried
+        along.  ValueError names the column of a value that the model has no code for, and families that have neither latents
+        nor tractable conditionals to code with.
+        """
+        check_is_fitted(self)
+        if len(X):
+            self._check_columns(X, reset=False)
+        return codec.compress(self.model_.coder(), self.schema_, X, fingerprint(*state(self)))
+
+    def decompress(self, data: bytes):
+        """Turn the bytes of :meth:`compress` back into X.
+
+        Raises CompressedDataError (a ValueError) if they are of another model or format version, truncated or changed.
+        """
+        check_is_fitted(self)
+        return codec.decompress(self.model_.coder(), self.schema_, data, fingerprint(*state(self)))
+
+    # ------------------------------------------------------------------ keep
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted model to a folder (safetensors + JSON), atomically."""
+        check_is_fitted(self)
+        keep(self, folder)

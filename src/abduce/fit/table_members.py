@@ -1,0 +1,129 @@
+"""The members that a table's pool has by default: one Gaussian, mixtures of factor analysers, Parzen windows, latent classes.
+
+Gaussians and windows read the features of one coding, numbers themselves or their normal scores; a table without numbers has
+latent classes beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from abduce.data.coding import Coding
+from abduce.data.schema import Schema
+from abduce.data.seen import Seen
+from abduce.fit.pool import Family, Members
+from abduce.gaussians.factor_fit import FLOOR, factor_mixture, principal_factors
+from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.parzen_law import ParzenLaw, row_keys
+from abduce.models.energy_model import EnergyModel
+from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
+from abduce.models.model import Model
+from abduce.models.parzen import ParzenWindows
+from abduce.models.transformed import Transformed
+
+BANDWIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0)
+COMPONENTS = (1, 5, 20)
+FACTORS = 20
+ROWS_A_COMPONENT = 15
+ROWS_A_FACTOR = 20
+MOST_FACTORS = 64
+
+
+def table_families(
+    schema: Schema,
+    values: np.ndarray,
+    observed: np.ndarray,
+    components: Sequence[int] = COMPONENTS,
+    seed: int = 0,
+) -> list[Family]:
+    """The families for rows in model space (n, D)."""
+    codings = [Coding(schema, values, observed, scores) for scores in (False, True)]
+    if not codings[1].columns:  # no numbers: both codings are one
+        codings = codings[:1]
+    return [GaussianFamily(coding, values, components, seed) for coding in codings]
+
+
+class GaussianFamily:
+    """Mixtures of factor analysers of several sizes, and windows round rows completed by the largest, in one coding."""
+
+    def __init__(self, coding: Coding, values: np.ndarray, components: Sequence[int], seed: int):
+        self.coding, self.values, self.components, self.seed = coding, values, components, seed
+        self.about = "scores" if coding.scores else "numbers"
+
+    def repeats(self) -> bool:
+        return self.coding.scores
+
+    def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
+        features, mask = (torch.from_numpy(a) for a in self.coding.code(self.values, observed))
+        seen = Seen(features, mask)
+        n, f = features.shape
+        q = max(1, min(FACTORS, f - 1))
+        # one Gaussian has the rows for more factors
+        wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
+        laws: dict[str, FactorMixtureLaw] = {}
+        one: FactorMixtureLaw | None = None
+        few: FactorMixtureLaw | None = None
+        for size in self.components:
+            k = min(size, max(1, n // ROWS_A_COMPONENT))
+            title = f"Gaussian of {self.about}" if k == 1 else f"{k} factor analysers of {self.about}"
+            if title in laws:
+                continue
+            # a mixture that stops early predicts as well, and is done in half the time
+            iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
+            law = factor_mixture(
+                features,
+                mask,
+                k,
+                wide if k == 1 else q,
+                20.0,
+                FLOOR,
+                iterations,
+                tolerance,
+                self.seed,
+                one=one,
+                start=_law(start[title]) if start else None,
+            )
+            one = law if k == 1 else one
+            few = law if few is None or k <= 5 else few
+            laws[title] = law
+        assert few is not None
+        out = {t: self._member(MixtureOfFactorAnalyzers.of(law)) for t, law in laws.items()}
+        # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
+        centres = list(laws.values())[-1].mean(seen)
+        within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
+        loadings, noise = principal_factors(within.unsqueeze(0), q, FLOOR)
+        keys = row_keys(features, mask)
+        for h in BANDWIDTHS:
+            title = self._windows(h)
+            if only is None or title in only:
+                law = ParzenLaw(centres, loadings[0], noise[0], h, keys)
+                out[title] = self._member(ParzenWindows.of(law))
+        return out
+
+    def alternatives(self, members: Members) -> list[list[str]]:
+        return [[self._windows(h) for h in BANDWIDTHS]]
+
+    def blind(self, members: Members, observed: np.ndarray) -> Members:
+        """Knots of scores at cells that were hidden would make densities of these look too good."""
+        coding = Coding(self.coding.schema, self.values, observed, self.coding.scores)
+        return {t: Transformed.of(_inner(m), coding) for t, m in members.items()}
+
+    def _windows(self, h: float) -> str:
+        return f"Parzen windows of {self.about}, h = {h:g}"
+
+    def _member(self, energy: MixtureOfFactorAnalyzers | ParzenWindows) -> Model:
+        return Transformed.of(EnergyModel(energy.double()), self.coding)
+
+
+def _inner(member: Model) -> Model:
+    assert isinstance(member, Transformed)
+    return member.model
+
+
+def _law(member: Model) -> FactorMixtureLaw:
+    inner = _inner(member)
+    assert isinstance(inner, EnergyModel) and isinstance(inner.law, FactorMixtureLaw)
+    return inner.law

@@ -1,0 +1,93 @@
+"""A mixture of many Gaussians of which groups share a covariance, as an energy: E(y) = −log Σ_i π_i N(y; c_i, C_g(i)), log Z = 0.
+
+See :mod:`abduce.gaussians.grouped_law` for what is asked of it, :mod:`abduce.gaussians.ensemble_fit` for how it is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abduce.data.seen import Seen
+from abduce.gaussians.ensemble_fit import Member
+from abduce.gaussians.grouped_law import GroupedMixtureLaw
+from abduce.inference.energy import Base, Energy
+
+DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
+
+
+class GroupedMixture(Energy):
+    """``centres`` Gaussians in ``groups`` of one covariance each, of ``n_cells`` cells.
+
+    ``keep`` is how many groups a row with blanks is answered by (None: all), ``temper`` how far posteriors of components are
+    flattened: see :class:`~abduce.gaussians.grouped_law.GroupedMixtureLaw`.  Parameters stay in single precision whatever
+    the module is cast to.  ``represent`` gives responsibilities by group, (batch, G).
+
+    >>> model = GroupedMixture(n_cells=3, centres=2, groups=1)  # starts as a standard Gaussian
+    >>> model.energy(torch.zeros(1, 3, dtype=torch.float64))  # 3/2 log 2π
+    tensor([2.7568], dtype=torch.float64)
+    """
+
+    bounded_volume = True  # it is normalised
+    log_weights: Tensor
+    centres: Tensor
+    group: Tensor
+    covariances: Tensor
+
+    def __init__(self, n_cells: int, centres: int, groups: int, keep: int | None = None, temper: float = 1.0):
+        super().__init__()
+        self.config = {
+            "n_cells": n_cells, "centres": centres, "groups": groups, "keep": keep, "temper": temper
+        }  # fmt: skip
+        self.n_cells, self.keep, self.temper = n_cells, keep, temper
+        self.register_buffer("log_weights", torch.zeros(centres))
+        self.register_buffer("centres", torch.zeros(centres, n_cells))
+        self.register_buffer("group", torch.arange(centres) % groups)
+        self.register_buffer("covariances", torch.eye(n_cells).repeat(groups, 1, 1))
+        self._made: tuple[tuple[int, ...], GroupedMixtureLaw] | None = None
+
+    @classmethod
+    def of(cls, member: Member, keep: int | None = None, temper: float = 1.0) -> GroupedMixture:
+        """Build from fitted parameters, see :mod:`abduce.gaussians.ensemble_fit`."""
+        n, d = member.centres.shape
+        model = cls(d, n, len(member.covariances), keep, temper)
+        model.load_state_dict(member._asdict())
+        return model
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        rows = x.reshape(-1, self.n_cells)
+        mask = torch.ones_like(rows, dtype=torch.bool) if observed is None else observed.expand_as(x)
+        return -self._law().log_prob(Seen(rows, mask.reshape(-1, self.n_cells))).view(x.shape[:-1])
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> GroupedMixtureLaw | None:
+        """The mixture itself at β = 1 without a base; None elsewhere."""
+        return self._law() if beta == 1 and base is None else None
+
+    def represent(self, x: Tensor) -> Tensor:
+        law = self._law()
+        share = law.responsibilities(Seen.whole(x))
+        return share.new_zeros(len(x), len(law.covariances)).index_add_(1, law.group, share)
+
+    def _law(self) -> GroupedMixtureLaw:
+        """The law, with the factors that it has come to keep, until a parameter changes."""
+        version = tuple(v for t in self.buffers() for v in (t.data_ptr(), t._version))
+        if self._made is None or self._made[0] != version:
+            dtype = torch.float64 if self.n_cells <= DOUBLE else torch.float32
+            covariances = self.covariances.to(dtype)
+            law = GroupedMixtureLaw(
+                self.log_weights, self.centres, self.group, covariances, self.temper, self.keep
+            )
+            self._made = version, law
+        return self._made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}  # copies and pickles do without the law
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GroupedMixture:
+        return super()._apply(lambda t: t.to(fn(t[:0]).device), recurse)

@@ -1,0 +1,65 @@
+"""Parzen windows with correlated kernels as an energy: E(x) = −log (1/n) Σ_i N(x; c_i, h² (W Wᵀ + Ψ)), log Z = 0 at β = 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abduce.data.seen import Seen
+from abduce.gaussians.parzen_law import ParzenLaw
+from abduce.inference.energy import Base, Energy
+
+
+class ParzenWindows(Energy):
+    """Gaussian kernels around ``rows`` centres, ``factors`` columns of loadings; ``keyed`` ones know their own rows.
+
+    See :class:`~abduce.gaussians.parzen_law.ParzenLaw`.  ``represent`` gives the nearest centre's shares.
+    """
+
+    bounded_volume = True  # it is normalised
+    centres: Tensor
+    loadings: Tensor
+    noise: Tensor
+    bandwidth: Tensor
+    keys: Tensor | None
+
+    def __init__(self, n_cells: int, rows: int, factors: int, keyed: bool):
+        super().__init__()
+        self.config: dict[str, Any] = {"n_cells": n_cells, "rows": rows, "factors": factors, "keyed": keyed}
+        self.n_cells = n_cells
+        self.register_buffer("centres", torch.zeros(rows, n_cells))
+        self.register_buffer("loadings", torch.zeros(n_cells, factors))
+        self.register_buffer("noise", torch.ones(n_cells))
+        self.register_buffer("bandwidth", torch.ones(1, dtype=torch.float64))
+        self.register_buffer("keys", torch.zeros(rows, dtype=torch.int64) if keyed else None)
+
+    @classmethod
+    def of(cls, law: ParzenLaw) -> ParzenWindows:
+        """Build from a fitted law."""
+        rows, cells = law.centres.shape
+        model = cls(cells, rows, law.loadings.shape[1], law.keys is not None).to(law.centres)
+        parts = {"centres": law.centres, "loadings": law.loadings, "noise": law.noise}
+        parts["bandwidth"] = torch.tensor([law.bandwidth], dtype=torch.float64)
+        model.load_state_dict(parts | ({} if law.keys is None else {"keys": law.keys}))
+        return model
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        rows = x.reshape(-1, self.n_cells)
+        mask = torch.ones_like(rows, dtype=torch.bool) if observed is None else observed.reshape(-1, self.n_cells)
+        return -self._law().log_prob(Seen(rows, mask)).view(x.shape[:-1])
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        return self.noise.new_zeros(()) if beta == 1 and base is None else None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> ParzenLaw | None:
+        """The windows themselves at β = 1 without a base; None elsewhere."""
+        return self._law() if beta == 1 and base is None else None
+
+    def represent(self, x: Tensor) -> Tensor:
+        """Shares of the centres, (batch, rows)."""
+        return self._law().neighbours(x, torch.ones_like(x, dtype=torch.bool)).shares
+
+    def _law(self) -> ParzenLaw:
+        return ParzenLaw(self.centres, self.loadings, self.noise, float(self.bandwidth), self.keys)

@@ -1,0 +1,292 @@
+"""Models of the same rows as one: pooled by weights that come from predicting cells hidden from them.
+
+    p(x_b | x_o) = Σ_m w_m p_m(x_b | x_o),      log p(x) = log Σ_m v_m p_m(x)
+
+Any model may be a member.  Weights w are those of numbers and of classes when cells are filled, v those of whole rows when they
+are scored: a fill and a score come from different weights, and the answer's kind, "pooled", says so.  Given what was seen, the
+posterior of the density would ask one member only, since in many cells one p_m is far above the others though all fill
+alike; an average has the mean squared error of the members less their spread about it.
+
+Sources: Wolpert 1992, Breiman 1996 (stacking); Stone 1961 (the linear opinion pool); Krogh & Vedelsby 1995 (the ambiguity
+decomposition).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abduce.answers.answer import Answer, Effort
+from abduce.answers.exact import padded_chunks
+from abduce.data.schema import Schema
+from abduce.data.seen import Seen, Unanswerable
+from abduce.data.units import Units
+from abduce.models.model import Model
+
+
+class Pool(Model):
+    """``members`` of a ``schema``'s rows, with weights (M,) of ``numbers``, of ``classes`` and of ``rows``, equal by default.
+
+    ``repeats`` (D',) marks numbers that often repeat a value: where one of these is blank, draws come from members that repeat
+    values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of drawn numbers from their mean, so
+    that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports`` say of each
+    member its name and how it did.
+    """
+
+    numbers: Tensor
+    classes: Tensor
+    rows: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        members: Sequence[Model],
+        weights: tuple[Tensor, Tensor, Tensor] | None = None,
+        spread: Sequence[float] | None = None,
+        repeats: Sequence[bool] | None = None,
+        atoms: Sequence[bool] | None = None,
+        codes: Sequence[int] = (0,),
+        reports: Sequence[dict[str, Any]] = (),
+    ):
+        super().__init__()
+        if not members:
+            raise ValueError("members must hold at least one model, got none")
+        self.schema, self.layout, self.n_cells = schema, schema.layout, schema.n_cells
+        self.members = torch.nn.ModuleList(members)
+        self.spread = None if spread is None else [float(s) for s in spread]
+        self.repeats = [False] * len(self.layout.numbers) if repeats is None else [bool(r) for r in repeats]
+        self.atoms = [False] * len(members) if atoms is None else [bool(a) for a in atoms]
+        self.codes, self.reports = list(codes), [dict(r) for r in reports]
+        equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
+        for name, given in zip(("numbers", "classes", "rows"), weights or (equal, equal, equal), strict=True):
+            self.register_buffer(name, given.clone())
+        self.units = Units(schema)
+
+    @property
+    def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What it is built from."""
+        return {
+            "schema": self.schema.to_json(),
+            "members": [{"family": type(m).__name__, "config": m.config} for m in self.parts],
+            "spread": self.spread,
+            "repeats": self.repeats,
+            "atoms": self.atoms,
+            "codes": self.codes,
+            "reports": self.reports,
+        }
+
+    @property
+    def parts(self) -> list[Model]:
+        """The members."""
+        return list(self.members)  # pyright: ignore[reportReturnType]
+
+    @property
+    def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What any member answers; those that can't stand back."""
+        return frozenset().union(*(m.views for m in self.parts))
+
+    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+        self.check(seen, self.views)
+        return _Pooled(self, seen, effort)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw rows (n, D) of the density that scores give: a member each by the weights of rows.
+
+        Where a number repeats values, members that do so draw all rows: a density has no spikes.
+        """
+        weights = self.share(self.rows) if any(self.repeats) else self.rows
+        chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
+        out = torch.zeros(n, self.n_cells, dtype=torch.float64)
+        for m in chosen.unique().tolist():
+            rows = (chosen == m).nonzero().squeeze(1)
+            out[rows] = self.parts[m].sample(len(rows), generator).double()
+        return out
+
+    def share(self, weights: Tensor) -> Tensor:
+        """Weights of the members that repeat values, none of them nothing; of all where none does."""
+        if not any(self.atoms):
+            return weights
+        return torch.where(torch.tensor(self.atoms), weights + 1e-9, 0.0)
+
+    def allot(self, n: int, generator: torch.Generator) -> Tensor:
+        """Which member makes which of n draws, systematic, in random order: (2, n), of all and of those that repeat values."""
+        u = (torch.arange(n) + torch.rand(1, generator=generator)) / n
+        order = torch.randperm(n, generator=generator)
+        out = []
+        for weights in (self.numbers, self.share(self.numbers)):
+            chosen = torch.searchsorted(weights.cumsum(0), u.double() * weights.sum())
+            out.append(chosen.clamp_max(len(self.parts) - 1)[order])
+        return torch.stack(out)
+
+    def log_probs(self, seen: Seen, effort: Effort = Effort()) -> Tensor:
+        """Log-probability of what was seen under each member, in model space, (rows, M)."""
+        return torch.stack([m.answer(seen, effort).log_evidence for m in self.parts], 1)
+
+
+class _Pooled(Answer):
+    """Answers of the members, weighed."""
+
+    kind = "pooled"
+
+    def __init__(self, pool: Pool, seen: Seen, effort: Effort):
+        self.pool, self.seen, self.effort = pool, seen, effort
+        self.able = [i for i, m in enumerate(pool.parts) if seen.view.name in m.views]
+        if not self.able:
+            raise Unanswerable(f"no member of the pool answers rows seen through {seen.view!r}")
+
+    @cached_property
+    def _answers(self) -> dict[int, Answer]:
+        return {i: self.pool.parts[i].answer(self.seen, self.effort) for i in self.able}
+
+    def _weights(self, weights: Tensor) -> list[float]:
+        """Weights of the members that can answer, adding up to one."""
+        if len(self.able) == len(weights):
+            return weights.tolist()
+        some = weights[self.able] + 1e-6
+        return (some / some.sum()).tolist()
+
+    @property
+    def log_evidence(self) -> Tensor:
+        log_w = torch.tensor(self._weights(self.pool.rows), dtype=torch.float64).log()
+        parts = []
+        for chunk, n in padded_chunks(self.seen):
+            each = [self.pool.parts[i].answer(chunk, self.effort).log_evidence for i in self.able]
+            parts.append(torch.logsumexp(torch.stack(each, 1) + log_w, 1)[:n])
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    @property
+    def ess(self) -> Tensor:
+        return torch.stack([a.ess for a in self._answers.values()]).amin(0)
+
+    # ------------------------------------------------------------------ clean rows
+
+    def mean(self) -> Tensor:
+        pool, seen = self.pool, self.seen
+        if not seen.exact:
+            out = self._linear_mean() if not pool.layout.classes else self.seen.y.new_zeros(len(seen.y), pool.n_cells)
+            for j in pool.layout.classes:
+                out[:, j] = self.chances(j).argmax(1).double()
+            return out
+        out = seen.y.clone()
+        if len(pool.units.cells):
+            out[:, pool.units.cells] = pool.units.to_model(self.centre)
+        for j in pool.layout.classes:
+            out[:, j] = self.chances(j).argmax(1).double()
+        return torch.where(seen.mask, seen.y, out)
+
+    def _linear_mean(self) -> Tensor:
+        weights = self._weights(self.pool.numbers)
+        return sum(w * self._answers[i].mean() for i, w in zip(self.able, weights, strict=True))  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def centre(self) -> Tensor:
+        """Means of numbers in data units, (rows, D')."""
+        units = self.pool.units
+        out = torch.zeros(len(self.seen.y), len(units.cells), dtype=torch.float64)
+        for i, w in zip(self.able, self._weights(self.pool.numbers), strict=True):
+            if w > 0:
+                out += w * units.to_data(self._answers[i].mean()[:, units.cells])
+        return out
+
+    def chances(self, cell: int) -> Tensor:
+        weights = self._weights(self.pool.classes)
+        asked = [(i, w) for i, w in zip(self.able, weights, strict=True) if w > 0]
+        return sum(w * self._answers[i].chances(cell) for i, w in asked)  # pyright: ignore[reportReturnType]
+
+    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+        if not self.seen.exact:
+            return self._linear_draws(n, generator) if not self.pool.layout.classes else self._bits(n, generator)
+        if what == "rows":
+            return self._joint(n, generator)
+        scaled = np.ones(len(self.pool.units.cells), bool)
+        out = self._numbers(self.seen, self.pool.allot(n, generator), generator, scaled, self)
+        if what == "cells":
+            for j in self.pool.layout.classes:
+                drawn = torch.multinomial(self.chances(j), n, replacement=True, generator=generator)
+                out[..., j] = torch.where(self.seen.mask[:, j], self.seen.y[:, j], drawn.mT.double())
+        return out
+
+    def _joint(self, n: int, generator: torch.Generator) -> Tensor:
+        """Class after class given those before, then the numbers given all."""
+        pool, (x, observed, view) = self.pool, self.seen
+        values, mask = x.repeat(n, 1), observed.repeat(n, 1)
+        for j in pool.layout.classes:
+            rows = (~mask[:, j]).nonzero().squeeze(1)
+            if len(rows):
+                p = pool.answer(Seen(values[rows], mask[rows], view), self.effort).chances(j)
+                values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
+                mask[:, j] = True
+        values, mask = values.view(n, *x.shape), mask.view(n, *x.shape)
+        chosen = pool.allot(n, generator)
+        if bool((mask == observed).all()):
+            drawn = self._numbers(self.seen, chosen, generator, None, self)
+        else:
+            each = [Seen(values[i], mask[i], view) for i in range(n)]
+            drawn = torch.cat(
+                [self._numbers(s, chosen[:, i : i + 1], generator, None) for i, s in enumerate(each)]
+            )
+        return torch.where(observed, x, torch.where(mask, values, drawn))
+
+    def _numbers(
+        self,
+        seen: Seen,
+        chosen: Tensor,
+        generator: torch.Generator,
+        scaled: np.ndarray | None,
+        answer: _Pooled | None = None,
+    ) -> Tensor:
+        """Rows with numbers drawn by the chosen members (2, n), (n, rows, D); classes as they are.
+
+        ``scaled`` (D',) are the numbers whose deviations are brought to their spread; by default those that do not repeat, as
+        the others must go on repeating.
+        """
+        pool, units = self.pool, self.pool.units
+        repeated = np.array(pool.repeats, bool)
+        cells = torch.as_tensor(units.cells)
+        data = torch.empty(chosen.shape[1], len(seen.y), len(cells), dtype=torch.float64)
+        which_rows = (~seen.mask[:, cells[torch.from_numpy(repeated)]]).any(1)
+        for kind, own in enumerate(chosen):
+            rows = (which_rows == bool(kind)).nonzero().squeeze(1)
+            some = seen.rows(rows)
+            for m in own.unique().tolist() if len(rows) else ():
+                draws = (own == m).nonzero().squeeze(1)
+                drawn = pool.parts[m].answer(some, self.effort).draws(len(draws), generator, "numbers")
+                data[draws.unsqueeze(1), rows] = units.to_data(drawn[..., cells].double())
+        if pool.spread is not None and len(cells):
+            centre = (answer or _Pooled(pool, seen, self.effort)).centre
+            moved = torch.from_numpy(~repeated if scaled is None else scaled)
+            stretched = centre + torch.tensor(pool.spread, dtype=torch.float64) * (data - centre)
+            data = torch.where(moved, stretched, data)
+        out = seen.y.expand(len(data), *seen.y.shape).clone()
+        out[..., cells] = units.to_model(data)
+        return torch.where(seen.mask, seen.y, out)
+
+    def _linear_draws(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draws of the members in turn, each as often as it weighs."""
+        share = torch.tensor(self._weights(self.pool.numbers), dtype=torch.float64)
+        turn = torch.searchsorted(share.cumsum(0), (torch.arange(n) + 0.5).double() / n)
+        turn = turn.clamp_max(len(self.able) - 1)
+        parts = [
+            self._answers[i].draws(int((turn == k).sum()), generator)
+            for k, i in enumerate(self.able)
+            if bool((turn == k).any())
+        ]
+        return torch.cat(parts)
+
+    def _bits(self, n: int, generator: torch.Generator) -> Tensor:
+        share = torch.tensor(self._weights(self.pool.classes), dtype=torch.float64)
+        turn = torch.multinomial(share, n, replacement=True, generator=generator)
+        counts = torch.bincount(turn, minlength=len(self.able)).tolist()
+        drawn = [self._answers[i].draws(c, generator) for i, c in zip(self.able, counts, strict=True) if c]
+        return torch.cat(drawn)
+
+    def latents(self) -> Tensor:
+        return torch.cat([self.pool.parts[i].answer(self.seen, self.effort).latents() for i in self.pool.codes], 1)
+
+    def points(self, count: int) -> Tensor:
+        return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")
