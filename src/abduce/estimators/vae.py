@@ -19,15 +19,16 @@ from torch import Tensor
 
 from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
-from abduce.estimators import architecture, refit
+from abduce.estimators import refit
 from abduce.estimators.latent import LatentModel
 from abduce.fit import checkpoint as folders
 from abduce.fit.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
 from abduce.fit.loop import Settings, train
 from abduce.inference.diagnostics import Diagnosis, diagnose
-from abduce.models.build import build_vae, features_of
-from abduce.models.choice import LIKELIHOODS
+from abduce.models.build import start_vae
+from abduce.models.choice import LIKELIHOODS, Choice
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
+from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
 
 
@@ -248,7 +249,7 @@ class VAE(LatentModel):
         leaves a usable model.
         """
         self._check_columns(X, reset=True)
-        architecture.check_arguments(self)
+        choice = Choice.of(self.get_params(deep=False))
         schema, values, observed = self._read(X)
         if not observed.any():
             raise ValueError("X has no observed cell at all: every value is missing")
@@ -256,20 +257,9 @@ class VAE(LatentModel):
         self.schema_ = schema
         self._set_shape(schema)
         x, mask = torch.from_numpy(values), torch.from_numpy(observed)
-        settings = self._settings(schema, len(x), seed)
-        count = np.maximum(observed.sum(0), 1)
-        means = (values.sum(0) / count).tolist()
-        variances = (np.where(observed, (values - means) ** 2, 0.0).sum(0) / count).tolist()
-        rows, held = settings.split(len(x))
-        self._config, path = architecture.design(self, schema, x, mask, rows, held, means, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            start: dict[str, Any] = {"path": path}
-            if self.prior == "vamp":
-                some = rows[torch.randint(len(rows), (self.components,))]
-                with torch.no_grad():
-                    start["pseudo"] = features_of(schema, means, self.masking)(x[some].float(), mask[some])
-            model = build_vae(schema, means=means, variances=variances, **start, **self._config).float()
+        choice = choice.named(schema)
+        settings = self._settings(choice.wants_path(schema), schema.shape, seed)
+        model = start_vae(schema, choice, x, mask, *settings.split(len(x)), seed, self.trim)
         run = train(
             model.joint(),
             self._objective(bool(mask.all())),
@@ -290,9 +280,9 @@ class VAE(LatentModel):
 
     def _some_rows(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """All rows, or of very large data as many as can be scored in seconds."""
-        work = (10 * x.shape[1] + self._config.get("mixture", 0) * self.model_.latent_dim**2 // 10) * (
-            20 if self.network == "conv" else 1
-        )  # of one draw
+        shapes = self.model_.shapes
+        dear = 20 if shapes.image else 1
+        work = (10 * x.shape[1] + shapes.path * self.model_.latent_dim**2 // 10) * dear  # of one draw
         most = max(500, 500_000_000 // (work * self.samples))
         if len(x) <= most:
             return x, mask
@@ -315,8 +305,7 @@ class VAE(LatentModel):
 
         return rows
 
-    def _settings(self, schema: Schema, n: int, seed: int) -> Settings:
-        path = architecture.may_use_path(self, schema)
+    def _settings(self, path: bool, event_shape: tuple[int, ...], seed: int) -> Settings:
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
             steps=600 if path and self.missing == "mar" else 12_000,
@@ -331,7 +320,7 @@ class VAE(LatentModel):
             trim=self.trim,
             device=self.device,
             seed=seed,
-            event_shape=schema.shape,
+            event_shape=event_shape,
         )
 
     def _objective(self, complete: bool) -> Objective:
@@ -385,18 +374,15 @@ class VAE(LatentModel):
         check_is_fitted(self)
         if prior not in ("normal", "mixture", "flow"):
             raise ValueError(f"prior must be 'normal', 'mixture' or 'flow', got {prior!r}")
-        if len(np.atleast_1d(self._config["latent_dim"])) > 1:
-            raise ValueError(
-                f"fit_prior needs one layer of latents, this model has {self._config['latent_dim']}"
-            )
+        if len(layers := self.model_.shapes.latent) > 1:
+            raise ValueError(f"fit_prior needs one layer of latents, this model has {list(layers)}")
         for name, value in (("components", components), ("draws", draws), ("max_epochs", max_epochs)):
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
-        law, name, components = refit.prior(
+        law = refit.prior(
             self.model_, *self._encode(X), prior, components, draws, max_epochs, self.inference_seed_
         )
         self.model_.set_prior(law)
-        self._config |= {"prior": name, "components": int(components)}
         self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
         return self
 
@@ -404,8 +390,7 @@ class VAE(LatentModel):
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What identifies the fitted model: JSON-able configuration and weights."""
-        config = {"architecture": self._config, "schema": self.schema_.to_json()}
-        return config, {
+        return {"model": self.model_.config}, {
             name: t.float() if t.is_floating_point() else t for name, t in self.model_.state_dict().items()
         }
 
@@ -421,7 +406,7 @@ class VAE(LatentModel):
         if not isinstance(layers, str | Integral):
             arguments["latent_dim"] = [int(k) for k in layers]
         arguments["random_state"] = self.random_state if isinstance(self.random_state, Integral) else None
-        arguments["likelihood"] = self._config["likelihood"]
+        arguments["likelihood"] = self.model_.choice.likelihood
         if isinstance(self.mask_model, Mapping):
             arguments["mask_model"] = {str(column): form for column, form in self.mask_model.items()}
         arguments["hidden"] = self.hidden if self.hidden == "auto" else [int(w) for w in self.hidden]
@@ -434,10 +419,9 @@ class VAE(LatentModel):
     def _from_folder(cls, body: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
         arguments = body["arguments"]
         self = cls(**arguments | {"objective": objective_from_json(arguments["objective"])})
-        self.schema_ = Schema.from_json(body["schema"])
-        self._config = body["architecture"]
         with torch.random.fork_rng(devices=[]):
-            model = build_vae(self.schema_, **self._config)
+            model = VariationalAutoencoder(**body["model"])
+        self.schema_ = model.schema
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
