@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abduce.answers.observation import Blanks, Flips
+    from abduce.answers.views import Flips
+    from abduce.data.seen import Blanks
     from abduce.estimators.adapters import Imputer, OutlierDetector
     from abduce.estimators.auto import Auto
     from abduce.estimators.autoencoders import (
@@ -111,7 +112,8 @@ _NAMES = {
     ),
     "estimators.sparse": ("SparseCoding", "PSD"),
     "estimators.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
-    "answers.observation": ("Blanks", "Flips"),
+    "answers.views": ("Flips",),
+    "data.seen": ("Blanks",),
     "inference.energy": ("Diverged", "LogZ", "NotNormalized"),
     "fit.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),
     "fit.contrastive": (

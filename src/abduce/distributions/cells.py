@@ -1,13 +1,22 @@
-"""What the distributions share: sums over observed cells, random numbers in a tensor's shape, the lattice of pixels."""
+"""What the distributions share: independence, sums over observed cells, standard normals, the lattice of pixels."""
 
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Independent:
+    """A distribution of independent cells: what is seen of some says nothing about the others."""
+
+    def condition(self, x: Tensor, observed: Tensor) -> Self:
+        """The distribution given the observed cells: itself."""
+        return self
 
 
 def masked_sum(cells: Tensor, observed: Tensor | None) -> Tensor:
@@ -27,5 +36,16 @@ def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def to_lattice(x: Tensor, half: float) -> Tensor:
-    """Round to the nearest grey level in [−1, 1], levels 2·half apart."""
-    return torch.round((x.clamp(-1, 1) + 1) / (2 * half)) * (2 * half) - 1
+    """Round to the nearest grey level in [−1, 1], levels 2·half apart; numbers on no lattice (half 0) stay as they are."""
+    return x if not half else torch.round((x.clamp(-1, 1) + 1) / (2 * half)) * (2 * half) - 1
+
+
+def standard_log_prob(noise: Tensor) -> Tensor:
+    """log N(noise; 0, I) over the last axis, nats."""
+    return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * LOG_2PI)
+
+
+def put(whole: Tensor, cells: list[int], values: Tensor) -> Tensor:
+    """A copy of ``whole`` (..., d) with ``values`` in the place of some cells; leading axes broadcast."""
+    index = torch.tensor(cells, device=values.device)
+    return whole.expand(*values.shape[:-1], -1).index_copy(-1, index, values)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.distributions.cells import LOG_2PI, masked_sum, normal_like, to_lattice, uniform_like
+from abduce.distributions.cells import LOG_2PI, Independent, masked_sum, normal_like, put, to_lattice, uniform_like
 
 NODES, WEIGHTS = (a.tolist() for a in np.polynomial.legendre.leggauss(6))
 
@@ -74,6 +74,15 @@ class Gaussian:
     def moments(self) -> Tensor:
         return self.mean.unsqueeze(-1)
 
+    def moved(self, u: Tensor, cells: list[int]) -> Tensor:
+        """Draws of some cells as a function of standard normal ``u``, which a gradient passes through."""
+        assert self.factor is None, "cells that are correlated are not drawn one by one"
+        return self.mean[..., cells] + self.scale[..., cells] * u
+
+    def fixed(self, cells: list[int], values: Tensor) -> Gaussian:
+        """The distribution with some cells at given values and no spread."""
+        return Gaussian(put(self.mean, cells, values), put(self.scale, cells, torch.zeros_like(values)))
+
     def variance(self) -> Tensor:
         """Marginal variance of each cell, (..., d)."""
         total = self.scale.square()
@@ -91,7 +100,7 @@ class Gaussian:
         return self
 
 
-class RoundedGaussian:
+class RoundedGaussian(Independent):
     """Gaussian cells known to have been rounded to a lattice of step 2·half: pixels of few grey values.
 
         P(x) = Φ((x + half − mean)/scale) − Φ((x − half − mean)/scale),
@@ -111,11 +120,17 @@ class RoundedGaussian:
         mass = 0.5 * (torch.erfc((distance - self.half) * unit) - torch.erfc((distance + self.half) * unit))
         return masked_sum(mass.clamp_min(torch.finfo(mass.dtype).tiny).log(), observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> RoundedGaussian:
-        return self
-
     def moments(self) -> Tensor:
         return self.mean.unsqueeze(-1)
+
+    def moved(self, u: Tensor, cells: list[int]) -> Tensor:
+        """Draws of some cells, as :meth:`Gaussian.moved` gives them."""
+        return self.gaussian().moved(u, cells)
+
+    def fixed(self, cells: list[int], values: Tensor) -> RoundedGaussian:
+        """The distribution with some cells at given values and no spread."""
+        law = self.gaussian().fixed(cells, values)
+        return RoundedGaussian(law.mean, law.scale, self.half)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return to_lattice(self.mean + self.scale * normal_like(self.mean, generator), self.half)
@@ -124,7 +139,7 @@ class RoundedGaussian:
         return Gaussian(self.mean, self.scale)
 
 
-class Laplace:
+class Laplace(Independent):
     """Laplace cells, p(x) = exp(−|x − loc| / scale) / (2 scale): the mean absolute error as a likelihood.
 
     For numbers with sharp peaks and tails wider than a Gaussian's; its maximum-likelihood centre is the median, so a
@@ -152,22 +167,30 @@ class Laplace:
         around = -torch.expm1(-width) - 2 * torch.exp(-width) * torch.sinh(t / 2).square()
         return masked_sum(torch.where(holds, around.log(), beside), observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> Laplace:
-        return self
-
     def moments(self) -> Tensor:
         return self.loc.unsqueeze(-1)
+
+    def moved(self, u: Tensor, cells: list[int]) -> Tensor:
+        """Draws of some cells from standard normal ``u``, by the quantile function: a gradient passes through."""
+        half = u.abs() / math.sqrt(2)  # −log of twice the tail beyond |u|
+        depth = half.square() - torch.special.erfcx(half).log()
+        return self.loc[..., cells] + self.scale[..., cells] * u.sign() * depth
+
+    def fixed(self, cells: list[int], values: Tensor) -> Laplace:
+        """The distribution with some cells at given values and no spread."""
+        loc = put(self.loc, cells, values)
+        return Laplace(loc, put(self.scale, cells, torch.zeros_like(values)), self.half)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         u = 2 * uniform_like(self.loc, generator) - 1
         x = self.loc - self.scale * u.sign() * torch.log1p(-u.abs())
-        return to_lattice(x, self.half) if self.half else x
+        return to_lattice(x, self.half)
 
     def gaussian(self) -> Gaussian:
         return Gaussian(self.loc, math.sqrt(2) * self.scale)
 
 
-class StudentT:
+class StudentT(Independent):
     """Student-t cells with ``df`` = ν degrees of freedom: a Gaussian whose precision was drawn from a gamma law,
 
         p(x) = Γ((ν+1)/2) / (Γ(ν/2) √(νπ) scale) · (1 + ((x − loc)/scale)² / ν)^{−(ν+1)/2}.
@@ -197,9 +220,6 @@ class StudentT:
                 kernel = torch.logaddexp(kernel, at + math.log(weight * self.half))
         return masked_sum(norm - torch.log(self.scale) + kernel, observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> StudentT:
-        return self
-
     def moments(self) -> Tensor:
         return self.loc.unsqueeze(-1)
 
@@ -207,13 +227,13 @@ class StudentT:
         half_df = (0.5 * self.df).contiguous()
         precision = torch._standard_gamma(half_df, generator=generator) / half_df  # pyright: ignore[reportPrivateImportUsage]
         x = self.loc + self.scale * normal_like(self.loc, generator) * precision.rsqrt()
-        return to_lattice(x, self.half) if self.half else x
+        return to_lattice(x, self.half)
 
     def gaussian(self) -> Gaussian:
         return Gaussian(self.loc, self.scale * (self.df / (self.df - 2)).sqrt())
 
 
-class ContinuousBernoulli:
+class ContinuousBernoulli(Independent):
     """Continuous Bernoulli on pixels x in [−1, 1] by their logits η: with u = (x + 1)/2 and λ = σ(η),
 
         p(u) = C(λ) λ^u (1 − λ)^{1−u},   C = η / tanh(η/2),   p(x) = p(u) / 2 = ½ exp(ηx/2 − g(η)),
@@ -241,9 +261,6 @@ class ContinuousBernoulli:
         cells = 0.5 * centre * self.logits - log_sinhc(self.logits) + log_sinhc(width * self.logits)
         return masked_sum(cells + width.log(), observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> ContinuousBernoulli:
-        return self
-
     def moments(self) -> Tensor:
         return self.gaussian().mean.unsqueeze(-1)
 
@@ -252,7 +269,7 @@ class ContinuousBernoulli:
         a = self.logits.abs().clamp_min(1e-5)
         u = -torch.log1p(uniform_like(a, generator) * torch.expm1(-a)) / a
         x = torch.where(self.logits > 0, 1 - 2 * u, 2 * u - 1)
-        return to_lattice(x, self.half) if self.half else x
+        return to_lattice(x, self.half)
 
     def gaussian(self) -> Gaussian:
         a = self.logits.abs()

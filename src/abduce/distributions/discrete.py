@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from abduce.distributions.cells import masked_sum, uniform_like
+from abduce.distributions.cells import Independent, masked_sum, uniform_like
 from abduce.distributions.continuous import Gaussian
 
 
@@ -56,7 +56,7 @@ def _log_mass(logits: Tensor, x: Tensor, observed: Tensor | None) -> Tensor:
     return (blocks.sum(-1, dtype=torch.float64) + last).to(logits.dtype)
 
 
-class Bernoulli:
+class Bernoulli(Independent):
     """Bernoulli on logits: log p(x) = x·logit − softplus(logit), x in {0, 1}."""
 
     def __init__(self, logits: Tensor):
@@ -69,11 +69,19 @@ class Bernoulli:
             return _log_mass(self.logits, x, observed)
         return masked_sum(x * self.logits - F.softplus(self.logits), observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> Bernoulli:
-        return self
-
     def moments(self) -> Tensor:
         return torch.sigmoid(self.logits).unsqueeze(-1)
+
+    def class_log_probs(self, cell: int) -> Tensor:
+        """Log-probabilities of the two values of a cell, (..., 2)."""
+        logit = self.logits[..., cell]
+        return torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1)
+
+    def tilted(self, cell: int, log_factor: Tensor) -> Bernoulli:
+        """The distribution with the two values of a cell reweighted by exp(``log_factor``)."""
+        logits = self.logits.clone()
+        logits[..., cell] += log_factor[1] - log_factor[0]
+        return Bernoulli(logits)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return (uniform_like(self.logits, generator) < torch.sigmoid(self.logits)).to(self.logits.dtype)
@@ -83,7 +91,7 @@ class Bernoulli:
         return Gaussian(p, (p * (1 - p)).clamp_min(1e-8).sqrt())
 
 
-class Categorical:
+class Categorical(Independent):
     """Categorical over codes 0..K−1 from log-probabilities ``(..., d, K)``; also carries ordinal cells.
 
     Cells with fewer than K classes are padded with log-probability −inf.
@@ -98,26 +106,32 @@ class Categorical:
         cells = torch.gather(self.log_probs.expand(*shape, -1), -1, index.expand(*shape, 1)).squeeze(-1)
         return masked_sum(cells, observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> Categorical:
-        return self
-
     def moments(self) -> Tensor:
         return self.log_probs.exp()
+
+    def class_log_probs(self, cell: int) -> Tensor:
+        """Log-probabilities of the classes of a cell, (..., K)."""
+        return self.log_probs[..., cell, :]
+
+    def tilted(self, cell: int, log_factor: Tensor) -> Categorical:
+        """The distribution with the classes of a cell reweighted by exp(``log_factor``)."""
+        log_probs = self.log_probs.clone()
+        factor = log_factor[: log_probs.shape[-1]]
+        log_probs[..., cell, :] = torch.log_softmax(log_probs[..., cell, :] + factor, -1)
+        return Categorical(log_probs)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         gumbel = -torch.log(-torch.log(uniform_like(self.log_probs, generator)))
         return (self.log_probs + gumbel).argmax(-1).to(self.log_probs.dtype)
 
     def gaussian(self) -> Gaussian:
-        codes = torch.arange(
-            self.log_probs.shape[-1], dtype=self.log_probs.dtype, device=self.log_probs.device
-        )
         p = self.log_probs.exp()
+        codes = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
         mean = (p * codes).sum(-1)
         return Gaussian(mean, ((p * codes.square()).sum(-1) - mean.square()).clamp_min(1e-8).sqrt())
 
 
-class NegativeBinomial:
+class NegativeBinomial(Independent):
     """Negative binomial counts with mean μ and dispersion r: variance μ + μ²/r (r → ∞ is Poisson)."""
 
     def __init__(self, log_mean: Tensor, log_dispersion: Tensor):
@@ -133,9 +147,6 @@ class NegativeBinomial:
         )  # fmt: skip
         return masked_sum(cells, observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> NegativeBinomial:
-        return self
-
     def moments(self) -> Tensor:
         return self.log_mean.exp().unsqueeze(-1)
 
@@ -150,7 +161,7 @@ class NegativeBinomial:
         return Gaussian(mean, (mean + mean.square() / self.log_dispersion.exp()).sqrt())
 
 
-class Poisson:
+class Poisson(Independent):
     """Poisson counts, log p(x) = x log μ − μ − log x!: variance equal to the mean.
 
     For counts of independent events at a rate that z explains whole; what is left over of the variance calls for the
@@ -168,9 +179,6 @@ class Poisson:
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return masked_sum(x * self.log_rate - self.log_rate.exp() - torch.lgamma(x + 1), observed)
 
-    def condition(self, x: Tensor, observed: Tensor) -> Poisson:
-        return self
-
     def moments(self) -> Tensor:
         return self.log_rate.exp().unsqueeze(-1)
 
@@ -182,7 +190,7 @@ class Poisson:
         return Gaussian(rate, rate.sqrt())
 
 
-class BetaBinomial:
+class BetaBinomial(Independent):
     """Beta-binomial counts k = 0..n: binomial with a success probability drawn from Beta(pc, (1 − p)c),
 
         P(k) = C(n, k) B(k + pc, n − k + (1 − p)c) / B(pc, (1 − p)c),   p = σ(logits), c the concentration.
@@ -216,9 +224,6 @@ class BetaBinomial:
             + torch.lgamma(a + b) - torch.lgamma(self.n + a + b)
         )  # fmt: skip
         return masked_sum(torch.where(possible, cells, cells.new_full((), -torch.inf)), observed)
-
-    def condition(self, x: Tensor, observed: Tensor) -> BetaBinomial:
-        return self
 
     def moments(self) -> Tensor:
         return self.gaussian().mean.unsqueeze(-1)

@@ -12,7 +12,6 @@ Sources: Kingma et al. 2016 (arXiv:1606.04934) for IAF; Durkan et al. 2019 (arXi
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,8 @@ from torch.func import functional_call
 from zuko.flows import MaskedAutoregressiveTransform
 from zuko.transforms import MonotonicRQSTransform
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import standard_log_prob
+
 KINDS = ("nsf", "iaf")
 BINS = 8
 
@@ -86,12 +86,10 @@ class Flow(nn.Module):
         return value, total
 
 
-def _standard_normal(noise: Tensor) -> Tensor:
-    return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * LOG_2PI)
-
-
 class FlowPrior(nn.Module):
     """Prior p(z) of any shape: the flow takes z to noise, so that densities are one pass and draws are inverted."""
+
+    name, components = "flow", 1
 
     def __init__(
         self, latent_dim: int, kind: str = "nsf", transforms: int = 3, hidden: Sequence[int] = (128, 128)
@@ -103,7 +101,7 @@ class FlowPrior(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats."""
         noise, log_det = self.flow(z)
-        return _standard_normal(noise) + log_det
+        return standard_log_prob(noise) + log_det
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
         """Draw ``(n, latent)``."""
@@ -149,12 +147,12 @@ class FlowNormal:
         noise = noise.expand(*noise.shape[:-2], *self.location.shape)
         bent, log_det = self._map(noise)
         z = self.location + self.log_scale.exp() * bent
-        return z, _standard_normal(noise) - log_det - self.log_scale.sum(-1)
+        return z, standard_log_prob(noise) - log_det - self.log_scale.sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats."""
         noise, log_det = self._map((z - self.location) * torch.exp(-self.log_scale), inverse=True)
-        return _standard_normal(noise) - log_det - self.log_scale.sum(-1)
+        return standard_log_prob(noise) - log_det - self.log_scale.sum(-1)
 
 
 class FlowHead(nn.Module):

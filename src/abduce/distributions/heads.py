@@ -1,13 +1,13 @@
-"""Heads: modules that turn a decoder's output into a likelihood, one head for each kind of cell.
+"""Heads: modules that turn a decoder's output into a likelihood, one for each sort of cell, and their registry by name.
 
-Columns of one kind share one head, so the cost does not grow with a Python loop over columns.  Parameters that do not
-depend on z (noise scales, correlations, thresholds, dispersions) live here.
+Columns of one kind share one head, so the cost does not grow with a Python loop over columns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,157 +21,295 @@ from abduce.distributions.continuous import (
     StudentT,
 )
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
-from abduce.distributions.likelihoods import Distribution, Product
+from abduce.distributions.likelihoods import Cells, Head
 from abduce.distributions.pixels import DiscretizedLogisticMixture
 
 SCALES = ("network", "cell", "shared")
+FLOOR = 0.05  # smallest noise standard deviation of a numeric cell, in model units
+NUMBERS = ("real", "positive", "pixel")
 
 
-def _raw_scale(n_cells: int, scale: str) -> nn.Parameter:
-    if scale not in SCALES:
-        raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
-    return nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
+class NumberHead(Head):
+    """Numbers by location and scale, ``law`` "gaussian", "laplace" or "student_t": locations from the network, noise scale
+    ``"shared"``, per ``"cell"`` or from the ``"network"``.
 
-
-def _split(h: Tensor, raw: Tensor, n_cells: int, scale: str, floor: float) -> tuple[Tensor, Tensor]:
-    """Read location and scale off a decoder's output; the scale is positive and never below ``floor``."""
-    loc = h[..., :n_cells]
-    if scale == "network":
-        raw = raw + h[..., n_cells:].clamp(-4.0, 4.0)
-    log_floor = math.log(floor)
-    return loc, torch.exp(log_floor + F.softplus(raw - log_floor)).expand_as(loc)
-
-
-class GaussianHead(nn.Module):
-    """Gaussian cells: means from the network, noise scale ``"shared"``, per ``"cell"`` or from the ``"network"``.
-
-    Scales never fall below ``floor`` (in standard deviations of the data); ``half`` is half the step of the lattice that
-    values were rounded to, 0 if they were not.
+    Scales never fall below ``floor`` (in standard deviations of the data; of Laplace cells it is the smallest mean absolute
+    deviation); ``half`` is half the step of the lattice that values were rounded to, 0 if they were not.  Student-t cells
+    learn their degrees of freedom, above 2.1 and 8 at first; their floor is at least ``half``, where the mass of a rounding
+    interval is exact enough.  Of "lognormal" cells the model sees the logarithm.
     """
 
-    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
+    fits = {"gaussian": NUMBERS, "student_t": NUMBERS, "laplace": NUMBERS, "lognormal": ("positive",)}
+    drawable = ("gaussian", "lognormal", "laplace")
+
+    def __init__(
+        self, n_cells: int, law: str = "gaussian", scale: str = "cell", floor: float = 0.01, half: float = 0.0
+    ):
         super().__init__()
-        self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, floor, half
-        self.raw_scale = _raw_scale(n_cells, scale)
+        if scale not in SCALES:
+            raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
+        self.n_cells, self.law, self.scale, self.half_step = n_cells, law, scale, half
+        self.floor = max(floor, half) if law == "student_t" else floor
+        self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
+        if law == "student_t":
+            self.log_df = nn.Parameter(torch.full((n_cells,), math.log(5.9)))
         self.n_parameters = n_cells * (1 + (scale == "network"))
 
-    def forward(self, h: Tensor) -> Gaussian | RoundedGaussian:
-        mean, scale = _split(h, self.raw_scale, self.n_cells, self.scale, self.floor)
-        return RoundedGaussian(mean, scale, self.half_step) if self.half_step else Gaussian(mean, scale)
-
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean."""
-        return moments.squeeze(-1)
-
-
-class LaplaceHead(nn.Module):
-    """Laplace cells: as :class:`GaussianHead`; ``floor`` is the smallest mean absolute deviation."""
-
-    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
-        super().__init__()
-        self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, floor, half
-        self.raw_scale = _raw_scale(n_cells, scale)
-        self.n_parameters = n_cells * (1 + (scale == "network"))
-
-    def forward(self, h: Tensor) -> Laplace:
-        return Laplace(*_split(h, self.raw_scale, self.n_cells, self.scale, self.floor), self.half_step)
-
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean."""
-        return moments.squeeze(-1)
-
-
-class StudentTHead(nn.Module):
-    """Student-t cells: as :class:`GaussianHead`, with degrees of freedom above 2.1 learned for each cell, 8 at first.
-
-    The floor of the scale is at least ``half``, where the mass of a rounding interval is exact enough.
-    """
-
-    def __init__(self, n_cells: int, scale: str = "cell", floor: float = 0.01, half: float = 0.0):
-        super().__init__()
-        self.n_cells, self.scale, self.floor, self.half_step = n_cells, scale, max(floor, half), half
-        self.raw_scale = _raw_scale(n_cells, scale)
-        self.log_df = nn.Parameter(torch.full((n_cells,), math.log(5.9)))
-        self.n_parameters = n_cells * (1 + (scale == "network"))
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        floor = FLOOR / math.sqrt(2) if name == "laplace" else FLOOR
+        law = "gaussian" if name == "lognormal" else name
+        return cls(len(cells.fields), law, cells.scale, floor, cells.half)
 
     @property
     def df(self) -> Tensor:
-        """Degrees of freedom of each cell."""
+        """Degrees of freedom of each Student-t cell."""
         return 2.1 + self.log_df.clamp(-6.0, 6.0).exp()
 
-    def forward(self, h: Tensor) -> StudentT:
-        loc, scale = _split(h, self.raw_scale, self.n_cells, self.scale, self.floor)
-        return StudentT(loc, scale, self.df, self.half_step)
+    def forward(self, h: Tensor) -> Gaussian | RoundedGaussian | Laplace | StudentT:
+        loc, raw, log_floor = h[..., : self.n_cells], self.raw_scale, math.log(self.floor)
+        if self.scale == "network":
+            raw = raw + h[..., self.n_cells :].clamp(-4.0, 4.0)
+        scale = torch.exp(log_floor + F.softplus(raw - log_floor)).expand_as(loc)
+        if self.law == "student_t":
+            return StudentT(loc, scale, self.df, self.half_step)
+        if self.law == "laplace":
+            return Laplace(loc, scale, self.half_step)
+        return RoundedGaussian(loc, scale, self.half_step) if self.half_step else Gaussian(loc, scale)
 
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean."""
-        return moments.squeeze(-1)
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        log_floor = math.log(self.floor)
+        if self.law == "laplace":
+            noise = noise / 2
+        elif self.law == "student_t":
+            noise = noise * (self.df - 2) / self.df
+        above = (0.5 * noise.log() - log_floor).clamp_min(0.02)
+        raw = log_floor + torch.log(torch.expm1(above))
+        self.raw_scale.copy_(raw if self.scale != "shared" else raw.mean())
+        rest = self.n_parameters - self.n_cells
+        return F.pad(W, (0, 0, 0, rest)), F.pad(b, (0, rest))
+
+    def narrowest(self, b: Tensor) -> None:
+        return None
 
 
-class ContinuousBernoulliHead(nn.Module):
+class PixelHead(Head):
+    """Pixel cells with ``levels`` grey values each: a discretised mixture of ``components`` logistics."""
+
+    fits = {"discretized_logistic": ("pixel",), "discretized_logistic_mixture": ("pixel",)}
+
+    def __init__(self, n_cells: int, levels: int, components: int = 3):
+        super().__init__()
+        self.levels, self.components = levels, components
+        self.n_parameters = 3 * components * n_cells
+        spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
+        self.spread = nn.Parameter(spread.unsqueeze(-1).expand(-1, n_cells).clone())
+
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        components = cells.components if name.endswith("mixture") else 1
+        return cls(len(cells.fields), cells.fields[0].levels or 2, components)
+
+    def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
+        logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
+        return DiscretizedLogisticMixture(
+            logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels
+        )
+
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        # every component follows the path; the later ones are rarer and wider
+        self.spread.zero_()
+        later = torch.arange(self.components, dtype=b.dtype).unsqueeze(-1)
+        log_scale = 0.5 * noise.log() + math.log(math.sqrt(3) / math.pi)
+        weight = W.new_zeros(3, self.components, *W.shape)
+        weight[1] = W
+        bias = torch.stack([(-2.0 * later).expand(-1, len(b)), b.expand(len(later), -1), log_scale + 1.5 + 0.7 * later])
+        return weight.flatten(0, 2), bias.flatten()
+
+    def narrowest(self, b: Tensor) -> None:
+        return None
+
+
+class ContinuousBernoulliHead(Head):
     """Pixel cells as shares of light; ``half`` is half the step between grey levels, 0 for a density."""
+
+    fits = {"continuous_bernoulli": ("pixel",)}
 
     def __init__(self, n_cells: int, half: float = 0.0):
         super().__init__()
         self.n_parameters, self.half_step = n_cells, half
 
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        return cls(len(cells.fields), cells.half)
+
     def forward(self, h: Tensor) -> ContinuousBernoulli:
         return ContinuousBernoulli(h, self.half_step)
 
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean."""
-        return moments.squeeze(-1)
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        law = self.narrowest(b)
+        slope = 0.5 * law.gaussian().variance()  # of the mean in the logit: half the variance
+        return W / slope.unsqueeze(-1), law.logits
+
+    def narrowest(self, b: Tensor) -> ContinuousBernoulli:
+        """The density of mean b: its logit is coth(η/2) − 2/η inverted, by Cohen's approximation."""
+        mean = b.clamp(-0.95, 0.95)
+        return ContinuousBernoulli(2 * mean * (3 - mean.square()) / (1 - mean.square()))
 
 
-class BernoulliHead(nn.Module):
-    """Binary cells."""
+class CountHead(Head):
+    """Count cells, negative binomial or with ``poisson`` of equal mean and variance; the network moves the log-mean around
+    ``means``.
 
-    def __init__(self, n_cells: int):
+    The dispersion is one a column; it starts where half of the counts' ``variances`` beyond Poisson's is left:
+    r = 2 mean² / (variance − mean), as z explains some of it.
+    """
+
+    fits = {"negative_binomial": ("count",), "poisson": ("count",)}
+    estimate = "whole"
+    log_base: Tensor
+
+    def __init__(self, means: Tensor, variances: Tensor | None = None, poisson: bool = False):
+        super().__init__()
+        self.n_parameters, self.poisson = len(means), poisson
+        mean = means.float().clamp_min(1e-2)
+        self.register_buffer("log_base", mean.log())
+        if not poisson:
+            beyond = (2.0 * means + 1.0 if variances is None else variances).float() - mean
+            start = (2 * mean.square() / beyond.clamp_min(1e-2)).log()
+            self.log_dispersion = nn.Parameter(start.clamp(-2.0, 6.0))
+
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        means = torch.ones(len(cells.fields)) if cells.means is None else cells.means
+        return cls(means, cells.variances, name == "poisson")
+
+    def forward(self, h: Tensor) -> NegativeBinomial | Poisson:
+        log_mean = (self.log_base + h).clamp(-12.0, 15.0)
+        if self.poisson:
+            return Poisson(log_mean)
+        return NegativeBinomial(log_mean, self.log_dispersion.clamp(-6.0, 9.0))
+
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return W, torch.zeros_like(b)  # counts are read as log(1 + x), whose move moves the log-mean
+
+    def narrowest(self, b: Tensor) -> None:
+        return None
+
+
+class BetaBinomialHead(Head):
+    """Cells that count up to ``n[i]``; the network moves the logit of the mean share around the share of ``means``.
+
+    The concentration is one a column; it starts where half of the counts' ``variances`` beyond the binomial's is left, as z
+    explains some of it.  With ``pixels`` the counts are grey levels, spread over [−1, 1].
+    """
+
+    fits = {"beta_binomial": ("pixel", "count")}
+    n: Tensor
+    base: Tensor
+
+    def __init__(
+        self,
+        n: Sequence[int],
+        means: Tensor | None = None,
+        variances: Tensor | None = None,
+        pixels: bool = False,
+    ):
+        super().__init__()
+        self.n_parameters, self.pixels = len(n), pixels
+        most = torch.tensor(list(n), dtype=torch.float32)
+        self.estimate, self.largest = ("mean", math.inf) if pixels else ("whole", most.clone())
+        share = most.new_full(most.shape, 0.5) if means is None else means.float() / most
+        share = share.clamp(0.01, 0.99)
+        self.register_buffer("n", most, persistent=False)
+        self.register_buffer("base", torch.logit(share))
+        binomial = most * share * (1 - share)
+        excess = 4.0 if variances is None else variances.float() / binomial
+        self.log_concentration = nn.Parameter(self.concentration_of(0.5 * (1 + excess), most).log())
+
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        if cells.fields[0].kind == "pixel":
+            return cls([(f.levels or 2) - 1 for f in cells.fields], pixels=True)
+        # the largest seen; NaN where none was
+        most = [1 if math.isnan(f.high) else max(1, round(f.high)) for f in cells.fields]
+        means = torch.ones(len(most)) if cells.means is None else cells.means
+        return cls(most, means, cells.variances)
+
+    @staticmethod
+    def concentration_of(ratio: Tensor | float, n: Tensor) -> Tensor:
+        """Solve variance / binomial variance = (n + c) / (1 + c) for the concentration c, kept in [0.1, 1000]."""
+        ratio = torch.as_tensor(ratio, dtype=n.dtype).clamp_min(1.001)
+        return ((n - ratio) / (ratio - 1)).clamp(0.1, 1000.0)
+
+    def forward(self, h: Tensor) -> BetaBinomial:
+        logits, concentration = (self.base + h).clamp(-15.0, 15.0), self.log_concentration.clamp(-4.0, 8.0)
+        return BetaBinomial(logits, concentration, self.n, self.pixels)
+
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.pixels:  # read as log(1 + x), whose move moves a share's logit by 1 / (1 − share) of it
+            return W / (1 - torch.sigmoid(self.base)).unsqueeze(-1), torch.zeros_like(b)
+        p = (0.5 * b + 0.5).clamp(0.02, 0.98)
+        spread = p * (1 - p)
+        ratio = 0.25 * noise / spread * self.n
+        self.log_concentration.copy_(self.concentration_of(ratio, self.n).log())
+        return 0.5 * W / spread.unsqueeze(-1), torch.logit(p)
+
+    def narrowest(self, b: Tensor) -> BetaBinomial | None:
+        if not self.pixels:
+            return None
+        logits = torch.logit((0.5 * b + 0.5).clamp(0.02, 0.98))
+        return BetaBinomial(logits, b.new_tensor(1000.0).log(), self.n.to(b.dtype), pixels=True)
+
+
+class BernoulliHead(Head):
+    """Binary cells; without a linear path they start at their ``means``, which a network otherwise spends its first thousand
+    steps to learn."""
+
+    fits = {"bernoulli": ("binary",)}
+    summable = ("bernoulli",)
+    estimate = "bit"
+
+    def __init__(self, n_cells: int, means: Tensor | None = None):
         super().__init__()
         self.n_parameters = n_cells
+        self.offset = None if means is None else torch.logit(means.clamp(0.002, 0.998))
+
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        return cls(len(cells.fields), cells.means)
 
     def forward(self, h: Tensor) -> Bernoulli:
         return Bernoulli(h)
 
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mode."""
-        return (moments.squeeze(-1) >= 0.5).to(moments.dtype)
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        p = b.clamp(0.02, 0.98)  # that moves by w·z moves its logit by w·z / p(1 − p)
+        return W / (p * (1 - p)).unsqueeze(-1), torch.logit(p)
+
+    def narrowest(self, b: Tensor) -> None:
+        return None
 
 
-class CategoricalHead(nn.Module):
-    """Categorical cells with ``sizes[i]`` classes each, padded to the largest."""
-
-    illegal: Tensor
-
-    def __init__(self, sizes: Sequence[int]):
-        super().__init__()
-        self.k = max(sizes)
-        self.n_parameters = len(sizes) * self.k
-        legal = torch.arange(self.k) < torch.tensor(list(sizes)).unsqueeze(-1)
-        self.register_buffer("illegal", ~legal, persistent=False)
-
-    def forward(self, h: Tensor) -> Categorical:
-        logits = h.unflatten(-1, (-1, self.k)).masked_fill(self.illegal, -torch.inf)
-        return Categorical(torch.log_softmax(logits, -1))
-
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mode."""
-        return moments.argmax(-1).to(moments.dtype)
-
-
-class OrdinalHead(nn.Module):
+class OrdinalHead(Head):
     """Ordinal cells by cumulative logits, P(x ≤ k | z) = σ(t_k − location(z)), thresholds t rising (McCullagh 1980)."""
 
+    fits = {"ordinal": ("ordinal",)}
+    summable = ("ordinal",)
+    estimate = "class"
     beyond: Tensor
 
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
-        self.k = max(2, *sizes)
+        self.sizes, self.k = list(sizes), max(2, *sizes)
         self.n_parameters = len(sizes)
         self.first = nn.Parameter(torch.tensor([-0.75 * math.log(max(s - 1, 1)) - 0.1 for s in sizes]))
         self.gaps = nn.Parameter(torch.zeros(len(sizes), max(self.k - 2, 0)))
         last = torch.arange(self.k - 1) >= torch.tensor(list(sizes)).unsqueeze(-1) - 1
         self.register_buffer("beyond", last, persistent=False)
+
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        return cls(cells.sizes)
 
     def forward(self, h: Tensor) -> Categorical:
         thresholds = torch.cat([self.first.unsqueeze(-1), F.softplus(self.gaps)], -1).cumsum(-1)
@@ -184,173 +322,77 @@ class OrdinalHead(nn.Module):
         middle = torch.where(self.beyond[..., 1:], above[..., :-1], middle)
         return Categorical(torch.cat([first, middle, last], -1))
 
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mode."""
-        return moments.argmax(-1).to(moments.dtype)
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        rows = []
+        for i, (w, share) in enumerate(zip(W.split(self.sizes), b.split(self.sizes), strict=True)):
+            p, codes = _shares(share), torch.arange(len(share), dtype=b.dtype)
+            spread = ((p * codes.square()).sum() - (p * codes).sum().square()).clamp_min(1e-3).sqrt()
+            rows.append(1.7 * (codes @ w) / spread)
+            cuts = torch.logit(p.cumsum(0)[:-1].clamp(1e-3, 1 - 1e-3))
+            self.first[i] = cuts[0]
+            self.gaps[i, : len(cuts) - 1] = torch.log(torch.expm1((cuts[1:] - cuts[:-1]).clamp_min(1e-2)))
+        return torch.stack(rows), b.new_zeros(len(rows))
+
+    def narrowest(self, b: Tensor) -> None:
+        return None
 
 
-class NegativeBinomialHead(nn.Module):
-    """Count cells; the network moves the log-mean around ``means``, the dispersion is one a column.
+class CategoricalHead(Head):
+    """Categorical cells with ``sizes[i]`` classes each, padded to the largest."""
 
-    It starts where half of the counts' ``variances`` beyond Poisson's is left: r = 2 mean² / (variance − mean), as z explains
-    some of it.
-    """
+    fits = {"categorical": ("categorical", "ordinal")}
+    summable = ("categorical",)
+    estimate = "class"
+    illegal: Tensor
 
-    log_base: Tensor
-
-    def __init__(self, means: Sequence[float], variances: Sequence[float] | None = None):
+    def __init__(self, sizes: Sequence[int]):
         super().__init__()
-        self.n_parameters = len(means)
-        self.register_buffer(
-            "log_base", torch.log(torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2))
-        )
-        mean = torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2)
-        beyond = torch.tensor(list(variances or [2.0 * m + 1.0 for m in means]), dtype=torch.float32) - mean
-        self.log_dispersion = nn.Parameter(
-            (2 * mean.square() / beyond.clamp_min(1e-2)).log().clamp(-2.0, 6.0)
-        )
+        self.sizes, self.k = list(sizes), max(sizes)
+        self.n_parameters = len(sizes) * self.k
+        legal = torch.arange(self.k) < torch.tensor(list(sizes)).unsqueeze(-1)
+        self.register_buffer("illegal", ~legal, persistent=False)
 
-    def forward(self, h: Tensor) -> NegativeBinomial:
-        return NegativeBinomial((self.log_base + h).clamp(-12.0, 15.0), self.log_dispersion.clamp(-6.0, 9.0))
+    @classmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        return cls(cells.sizes)
 
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean, to the nearest whole number."""
-        return moments.squeeze(-1).round()
+    def forward(self, h: Tensor) -> Categorical:
+        logits = h.unflatten(-1, (-1, self.k)).masked_fill(self.illegal, -torch.inf)
+        return Categorical(torch.log_softmax(logits, -1))
 
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.cat([_shares(share) for share in b.split(self.sizes)])
+        weight, bias = W.new_zeros(self.n_parameters, W.shape[1]), b.new_zeros(self.n_parameters)
+        legal = ~self.illegal.flatten()
+        # a class's share p that moves by w·z moves its logit by w·z / p
+        weight[legal], bias[legal] = W / p.unsqueeze(-1), p.log()
+        return weight, bias
 
-class PoissonHead(nn.Module):
-    """Count cells; the network moves the log-rate around the log of ``means``."""
-
-    log_base: Tensor
-
-    def __init__(self, means: Sequence[float]):
-        super().__init__()
-        self.n_parameters = len(means)
-        base = torch.tensor(list(means), dtype=torch.float32).clamp_min(1e-2).log()
-        self.register_buffer("log_base", base)
-
-    def forward(self, h: Tensor) -> Poisson:
-        return Poisson((self.log_base + h).clamp(-12.0, 15.0))
-
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean, to the nearest whole number."""
-        return moments.squeeze(-1).round()
+    def narrowest(self, b: Tensor) -> None:
+        return None
 
 
-class BetaBinomialHead(nn.Module):
-    """Cells that count up to ``n[i]``; the network moves the logit of the mean share around ``shares``.
-
-    The concentration is one a column; it starts where half of the counts' ``variances`` beyond the binomial's is left, as z
-    explains some of it.  With ``pixels`` the counts are grey levels, spread over [−1, 1].
-    """
-
-    n: Tensor
-    base: Tensor
-
-    def __init__(
-        self,
-        n: Sequence[int],
-        means: Sequence[float] | None = None,
-        variances: Sequence[float] | None = None,
-        pixels: bool = False,
-    ):
-        super().__init__()
-        self.n_parameters, self.pixels = len(n), pixels
-        most = torch.tensor(list(n), dtype=torch.float32)
-        share = most.new_full(most.shape, 0.5) if means is None else torch.tensor(list(means)) / most
-        share = share.clamp(0.01, 0.99)
-        self.register_buffer("n", most, persistent=False)
-        self.register_buffer("base", torch.logit(share))
-        binomial = most * share * (1 - share)
-        excess = 4.0 if variances is None else torch.tensor(list(variances)) / binomial
-        self.log_concentration = nn.Parameter(self.concentration_of(0.5 * (1 + excess), most).log())
-
-    @staticmethod
-    def concentration_of(ratio: Tensor | float, n: Tensor) -> Tensor:
-        """Solve variance / binomial variance = (n + c) / (1 + c) for the concentration c, kept in [0.1, 1000]."""
-        ratio = torch.as_tensor(ratio, dtype=n.dtype).clamp_min(1.001)
-        return ((n - ratio) / (ratio - 1)).clamp(0.1, 1000.0)
-
-    def forward(self, h: Tensor) -> BetaBinomial:
-        logits, concentration = (self.base + h).clamp(-15.0, 15.0), self.log_concentration.clamp(-4.0, 8.0)
-        return BetaBinomial(logits, concentration, self.n, self.pixels)
-
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean; of counts to the nearest whole number."""
-        return moments.squeeze(-1) if self.pixels else moments.squeeze(-1).round()
+def _shares(b: Tensor) -> Tensor:
+    """Class shares of a linear path, positive and with sum one."""
+    p = b.clamp_min(0.01)
+    return p / p.sum()
 
 
-class PixelHead(nn.Module):
-    """Pixel cells with ``levels`` grey values each: a discretised mixture of ``components`` logistics."""
-
-    def __init__(self, n_cells: int, levels: int, components: int = 3):
-        super().__init__()
-        self.n_cells, self.levels, self.components = n_cells, levels, components
-        self.n_parameters = 3 * components * n_cells
-        spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
-        self.spread = nn.Parameter(spread.unsqueeze(-1).expand(-1, n_cells).clone())
-
-    def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
-        logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
-        return DiscretizedLogisticMixture(
-            logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels
-        )
-
-    def point(self, moments: Tensor) -> Tensor:
-        """Posterior mean."""
-        return moments.squeeze(-1)
-
-
-class Likelihood(nn.Module):
-    """p(x|z) of a whole row: splits a decoder's output among heads and returns their :class:`Product`."""
-
-    def __init__(self, heads: Sequence[tuple[Sequence[int] | None, nn.Module]], n_cells: int):
-        super().__init__()
-        self.heads = nn.ModuleList([head for _, head in heads])
-        self.n_cells = n_cells
-        self.n_parameters = sum(int(head.n_parameters) for _, head in heads)  # pyright: ignore[reportArgumentType]
-        self._cells: list[Tensor | slice] = []
-        for cells, _ in heads:
-            whole = cells is None or (len(heads) == 1 and list(cells) == list(range(n_cells)))
-            self._cells.append(slice(None) if whole else torch.as_tensor(list(cells or ()), dtype=torch.long))
-
-    def forward(self, h: Tensor) -> Product:
-        sizes = [int(head.n_parameters) for head in self.heads]  # pyright: ignore[reportArgumentType]
-        pieces = h.split(sizes, -1) if len(sizes) > 1 else (h,)
-        parts: list[tuple[Tensor | slice, Distribution]] = [
-            (cells, head(piece)) for cells, head, piece in zip(self._cells, self.heads, pieces, strict=True)
-        ]
-        return Product(parts, self.n_cells)
-
-    def limits(self) -> Tensor:
-        """The largest value that each cell can take, (D,): infinity but for bounded counts."""
-        out = torch.full((self.n_cells,), torch.inf)
-        for cells, head in zip(self._cells, self.heads, strict=True):
-            if isinstance(head, BetaBinomialHead) and not head.pixels:
-                out[cells] = head.n.to(out.dtype)
-        return out
-
-    def cells(self) -> list[list[int]]:
-        """The cells' positions of each head."""
-        return [list(range(self.n_cells)) if isinstance(c, slice) else c.tolist() for c in self._cells]
-
-    def point(self, moments: list[Tensor]) -> Tensor:
-        """Turn averaged moments into one value a cell: means of numbers, modes of classes; shape (..., D)."""
-        values = [head.point(m) for head, m in zip(self.heads, moments, strict=True)]  # pyright: ignore[reportCallIssue]
-        if isinstance(self._cells[0], slice):
-            return values[0]
-        out = values[0].new_empty(*values[0].shape[:-1], self.n_cells)
-        for cells, value in zip(self._cells, values, strict=True):
-            out[..., cells] = value
-        return out
-
-    def chances(self, moments: list[Tensor], cell: int, levels: int) -> Tensor:
-        """Probability of each of the ``levels`` of a class cell, (..., levels)."""
-        for cells, m in zip(self.cells(), moments, strict=True):
-            if cell in cells and levels:
-                p = m[..., cells.index(cell), :]
-                return torch.cat([1 - p, p], -1) if p.shape[-1] == 1 else p[..., :levels]
-        raise ValueError(f"cell {cell} holds a number, not a class")
-
-    def extra_repr(self) -> str:
-        return f"n_cells={self.n_cells}, n_parameters={self.n_parameters}"
+# the likelihoods by name, and the kinds of cells that each fits: the first that fits a kind is its default
+HEADS: dict[str, type[Head]] = {
+    name: head
+    for head in (
+        NumberHead,
+        PixelHead,
+        ContinuousBernoulliHead,
+        CountHead,
+        BetaBinomialHead,
+        BernoulliHead,
+        OrdinalHead,
+        CategoricalHead,
+    )
+    for name in head.fits
+}
+FITS = {name: head.fits[name] for name, head in HEADS.items()}
+DRAWABLE = tuple(name for name, head in HEADS.items() if name in head.drawable)
+SUMMABLE = tuple(name for name, head in HEADS.items() if name in head.summable)

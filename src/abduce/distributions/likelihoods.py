@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): one plain distribution for each kind of cell, and their product over a row.
+"""Likelihoods p(x|z): one plain distribution for each kind of cell, their product over a row, and the modules that make them.
 
 Every distribution covers ``d`` cells of one family for parameters of shape ``(..., d)`` and answers four questions,
 all in model space (reals standardised, categories as codes):
@@ -13,11 +13,16 @@ all in model space (reals standardised, categories as codes):
 
 from __future__ import annotations
 
-from typing import Protocol
+import abc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from abduce.data.fields import Field
 from abduce.distributions.continuous import Gaussian
 
 
@@ -60,16 +65,14 @@ class Product:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw rows, (..., D)."""
-        return self._gather([d.sample(generator) for _, d in self.parts])
+        return _gather(self._cells, [d.sample(generator) for _, d in self.parts], self.n_cells)
 
     def gaussian(self) -> Gaussian:
         """The Gaussian with the same means and (co)variances of cells, for linear observations of noisy or coarse data."""
         parts = [d.gaussian() for _, d in self.parts]
-        mean = self._gather([g.mean for g in parts])
-        scale = self._gather([g.scale.expand_as(g.mean) for g in parts])
-        with_factor = [
-            (c, g.factor) for (c, _), g in zip(self.parts, parts, strict=True) if g.factor is not None
-        ]
+        mean = _gather(self._cells, [g.mean for g in parts], self.n_cells)
+        scale = _gather(self._cells, [g.scale.expand_as(g.mean) for g in parts], self.n_cells)
+        with_factor = [(c, g.factor) for c, g in zip(self._cells, parts, strict=True) if g.factor is not None]
         if not with_factor:
             return Gaussian(mean, scale)
         cells, factor = with_factor[0]
@@ -77,10 +80,159 @@ class Product:
         whole[..., cells, :] = factor
         return Gaussian(mean, scale, whole)
 
-    def _gather(self, values: list[Tensor]) -> Tensor:
-        if len(values) == 1 and isinstance(self.parts[0][0], slice):
-            return values[0]
-        out = values[0].new_empty(*values[0].shape[:-1], self.n_cells)
-        for (cells, _), value in zip(self.parts, values, strict=True):
-            out[..., cells] = value
-        return out
+    @property
+    def _cells(self) -> list[Tensor | slice]:
+        return [cells for cells, _ in self.parts]
+
+
+def _gather(cells: Sequence[Tensor | slice], values: list[Tensor], n_cells: int) -> Tensor:
+    """Put the values of every part at its cells, (..., D)."""
+    if isinstance(cells[0], slice):
+        return values[0]
+    out = values[0].new_empty(*values[0].shape[:-1], n_cells)
+    for index, value in zip(cells, values, strict=True):
+        out[..., index] = value
+    return out
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a head is made for: cells of one kind and one lattice, by their fields, and what the data say of them.
+
+    ``means`` and ``variances`` (n,) are those of the observed values in model space, None where there are no data yet;
+    ``scale`` says where noise scales come from, ``components`` how many a mixture has.
+    """
+
+    fields: Sequence[Field]
+    means: Tensor | None = None
+    variances: Tensor | None = None
+    scale: str = "network"
+    components: int = 1
+
+    @property
+    def half(self) -> float:
+        """Half the step of the lattice that pixels lie on, in model units; 0 for other kinds."""
+        field = self.fields[0]
+        return 1 / (2 * (field.denominator or 1) * field.scale) if field.kind == "pixel" else 0.0
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of classes of each cell."""
+        return [len(field.categories or ()) for field in self.fields]
+
+
+class Head(nn.Module, abc.ABC):
+    """Turns a decoder's output (..., n_parameters) into the distribution of cells of one kind: an interface.
+
+    Parameters that do not depend on z (noise scales, thresholds, dispersions) live here.
+    """
+
+    fits: ClassVar[dict[str, tuple[str, ...]]]  # likelihoods by name, and the kinds of cells that each fits
+    drawable: ClassVar[tuple[str, ...]] = ()  # those whose blanks can be drawn with a gradient: they have ``moved``
+    summable: ClassVar[tuple[str, ...]] = ()  # those whose blanks can be summed out: they have ``class_log_probs``
+    estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
+    largest: Tensor | float = math.inf  # value that a cell can take
+    offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere
+    n_parameters: int
+
+    @classmethod
+    @abc.abstractmethod
+    def make(cls, name: str, cells: Cells) -> Self:
+        """The head of cells with a likelihood of that name."""
+
+    @abc.abstractmethod
+    def forward(self, h: Tensor) -> Distribution: ...
+
+    @abc.abstractmethod
+    def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Start at a linear path W z + b of what is read of the cells, with noise variances ``noise``: exactly for Gaussian
+        cells, to first order for the others.
+
+        Sets what does not depend on z, and returns the linear map from z to the head's parameters: weight (n_parameters, k)
+        and bias (n_parameters,).
+        """
+
+    @abc.abstractmethod
+    def narrowest(self, b: Tensor) -> Distribution | None:
+        """The narrowest distribution of cells of means ``b``; None where noise may be as small as wanted."""
+
+    def point(self, moments: Tensor) -> Tensor:
+        """Turn averaged moments (..., d, m) into one value a cell, (..., d)."""
+        if self.estimate == "class":
+            return moments.argmax(-1).to(moments.dtype)
+        mean = moments.squeeze(-1)
+        if self.estimate == "bit":
+            return (mean >= 0.5).to(moments.dtype)
+        return mean.round() if self.estimate == "whole" else mean
+
+
+class Likelihood(nn.Module):
+    """p(x|z) of a whole row: splits a decoder's output among heads and returns their :class:`Product`."""
+
+    heads: Any  # a list of Head
+
+    def __init__(self, heads: Sequence[tuple[Sequence[int], Head]], n_cells: int):
+        super().__init__()
+        self.heads = nn.ModuleList([head for _, head in heads])
+        self.n_cells = n_cells
+        self.sizes = [head.n_parameters for _, head in heads]
+        self.n_parameters = sum(self.sizes)
+        whole = len(heads) == 1 and list(heads[0][0]) == list(range(n_cells))
+        self._cells: list[Tensor | slice] = (
+            [slice(None)] if whole else [torch.tensor(list(cells), dtype=torch.long) for cells, _ in heads]
+        )
+
+    def forward(self, h: Tensor) -> Product:
+        pieces = h.split(self.sizes, -1) if len(self.sizes) > 1 else (h,)
+        parts = zip(self._cells, self.heads, pieces, strict=True)
+        return Product([(cells, head(piece)) for cells, head, piece in parts], self.n_cells)
+
+    def cells(self) -> list[list[int]]:
+        """The cells' positions of each head."""
+        return [list(range(self.n_cells)) if isinstance(c, slice) else c.tolist() for c in self._cells]
+
+    def limits(self) -> Tensor:
+        """The largest value that each cell can take, (D,): infinity but for bounded counts."""
+        largest = [torch.as_tensor(h.largest).expand(len(c)) for h, c in zip(self.heads, self.cells(), strict=True)]
+        return _gather(self._cells, largest, self.n_cells)
+
+    def point(self, moments: list[Tensor]) -> Tensor:
+        """Turn averaged moments into one value a cell: means of numbers, modes of classes; shape (..., D)."""
+        values = [head.point(m) for head, m in zip(self.heads, moments, strict=True)]
+        return _gather(self._cells, values, self.n_cells)
+
+    def chances(self, moments: list[Tensor], cell: int, levels: int) -> Tensor:
+        """Probability of each of the ``levels`` of a class cell, (..., levels)."""
+        for cells, m in zip(self.cells(), moments, strict=True):
+            if cell in cells and levels:
+                p = m[..., cells.index(cell), :]
+                return torch.cat([1 - p, p], -1) if p.shape[-1] == 1 else p[..., :levels]
+        raise ValueError(f"cell {cell} holds a number, not a class")
+
+    @torch.no_grad()
+    def widened(self, b: Tensor, noise: Tensor, places: Callable[[list[int]], Tensor]) -> Tensor:
+        """The noise variances of a linear path, at least those of likelihoods that cannot be narrower: its posterior would be
+        too sure.  ``places`` gives where the path has what is read of some cells."""
+        noise = noise.clone()
+        for head, at in zip(self.heads, map(places, self.cells()), strict=True):
+            law = head.narrowest(b[at])
+            if law is not None:
+                noise[at] = noise[at].maximum(law.gaussian().variance())
+        return noise
+
+    @torch.no_grad()
+    def start(
+        self, W: Tensor, b: Tensor, noise: Tensor, places: Callable[[list[int]], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Start all heads at a linear path: weight (n_parameters, k) and bias of the linear map to their parameters."""
+        at = map(places, self.cells())
+        each = [head.start(W[i], b[i], noise[i]) for head, i in zip(self.heads, at, strict=True)]
+        return torch.cat([weight for weight, _ in each]), torch.cat([bias for _, bias in each])
+
+    def offset(self, start: Tensor) -> Tensor:
+        """Where the decoder's output starts without a linear path: ``start`` but for cells whose means say more."""
+        pieces = zip(self.heads, start.split(self.sizes), strict=True)
+        return torch.cat([own if head.offset is None else head.offset for head, own in pieces])
+
+    def extra_repr(self) -> str:
+        return f"n_cells={self.n_cells}, n_parameters={self.n_parameters}"

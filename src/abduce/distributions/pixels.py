@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from abduce.distributions.cells import masked_sum, uniform_like
+from abduce.distributions.cells import Independent, masked_sum, to_lattice, uniform_like
 from abduce.distributions.continuous import Gaussian
 
 
@@ -55,7 +55,7 @@ class _LogMixtureMass(torch.autograd.Function):
         return d_logits, d_loc, d_log_scale, None, None
 
 
-class DiscretizedLogisticMixture:
+class DiscretizedLogisticMixture(Independent):
     """Mixture of logistics cut into ``levels`` bins that tile the real line, for pixels in [−1, 1].
 
     With half a bin h = 1/(levels − 1), P(x) = Σ_k π_k [σ((x + h − m_k)/s_k) − σ((x − h − m_k)/s_k)]; the first and
@@ -100,9 +100,6 @@ class DiscretizedLogisticMixture:
         zero, one = cdf.new_zeros(()).expand_as(cdf[..., :1]), cdf.new_ones(()).expand_as(cdf[..., :1])
         return torch.cat([cdf, one], -1) - torch.cat([zero, cdf], -1)
 
-    def condition(self, x: Tensor, observed: Tensor) -> DiscretizedLogisticMixture:
-        return self
-
     def moments(self) -> Tensor:
         return self.gaussian().mean.unsqueeze(-1)
 
@@ -112,7 +109,7 @@ class DiscretizedLogisticMixture:
         loc = torch.gather(self.loc, -2, k).squeeze(-2)
         scale = torch.gather(self.log_scale, -2, k).squeeze(-2).exp()
         x = loc + scale * torch.logit(uniform_like(loc, generator))
-        return torch.round((x.clamp(-1, 1) + 1) * (0.5 * (self.levels - 1))) * (2 / (self.levels - 1)) - 1
+        return to_lattice(x, 1 / (self.levels - 1))
 
     def gaussian(self) -> Gaussian:
         """The Gaussian with the mixture's first two moments, exact over the bins for up to 64 levels."""

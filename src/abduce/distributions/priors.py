@@ -13,9 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from abduce.distributions.cells import LOG_2PI, standard_log_prob
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, Posterior
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 class Prior(Protocol):
@@ -35,13 +34,15 @@ class StandardNormal(nn.Module):
     -1.8379
     """
 
+    name, components = "normal", 1
+
     def __init__(self, latent_dim: int):
         super().__init__()
         self.latent_dim = latent_dim
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats, summed over the last axis."""
-        return -0.5 * (z.square().sum(-1) + self.latent_dim * LOG_2PI)
+        return standard_log_prob(z)
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
         """Draw ``(n, latent)``."""
@@ -54,6 +55,7 @@ class GaussianMixture(nn.Module):
     ``weights`` (C,), ``means`` (C, k), ``covariances`` (C, k, k); kept fixed in training.
     """
 
+    name = "gaussians"
     weights: Tensor
     means: Tensor
     roots: Tensor
@@ -61,13 +63,19 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor):
         super().__init__()
-        self.latent_dim = means.shape[1]
+        self.components, self.latent_dim = means.shape
         self.register_buffer("weights", weights.float())
         self.register_buffer("means", means.float())
         self.register_buffer("roots", torch.linalg.cholesky(covariances).float())
         eye = torch.eye(self.latent_dim, dtype=covariances.dtype).expand_as(covariances)
         inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(covariances), eye, upper=False)
         self.register_buffer("whitening", inverse.float())  # whitening_c (z − m_c) is standard normal
+
+    @classmethod
+    def blank(cls, latent_dim: int, components: int) -> GaussianMixture:
+        """A mixture of so many components, all N(0, I): to be loaded into."""
+        eye = torch.eye(latent_dim).repeat(components, 1, 1)
+        return cls(torch.full((components,), 1 / components), eye.new_zeros(components, latent_dim), eye)
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         """log π_c + log N(z; m_c, S_c), nats, ``(..., C)``."""
@@ -92,9 +100,11 @@ class GaussianMixture(nn.Module):
 class DiagonalMixture(nn.Module):
     """Mixture prior p(z) = Σ_c π_c N(z; m_c, diag(s_c²)) whose weights, means and scales are learned with the model."""
 
+    name = "mixture"
+
     def __init__(self, latent_dim: int, components: int):
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.components = latent_dim, components
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scales = nn.Parameter(torch.zeros(components, latent_dim))
@@ -123,9 +133,11 @@ class VampPrior(nn.Module):
     Source: Tomczak & Welling 2018 (arXiv:1705.07120).
     """
 
+    name = "vamp"
+
     def __init__(self, encode: Callable[[Tensor], Posterior], pseudo: Tensor, latent_dim: int):
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.components = latent_dim, len(pseudo)
         self.pseudo = nn.Parameter(pseudo.clone())
         self._encode = encode  # the encoder is the model's own; its weights are not kept here again
 

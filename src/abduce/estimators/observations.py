@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.answers.observation import Blanks, Flips, Linear
-from abduce.answers.observation import Observation as InModel
+from abduce.answers.views import Flips, Linear
 from abduce.data.operators import (
     BORDERS,
     KERNELS,
@@ -30,6 +29,7 @@ from abduce.data.operators import (
     shrink,
 )
 from abduce.data.schema import Schema
+from abduce.data.seen import Blanks, View
 
 MEASURED = ("real", "pixel", "binary")  # kinds whose map into model space is affine
 
@@ -113,7 +113,7 @@ class LinearMap:
 Observation = Blanks | Flips | Noise | Quantise | Blur | Downsample | LinearMap
 
 
-def translate(schema: Schema, Y: Any, observation: Any) -> tuple[Tensor, Tensor, InModel] | None:
+def translate(schema: Schema, Y: Any, observation: Any) -> tuple[Tensor, Tensor, View] | None:
     """What was seen in model space, (n, d), its mask, and how it came about; None where Y are rows like any other.
 
     ValueError or TypeError where an argument is out of range, the data are of kinds that it does not fit, or Y has the

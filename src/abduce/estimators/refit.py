@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from abduce.distributions.priors import GaussianMixture as MixturePrior
 from abduce.fit.loop import fit_density
-from abduce.models.parts import make_prior
+from abduce.models.parts import PRIORS
 from abduce.models.vae import VariationalAutoencoder
 
 CHUNK = 256
@@ -40,17 +40,17 @@ def prior(
     draws: int,
     epochs: int,
     seed: int,
-) -> tuple[nn.Module, str, int]:
-    """Fit a prior to the latents of x: the prior, the name that rebuilds it, and its components."""
+) -> nn.Module:
+    """Fit a prior of a ``family``, "normal", "mixture" or "flow", to the latents of x."""
     z = latents(model, x, observed, draws, seed)
     if family == "mixture":
         count = min(components, len(z))
         found = GaussianMixture(count, reg_covar=1e-4, random_state=seed % 2**32).fit(z.numpy())
         parts = (found.weights_, found.means_, found.covariances_)
-        return MixturePrior(*(torch.from_numpy(np.asarray(t)) for t in parts)).double(), "gaussians", count
+        return MixturePrior(*(torch.from_numpy(np.asarray(t)) for t in parts)).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        law = make_prior(family, model.latent_dim)
+        law = PRIORS[family](model.latent_dim)
         if family == "flow":
             fit_density(law, z.float(), epochs, seed)
-    return law.double(), family, components
+    return law.double()

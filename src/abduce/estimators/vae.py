@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
@@ -12,26 +12,44 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import _fit_context
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from abduce.data.schema import Schema
+from abduce.answers.answer import gather
+from abduce.data.seen import Seen
 from abduce.distributions.heads import SCALES
-from abduce.estimators import architecture, refit
-from abduce.estimators.latent import LatentModel
-from abduce.fit import checkpoint as folders
-from abduce.fit.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
+from abduce.estimators import refit
+from abduce.estimators.arguments import check_count
+from abduce.estimators.estimator import Estimator, Rows, Run
+from abduce.fit.bounds import ELBO, IWAE, Objective
 from abduce.fit.loop import Settings, train
+from abduce.inference import annealing
+from abduce.inference.annealing import check
 from abduce.inference.diagnostics import Diagnosis, diagnose
-from abduce.models.build import build_vae, features_of
-from abduce.models.choice import LIKELIHOODS
+from abduce.inference.importance import PRECISIONS, log_prob
+from abduce.models.build import start_vae
+from abduce.models.choice import LIKELIHOODS, Choice
+from abduce.models.model import Model
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
+from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
 
 
-class VAE(LatentModel):
+def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
+    """Warn where more than a few rows' importance weights have tails too heavy to average (k̂ > 0.7)."""
+    heavy = int((pareto_k > 0.7).sum())
+    if heavy > max(1, few * len(pareto_k)):
+        worst = float(pareto_k[pareto_k > 0.7].max())
+        warnings.warn(
+            f"log p of {heavy} of {len(pareto_k)} rows is doubtful: the Pareto k of their importance weights is above "
+            f"0.7, the worst {worst:.2f}. Give more samples, or method='ais'.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+class VAE(Estimator):
     """Fit one variational auto-encoder to data with holes, then fill, flag, clean, compress, embed, score and generate.
 
         max over θ, φ of  Σ_rows  E_{q_φ(z | x_obs)} [log p_θ(x_obs | z) + log p(z) − log q_φ(z | x_obs)]
@@ -140,6 +158,7 @@ class VAE(LatentModel):
     False
     """
 
+    progress = ("bound", 1.0, " nats")
     _parameter_constraints: dict = {
         "latent_dim": [Interval(Integral, 1, None, closed="left"), tuple, list, StrOptions({"auto"})],
         "hidden": ["array-like", StrOptions({"auto"})],
@@ -247,76 +266,37 @@ class VAE(LatentModel):
         another draw of the rows of X in the same form: dynamic binarisation, augmentation.  Ctrl-C ends training early and
         leaves a usable model.
         """
-        self._check_columns(X, reset=True)
-        architecture.check_arguments(self)
-        schema, values, observed = self._read(X)
-        if not observed.any():
-            raise ValueError("X has no observed cell at all: every value is missing")
-        seed = self._seed()
-        self.schema_ = schema
-        self._set_shape(schema)
-        x, mask = torch.from_numpy(values), torch.from_numpy(observed)
-        settings = self._settings(schema, len(x), seed)
-        count = np.maximum(observed.sum(0), 1)
-        means = (values.sum(0) / count).tolist()
-        variances = (np.where(observed, (values - means) ** 2, 0.0).sum(0) / count).tolist()
-        rows, held = settings.split(len(x))
-        self._config, path = architecture.design(self, schema, x, mask, rows, held, means, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            start: dict[str, Any] = {"path": path}
-            if self.prior == "vamp":
-                some = rows[torch.randint(len(rows), (self.components,))]
-                with torch.no_grad():
-                    start["pseudo"] = features_of(schema, means, self.masking)(x[some].float(), mask[some])
-            model = build_vae(schema, means=means, variances=variances, **start, **self._config).float()
-        run = train(
-            model.joint(),
-            self._objective(bool(mask.all())),
-            x.float(),
-            mask,
-            settings,
-            self._report,
-            Path(checkpoint) if checkpoint else None,
-            self._redraw(redraw, x.shape),
-        )
-        self.history_ = run.history
-        self.interrupted_ = run.interrupted
-        self.n_iter_ = len(run.history)
-        self.model_ = model.double()
-        self.inference_seed_ = seed
-        self.offset_ = float(np.quantile(self._scores(*self._some_rows(x, mask)), self.contamination))
+        self._fit_rows(X, checkpoint, redraw)
         return self
 
-    def _some_rows(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _check_arguments(self) -> None:
+        Choice.of(self.get_params(deep=False))
+
+    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+        x, mask, schema, seed = rows
+        choice = Choice.of(self.get_params(deep=False)).named(schema)
+        settings = self._settings(choice.wants_path(schema), schema.shape, seed)
+        model = start_vae(schema, choice, x, mask, *settings.split(len(x)), seed, self.trim)
+        objective = self._objective(bool(mask.all()))
+        done = train(
+            model.joint(), objective, x.float(), mask, settings, self._report, run.checkpoint, run.redraw
+        )
+        self.history_, self.interrupted_ = done.history, done.interrupted
+        return model.double(), Seen(x, mask)
+
+    @property
+    def _vae(self) -> VariationalAutoencoder:
+        assert isinstance(self.model_, VariationalAutoencoder)
+        return self.model_
+
+    def _judged(self, n: int) -> int:
         """All rows, or of very large data as many as can be scored in seconds."""
-        work = (10 * x.shape[1] + self._config.get("mixture", 0) * self.model_.latent_dim**2 // 10) * (
-            20 if self.network == "conv" else 1
-        )  # of one draw
-        most = max(500, 500_000_000 // (work * self.samples))
-        if len(x) <= most:
-            return x, mask
-        index = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.inference_seed_))[:most]
-        return x[index], mask[index]
+        shapes = self._vae.shapes
+        dear = 20 if shapes.image else 1
+        work = (10 * self._vae.n_cells + shapes.path * self._vae.latent_dim**2 // 10) * dear  # of one draw
+        return min(n, max(500, 500_000_000 // (work * self.samples)))
 
-    def _redraw(
-        self, redraw: Callable[[int], Any] | None, shape: torch.Size
-    ) -> Callable[[int], Tensor] | None:
-        if redraw is None:
-            return None
-
-        def rows(epoch: int) -> Tensor:
-            values = torch.from_numpy(self.schema_.encode(redraw(epoch))[0]).float()
-            if values.shape != shape:
-                raise ValueError(
-                    f"redraw must return the rows of X, {tuple(shape)}, got {tuple(values.shape)}"
-                )
-            return values
-
-        return rows
-
-    def _settings(self, schema: Schema, n: int, seed: int) -> Settings:
-        path = architecture.may_use_path(self, schema)
+    def _settings(self, path: bool, event_shape: tuple[int, ...], seed: int) -> Settings:
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
             steps=600 if path and self.missing == "mar" else 12_000,
@@ -331,7 +311,7 @@ class VAE(LatentModel):
             trim=self.trim,
             device=self.device,
             seed=seed,
-            event_shape=schema.shape,
+            event_shape=event_shape,
         )
 
     def _objective(self, complete: bool) -> Objective:
@@ -340,20 +320,105 @@ class VAE(LatentModel):
         name = ("elbo" if complete else "iwae") if self.objective == "auto" else self.objective
         return ELBO(warmup=0.1) if name == "elbo" else IWAE(samples=20 if self.missing == "mnar" else 5)
 
-    def _report(self, record: dict[str, float]) -> None:
-        if self.verbose:
-            held = f", held out {record['valid']:.3f}" if "valid" in record else ""
-            epoch = f"epoch {record['epoch']}/{record['epochs']}"
-            print(f"{epoch}: bound {record['train']:.3f} nats{held}", file=sys.stderr)
-        if self.callback is not None:
-            self.callback(record)
+    # ------------------------------------------------------------------ score
 
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+    def log_prob(
+        self,
+        X,
+        samples: int | None = None,
+        method: str = "importance",
+        return_diagnostics: bool = False,
+        precision: str = "double",
+        start: str = "posterior",
+        temperatures: int = 100,
+    ):
+        """Estimate log p of the observed cells of each row, nats, float64 ``(n,)``, and say how far to trust it.
 
-    def _set_shape(self, schema: Schema) -> None:
-        if schema.container == "image":
-            self.n_features_in_ = schema.n_cells
+        With ``missing="mnar"`` it is log p(x_obs, s), of the mask s too.
+        Every estimate is a stochastic lower bound: in expectation at most log p.  Densities are in the data's own units.  All
+        rows share their seeded random numbers, so a row's value does not depend on which rows come with it.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+        samples : int or None
+            Importance draws (None: the model's ``samples``), annealed chains (None: 16) or particles (None: 64).
+        method : "importance", "ais" or "smc"
+            Draws from the encoder's posterior; annealed importance sampling; tempered sequential Monte Carlo.
+        return_diagnostics : bool
+            Return also a dict of arrays ``(n,)``: standard_error (nats), effective_sample_size, and pareto_k (importance;
+            the estimate is doubtful above 0.7) or acceptance (annealing; of the moves).
+        precision : "double" or "single"
+            Of the networks; "single" is about twice as fast.
+        start : "posterior" or "prior"
+            Where annealing starts: the encoder's posterior, or the prior, which no fault of the encoder can mislead.
+        temperatures : int
+            Steps of annealing; tempered SMC chooses its own, at most ten times as many.
+        """
+        check_is_fitted(self)
+        check("method", method, ("importance", "ais", "smc"))
+        check("precision", precision, PRECISIONS)
+        check("start", start, annealing.STARTS)
+        check_count("temperatures", temperatures)
+        if samples is not None:
+            check_count("samples", samples)
+        seen = self._encode(X)
+        model = self._vae.joint()
+        if method == "importance":
+            evidence = log_prob(
+                model, seen.y, seen.mask, samples or self.samples, self.inference_seed_, precision
+            )
+            extra = {"pareto_k": evidence.pareto_k.numpy()}
+            warn_of_heavy_tails(evidence.pareto_k)
+        else:
+            evidence, acceptance = annealing.log_prob(
+                model,
+                seen.y,
+                seen.mask,
+                method,
+                samples or (16 if method == "ais" else 64),
+                temperatures,
+                start,
+                seed=self.inference_seed_,
+                precision=precision,
+            )
+            extra = {"acceptance": acceptance.numpy()}
+        value = evidence.value.numpy() + self._units(seen)
+        if not return_diagnostics:
+            return value
+        return value, {
+            "standard_error": evidence.standard_error.numpy(),
+            "effective_sample_size": evidence.effective_sample_size.numpy(),
+            **extra,
+        }
+
+    def certify(
+        self,
+        n: int = 64,
+        samples: int = 16,
+        temperatures: int = 100,
+        start: str = "posterior",
+        random_state=None,
+    ) -> dict[str, float]:
+        """Bound log p from both sides on ``n`` rows simulated from the model: how far off can :meth:`log_prob` be?
+
+        Annealed importance sampling with ``samples`` chains through ``temperatures`` steps bounds log p from below; run in
+        reverse from the z that made each row, an exact posterior draw, it bounds log p from above (Grosse et al. 2015,
+        arXiv:1511.02543).  Returns the means over rows ``lower`` and ``upper``, in the data's units, and their ``gap``, nats.
+        """
+        check_is_fitted(self)
+        for name, value in (("n", n), ("samples", samples), ("temperatures", temperatures)):
+            check_count(name, value)
+        check("start", start, annealing.STARTS)
+        seed = self._generator(random_state).initial_seed()
+        bounds = annealing.bidirectional(self._vae, n, samples, temperatures, start, seed=seed)
+        units = float(np.mean(self._units(Seen.whole(bounds.x))))
+        lower, upper = float(bounds.lower.mean()), float(bounds.upper.mean())
+        return {"lower": lower + units, "upper": upper + units, "gap": upper - lower}
+
+    def effective_sample_size(self, X) -> np.ndarray:
+        """Effective number of importance draws behind each row's score, between 1 and ``samples``, ``(n,)``."""
+        return gather(self.model_, self._encode(X), self._effort(), lambda answer: answer.ess).numpy()
 
     # ------------------------------------------------------------------ look inside
 
@@ -366,9 +431,9 @@ class VAE(LatentModel):
         """
         if not isinstance(samples, Integral) or samples < 1:
             raise ValueError(f"samples must be a positive int, got {samples!r}")
-        x, observed = self._encode(X)
-        found = diagnose(self.model_, x, observed, int(samples), surgery, self.inference_seed_)
-        units = float(np.mean(self.schema_.log_jacobian(x.numpy(), observed.numpy())))
+        seen = self._encode(X)
+        found = diagnose(self._vae, seen.y, seen.mask, int(samples), surgery, self.inference_seed_)
+        units = float(np.mean(self._units(seen)))
         return replace(found, elbo=found.elbo + units, reconstruction=found.reconstruction + units)
 
     def fit_prior(
@@ -385,72 +450,15 @@ class VAE(LatentModel):
         check_is_fitted(self)
         if prior not in ("normal", "mixture", "flow"):
             raise ValueError(f"prior must be 'normal', 'mixture' or 'flow', got {prior!r}")
-        if len(np.atleast_1d(self._config["latent_dim"])) > 1:
-            raise ValueError(
-                f"fit_prior needs one layer of latents, this model has {self._config['latent_dim']}"
-            )
+        if len(layers := self._vae.shapes.latent) > 1:
+            raise ValueError(f"fit_prior needs one layer of latents, this model has {list(layers)}")
         for name, value in (("components", components), ("draws", draws), ("max_epochs", max_epochs)):
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
-        law, name, components = refit.prior(
-            self.model_, *self._encode(X), prior, components, draws, max_epochs, self.inference_seed_
+        seen = self._encode(X)
+        law = refit.prior(
+            self._vae, seen.y, seen.mask, prior, components, draws, max_epochs, self.inference_seed_
         )
-        self.model_.set_prior(law)
-        self._config |= {"prior": name, "components": int(components)}
-        self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
-        return self
-
-    # ------------------------------------------------------------------ keep
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What identifies the fitted model: JSON-able configuration and weights."""
-        config = {"architecture": self._config, "schema": self.schema_.to_json()}
-        return config, {
-            name: t.float() if t.is_floating_point() else t for name, t in self.model_.state_dict().items()
-        }
-
-    def save(self, folder: str | Path) -> None:
-        """Write the fitted model to a folder (safetensors + JSON), atomically."""
-        check_is_fitted(self)
-        config, tensors = self._state()
-        arguments = {
-            k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")
-        }
-        arguments["objective"] = objective_to_json(self.objective)
-        layers: Any = self.latent_dim
-        if not isinstance(layers, str | Integral):
-            arguments["latent_dim"] = [int(k) for k in layers]
-        arguments["random_state"] = self.random_state if isinstance(self.random_state, Integral) else None
-        arguments["likelihood"] = self._config["likelihood"]
-        if isinstance(self.mask_model, Mapping):
-            arguments["mask_model"] = {str(column): form for column, form in self.mask_model.items()}
-        arguments["hidden"] = self.hidden if self.hidden == "auto" else [int(w) for w in self.hidden]
-        fitted = {"offset": self.offset_, "inference_seed": self.inference_seed_, "history": self.history_}
-        fitted["feature_names"] = [str(c) for c in getattr(self, "feature_names_in_", [])]
-        body = {"kind": "model", "estimator": "VAE", "arguments": arguments, "fitted": fitted, **config}
-        folders.save(folder, body, tensors)
-
-    @classmethod
-    def _from_folder(cls, body: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
-        arguments = body["arguments"]
-        self = cls(**arguments | {"objective": objective_from_json(arguments["objective"])})
-        self.schema_ = Schema.from_json(body["schema"])
-        self._config = body["architecture"]
-        with torch.random.fork_rng(devices=[]):
-            model = build_vae(self.schema_, **self._config)
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise folders.ModelFolderError(
-                f"the folder's weights do not fit its model.json: {error}"
-            ) from None
-        self.model_ = model.double().eval()
-        fitted = body["fitted"]
-        self.offset_, self.inference_seed_ = fitted["offset"], fitted["inference_seed"]
-        self.history_ = fitted["history"]
-        self.n_iter_ = len(self.history_)
-        self.interrupted_ = False
-        self.n_features_in_ = len(self.schema_.order) or self.schema_.n_cells
-        if fitted["feature_names"]:
-            self.feature_names_in_ = np.asarray(fitted["feature_names"], dtype=object)
+        self._vae.set_prior(law)
+        self._set_offset(seen)
         return self

@@ -28,6 +28,7 @@ from abduce.fit.loss import Loss
 from abduce.inference.diagnostics import diagnose
 from abduce.inference.energy import Diverged
 from abduce.inference.latent import LatentVariableModel
+from abduce.nets.mlp import OwnRate
 
 
 @dataclass(frozen=True)
@@ -365,14 +366,13 @@ class _Average:
 
 
 def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """Decay only the networks' matrices; a linear path, already fitted, moves at its own rate."""
+    """Decay only the networks' matrices; modules that declare a rate of their own move at it, undecayed."""
+    rates = {"linear": settings.linear_rate, "mask": settings.mask_rate}
+    own = {p: rates[m.rate] for m in model.modules() if isinstance(m, OwnRate) for p in m.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        linear, mask = ".decoder.linear." in name, ".mask_model." in name
-        rate = settings.learning_rate * (
-            settings.linear_rate if linear else settings.mask_rate if mask else 1.0
-        )
-        decay = settings.weight_decay if parameter.ndim > 1 and not (linear or mask) else 0.0
+    for parameter in model.parameters():
+        rate = settings.learning_rate * own.get(parameter, 1.0)
+        decay = settings.weight_decay if parameter.ndim > 1 and parameter not in own else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": r, "base": r, "weight_decay": w} for (r, w), p in groups.items()]
 

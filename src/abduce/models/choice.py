@@ -1,72 +1,164 @@
-"""Which likelihood each column gets: the names, the kinds that each fits, and what was asked for.
-
-Numbers, pixels and counts have several that fit, each for its own sort of noise; ``"auto"`` takes the first named for a
-kind in ``AUTO``.
-"""
+"""What is asked of a VAE: its likelihoods, prior, posterior and networks, checked; and which likelihood each column gets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from abduce.data.fields import Field, listing
 from abduce.data.schema import Schema
+from abduce.distributions.heads import FITS, NUMBERS
+from abduce.models.missingness import FORMS, SIGNS
+from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 
-FITS = {
-    "gaussian": ("real", "positive", "pixel"),
-    "student_t": ("real", "positive", "pixel"),
-    "laplace": ("real", "positive", "pixel"),
-    "lognormal": ("positive",),
-    "discretized_logistic": ("pixel",),
-    "discretized_logistic_mixture": ("pixel",),
-    "continuous_bernoulli": ("pixel",),
-    "beta_binomial": ("pixel", "count"),
-    "negative_binomial": ("count",),
-    "poisson": ("count",),
-    "bernoulli": ("binary",),
-    "ordinal": ("ordinal",),
-    "categorical": ("categorical", "ordinal"),
-}
-AUTO = {
-    "real": "gaussian",
-    "positive": "gaussian",  # of the logarithm, which is the log-normal of the value
-    "pixel": "gaussian",
-    "count": "negative_binomial",
-    "binary": "bernoulli",
-    "ordinal": "ordinal",
-    "categorical": "categorical",
-}
 LIKELIHOODS = ("auto", *FITS)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is asked of a VAE, as in :class:`~abduce.VAE`; nothing of the data.
+
+    ValueError where the arguments do not fit together.
+
+    >>> Choice(latent_dim=[20, 10], hidden=[64]).layers
+    (20, 10)
+    """
+
+    latent_dim: int | Sequence[int] | str = "auto"
+    hidden: Sequence[int] | str = "auto"
+    network: str = "auto"
+    likelihood: str | Mapping[Any, str] = "auto"
+    scale: str = "network"
+    prior: str = "auto"
+    components: int = 50
+    posterior: str = "auto"
+    transforms: int = 2
+    masking: bool = True
+    missing: str = "mar"
+    mask_model: str | Mapping[Any, str] = "self_masking"
+    linear_path: bool | str = "auto"
+    activation: str = "silu"
+    dropout: float = 0.0
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Choice:
+        """The choice among an estimator's arguments."""
+        return cls(**{f.name: arguments[f.name] for f in fields(cls)})
+
+    def named(self, schema: Schema) -> Choice:
+        """The same with likelihoods by the columns' names, as JSON has them; ValueError where they fit no column."""
+        return replace(self, likelihood=by_name(schema, self.likelihood))
+
+    def __post_init__(self):
+        for name in ("hidden", "latent_dim"):
+            value: Any = getattr(self, name)
+            if isinstance(value, str):
+                continue
+            if not isinstance(value, Integral):
+                if not all(isinstance(w, Integral) and not isinstance(w, bool) and int(w) > 0 for w in value):
+                    raise ValueError(f"{name} must be a sequence of positive ints or 'auto', got {value!r}")
+                value = tuple(int(w) for w in value)
+            self._set(name, int(value) if isinstance(value, Integral) else value)
+        if self.layers == ():
+            raise ValueError("latent_dim must have at least one layer, got an empty sequence")
+        if isinstance(self.mask_model, Mapping):
+            self._set("mask_model", {str(column): str(form) for column, form in self.mask_model.items()})
+        for name, kind in (("components", int), ("transforms", int), ("masking", bool), ("dropout", float)):
+            self._set(name, kind(getattr(self, name)))
+        self._check()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check(self) -> None:
+        layers = len(self.layers or (0,))
+        families = tuple(POSTERIORS if layers == 1 else LAYERED)
+        if self.posterior not in ("auto", *families):
+            raise ValueError(
+                f"posterior of {layers} layer{'s' * (layers > 1)} of latents must be one of {families}, "
+                f"got {self.posterior!r}"
+            )
+        if self.prior not in ("auto", *PRIORS):
+            raise ValueError(f"prior must be one of {('auto', *PRIORS)}, got {self.prior!r}")
+        if self.prior == "vamp" and (layers > 1 or self.posterior in ("flow", "iaf")):
+            raise ValueError(
+                "prior='vamp' mixes the posteriors of one layer of latents, diagonal or full; "
+                f"got latent_dim={self.latent_dim!r}, posterior={self.posterior!r}"
+            )
+        if self.missing == "mnar":
+            columns = isinstance(self.mask_model, Mapping)
+            allowed = tuple(SIGNS) if columns else FORMS
+            for form in self.mask_model.values() if isinstance(self.mask_model, Mapping) else [self.mask_model]:
+                if form not in allowed:
+                    raise ValueError(f"mask_model must be one of {allowed}, got {form!r}")
+        if self.linear_path is True and not self._may_have_path:
+            raise ValueError(
+                "linear_path=True brings its own prior and posterior over one layer of latents; leave prior and posterior "
+                f"at 'auto', got {self.prior!r} and {self.posterior!r} with latent_dim={self.latent_dim!r}"
+            )
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """Latent units of each layer from the top down; None where the data decide."""
+        if isinstance(self.latent_dim, str):
+            return None
+        return (self.latent_dim,) if isinstance(self.latent_dim, int) else tuple(self.latent_dim)
+
+    @property
+    def _may_have_path(self) -> bool:
+        return len(self.layers or (0,)) == 1 and self.prior == self.posterior == "auto"
+
+    def wants_path(self, schema: Schema) -> bool:
+        """Whether a linear path is asked for, or serves the data (some cells are numbers) and nothing speaks against it."""
+        if self.linear_path == "auto":
+            return self._may_have_path and any(f.kind in NUMBERS for f in schema.fields)
+        return bool(self.linear_path)
+
+    def check_convolutions(self, schema: Schema) -> None:
+        """Refuse convolutions of what is no image of numbers."""
+        if schema.container != "image":
+            raise ValueError(
+                f"network='conv' is for images (n, H, W[, C]), X is a {schema.container} of rows"
+            )
+        kind = schema.fields[0].kind
+        if kind in ("categorical", "ordinal"):
+            raise ValueError(f"network='conv' is for images of numbers or bits, these pixels are {kind}")
+        if not len(self.hidden):
+            raise ValueError("network='conv' needs at least one layer, got hidden=[]")
+
+
+# ---------------------------------------------------------------- likelihoods by column
 
 
 def choose_likelihoods(schema: Schema, likelihood: str | Mapping[Any, str] = "auto") -> list[str]:
     """Name the likelihood of each field.
 
-    One name is for all columns that it fits, the others keep the default of their kind; a mapping goes from columns (by
-    name; of arrays by position too) to names.  ValueError where a name is unknown or fits nothing, or a column is not there.
+    One name is for all columns that it fits, the others keep the default of their kind (the first that fits it); a mapping
+    goes from columns (by name; of arrays by position too) to names.  ValueError where a name is unknown or fits nothing, or a
+    column is not there.
 
     >>> import numpy as np
     >>> schema = Schema.infer(np.array([[0.5, 0], [1.5, 1], [0.3, 1]]))
     >>> choose_likelihoods(schema, {"x0": "student_t"})
     ['student_t', 'bernoulli']
     """
-    out = [AUTO[f.kind] for f in schema.fields]
+    out = [fitting(f)[0] for f in schema.fields]
     if not isinstance(likelihood, Mapping):
         _check_name(likelihood)
         if likelihood == "auto":
             return out
-        if not any(f.kind in FITS[likelihood] for f in schema.fields):
+        fits = [f.kind in FITS[likelihood] for f in schema.fields]
+        if not any(fits):
             kinds = sorted({f.kind for f in schema.fields})
             raise ValueError(
                 f"likelihood: {likelihood!r} fits no column; it is for the kinds {', '.join(FITS[likelihood])}, "
                 f"the columns are {', '.join(kinds)}"
             )
-        return [
-            likelihood if f.kind in FITS[likelihood] else name
-            for f, name in zip(schema.fields, out, strict=True)
-        ]
+        return [likelihood if fit else name for fit, name in zip(fits, out, strict=True)]
     for key, name in likelihood.items():
         place = _place(schema, key)
         field = schema.fields[place]
@@ -91,7 +183,7 @@ def by_name(schema: Schema, likelihood: str | Mapping[Any, str]) -> str | dict[s
 
 
 def fitting(field: Field) -> list[str]:
-    """The names that fit a column."""
+    """The names that fit a column, its default first."""
     return [name for name, kinds in FITS.items() if field.kind in kinds]
 
 

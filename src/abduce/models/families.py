@@ -97,5 +97,5 @@ BUILDERS = {
     "EnergyModel": _energy_model,
     "Pool": _pool,
     "Transformed": _transformed,
-    "VariationalAutoencoder": VariationalAutoencoder.from_config,
+    "VariationalAutoencoder": VariationalAutoencoder,
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from abduce.nets.mlp import MLP
 class LayeredPrior(nn.Module):
     """p(z_L) Π_l N(z_l; MLP(z_{l+1})): ``top`` is the prior of the top layer, ``dims`` the layers from the top down."""
 
-    def __init__(self, top: nn.Module, dims: Sequence[int], hidden: Sequence[int], activation: str = "tanh"):
+    def __init__(self, top: Any, dims: Sequence[int], hidden: Sequence[int], activation: str = "tanh"):
         super().__init__()
         self.dims = tuple(dims)
         self.latent_dim = sum(dims)
@@ -42,14 +43,14 @@ class LayeredPrior(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats, summed over layers."""
         layers = z.split(self.dims, -1)
-        total = self.top.log_prob(layers[0])  # pyright: ignore[reportCallIssue]
+        total = self.top.log_prob(layers[0])
         for level in range(1, len(layers)):
             total = total + self.conditional(level, layers[level - 1]).log_prob(layers[level])
         return total
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
         """Draw ``(n, latent)``, from the top down."""
-        layers = [self.top.sample(n, generator, **factory)]  # pyright: ignore[reportCallIssue]
+        layers = [self.top.sample(n, generator, **factory)]
         for level, own in enumerate(self.dims[1:], 1):
             noise = torch.randn(n, own, generator=generator, **factory)
             layers.append(self.conditional(level, layers[-1]).transport(noise))
@@ -146,19 +147,15 @@ class TopDown(nn.Module):
     Two Gaussians' product has the sum of their precisions and the precision-weighted mean of their means.
     """
 
-    def __init__(self, prior: LayeredPrior, read: int, hidden: Sequence[int], activation: str = "tanh"):
+    def __init__(self, prior: LayeredPrior, hidden: Sequence[int], activation: str = "tanh"):
         super().__init__()
         self.dims = dims = prior.dims
-        self.noise_dim, self.n_parameters = sum(dims), read
+        width = hidden[-1] if len(hidden) else 2 * dims[-1]
+        self.noise_dim, self.n_parameters = sum(dims), width
         self._prior = (prior,)  # the model's own, in a tuple so that its weights are not kept here again
-        width = hidden[-1] if len(hidden) else read
         rising = list(reversed(dims))
-        self.up = nn.ModuleList(
-            MLP(read if i == 0 else width, hidden, width, activation) for i in range(len(rising) - 1)
-        )
-        self.heads = nn.ModuleList(
-            nn.Linear(read if i == 0 else width, 2 * own) for i, own in enumerate(rising)
-        )
+        self.up = nn.ModuleList(MLP(width, hidden, width, activation) for _ in rising[1:])
+        self.heads = nn.ModuleList(nn.Linear(width, 2 * own) for own in rising)
 
     @property
     def prior(self) -> LayeredPrior:

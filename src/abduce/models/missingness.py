@@ -20,30 +20,70 @@ Source: Ipsen, Mattei & Frellsen 2021, not-MIWAE (arXiv:2006.12871); Rubin 1976 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian
-from abduce.distributions.discrete import Bernoulli, Categorical
-from abduce.distributions.likelihoods import Distribution, Product
+from abduce.data.schema import Schema
+from abduce.distributions.cells import put, standard_log_prob
+from abduce.distributions.heads import DRAWABLE, SUMMABLE
+from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
 from abduce.inference.latent import LatentVariableModel
+from abduce.nets.mlp import OwnRate
 
 FORMS = ("self_masking", "self_masking_high", "self_masking_low", "logistic")
 SIGNS = {"self_masking": 0, "self_masking_high": -1, "self_masking_low": 1}  # of b: how x moves "observed"
-DRAWABLE = ("gaussian", "lognormal", "laplace")  # likelihoods of numbers whose draws pass a gradient
-SUMMABLE = ("bernoulli", "categorical", "ordinal")
 START = 3.0  # slope that a known direction starts from, a standard deviation
-LOG_2PI = math.log(2 * math.pi)
 
 
-class MaskModel(nn.Module):
+def describe(
+    schema: Schema, likelihoods: Sequence[str], mask_model: str | Mapping[str, str], shares: Sequence[float]
+) -> dict[str, Any]:
+    """The arguments of the :class:`MaskModel` of a schema's cells, all JSON-able: of those that have blanks.
+
+    ``likelihoods`` name one for each field, ``shares`` say how often each is observed.  ValueError where nothing is blank, or
+    a mechanism does not fit a cell's likelihood.
+    """
+    cells = [c for c, share in enumerate(shares) if share < 1]
+    if not cells:
+        raise ValueError(
+            "missing='mnar' learns from which cells are blank, and X has no blank; take missing='mar'"
+        )
+    fields = list(zip(schema.fields, likelihoods, strict=True))
+    fields *= schema.n_cells // len(fields)  # images share one
+    chosen: dict[str, str] = {}
+    logistic = mask_model == "logistic"
+    if isinstance(mask_model, Mapping):
+        chosen = dict(mask_model)
+        unknown = sorted(set(chosen) - {f.name for f in schema.fields})
+        if unknown:
+            raise ValueError(f"mask_model names columns that are not there or left out: {unknown}")
+    elif not logistic:
+        chosen = {f.name: mask_model for f in schema.fields}
+    levels, signs = [], []
+    for c in cells:
+        field, name = fields[c]
+        sign = SIGNS[chosen.get(field.name, "self_masking")]
+        fits = DRAWABLE if logistic or sign else (*DRAWABLE, *SUMMABLE)
+        if name not in fits:
+            raise ValueError(
+                f"missing='mnar' with mask_model={mask_model!r} takes blanks of columns with likelihood "
+                f"{', '.join(fits)}; column {field.name!r} (kind {field.kind}) has {name!r}"
+            )
+        classes = 2 if name == "bernoulli" else len(field.categories or ())
+        levels.append(classes if name in SUMMABLE else 0)
+        signs.append(sign)
+    reads = [c for c, (_, name) in enumerate(fields) if name in DRAWABLE] if logistic else None
+    observed = [shares[c] for c in cells]
+    return {"cells": cells, "shares": observed, "levels": levels, "signs": signs, "reads": reads}
+
+
+class MaskModel(OwnRate):
     """p(s | x) = Π_j Bernoulli(s_j; σ(logit_j)), over the cells j that were ever blank; s_j = 1 is observed.
 
         self-masking   logit_j = a_j + b_j x_j          numbers; the sign of b_j may be given
@@ -60,7 +100,9 @@ class MaskModel(nn.Module):
     -0.6931
     """
 
+    rate = "mask"
     weight: nn.Parameter
+    sign: Tensor
 
     def __init__(
         self,
@@ -92,12 +134,9 @@ class MaskModel(nn.Module):
 
     def slopes(self) -> Tensor:
         """b: how the logit of being observed moves with x, per standard deviation of the observed data."""
-        sign: Any = self.sign
-        return (
-            self.weight
-            if self.linear
-            else torch.where(sign == 0, self.weight, sign * F.softplus(self.weight))
-        )
+        if self.linear:
+            return self.weight
+        return torch.where(self.sign == 0, self.weight, self.sign * F.softplus(self.weight))
 
     def numbers(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """log p(s | x) of the number cells, nats, (...,), from the values ``x`` of the cells it reads, (..., reads)."""
@@ -115,19 +154,10 @@ def _log_bernoulli(logits: Tensor, observed: Tensor | None) -> Tensor:
     return F.logsigmoid(logits if observed is None else torch.where(observed, logits, -logits))
 
 
-def _move(part: Distribution, u: Tensor, cells: list[int]) -> Tensor:
-    """x = g(z, u) of some cells of a part: where its quantile function takes standard normals."""
-    if isinstance(part, Gaussian | RoundedGaussian) and part.factor is None:
-        return part.mean[..., cells] + part.scale[..., cells] * u
-    if isinstance(part, Laplace):
-        half = u.abs() / math.sqrt(2)  # −log of twice the tail beyond |u|
-        depth = half.square() - torch.special.erfcx(half).log()
-        return part.loc[..., cells] + part.scale[..., cells] * u.sign() * depth
-    raise TypeError(f"no reparameterised draws of single cells from {type(part).__name__}")
-
-
 class MaskedLaw(Product):
     """p(x_obs, s | z, u): a row's likelihood with the mask's beside it."""
+
+    parts: list[tuple[Tensor | slice, Any]]  # of what is drawable or summable, where the mask model reads it
 
     def __init__(self, base: Product, mask: MaskModel, u: Tensor):
         super().__init__(base.parts, base.n_cells)
@@ -145,9 +175,7 @@ class MaskedLaw(Product):
         for cells, part in self.parts:
             at, place = self._places(cells, self.mask.read_at)
             if at:
-                out = out.index_copy(
-                    -1, torch.tensor(place, device=out.device), _move(part, self.u[..., place], at)
-                )
+                out = put(out, place, part.moved(self.u[..., place], at))
         return out
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -165,7 +193,7 @@ class MaskedLaw(Product):
                 logits, code = mask.levels(cell), x[..., cell].long()
                 seen = F.logsigmoid(logits)[code]
                 if observed is not None:
-                    log_p = _log_probs(part, i)
+                    log_p = part.class_log_probs(i)
                     blank = torch.logsumexp(log_p + F.logsigmoid(-logits[: log_p.shape[-1]]), -1)
                     seen = torch.where(observed[..., cell], seen, blank)
                 total = total + seen
@@ -173,53 +201,17 @@ class MaskedLaw(Product):
 
     def condition(self, x: Tensor, observed: Tensor) -> Product:
         """p(x_mis | z, u, x_obs, s): numbers that the mask model reads are what u says, classes tilted by their mask."""
-        parts: list[tuple[Tensor | slice, Distribution]] = []
-        for cells, part in self.base.condition(x, observed).parts:
+        parts = []
+        given: list[tuple[Tensor | slice, Any]] = list(self.base.condition(x, observed).parts)
+        for cells, part in given:
             at, place = self._places(cells, self.mask.read_at)
             if at:
-                part = _fixed(part, at, _move(part, self.u[..., place], at))
+                part = part.fixed(at, part.moved(self.u[..., place], at))
             at, place = self._places(cells, self.mask.class_at)
             for i, k in zip(at, place, strict=True):
-                part = _tilted(part, i, F.logsigmoid(-self.mask.levels(self.mask.class_cells[k])))
+                part = part.tilted(i, F.logsigmoid(-self.mask.levels(self.mask.class_cells[k])))
             parts.append((cells, part))
         return Product(parts, self.n_cells)
-
-
-def _log_probs(part: Distribution, i: int) -> Tensor:
-    """Log-probabilities of the classes of one cell, (..., K)."""
-    if isinstance(part, Bernoulli):
-        logit = part.logits[..., i]
-        return torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1)
-    assert isinstance(part, Categorical)
-    return part.log_probs[..., i, :]
-
-
-def _fixed(part: Any, at: list[int], values: Tensor) -> Distribution:
-    """A part with some cells at given values and no spread."""
-    index = torch.tensor(at, device=values.device)
-    name = "loc" if isinstance(part, Laplace) else "mean"
-    place = getattr(part, name).expand(*values.shape[:-1], -1).index_copy(-1, index, values)
-    scale = part.scale.expand_as(place).index_copy(-1, index, torch.zeros_like(values))
-    if isinstance(part, Gaussian):
-        return Gaussian(place, scale)
-    return type(part)(place, scale, part.half)
-
-
-def _tilted(part: Distribution, i: int, log_blank: Tensor) -> Distribution:
-    """A part whose classes of one cell are reweighted by the probability that they are blank."""
-    if isinstance(part, Bernoulli):
-        logits = part.logits.clone()
-        logits[..., i] += log_blank[1] - log_blank[0]
-        return Bernoulli(logits)
-    assert isinstance(part, Categorical)
-    log_probs = part.log_probs.clone()
-    tilted = log_probs[..., i, :] + log_blank[: log_probs.shape[-1]]
-    log_probs[..., i, :] = torch.log_softmax(tilted, -1)
-    return Categorical(log_probs)
-
-
-def _log_normal(u: Tensor) -> Tensor:
-    return -0.5 * (u.square().sum(-1) + u.shape[-1] * LOG_2PI)
 
 
 class _WithNoise:
@@ -245,10 +237,10 @@ class _WithNoise:
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         z, log_q = self.q.draw(noise[..., : self.noise_dim])
-        return self._join(z, noise), log_q + _log_normal(noise[..., self.noise_dim :])
+        return self._join(z, noise), log_q + standard_log_prob(noise[..., self.noise_dim :])
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return self.q.log_prob(z[..., : self.latent_dim]) + _log_normal(z[..., self.latent_dim :])
+        return self.q.log_prob(z[..., : self.latent_dim]) + standard_log_prob(z[..., self.latent_dim :])
 
 
 class _PriorWithNoise:
@@ -258,7 +250,7 @@ class _PriorWithNoise:
         self.prior, self.split, self.latent_dim = prior, prior.latent_dim, prior.latent_dim + blanks
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return self.prior.log_prob(z[..., : self.split]) + _log_normal(z[..., self.split :])
+        return self.prior.log_prob(z[..., : self.split]) + standard_log_prob(z[..., self.split :])
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
         z = self.prior.sample(n, generator, **factory)

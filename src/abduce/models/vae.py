@@ -12,87 +12,82 @@ Source: Kingma & Welling 2014 (arXiv:1312.6114); Rezende, Mohamed & Wierstra 201
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from abduce.distributions.heads import Likelihood
-from abduce.distributions.likelihoods import Product
-from abduce.distributions.posteriors import DiagonalHead, MixtureNormal, Posterior
-from abduce.distributions.priors import GaussianMixture, StandardNormal
-from abduce.gaussians.linear import LinearPath
-from abduce.inference.latent import LatentVariableModel
-from abduce.models.missingness import MaskModel, NotAtRandom
 from abduce.answers.answer import Answer, Effort
 from abduce.answers.weighed import Weighed
+from abduce.data.schema import Schema
 from abduce.data.seen import Seen
+from abduce.distributions.likelihoods import Product
+from abduce.distributions.posteriors import MixtureNormal, Posterior
+from abduce.distributions.priors import GaussianMixture
+from abduce.gaussians.linear import LinearPath
+from abduce.inference.latent import LatentVariableModel
+from abduce.models.choice import Choice
+from abduce.models.columns import likelihood_of, reading
+from abduce.models.hierarchy import LayeredPrior
+from abduce.models.missingness import MaskModel, NotAtRandom
 from abduce.models.model import Model
+from abduce.models.parts import FIXED, LAYERED, POSTERIORS, PRIORS
+from abduce.models.shapes import DataSummary, Shapes
 from abduce.nets.convolutions import ConvolutionalDecoder, ConvolutionalEncoder
-from abduce.nets.mlp import MLP, Features
+from abduce.nets.mlp import MLP
 
 
 class VariationalAutoencoder(LatentVariableModel, Model):
     """A VAE with any likelihood.
 
-    With a ``path`` the prior is the path's mixture and the posterior its exact one, corrected by a network; without, the
-    network gives the posterior whole, in the family of ``head`` (diagonal Gaussians by default), and the prior is ``prior``
-    (N(0, I) by default).  ``hidden`` are the encoder's layers; the decoder has them reversed.  ``latent_dim`` may list
-    several layers of latents from the top down: the decoder reads the last.  With ``image`` (H, W[, C]) both networks are
-    convolutional, and ``hidden`` their widths.
+    With a linear path the prior is the path's mixture and the posterior its exact one, corrected by a network; without, the
+    network gives the posterior whole.  ``hidden`` are the encoder's layers; the decoder has them reversed.  Of several layers
+    of latents, from the top down, the decoder reads the last.
+
+    Built by :mod:`abduce.models.build`.  ``schema``, ``choice`` and ``shapes`` (or their JSON values, as :attr:`config` has
+    them) say all that a ``state_dict`` needs to fit; where the weights start from is random, from torch's global generator,
+    but for what ``data``, a linear ``path`` and a VampPrior's ``pseudo``-inputs (components, features) say.
     """
 
     def __init__(
         self,
-        features: Features,
-        likelihood: Likelihood,
-        latent_dim: int | Sequence[int],
-        hidden: Sequence[int] = (200, 200),
-        activation: str = "tanh",
-        dropout: float = 0.0,
+        schema: Schema | Mapping[str, Any],
+        choice: Choice | Mapping[str, Any],
+        shapes: Shapes | Mapping[str, Any],
+        data: DataSummary | None = None,
         path: LinearPath | None = None,
-        prior: nn.Module | None = None,
-        head: nn.Module | None = None,
-        image: Sequence[int] | None = None,
+        pseudo: Tensor | None = None,
     ):
         super().__init__()
-        layers = [latent_dim] if isinstance(latent_dim, int) else list(latent_dim)
-        self.latent_dim, self.bottom = sum(layers), layers[-1]
-        self.features = features
-        self.heads = likelihood
-        self.mask_model: MaskModel | None = None
-        linear, n_read = path is not None, features.n_features
-
-        def encoder(extra: int, n_out: int, zero_start: bool) -> MLP | ConvolutionalEncoder:
-            if image is None:
-                return MLP(n_read + extra, hidden, n_out, activation, dropout=dropout, zero_start=zero_start)
-            planes = n_read // features.n_cells
-            return ConvolutionalEncoder(image, planes, extra, hidden, n_out, activation, dropout, zero_start)
-
-        if image is None:
-            self.decoder = MLP(
-                self.bottom, tuple(reversed(hidden)), likelihood.n_parameters, activation, linear, dropout
-            )
-        else:
-            planes = likelihood.n_parameters // features.n_cells
-            self.decoder = ConvolutionalDecoder(
-                self.bottom, image, planes, hidden, activation, linear, dropout
-            )
+        self.schema = schema if isinstance(schema, Schema) else Schema.from_json(dict(schema))
+        self.choice = choice if isinstance(choice, Choice) else Choice(**choice)
+        self.shapes = shapes = shapes if isinstance(shapes, Shapes) else Shapes(**shapes)
+        self.layout, self.n_cells = self.schema.layout, self.schema.n_cells
+        self.latent_dim, self.bottom = sum(shapes.latent), shapes.latent[-1]
+        means, variances = (data.means, data.variances) if data else (None, None)
+        self.features = reading(self.schema, self.choice.masking, means)
+        self.heads = likelihood_of(
+            self.schema, shapes.likelihoods, self.choice.scale, shapes.logistics, means, variances
+        )
+        if path is not None:
+            path = replace(path, noise=self.heads.widened(path.b, path.noise, self.features.places))
+        prior, head = self._parts(path, pseudo)
+        self.decoder = self._decoder()
         self.surrogate: _Surrogate | None = None
-        self.head: nn.Module | None = None
-        if path is None:
-            self.head = DiagonalHead(self.latent_dim) if head is None else head
-            n_out: Any = self.head.n_parameters
-            self.encoder = encoder(0, n_out, zero_start=False)
-            self.noise_dim = self.latent_dim
-            prior = StandardNormal(self.latent_dim) if prior is None else prior
-        else:
-            self.surrogate = _Surrogate(path)
-            self.encoder = encoder(self.latent_dim, 2 * self.latent_dim, zero_start=True)
-            self.noise_dim = self.latent_dim + 1
-            prior = GaussianMixture(path.weights, path.means, path.covariances) if prior is None else prior
-        self.set_prior(prior)
+        if shapes.path:
+            self.surrogate = _Surrogate(path or _blank_path(len(self.features.cell), self.latent_dim, shapes.path))
+        self.head = head
+        self.noise_dim = self.latent_dim + 1 if head is None else self.latent_dim
+        self.encoder = self._encoder()
+        self.prior = prior
+        self.mask_model = None if shapes.mask is None else MaskModel(**shapes.mask)
+        if path is not None:
+            self._start(path)
+        elif not shapes.path:
+            with torch.no_grad():
+                self.decoder.offset.copy_(self.heads.offset(self.decoder.offset))
 
     # ------------------------------------------------------------------ as a model
 
@@ -118,19 +113,77 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x|z), numbers at their mean and classes at their likeliest code."""
+        """Mean of p(x|z): numbers at their mean, classes at their likeliest code."""
         return self.heads.point(self.likelihood(z).moments())
+
+    @property
+    def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The constructor's arguments that a ``state_dict`` fits, JSON-able."""
+        return {"schema": self.schema.to_json(), "choice": asdict(self.choice), "shapes": asdict(self.shapes)}
+
+    # ------------------------------------------------------------------ parts
+
+    def _parts(self, path: LinearPath | None, pseudo: Tensor | None) -> tuple[Any, Any]:
+        """The prior, and the head that reads the posterior off the encoder: None beside a linear path."""
+        shapes, choice = self.shapes, self.choice
+        if path is not None:
+            return GaussianMixture(path.weights, path.means, path.covariances), None
+        if pseudo is None:
+            pseudo = torch.zeros(shapes.components, self.features.n_features)
+        prior = (PRIORS | FIXED)[shapes.prior](shapes.latent[0], shapes.components, self.encode, pseudo)
+        if shapes.path:
+            return prior, None
+        if len(shapes.latent) == 1:
+            hidden = shapes.hidden[:1] or (64,)
+            return prior, POSTERIORS[shapes.posterior](self.latent_dim, choice.transforms, hidden)
+        between = [max(shapes.latent)] * len(shapes.hidden)
+        prior = LayeredPrior(prior, shapes.latent, between, choice.activation)
+        return prior, LAYERED[shapes.posterior](prior, between, choice.activation)
+
+    def _decoder(self) -> MLP | ConvolutionalDecoder:
+        shapes, choice, n_out = self.shapes, self.choice, self.heads.n_parameters
+        after: Any = (choice.activation, bool(shapes.path), choice.dropout)
+        if shapes.image is None:
+            return MLP(self.bottom, shapes.hidden[::-1], n_out, *after)
+        planes = n_out // self.features.n_cells
+        return ConvolutionalDecoder(self.bottom, shapes.image, planes, shapes.hidden, *after)
+
+    def _encoder(self) -> MLP | ConvolutionalEncoder:
+        """Beside a linear path it reads the path's posterior mean too, and starts by moving nothing."""
+        shapes, choice, n_read = self.shapes, self.choice, self.features.n_features
+        extra, n_out = (self.latent_dim, 2 * self.latent_dim) if self.head is None else (0, self.head.n_parameters)
+        zero = self.head is None
+        if shapes.image is None:
+            n_in: Any = n_read + extra
+            return MLP(n_in, shapes.hidden, n_out, choice.activation, dropout=choice.dropout, zero_start=zero)
+        planes = n_read // self.features.n_cells
+        return ConvolutionalEncoder(
+            shapes.image, planes, extra, shapes.hidden, n_out, choice.activation, choice.dropout, zero
+        )
+
+    @torch.no_grad()
+    def _start(self, path: LinearPath) -> None:
+        """Start the decoder's linear path at the fitted one."""
+        b = path.b.float() + self.features.loc
+        weight, bias = self.heads.start(path.W.float(), b, path.noise.float(), self.features.places)
+        linear: Any = self.decoder.linear
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+
+    def set_prior(self, prior: Any) -> None:
+        """Put another prior in the place of the one there is, of one layer of latents."""
+        if prior.latent_dim != self.latent_dim:
+            raise ValueError(
+                f"prior must have latent_dim {self.latent_dim} like the model, got {prior.latent_dim}"
+            )
+        self.prior = prior
+        self.shapes = replace(self.shapes, prior=prior.name, components=prior.components)
+
+    # ------------------------------------------------------------------ the model
 
     def joint(self) -> LatentVariableModel:
         """What is fitted and asked: the model itself, or with a mask model that of (x_obs, s)."""
         return self if self.mask_model is None else NotAtRandom(self, self.mask_model)
-
-    def set_prior(self, prior: nn.Module) -> None:
-        """Put another prior in the place of the one there is."""
-        dim = getattr(prior, "latent_dim", None)
-        if dim != self.latent_dim:
-            raise ValueError(f"prior must have latent_dim {self.latent_dim} like the model, got {dim}")
-        self.prior = prior  # pyright: ignore[reportAttributeAccessIssue]
 
     def encode(self, read: Tensor) -> Posterior:
         """q(z|x) from what the encoder reads of a row, where it stands on its own."""
@@ -161,17 +214,16 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         return self.heads(self.decoder(z[..., -self.bottom :]))
 
 
+def _blank_path(n: int, k: int, components: int) -> LinearPath:
+    """A linear path of n features to be loaded into."""
+    eye = torch.eye(k).repeat(components, 1, 1)
+    return LinearPath(
+        torch.zeros(n, k), torch.zeros(n), torch.ones(n), torch.ones(components), torch.zeros(components, k), eye
+    )
+
+
 class _Surrogate(nn.Module):
     """A linear path over what the encoder reads, kept fixed: where the posterior starts from."""
-
-    W: Tensor
-    b: Tensor
-    noise: Tensor
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
-    precisions: Tensor
-    log_det_precisions: Tensor
 
     NAMES = ("W", "b", "noise", "weights", "means", "covariances", "precisions", "log_det_precisions")
 
@@ -185,6 +237,7 @@ class _Surrogate(nn.Module):
 
     def path(self) -> LinearPath:
         """The path itself, with what it would compute at every call set aside."""
-        path = LinearPath(self.W, self.b, self.noise, self.weights, self.means, self.covariances)
-        path.__dict__.update(precisions=self.precisions, log_det_precisions=self.log_det_precisions)
+        *parts, precisions, log_det = (getattr(self, name) for name in self.NAMES)
+        path = LinearPath(*parts)
+        path.__dict__.update(precisions=precisions, log_det_precisions=log_det)
         return path

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from abduce.nets.mlp import ACTIVATIONS
+from abduce.nets.mlp import PathLayer, activation_of, zeroed
 
 BUDGET = 2**23  # numbers in the widest tensor of a slice of rows, where no gradient needs them all at once
 
@@ -63,15 +63,14 @@ class ConvolutionalEncoder(nn.Module):
         widths = [planes * self.shape[2], *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), _activation(activation)]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation_of(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.net = nn.Sequential(*layers)
         h, w = halvings(self.shape, len(hidden))[-1]
         self.last = nn.Linear(widths[-1] * h * w + extra, out_dim)
         if zero_start:
-            nn.init.zeros_(self.last.weight)
-            nn.init.zeros_(self.last.bias)
+            zeroed(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w, c = self.shape
@@ -110,23 +109,21 @@ class ConvolutionalDecoder(nn.Module):
         out = planes * c
         widths = [out, *hidden]  # of the result of each size
         (small_h, small_w), width = self.sizes[-1], widths[-1]
-        self.start = nn.Sequential(nn.Linear(in_dim, width * small_h * small_w), _activation(activation))
+        self.start = nn.Sequential(nn.Linear(in_dim, width * small_h * small_w), activation_of(activation))
         steps: list[nn.Module] = []
         for level in range(len(hidden), 0, -1):
             after = widths[level - 1]
             step: list[nn.Module] = [nn.ConvTranspose2d(widths[level], after, 4, stride=2, padding=1)]
             if level > 1:
-                step.append(_activation(activation))
+                step.append(activation_of(activation))
                 if dropout:
                     step.append(nn.Dropout(dropout))
             steps.append(nn.Sequential(*step))
         self.steps = nn.ModuleList(steps)
         self.offset = nn.Parameter(torch.zeros(out * h * w))
-        self.linear = nn.Linear(in_dim, out * h * w) if linear_path else None
+        self.linear = PathLayer(in_dim, out * h * w) if linear_path else None
         if linear_path and steps:
-            last = steps[-1][0]  # pyright: ignore[reportIndexIssue]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            zeroed(steps[-1][0])  # pyright: ignore[reportIndexIssue]
         widest = [16 * n * size[0] * size[1] for n, size in zip(widths[:-1], self.sizes[1:], strict=True)]
         self.rows = max(1, BUDGET // max([out * h * w, *widest]))
 
@@ -150,9 +147,3 @@ class ConvolutionalDecoder(nn.Module):
 def _whole(shape: Sequence[int]) -> tuple[int, int, int]:
     h, w, c = (*shape, 1)[:3]
     return int(h), int(w), int(c)
-
-
-def _activation(name: str) -> nn.Module:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]()

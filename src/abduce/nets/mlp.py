@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU}
+
+
+def activation_of(name: str) -> nn.Module:
+    """The activation of that name; ValueError where there is none."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+def zeroed(layer: nn.Linear | nn.ConvTranspose2d) -> None:
+    """Set a layer's weights to zero."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class OwnRate(nn.Module):
+    """A module whose parameters learn at a rate of their own, which training's settings know by name, and do not decay."""
+
+    rate: ClassVar[str]
+
+
+class PathLayer(nn.Linear, OwnRate):
+    """A linear path W z + b, already fitted when a network beside it starts to learn."""
+
+    rate = "linear"
 
 
 class MLP(nn.Module):
@@ -28,35 +56,26 @@ class MLP(nn.Module):
         zero_start: bool = False,
     ):
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
-        sizes = [in_dim, *hidden]
+        sizes = [in_dim, *hidden, out_dim]
+        linear = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
         layers: list[nn.Module] = []
-        for i in range(len(hidden)):
-            layers += [nn.Linear(sizes[i], sizes[i + 1]), ACTIVATIONS[activation]()]
+        for layer in linear[:-1]:
+            layers += [layer, activation_of(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        layers.append(nn.Linear(sizes[-1], out_dim))
-        self.net = nn.Sequential(*layers)
-        if (
-            activation == "tanh"
-        ):  # torch's own start shrinks what passes through each layer of tanh by about √3
-            for layer in layers[:-1]:
-                if isinstance(layer, nn.Linear):
-                    nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010
-                    nn.init.zeros_(layer.bias)
-        self.linear = nn.Linear(in_dim, out_dim) if linear_path else None
+        self.net = nn.Sequential(*layers, linear[-1])
+        if activation == "tanh":  # torch's own start shrinks what passes each layer of tanh by about √3
+            for layer in linear[:-1]:
+                nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010
+                nn.init.zeros_(layer.bias)
+        self.linear = PathLayer(in_dim, out_dim) if linear_path else None
         if linear_path or zero_start:
-            last = layers[-1]
-            assert isinstance(last, nn.Linear)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            zeroed(linear[-1])
 
     @property
     def offset(self) -> Tensor:
         """What the network adds to each output wherever it is."""
-        last = self.net[-1]
-        assert isinstance(last, nn.Linear)
+        last: Any = self.net[-1]
         return last.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,6 +98,7 @@ class Features(nn.Module):
     count_scale: Tensor
     class_cell: Tensor
     class_code: Tensor
+    cell: Tensor  # that each feature is read of, the mask's left out
 
     def __init__(
         self,
@@ -105,7 +125,18 @@ class Features(nn.Module):
         codes = [code for _, size in classes for code in range(size)]
         self.register_buffer("class_cell", torch.tensor(cells, dtype=torch.long), persistent=False)
         self.register_buffer("class_code", torch.tensor(codes, dtype=torch.float32), persistent=False)
-        self.n_features = len(numeric) + len(count) + len(cells) + (n_cells if reads_mask else 0)
+        self.register_buffer("cell", torch.tensor([*numeric, *count, *cells], dtype=torch.long), persistent=False)
+        self.n_features = len(self.cell) + (n_cells if reads_mask else 0)
+
+    def places(self, cells: Sequence[int]) -> Tensor:
+        """Where the features of some cells are, cell by cell."""
+        at = torch.isin(self.cell, torch.tensor(list(cells))).nonzero()[:, 0]
+        return at[self.cell[at].argsort(stable=True)]
+
+    @property
+    def loc(self) -> Tensor:
+        """What is taken off each feature's value, counts and classes apart."""
+        return nn.functional.pad(self.numeric_loc, (0, len(self.cell) - len(self.numeric)))
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
         features, seen = self.cells(x, observed)
@@ -127,4 +158,4 @@ class Features(nn.Module):
         features = torch.cat([x[..., self.numeric] - self.numeric_loc, count, onehot], -1)
         if observed is None:
             return features, None
-        return features, observed[..., torch.cat([self.numeric, self.count, self.class_cell])]
+        return features, observed[..., self.cell]

@@ -1,0 +1,107 @@
+"""What a VAE's networks are given by beside the choice: what the data say, and the sizes that follow from both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from abduce.data.schema import Schema
+from abduce.distributions.priors import GaussianMixture
+from abduce.models.choice import Choice, choose_likelihoods
+from abduce.models.missingness import describe
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the data say of their cells, in model space: how many rows there are, and of each cell the mean and the variance
+    of what is observed, and the share of it that is."""
+
+    rows: int
+    means: tuple[float, ...]
+    variances: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: np.ndarray, observed: np.ndarray) -> DataSummary:
+        """Sum up model values (n, D), 0 where they are blank, and the mask of what is observed.
+
+        >>> DataSummary.of(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[True, True], [True, False]]))
+        DataSummary(rows=2, means=(2.0, 2.0), variances=(1.0, 0.0), shares=(1.0, 0.5))
+        """
+        count = np.maximum(observed.sum(0), 1)
+        means = values.sum(0) / count
+        variances = np.where(observed, (values - means) ** 2, 0.0).sum(0) / count
+        shares = observed.sum(0) / len(values)
+        return cls(len(values), *(tuple(a.tolist()) for a in (means, variances, shares)))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes and families of a VAE's parts, which follow from the choice, the columns and the data; JSON-able.
+
+    ``latent`` are the units of each layer from the top down, ``hidden`` the encoder's widths, ``likelihoods`` one name for
+    each field, ``image`` the shape that convolutions read (None: no convolutions), ``logistics`` the components of a mixture of
+    logistics, ``components`` those of the prior, ``path`` those of the linear path (0: there is none) and ``mask`` the
+    arguments of a :class:`~abduce.models.missingness.MaskModel` (None: cells are missing at random).
+    """
+
+    latent: tuple[int, ...]
+    hidden: tuple[int, ...]
+    likelihoods: tuple[str, ...]
+    prior: str
+    components: int
+    posterior: str
+    logistics: int = 2
+    path: int = 0
+    image: tuple[int, ...] | None = None
+    mask: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        for name in ("latent", "hidden", "likelihoods", "image"):  # JSON has lists
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+
+    @classmethod
+    def of(cls, schema: Schema, choice: Choice, data: DataSummary | None = None) -> Shapes:
+        """The shapes without a linear path; ``data`` may be None where the choice leaves nothing to them."""
+        wants, latent, hidden = choice.wants_path(schema), choice.layers, choice.hidden
+        if data is None and (latent is None or isinstance(hidden, str) or choice.missing == "mnar"):
+            raise ValueError(f"data must be summed up for what the choice leaves to them, got None with {choice}")
+        rows = data.rows if data else 0
+        if latent is None:
+            latent = (default_latent_dim(schema, rows, wants),)
+        conv = choice.network == "conv"
+        if conv:
+            choice.check_convolutions(schema)
+        if isinstance(hidden, str):
+            dense = [64 if rows < 1000 else 128] * (1 if wants else 2)
+            hidden = ([16, 32] if rows < 5000 else [32, 64]) if conv else dense
+        likelihoods, mask = choose_likelihoods(schema, choice.likelihood), None
+        if data and choice.missing == "mnar":
+            mask = describe(schema, likelihoods, choice.mask_model, data.shares)
+        return cls(
+            latent=latent,
+            hidden=tuple(hidden),
+            likelihoods=tuple(likelihoods),
+            prior="normal" if choice.prior == "auto" else choice.prior,
+            components=choice.components,
+            posterior=choice.posterior if choice.posterior != "auto" else "diagonal" if len(latent) == 1 else "bottom_up",
+            logistics=2 if wants else 3,
+            image=schema.shape if conv else None,
+            mask=mask,
+        )
+
+    def beside(self, components: int) -> Shapes:
+        """The shapes with a linear path of so many components, which brings its own prior and posterior."""
+        return replace(self, prior=GaussianMixture.name, components=components, posterior="path", path=components)
+
+
+def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:
+    """Latents to start with: with a linear path enough to keep all correlations of a table or a small image."""
+    if path:
+        read = sum(len(f.categories or ()) if f.kind in ("ordinal", "categorical") else 1 for f in schema.fields)
+        return max(1, min(read * (schema.n_cells // len(schema.fields)) - 1, 40, rows // 3))
+    return int(max(1, min(round(schema.n_cells**0.5 + 4), schema.n_cells, rows // 4 + 1, 64)))
