@@ -34,10 +34,12 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
-from abduce.compress.batches import Blanks, batch_rows
-from abduce.compress.lattices import MARGIN, ShortOfBits
+from abduce.compress.batches import BlankPattern, batch_rows
+from abduce.compress.cells import CodedCells, gaussian_symbols
+from abduce.compress.lattice import Lattice
 from abduce.compress.masses import NORMAL, line_bits
-from abduce.compress.symbols import Cells, Lattice, Stack, Table, gaussian_symbols, rounded
+from abduce.compress.stack import BitStack
+from abduce.compress.symbols import TableSymbols, rounded
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -56,7 +58,7 @@ class MixtureCodec:
     appetite = 24  # a pop takes at most 24 bits, and only c is popped
 
     def __init__(
-        self, log_weights: Tensor, means: Tensor, covariances: Tensor, lattice: Lattice, blanks: Blanks
+        self, log_weights: Tensor, means: Tensor, covariances: Tensor, lattice: Lattice, blanks: BlankPattern
     ):
         k, d = means.shape
         self.lattice = lattice
@@ -75,12 +77,12 @@ class MixtureCodec:
         self.rows = batch_rows(2**20 / d if self.same else min(2**20 / d, 2**23 / d**2))
 
     @classmethod
-    def of(cls, law: GaussianMixtureLaw, lattice: Lattice, blanks: Blanks) -> MixtureCodec:
+    def of(cls, law: GaussianMixtureLaw, lattice: Lattice, blanks: BlankPattern) -> MixtureCodec:
         """The codec of a mixture."""
         return cls(law.log_weights, law.means, law.covariances, lattice, blanks)
 
     @classmethod
-    def soft(cls, law: HardMixtureLaw, lattice: Lattice, blanks: Blanks) -> MixtureCodec:
+    def soft(cls, law: HardMixtureLaw, lattice: Lattice, blanks: BlankPattern) -> MixtureCodec:
         """The codec of the soft mixture around k-means: equal weights, means w_k, covariances I/2β.
 
         It costs at most log₂ K bits a row more than the law p does: exp(−β min_k ‖y − w_k‖²) ≤ Σ_k exp(−β ‖y − w_k‖²), whose
@@ -127,7 +129,7 @@ class MixtureCodec:
             x = choose(j, mean, scale)
             away[:, j] = np.where(observed[:, j], x - means[:, j], 0.0)
 
-    def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> Cells:
+    def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> CodedCells:
         return next(
             gaussian_symbols(mean[:, None], scale[:, None], self.cells[j], FIRST, observed[:, j : j + 1])
         )
@@ -163,26 +165,25 @@ class MixtureCodec:
         bits = line_bits(NORMAL, codes, np.arange(k.shape[1]), seen, loc, scale, self.lattice)
         return self.log_weights - np.log(2.0) * bits.reshape(n, components)
 
-    def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> Table:
+    def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> TableSymbols:
         # where all of them have underflown, any law will do that both sides share
         joint = np.nan_to_num(self._log_joint(k, observed), nan=-1e300, neginf=-1e300)
         joint -= joint.max(1, keepdims=True)
-        return Table(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
+        return TableSymbols(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
 
-    def _weights(self, n: int) -> Table:
-        return Table(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))
+    def _weights(self, n: int) -> TableSymbols:
+        return TableSymbols(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))
 
     # -------------------------------------------------------------- one batch
 
-    def push(self, stack: Stack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
+    def push(self, stack: BitStack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
         c = np.zeros(len(k), np.int64)
         if plain:
             c = self._log_joint(k, observed).argmax(1)
         elif self.bits_back:
             c = self._responsibilities(k, observed).pop(stack)
-            if stack.bits < MARGIN:
-                raise ShortOfBits
-        cells: list[Cells] = []
+            stack.check_margin()
+        cells: list[CodedCells] = []
 
         def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
             cells.append(self._symbols(j, mean, scale, observed))
@@ -195,7 +196,7 @@ class MixtureCodec:
         if self.bits_back:
             self._weights(len(k)).push(stack, c)
 
-    def pop(self, stack: Stack, observed: np.ndarray, plain: bool) -> np.ndarray:
+    def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         n = len(observed)
         c = self._weights(n).pop(stack) if self.bits_back else np.zeros(n, np.int64)
         k = np.zeros(observed.shape, np.int64)

@@ -157,12 +157,6 @@ class Auto(Arguments, EnergyModel):
         for part in self._parts(x, n):
             yield part, self._stack.marginals(x[part], seen[part], n, generator)
 
-    def _coder(self) -> Any:
-        raise ValueError(
-            "Auto does not compress: its pool has no conditionals that a code could follow; fit a VAE or a GaussianMixture "
-            "to the same table (abduce fit --model vae)"
-        )
-
     @property
     def _stack(self) -> Stack:
         assert isinstance(self.model_, Stack)

@@ -22,7 +22,6 @@ from torch import Tensor
 from abduce.answers.complete import answers, evidence, free_energy, means
 from abduce.answers.generate import generate
 from abduce.answers.observation import Blanks, Flips, Observation
-from abduce.compress import codec as coding
 from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase, restore
@@ -32,7 +31,6 @@ from abduce.fit import classical as fitters
 from abduce.fit.loop import Settings, train_energy
 from abduce.fit.loss import EnergyObjective, Kernel
 from abduce.fit.registry import energy_objective_from_json, energy_objective_to_json, is_objective
-from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.inference import partition as ladder
 from abduce.inference.energy import Energy, LogZ, NotNormalized
 from abduce.inference.importance import chunks
@@ -434,33 +432,6 @@ class EnergyModel(GenerativeModel):
         if z.ndim != 2 or z.shape[1] != width:
             raise ValueError(f"Z must have shape (n, {width}), got {tuple(z.shape)}")
         return self.schema_.decode(decode(z).detach().numpy())
-
-    # ------------------------------------------------------------------ compress
-
-    def _coder(self) -> Any:
-        """What codes rows: an exact law with tractable conditionals; other families are refused."""
-        law = self.model_.law(self.beta_, self.base_)
-        if law is None:
-            return self.model_
-        return law.dense() if isinstance(law, FactorMixtureLaw) else law
-
-    def compress(self, X) -> bytes:
-        """Compress X losslessly, bit for bit: about −log₂ p(x) bits a row, for families of Gaussians.
-
-        ValueError for others, which have neither latents nor tractable conditionals to code with.
-        """
-        check_is_fitted(self)
-        if len(X):
-            self._check_columns(X, reset=False)
-        return coding.compress(self._coder(), self.schema_, X, folders.fingerprint(*self._state()))
-
-    def decompress(self, data: bytes):
-        """Turn the bytes of :meth:`compress` back into X.
-
-        Raises CompressedDataError (a ValueError) if they are of another model or format version, truncated or changed.
-        """
-        check_is_fitted(self)
-        return coding.decompress(self._coder(), self.schema_, data, folders.fingerprint(*self._state()))
 
     # ------------------------------------------------------------------ keep
 

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from abduce.answers.observation import Blanks, Flips, Observation
 from abduce.answers.restore import Effort, evidence, posterior_draws, posterior_mean
-from abduce.compress import codec as coding
 from abduce.estimators.generative import GenerativeModel, check_count
-from abduce.fit import checkpoint as folders
 from abduce.inference import annealing
 from abduce.inference.annealing import check
 from abduce.inference.importance import PRECISIONS, by_chunk, log_prob
@@ -225,24 +223,3 @@ class LatentModel(GenerativeModel):
         if z.ndim != 2 or z.shape[1] != self.model_.latent_dim:
             raise ValueError(f"Z must have shape (n, {self.model_.latent_dim}), got {tuple(z.shape)}")
         return self.schema_.decode(self.model_.heads.point(self.model_.likelihood(z).moments()).numpy())
-
-    # ------------------------------------------------------------------ compress
-
-    def compress(self, X) -> bytes:
-        """Compress X losslessly, bit for bit, by bits-back coding: about −log₂ p(x) bits a row.
-
-        Numbers must have the fixed precision of the training data.  A data frame's index and left-out columns are carried
-        along.  ValueError names the column of a value that the model has no code for.
-        """
-        check_is_fitted(self)
-        if len(X):
-            self._check_columns(X, reset=False)
-        return coding.compress(self.model_, self.schema_, X, folders.fingerprint(*self._state()))
-
-    def decompress(self, data: bytes):
-        """Turn the bytes of :meth:`compress` back into X.
-
-        Raises CompressedDataError (a ValueError) if they are of another model or format version, truncated or changed.
-        """
-        check_is_fitted(self)
-        return coding.decompress(self.model_, self.schema_, data, folders.fingerprint(*self._state()))
