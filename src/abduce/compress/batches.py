@@ -19,7 +19,7 @@ import numpy as np
 
 from abduce.compress.container import CompressedDataError
 from abduce.compress.lattice import Lattice
-from abduce.compress.stack import MARGIN, BitStack, ShortOfBits
+from abduce.compress.stack import FLAGS, MARGIN, TABLE, BitStack, ShortOfBits
 
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
@@ -97,12 +97,12 @@ class BlankPattern:
 
     def push(self, stack: BitStack, observed: np.ndarray) -> None:
         """Push flags of the open cells of (n, D)."""
-        stack.push_flags(observed[:, self.open].ravel(), self._flags(len(observed)))
+        stack.push(observed[:, self.open].ravel(), FLAGS, self._flags(len(observed)))
 
     def pop(self, stack: BitStack, n: int) -> np.ndarray:
         """Pop the mask (n, D)."""
         observed = np.broadcast_to(self.always, (n, len(self.always))).copy()
-        observed[:, self.open] = stack.pop_flags(self._flags(n)).reshape(n, -1)
+        observed[:, self.open] = stack.pop(FLAGS, self._flags(n)).reshape(n, -1)
         return observed
 
     def bits(self, observed: np.ndarray) -> np.ndarray:
@@ -169,14 +169,14 @@ def decode(stack: BitStack, codec: Codec, blanks: BlankPattern, rows: int) -> tu
 
 def _push_size(stack: BitStack, n: int, plain: bool) -> None:
     exponent = n.bit_length() - 1
-    if n != 2**exponent:
-        stack.push_table(np.array([n]), np.ones((1, 2**SIZES)))
-    symbol = 2 * exponent + plain if n == 2**exponent else REST
-    stack.push_table(np.array([symbol]), np.ones((1, REST + 1)))
+    power = n == 2**exponent
+    if not power:
+        stack.push(np.array([n]), TABLE, np.ones((1, 2**SIZES)))
+    stack.push(np.array([2 * exponent + plain if power else REST]), TABLE, np.ones((1, REST + 1)))
 
 
 def _pop_size(stack: BitStack) -> tuple[int, bool]:
-    symbol = int(stack.pop_table(np.ones((1, REST + 1)))[0])
+    symbol = int(stack.pop(TABLE, np.ones((1, REST + 1)))[0])
     if symbol == REST:
-        return int(stack.pop_table(np.ones((1, 2**SIZES)))[0]), False
+        return int(stack.pop(TABLE, np.ones((1, 2**SIZES)))[0]), False
     return 2 ** (symbol // 2), bool(symbol % 2)

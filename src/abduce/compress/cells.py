@@ -10,22 +10,22 @@ All is plain NumPy, over the observed cells of a batch, flattened; no loop runs 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from abduce.compress import masses
 from abduce.compress.lattice import Lattice
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import (
-    BinnedGaussian,
     DigitSymbols,
-    FlagSymbols,
     SymbolModel,
-    TableSymbols,
+    binned_symbols,
+    flag_symbols,
     rounded,
+    table_symbols,
 )
 from abduce.distributions.continuous import (
     ContinuousBernoulli,
@@ -54,11 +54,6 @@ class SeenCells(NamedTuple):
     lattice: Lattice
 
     @property
-    def cell(self) -> np.ndarray:
-        """Position of each observed cell, (m,)."""
-        return np.broadcast_to(self.index, self.seen.shape)[self.seen]
-
-    @property
     def size(self) -> np.ndarray:
         """Number of symbols of each, (m,)."""
         return np.broadcast_to(self.lattice.size[self.index], self.seen.shape)[self.seen]
@@ -67,19 +62,44 @@ class SeenCells(NamedTuple):
         """Parameters (>= n, d), rounded, of each, (m,)."""
         return rounded(t[: len(self.seen)].numpy()[self.seen])
 
-    def take_each(self, t: Tensor) -> np.ndarray:
-        """Parameters (>= n, components, d), rounded, of each, (components, m)."""
-        return np.stack([rounded(c.numpy()[self.seen]) for c in t[: len(self.seen)].unbind(-2)])
-
     def digits(self, law: masses.Masses) -> DigitSymbols:
         """Code them digit by digit."""
         return DigitSymbols(law, self.size)
 
     def on_line(
-        self, law: masses.Standard, loc: np.ndarray, scale: np.ndarray, shape: np.ndarray | None = None
+        self, law: masses.Standard, loc: np.ndarray, scale: np.ndarray, shape: np.ndarray | float = 0.0
     ) -> DigitSymbols:
         """Code them digit by digit under a law of location and scale (m,) in model space."""
-        return self.digits(masses.line_masses(law, self.lattice, self.cell, loc, scale, self.size, shape))
+        cell = np.broadcast_to(self.index, self.seen.shape)[self.seen]
+        return self.digits(masses.line_masses(law, self.lattice, cell, loc, scale, self.size, shape))
+
+    def push(self, stack: BitStack, model: SymbolModel, s: np.ndarray) -> None:
+        """Push their symbols, out of those of all cells (n, D)."""
+        model.push(stack, s[:, self.index][self.seen])
+
+    def pop(self, stack: BitStack, model: SymbolModel, s: np.ndarray) -> None:
+        """Pop their symbols into those of all cells (n, D)."""
+        block = np.zeros(self.seen.shape, np.int64)
+        block[self.seen] = model.pop(stack)
+        s[:, self.index] = block
+
+
+# likelihoods of location and scale on the real line: their standard law, location, scale and shape (n, d)
+LINES: dict[type, Callable[[Any], tuple[masses.Standard, Tensor, Tensor, Tensor]]] = {
+    Gaussian: lambda part: (masses.NORMAL, part.mean, part.scale, torch.zeros_like(part.mean)),
+    RoundedGaussian: lambda part: (masses.NORMAL, part.mean, part.scale, torch.zeros_like(part.mean)),
+    Laplace: lambda part: (masses.LAPLACE, part.loc, part.scale, torch.zeros_like(part.loc)),
+    StudentT: lambda part: (masses.STUDENT_T, part.loc, part.scale, part.df),
+}
+
+
+def _line(part: Any, at: SeenCells) -> SymbolModel:
+    law, loc, scale, shape = LINES[type(part)](part)
+    return at.on_line(law, at.take(loc), np.exp(at.take(scale.log())), at.take(shape))
+
+
+def _negative_binomial(part: NegativeBinomial, at: SeenCells) -> SymbolModel:
+    return at.digits(masses.count_masses(at.take(part.log_mean), at.take(part.log_dispersion), at.size))
 
 
 def _beta_binomial(part: BetaBinomial, at: SeenCells) -> SymbolModel:
@@ -87,58 +107,30 @@ def _beta_binomial(part: BetaBinomial, at: SeenCells) -> SymbolModel:
     return at.digits(masses.beta_binomial_masses(a, b, at.take(part.n.expand_as(part.logits))))
 
 
+def _continuous_bernoulli(part: ContinuousBernoulli, at: SeenCells) -> SymbolModel:
+    return at.digits(masses.continuous_bernoulli_masses(at.take(part.logits), round(1 / part.half) + 1))
+
+
 def _logistic_mixture(part: DiscretizedLogisticMixture, at: SeenCells) -> SymbolModel:
-    parameters = (at.take_each(t) for t in (part.logits, part.loc, part.log_scale))
-    return at.digits(masses.mixture_masses(*parameters, part.levels))
+    def each(t: Tensor) -> np.ndarray:  # (>= n, components, d) to (components, m)
+        return np.stack([at.take(component) for component in t.unbind(-2)])
+
+    law = masses.mixture_masses(each(part.logits), each(part.loc), each(part.log_scale), part.levels)
+    return at.digits(law)
 
 
-# a family of likelihoods, and how its cells are coded; Gaussian cells, which may be correlated, apart
+# a likelihood, and the symbol model of its cells; Gaussian cells, which may be correlated, apart
 SYMBOLS: dict[type, Callable[[Any, SeenCells], SymbolModel]] = {
-    Bernoulli: lambda part, at: FlagSymbols(at.take(part.logits)),
-    Categorical: lambda part, at: TableSymbols(at.take(part.log_probs.clamp_min(-60.0))),
-    NegativeBinomial: lambda part, at: at.digits(
-        masses.count_masses(at.take(part.log_mean), at.take(part.log_dispersion), at.size)
-    ),
+    Bernoulli: lambda part, at: flag_symbols(at.take(part.logits)),
+    Categorical: lambda part, at: table_symbols(at.take(part.log_probs.clamp_min(-60.0))),
+    NegativeBinomial: _negative_binomial,
     Poisson: lambda part, at: at.digits(masses.poisson_masses(at.take(part.log_rate), at.size)),
     BetaBinomial: _beta_binomial,
-    Laplace: lambda part, at: at.on_line(
-        masses.LAPLACE, at.take(part.loc), np.exp(at.take(part.scale.log()))
-    ),
-    StudentT: lambda part, at: at.on_line(
-        masses.STUDENT_T, at.take(part.loc), np.exp(at.take(part.scale.log())), at.take(part.df)
-    ),
-    ContinuousBernoulli: lambda part, at: at.digits(
-        masses.continuous_bernoulli_masses(at.take(part.logits), round(1 / part.half) + 1)
-    ),
+    Laplace: _line,
+    StudentT: _line,
+    ContinuousBernoulli: _continuous_bernoulli,
     DiscretizedLogisticMixture: _logistic_mixture,
 }
-
-# those of location and scale on the real line: their standard law, location, scale and shape
-LINES: dict[type, Callable[[Any], tuple[masses.Standard, Tensor, Tensor, np.ndarray | float]]] = {
-    Gaussian: lambda part: (masses.NORMAL, part.mean, part.scale, 0.0),
-    RoundedGaussian: lambda part: (masses.NORMAL, part.mean, part.scale, 0.0),
-    Laplace: lambda part: (masses.LAPLACE, part.loc, part.scale, 0.0),
-    StudentT: lambda part: (masses.STUDENT_T, part.loc, part.scale, part.df.numpy()),
-}
-
-
-@dataclass(frozen=True)
-class CodedCells:
-    """Positions of cells ``(d,)``, where they are observed ``(n, d)``, and the law of the observed ones."""
-
-    index: np.ndarray
-    seen: np.ndarray
-    model: SymbolModel
-
-    def push(self, stack: BitStack, s: np.ndarray) -> None:
-        """Push these cells' symbols, out of all of them (n, D)."""
-        self.model.push(stack, s[:, self.index][self.seen])
-
-    def pop_into(self, s: np.ndarray, stack: BitStack) -> None:
-        """Pop these cells' symbols into all of them (n, D)."""
-        block = np.zeros(self.seen.shape, np.int64)
-        block[self.seen] = self.model.pop(stack)
-        s[:, self.index] = block
 
 
 def gaussian_parameters(part: Gaussian | RoundedGaussian, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,22 +139,21 @@ def gaussian_parameters(part: Gaussian | RoundedGaussian, n: int) -> tuple[np.nd
 
 
 def gaussian_symbols(
-    mean: np.ndarray, scale: np.ndarray, lattice: Lattice, index: np.ndarray, seen: np.ndarray
-) -> Iterator[CodedCells]:
-    """Symbol models of independent Gaussian cells ``index`` (d,), of mean and scale ``(n, d)`` in model space."""
+    mean: np.ndarray, scale: np.ndarray, at: SeenCells
+) -> Iterator[tuple[SeenCells, SymbolModel]]:
+    """Symbol models of independent Gaussian cells, of mean and scale ``(n, d)`` in model space."""
+    index, seen, lattice = at
     size = lattice.size[index]
     fine = ~lattice.log[index] & (size <= FINE)
     if fine.any():
         own, s = index[fine], seen[:, fine]
-        unit, loc, low = lattice.scale[own], lattice.loc[own], lattice.low[own]
-        step = 1.0 / (lattice.denominator[own] * unit)
-        middle = (mean[:, fine] * unit + loc) * lattice.denominator[own] - low
-        top = int(size[fine].max()) - 1
-        yield CodedCells(own, s, BinnedGaussian(middle[s], (scale[:, fine] / step)[s], top))
+        unit, per = lattice.scale[own], lattice.denominator[own]
+        middle = (mean[:, fine] * unit + lattice.loc[own]) * per - lattice.low[own]
+        width = scale[:, fine] / (1.0 / (per * unit))
+        yield SeenCells(own, s, lattice), binned_symbols(middle[s], width[s], int(size[fine].max()) - 1)
     if not fine.all():
-        at = SeenCells(index[~fine], seen[:, ~fine], lattice)
-        model = at.on_line(masses.NORMAL, mean[:, ~fine][at.seen], scale[:, ~fine][at.seen])
-        yield CodedCells(at.index, at.seen, model)
+        rest = SeenCells(index[~fine], seen[:, ~fine], lattice)
+        yield rest, rest.on_line(masses.NORMAL, mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
 
 
 def symbol_models(
@@ -170,7 +161,7 @@ def symbol_models(
     lattice: Lattice,
     observed: np.ndarray,
     given: tuple[Distribution, np.ndarray, np.ndarray] | None = None,
-) -> Iterator[CodedCells]:
+) -> Iterator[tuple[SeenCells, SymbolModel]]:
     """Symbol models of the observed cells ``(n, D)`` of a batch, part by part of the likelihood.
 
     ``parts`` hold parameters of at least n rows, of which the first n are used; ``given`` is a Gaussian part whose mean and
@@ -181,10 +172,10 @@ def symbol_models(
         index = positions(where, d)
         at = SeenCells(index, observed[:, index], lattice)
         if given is not None and part is given[0]:
-            yield from gaussian_symbols(*given[1:], lattice, at.index, at.seen)
+            yield from gaussian_symbols(*given[1:], at)
         elif isinstance(part, Gaussian | RoundedGaussian):
-            yield from gaussian_symbols(*gaussian_parameters(part, n), lattice, at.index, at.seen)
+            yield from gaussian_symbols(*gaussian_parameters(part, n), at)
         elif type(part) in SYMBOLS:
-            yield CodedCells(at.index, at.seen, SYMBOLS[type(part)](part, at))
+            yield at, SYMBOLS[type(part)](part, at)
         else:
             raise TypeError(f"no symbol model for cells of {type(part).__name__}")

@@ -157,8 +157,8 @@ class LatentCodec:
             u = factors.posterior(x).choose(stack, plain)
             given = factors.cells(u)
         s = k - self.lattice.low
-        for cells in reversed(list(symbol_models(law.parts, self.lattice, observed, given))):
-            cells.push(stack, s)
+        for cells, model in reversed(list(symbol_models(law.parts, self.lattice, observed, given))):
+            cells.push(stack, model, s)
         if factors is not None:
             factors.prior.push(stack, u, plain)
         self._prior(len(k)).push(stack, z, plain, guard=True)
@@ -171,8 +171,8 @@ class LatentCodec:
             u = factors.prior.pop(stack, plain)
             given = factors.cells(u)
         s = np.zeros(observed.shape, np.int64)
-        for cells in symbol_models(law.parts, self.lattice, observed, given):
-            cells.pop_into(s, stack)
+        for cells, model in symbol_models(law.parts, self.lattice, observed, given):
+            cells.pop(stack, model, s)
         k = np.where(observed, s + self.lattice.low, 0)
         if not plain:
             x = self.lattice.values(k, observed)
@@ -218,5 +218,5 @@ class LatentCodec:
                 loc = loc + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
             index = positions(where, k.shape[1])
             cells = k[:, index], index, there.numpy()
-            bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), self.lattice, shape)
+            bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), self.lattice, shape.numpy())
         return bits - nats.numpy() / math.log(2.0)

@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from abduce.compress.stack import BitStack
-from abduce.compress.symbols import TableSymbols, rounded
+from abduce.compress.stack import BitStack, bins
+from abduce.compress.symbols import rounded, table_symbols
 
 REACH = 8  # the lattice ends at ±8
 # step, in posterior widths, of a latent that is paid for: minimises its bits plus what it costs x
@@ -109,7 +109,7 @@ class LatentLaw:
         elif plain:
             c = self._responsibilities(z).argmax(1)
         else:
-            c = TableSymbols(self._responsibilities(z)).pop(stack)
+            c = table_symbols(self._responsibilities(z)).pop(stack)
             if guard:
                 stack.check_margin()
         step, pushes = self._step(plain), []
@@ -121,24 +121,24 @@ class LatentLaw:
 
         self._visit(c, choose)
         for points, mean, width, reach in reversed(pushes):
-            stack.push_gaussian(points, mean, width, -reach, reach)
+            stack.push(points, bins(-reach, reach), mean, width)
         if self.log_r is not None:
-            TableSymbols(self.log_r).push(stack, c)
+            table_symbols(self.log_r).push(stack, c)
 
     def pop(self, stack: BitStack, plain: bool = False, guard: bool = False) -> np.ndarray:
         """Pop lattice points (n, k); with ``guard`` ShortOfBits if that leaves too few bits."""
-        c = self._first() if self.log_r is None else TableSymbols(self.log_r).pop(stack)
+        c = self._first() if self.log_r is None else table_symbols(self.log_r).pop(stack)
         step = self._step(plain)
 
         def choose(j: int, mean: np.ndarray, width: np.ndarray) -> np.ndarray:
             s, reach = step[:, j], REACH * int(self.grid.unit[j])
-            return stack.pop_gaussian(mean / s, width / s, -reach, reach) * s
+            return stack.pop(bins(-reach, reach), mean / s, width / s) * s
 
         z = self._visit(c, choose)
         if guard:
             stack.check_margin()
         if self.log_r is not None and not plain:
-            TableSymbols(self._responsibilities(z)).push(stack, c)
+            table_symbols(self._responsibilities(z)).push(stack, c)
         return z
 
     # -------------------------------------------------------------- how

@@ -70,10 +70,10 @@ def line_masses(
     loc: np.ndarray,
     scale: np.ndarray,
     size: np.ndarray,
-    shape: np.ndarray | None = None,
+    shape: np.ndarray | float = 0.0,
 ) -> Masses:
     """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat."""
-    shape = np.zeros(len(cells)) if shape is None else shape
+    shape = np.broadcast_to(shape, cells.shape)
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
         t = (lattice.edges(cells[part], edges) - loc[part, None]) / scale[part, None]

@@ -35,11 +35,11 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from abduce.compress.batches import BlankPattern, batch_rows
-from abduce.compress.cells import CodedCells, gaussian_symbols
+from abduce.compress.cells import SeenCells, gaussian_symbols
 from abduce.compress.lattice import Lattice
 from abduce.compress.masses import NORMAL, line_bits
 from abduce.compress.stack import BitStack
-from abduce.compress.symbols import TableSymbols, rounded
+from abduce.compress.symbols import PlainSymbols, SymbolModel, rounded, table_symbols
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -129,10 +129,9 @@ class MixtureCodec:
             x = choose(j, mean, scale)
             away[:, j] = np.where(observed[:, j], x - means[:, j], 0.0)
 
-    def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> CodedCells:
-        return next(
-            gaussian_symbols(mean[:, None], scale[:, None], self.cells[j], FIRST, observed[:, j : j + 1])
-        )
+    def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> SymbolModel:
+        at = SeenCells(FIRST, observed[:, j : j + 1], self.cells[j])
+        return next(gaussian_symbols(mean[:, None], scale[:, None], at))[1]
 
     def _values(self, j: int, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
         return self.cells[j].values(k[:, j : j + 1], observed[:, j : j + 1])[:, 0]
@@ -165,14 +164,14 @@ class MixtureCodec:
         bits = line_bits(NORMAL, codes, np.arange(k.shape[1]), seen, loc, scale, self.lattice)
         return self.log_weights - np.log(2.0) * bits.reshape(n, components)
 
-    def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> TableSymbols:
+    def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> PlainSymbols:
         # where all of them have underflown, any law will do that both sides share
         joint = np.nan_to_num(self._log_joint(k, observed), nan=-1e300, neginf=-1e300)
         joint -= joint.max(1, keepdims=True)
-        return TableSymbols(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
+        return table_symbols(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
 
-    def _weights(self, n: int) -> TableSymbols:
-        return TableSymbols(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))
+    def _weights(self, n: int) -> PlainSymbols:
+        return table_symbols(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))
 
     # -------------------------------------------------------------- one batch
 
@@ -183,7 +182,7 @@ class MixtureCodec:
         elif self.bits_back:
             c = self._responsibilities(k, observed).pop(stack)
             stack.check_margin()
-        cells: list[CodedCells] = []
+        cells: list[SymbolModel] = []
 
         def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
             cells.append(self._symbols(j, mean, scale, observed))
@@ -192,7 +191,7 @@ class MixtureCodec:
         self._visit(c, observed, choose)
         for j in reversed(range(len(cells))):
             seen = observed[:, j]
-            cells[j].model.push(stack, k[seen, j] - self.lattice.low[j])
+            cells[j].push(stack, k[seen, j] - self.lattice.low[j])
         if self.bits_back:
             self._weights(len(k)).push(stack, c)
 
@@ -202,9 +201,8 @@ class MixtureCodec:
         k = np.zeros(observed.shape, np.int64)
 
         def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-            k[observed[:, j], j] = self.lattice.low[j] + self._symbols(j, mean, scale, observed).model.pop(
-                stack
-            )
+            s = self._symbols(j, mean, scale, observed).pop(stack)
+            k[observed[:, j], j] = self.lattice.low[j] + s
             return self._values(j, k, observed)
 
         self._visit(c, observed, choose)

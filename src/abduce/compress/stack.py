@@ -17,8 +17,13 @@ MARGIN = 64  # bits that a draw must leave on the stack
 
 _stack: Any = constriction.stream.stack  # pyright: ignore[reportAttributeAccessIssue]
 _models: Any = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
-_FLAGS = _models.Bernoulli(perfect=False)
-_TABLE = _models.Categorical(perfect=False)
+FLAGS = _models.Bernoulli(perfect=False)  # bits; parameter p (m,), the probability of a one
+TABLE = _models.Categorical(perfect=False)  # 0..K−1; parameter a table of weights (m, K)
+
+
+def bins(low: int, high: int) -> Any:
+    """Whole numbers from Gaussians cut into unit bins, ``low`` and ``high`` taking the tails; parameters mean, scale (m,)."""
+    return _models.QuantizedGaussian(low, high)
 
 
 class ShortOfBits(Exception):
@@ -53,35 +58,13 @@ class BitStack:
         """The stack as bytes, without the zeros at its end."""
         return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
-    def push_flags(self, k: np.ndarray, p: np.ndarray) -> None:
-        """Push bits that are one with probability p."""
-        self._push(k, _FLAGS, p)
-
-    def pop_flags(self, p: np.ndarray) -> np.ndarray:
-        """Pop bits."""
-        return self._pop(_FLAGS, p)
-
-    def push_table(self, k: np.ndarray, table: np.ndarray) -> None:
-        """Push symbols by a table of weights ``(m, K)``."""
-        self._push(k, _TABLE, table)
-
-    def pop_table(self, table: np.ndarray) -> np.ndarray:
-        """Pop symbols."""
-        return self._pop(_TABLE, table)
-
-    def push_gaussian(self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray, low: int, high: int) -> None:
-        """Push whole numbers from Gaussians cut into unit bins, ``low`` and ``high`` taking the tails."""
-        self._push(k, _models.QuantizedGaussian(low, high), mean, scale)
-
-    def pop_gaussian(self, mean: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray:
-        """Pop whole numbers."""
-        return self._pop(_models.QuantizedGaussian(low, high), mean, scale)
-
-    def _push(self, k: np.ndarray, family: Any, *parameters: np.ndarray) -> None:
+    def push(self, k: np.ndarray, family: Any, *parameters: np.ndarray) -> None:
+        """Push symbols (m,) of a family (:data:`FLAGS`, :data:`TABLE`, :func:`bins`), each with its own parameters."""
         if k.size:
             self._coder.encode_reverse(np.ascontiguousarray(k, np.int32), family, *parameters)
 
-    def _pop(self, family: Any, *parameters: np.ndarray) -> np.ndarray:
+    def pop(self, family: Any, *parameters: np.ndarray) -> np.ndarray:
+        """Pop symbols (m,) that were pushed with these parameters."""
         if not len(parameters[0]):
             return np.zeros(0, np.int64)
         return self._coder.decode(family, *parameters).astype(np.int64)

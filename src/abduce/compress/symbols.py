@@ -1,11 +1,11 @@
 """Symbol models: the laws of whole numbers 0..size−1 by which the entropy coder codes.
 
-    FlagSymbols      Bernoulli
-    TableSymbols     table of probabilities
-    BinnedGaussian   Gaussian cut into bins of one lattice step
-    DigitSymbols     any law F: the interval [0, size) is cut into at most 16 parts, again and again, and each digit is
-                     coded by its exact share F(end) − F(start) of the mass that is left (the chain rule), so a pixel of
-                     256 levels costs 2 x 16 evaluations of F, and a range of 10¹⁵ is as exact as one of ten
+    flag_symbols      Bernoulli
+    table_symbols     table of probabilities
+    binned_symbols    Gaussian cut into bins of one lattice step
+    DigitSymbols      any law F: the interval [0, size) is cut into at most 16 parts, again and again, and each digit is
+                      coded by its exact share F(end) − F(start) of the mass that is left (the chain rule), so a pixel of
+                      256 levels costs 2 x 16 evaluations of F, and a range of 10¹⁵ is as exact as one of ten
 
 The parameters that come out of a network are rounded to a grid before use: sums in floating point differ in their last bits
 with the number of threads, the batch or the machine, and one differing bit would make most symbols decode wrong.
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from abduce.compress.masses import Masses
-from abduce.compress.stack import BitStack
+from abduce.compress.stack import FLAGS, TABLE, BitStack, bins
 
 GRID = 2.0**14  # network outputs are rounded to multiples of 1/GRID
 PROBABILITY = 2.0**24  # and probabilities to multiples of 1/PROBABILITY, the coder's own precision
@@ -39,46 +39,34 @@ def rounded(x: Any) -> np.ndarray:
     return np.rint(np.asarray(x, np.float64) * GRID) / GRID
 
 
-class FlagSymbols:
-    """Bernoulli symbols from logits."""
+class PlainSymbols:
+    """Symbols of one of the entropy coder's own families."""
 
-    def __init__(self, logits: np.ndarray):
-        p = 1.0 / (1.0 + np.exp(-np.clip(rounded(logits), -40.0, 40.0)))
-        self.p = np.rint(p * PROBABILITY) / PROBABILITY
+    def __init__(self, family: Any, *parameters: np.ndarray):
+        self.family, self.parameters = family, parameters
 
     def push(self, stack: BitStack, k: np.ndarray) -> None:
-        stack.push_flags(k, self.p)
+        stack.push(k, self.family, *self.parameters)
 
     def pop(self, stack: BitStack) -> np.ndarray:
-        return stack.pop_flags(self.p)
+        return stack.pop(self.family, *self.parameters)
 
 
-class TableSymbols:
+def flag_symbols(logits: np.ndarray) -> PlainSymbols:
+    """Bernoulli symbols from logits (m,)."""
+    p = 1.0 / (1.0 + np.exp(-np.clip(rounded(logits), -40.0, 40.0)))
+    return PlainSymbols(FLAGS, np.rint(p * PROBABILITY) / PROBABILITY)
+
+
+def table_symbols(log_probs: np.ndarray) -> PlainSymbols:
     """Symbols with a table of log-probabilities ``(m, K)``."""
-
-    def __init__(self, log_probs: np.ndarray):
-        self.table = np.rint(np.exp(rounded(np.maximum(log_probs, -60.0))) * PROBABILITY)
-
-    def push(self, stack: BitStack, k: np.ndarray) -> None:
-        stack.push_table(k, self.table)
-
-    def pop(self, stack: BitStack) -> np.ndarray:
-        return stack.pop_table(self.table)
+    return PlainSymbols(TABLE, np.rint(np.exp(rounded(np.maximum(log_probs, -60.0))) * PROBABILITY))
 
 
-class BinnedGaussian:
-    """A Gaussian in lattice units over symbols 0..top; the first and the last take the tails."""
-
-    def __init__(self, mean: np.ndarray, scale: np.ndarray, top: int):
-        self.top = max(top, 1)
-        self.scale = np.maximum(scale, 2.0**-10)
-        self.mean = np.clip(mean, -30.0 * self.scale, self.top + 30.0 * self.scale)
-
-    def push(self, stack: BitStack, k: np.ndarray) -> None:
-        stack.push_gaussian(k, self.mean, self.scale, 0, self.top)
-
-    def pop(self, stack: BitStack) -> np.ndarray:
-        return stack.pop_gaussian(self.mean, self.scale, 0, self.top)
+def binned_symbols(mean: np.ndarray, scale: np.ndarray, top: int) -> PlainSymbols:
+    """Symbols 0..top of Gaussians in lattice units (m,); the first and the last take the tails."""
+    top, scale = max(top, 1), np.maximum(scale, 2.0**-10)
+    return PlainSymbols(bins(0, top), np.clip(mean, -30.0 * scale, top + 30.0 * scale), scale)
 
 
 class DigitSymbols:
@@ -117,12 +105,12 @@ class DigitSymbols:
                 pushes.append((digit, self._table(start, width, part)))
                 start = start + digit * width
             for digit, table in reversed(pushes):
-                stack.push_table(digit, table)
+                stack.push(digit, TABLE, table)
 
     def pop(self, stack: BitStack) -> np.ndarray:
         out = np.zeros(len(self.size), np.int64)
         for part in self._chunks():
             for level in reversed(range(self.levels)):
                 width = self.radix**level
-                out[part] += stack.pop_table(self._table(out[part], width, part)) * width
+                out[part] += stack.pop(TABLE, self._table(out[part], width, part)) * width
         return out
