@@ -18,9 +18,10 @@ from torch import nn
 from abduce import VAE
 from abduce.compress import codec as task
 from abduce.compress.container import CompressedDataError, Container, Reader, varint
-from abduce.compress.lattices import LatentLaw
+from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.masses import NORMAL, count_masses, mixture_masses
-from abduce.compress.symbols import Digits
+from abduce.compress.stack import BitStack
+from abduce.compress.symbols import DigitSymbols
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.pixels import DiscretizedLogisticMixture
 
@@ -319,8 +320,8 @@ def test_digits_cover_their_interval_exactly():
         return np.diff(edges).astype(float)
 
     k = np.array([4, 299, 10**9 - 1])
-    model = Digits(masses, size)
-    stack = task.Stack()
+    model = DigitSymbols(masses, size)
+    stack = BitStack()
     model.push(stack, k)
     assert stack.bits == pytest.approx(np.log2(size.astype(float)).sum(), abs=40)
     np.testing.assert_array_equal(model.pop(stack), k)
@@ -351,17 +352,18 @@ def test_a_mixture_of_latents_costs_its_marginal_density():
     log_r = np.log(np.full((n, 2), 0.5))
     mean = np.broadcast_to(np.array([[-0.1, 0.0], [0.1, 0.0]]), (n, 2, 2))
     A = np.broadcast_to(np.array([[2.0, 0.0], [1.0, 1.5]]), (1, 2, 2, 2))
-    law = LatentLaw(log_r, mean, A, np.ones((n, 2)), np.array([16, 16]), upper=False)
-    stack = task.Stack(RNG.bytes(2**16))
+    grid = LatentGrid(np.array([16, 16]), np.array([4, 4]))
+    law = LatentLaw(log_r, mean, A, np.ones((n, 2)), grid, upper=False)
+    stack = BitStack(RNG.bytes(2**16))
     start, words = stack.bits, stack.to_bytes()
-    z = law.draw(stack)
+    z = law.pop(stack)
     popped = start - stack.bits
     density = 0.0
     for m in mean[0]:
         white = (z / 16 - m) @ A[0, 0].T
         density = density + 0.5 * 3.0 * np.exp(-0.5 * (white**2).sum(1)) / (2 * np.pi)
     assert popped == pytest.approx(-np.log2(density / 16**2).sum(), rel=0.002)
-    law.give(stack, z)
+    law.push(stack, z)
     assert stack.to_bytes() == words
 
 

@@ -13,25 +13,24 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from abduce.compress.container import CompressedDataError
-from abduce.compress.lattices import MARGIN, ShortOfBits
-from abduce.compress.symbols import Lattice, Stack
+from abduce.compress.lattice import Lattice
+from abduce.compress.stack import FLAGS, MARGIN, TABLE, BitStack, ShortOfBits
 
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
-Trace = list[
-    tuple[int, bool, int]
-]  # of each batch: rows, whether latents were paid for, bits on the stack after it
 
 
-class Coder(Stack, Protocol):
-    """A stack that can be copied, so that a batch can be taken back."""
+class Batch(NamedTuple):
+    """What became of a batch: its rows, whether their latents were paid for, and the bits on the stack after it."""
 
-    def copy(self) -> Self: ...
+    rows: int
+    plain: bool
+    bits: int
 
 
 class Codec(Protocol):
@@ -42,20 +41,17 @@ class Codec(Protocol):
     bits_back: bool  # whether pushing pops first
     appetite: int  # bits that pushing a row pops at most
 
-    def push(self, stack: Stack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
+    def push(self, stack: BitStack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
         """Push codes (n, D); with ``plain`` latents are paid for, else popped. ShortOfBits if the stack has too few."""
         ...
 
-    def pop(self, stack: Stack, observed: np.ndarray, plain: bool) -> np.ndarray:
+    def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         """Pop the codes (n, D) that were pushed last."""
         ...
 
     def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
         """Bits of each row (n,) by the model's own account."""
         ...
-
-
-AnyCoder = TypeVar("AnyCoder", bound=Coder)
 
 
 def batch_rows(limit: float) -> int:
@@ -71,16 +67,14 @@ def batch_rows(limit: float) -> int:
 
 
 def observed_rates(observed: np.ndarray) -> bytes:
-    """Share of observed cells in steps of 1/255: nothing if all are, one byte for all columns, or one for
-    each."""
+    """Share of observed cells in steps of 1/255: nothing if all are, one byte for all columns, or one for each."""
     if observed.all():
         return b""
     n, d = observed.shape
 
     def byte(share: np.ndarray) -> np.ndarray:
-        return np.where(
-            share == 0, 0, np.where(share == 1, 255, np.clip(np.rint(share * 255), 1, 254))
-        ).astype(np.uint8)
+        open_ = np.clip(np.rint(share * 255), 1, 254)  # 0 and 255 are for never and always
+        return np.where((share == 0) | (share == 1), share * 255, open_).astype(np.uint8)
 
     def bits(rate: np.ndarray, share: np.ndarray) -> float:
         p = np.clip(rate / 255, 1e-12, 1 - 1e-12)
@@ -89,10 +83,10 @@ def observed_rates(observed: np.ndarray) -> bytes:
     share = observed.mean(0)
     each, one = byte(share), byte(observed.mean(keepdims=True).reshape(1))
     cost = 8 * len(zlib.compress(each.tobytes(), 9)) + bits(each, share)
-    return each.tobytes() if d > 1 and cost < bits(one, share) else one.tobytes()
+    return (each if d > 1 and cost < bits(one, share) else one).tobytes()
 
 
-class Blanks:
+class BlankPattern:
     """Which of D cells are always observed, and with which probability the open ones are, from ``observed_rates``."""
 
     def __init__(self, rates: bytes, cells: int):
@@ -101,14 +95,14 @@ class Blanks:
         self.open = (share > 0) & (share < 255)
         self.share = share / 255.0
 
-    def push(self, stack: Stack, observed: np.ndarray) -> None:
+    def push(self, stack: BitStack, observed: np.ndarray) -> None:
         """Push flags of the open cells of (n, D)."""
-        stack.push_flags(observed[:, self.open].ravel(), self._flags(len(observed)))
+        stack.push(observed[:, self.open].ravel(), FLAGS, self._flags(len(observed)))
 
-    def pop(self, stack: Stack, n: int) -> np.ndarray:
+    def pop(self, stack: BitStack, n: int) -> np.ndarray:
         """Pop the mask (n, D)."""
         observed = np.broadcast_to(self.always, (n, len(self.always))).copy()
-        observed[:, self.open] = stack.pop_flags(self._flags(n)).reshape(n, -1)
+        observed[:, self.open] = stack.pop(FLAGS, self._flags(n)).reshape(n, -1)
         return observed
 
     def bits(self, observed: np.ndarray) -> np.ndarray:
@@ -124,9 +118,10 @@ class Blanks:
 
 
 def encode(
-    stack: AnyCoder, codec: Codec, blanks: Blanks, k: np.ndarray, observed: np.ndarray
-) -> tuple[AnyCoder, Trace]:
+    codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarray
+) -> tuple[BitStack, list[Batch]]:
     """Push all rows onto an empty stack: the stack, and what became of each batch."""
+    stack = BitStack()
     done, trace = 0, []
     last, last_plain = 0.5, 0.5
     while done < len(k):
@@ -150,11 +145,11 @@ def encode(
         if plain:
             last_plain = size
         last, done = max(size, 1), done + size
-        trace.append((size, plain, stack.bits))
+        trace.append(Batch(size, plain, stack.bits))
     return stack, trace
 
 
-def decode(stack: Stack, codec: Codec, blanks: Blanks, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def decode(stack: BitStack, codec: Codec, blanks: BlankPattern, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Pop all rows: codes (n, D) and mask. CompressedDataError if they don't come out even."""
     k = np.zeros((rows, len(blanks.always)), np.int64)
     observed = np.zeros(k.shape, bool)
@@ -172,16 +167,16 @@ def decode(stack: Stack, codec: Codec, blanks: Blanks, rows: int) -> tuple[np.nd
     return k, observed
 
 
-def _push_size(stack: Stack, n: int, plain: bool) -> None:
+def _push_size(stack: BitStack, n: int, plain: bool) -> None:
     exponent = n.bit_length() - 1
-    if n != 2**exponent:
-        stack.push_table(np.array([n]), np.ones((1, 2**SIZES)))
-    symbol = 2 * exponent + plain if n == 2**exponent else REST
-    stack.push_table(np.array([symbol]), np.ones((1, REST + 1)))
+    power = n == 2**exponent
+    if not power:
+        stack.push(np.array([n]), TABLE, np.ones((1, 2**SIZES)))
+    stack.push(np.array([2 * exponent + plain if power else REST]), TABLE, np.ones((1, REST + 1)))
 
 
-def _pop_size(stack: Stack) -> tuple[int, bool]:
-    symbol = int(stack.pop_table(np.ones((1, REST + 1)))[0])
+def _pop_size(stack: BitStack) -> tuple[int, bool]:
+    symbol = int(stack.pop(TABLE, np.ones((1, REST + 1)))[0])
     if symbol == REST:
-        return int(stack.pop_table(np.ones((1, 2**SIZES)))[0]), False
+        return int(stack.pop(TABLE, np.ones((1, 2**SIZES)))[0]), False
     return 2 ** (symbol // 2), bool(symbol % 2)

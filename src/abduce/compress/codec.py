@@ -1,7 +1,6 @@
 """Lossless compression: an entropy coder, and a model that tells it what each symbol costs.
 
-Asymmetric numeral systems (ANS) are a stack of bits: pushing a symbol of probability P costs −log₂ P bits, popping it
-gives them back, exactly.  What is pushed and popped depends on the model:
+What is pushed onto the coder's stack and popped from it (:mod:`abduce.compress.stack`) depends on the model:
 
     latents               bits back on z: −ELBO bits a row              :mod:`abduce.compress.latent_codec`
     mixture of Gaussians  exact conditionals of the cells, bits back
@@ -19,107 +18,59 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-import constriction
 import numpy as np
 import torch
 from torch import nn
 
-from abduce.compress.batches import Blanks, Codec, Trace, decode, encode, observed_rates
-from abduce.compress.container import CompressedDataError, Container, carry, check_whole, put_back
+from abduce.compress.batches import Batch, BlankPattern, Codec, decode, encode, observed_rates
+from abduce.compress.container import CompressedDataError, Container
+from abduce.compress.extras import carry, check_whole, put_back
 from abduce.compress.latent_codec import LatentCodec
+from abduce.compress.lattice import Lattice, Ranges, wider_ranges
 from abduce.compress.mixture_codec import MixtureCodec
-from abduce.compress.symbols import Lattice, default_ranges
+from abduce.compress.stack import BitStack
 from abduce.data.schema import Schema
+from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.inference.energy import Energy
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
-Model = LatentVariableModel | GaussianMixtureLaw | HardMixtureLaw
+# ------------------------------------------------------------------ which codec serves which model
 
-_stack: Any = constriction.stream.stack  # pyright: ignore[reportAttributeAccessIssue]
-_models: Any = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
-_FLAGS = _models.Bernoulli(perfect=False)
-_TABLE = _models.Categorical(perfect=False)
-
-
-class Stack:
-    """The ANS coder: what is pushed last is popped first."""
-
-    def __init__(self, payload: bytes = b""):
-        padded = payload + bytes(-len(payload) % 4)
-        words = np.frombuffer(padded, "<u4").astype(np.uint32)
-        self._coder = _stack.AnsCoder(words) if len(words) else _stack.AnsCoder()
-
-    @property
-    def bits(self) -> int:
-        """Bits on the stack."""
-        return self._coder.num_valid_bits()
-
-    def copy(self) -> Stack:
-        """Copy the whole stack."""
-        out = Stack()
-        out._coder = self._coder.clone()
-        return out
-
-    def to_bytes(self) -> bytes:
-        """Write the stack, without the zeros at its end."""
-        return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
-
-    def _push(self, k: np.ndarray, family: Any, *parameters: np.ndarray) -> None:
-        if k.size:
-            self._coder.encode_reverse(np.ascontiguousarray(k, np.int32), family, *parameters)
-
-    def _pop(self, family: Any, *parameters: np.ndarray) -> np.ndarray:
-        return (
-            self._coder.decode(family, *parameters).astype(np.int64)
-            if len(parameters[0])
-            else np.zeros(0, np.int64)
-        )
-
-    def push_flags(self, k: np.ndarray, p: np.ndarray) -> None:
-        """Push bits that are one with probability p."""
-        self._push(k, _FLAGS, p)
-
-    def pop_flags(self, p: np.ndarray) -> np.ndarray:
-        """Pop bits."""
-        return self._pop(_FLAGS, p)
-
-    def push_table(self, k: np.ndarray, table: np.ndarray) -> None:
-        """Push symbols by a table of weights ``(m, K)``."""
-        self._push(k, _TABLE, table)
-
-    def pop_table(self, table: np.ndarray) -> np.ndarray:
-        """Pop symbols."""
-        return self._pop(_TABLE, table)
-
-    def push_gaussian(self, k: np.ndarray, mean: np.ndarray, scale: np.ndarray, low: int, high: int) -> None:
-        """Push whole numbers from Gaussians cut into unit bins, ``low`` and ``high`` taking the tails."""
-        self._push(k, _models.QuantizedGaussian(low, high), mean, scale)
-
-    def pop_gaussian(self, mean: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray:
-        """Pop whole numbers."""
-        return self._pop(_models.QuantizedGaussian(low, high), mean, scale)
+CODECS: dict[type, Callable[[Any, Lattice, BlankPattern], Codec]] = {
+    LatentVariableModel: lambda model, lattice, blanks: LatentCodec(model, lattice),
+    GaussianMixtureLaw: MixtureCodec.of,
+    FactorMixtureLaw: lambda law, lattice, blanks: MixtureCodec.of(law.dense(), lattice, blanks),
+    HardMixtureLaw: MixtureCodec.soft,
+}
 
 
-# ------------------------------------------------------------------ the model
+def coder(model: Any, beta: float = 1.0, base: Any = None) -> Callable[[Lattice, BlankPattern], Codec]:
+    """What makes a codec of a model with latents, of a law, or of an energy with an exact law; others are refused.
 
-
-def check_model(model: Any) -> None:
-    """Refuse what there is no codec for."""
-    if not isinstance(model, Model):
-        raise ValueError(
-            f"compress cannot code rows with {type(model).__name__}: it has neither latents with a posterior (as VAE has) nor "
-            "Gaussian conditionals of its cells (as PPCA, GMM and k-means have)"
-        )
+    An energy's law is that at inverse temperature ``beta`` with the base measure ``base``.
+    """
+    law = model.law(beta, base) if isinstance(model, Energy) else None
+    for source in (model, law):
+        for family in type(source).mro():
+            if family in CODECS:
+                return partial(CODECS[family], source)
+    raise ValueError(
+        f"compress cannot code rows with {type(model).__name__}: it has neither latents with a posterior (as VAE has) nor "
+        "Gaussian conditionals of its cells (as PPCA, GMM and k-means have), nor has a pool of models (as Auto is); fit a "
+        "VAE or a GaussianMixture to the same data (abduce fit --model vae)"
+    )
 
 
 @contextmanager
-def steady(model: Model) -> Iterator[None]:
+def steady(model: Any) -> Iterator[None]:
     """Run models the same way each time: float64, no gradients, evaluation mode, one thread."""
     network = model if isinstance(model, nn.Module) else nn.Module()  # a law has no parameters and no modes
     if any(p.dtype != torch.float64 for p in network.parameters()):
@@ -135,15 +86,6 @@ def steady(model: Model) -> Iterator[None]:
         network.train(training)
 
 
-def _codec(model: Model, schema: Schema, ranges: dict[int, tuple[int, int]], blanks: Blanks) -> Codec:
-    lattice = _lattice(schema, ranges)
-    if isinstance(model, LatentVariableModel):
-        return LatentCodec(model, lattice)
-    if isinstance(model, HardMixtureLaw):
-        return MixtureCodec.soft(model, lattice, blanks)
-    return MixtureCodec.of(model, lattice, blanks)
-
-
 # ------------------------------------------------------------------ from data to bytes and back
 
 
@@ -151,98 +93,82 @@ def _digest(k: np.ndarray, observed: np.ndarray) -> int:
     return zlib.crc32(np.packbits(observed).tobytes(), zlib.crc32(np.ascontiguousarray(k, "<i8").tobytes()))
 
 
-def _lattice(schema: Schema, ranges: dict[int, tuple[int, int]]) -> Lattice:
-    low, size = default_ranges(schema)
-    for place, (start, n) in ranges.items():
-        if place >= len(low) or n < 1:
-            raise CompressedDataError("data does not decode: it has a range for a column that is not there")
-        low[place], size[place] = start, n
-    return Lattice.of(schema, low, size)
+class _Rows(NamedTuple):
+    """Rows to be coded, the codec that both sides have, and what it takes to make it."""
 
-
-def _wider(schema: Schema, k: np.ndarray, observed: np.ndarray) -> dict[int, tuple[int, int]]:
-    """Ranges of fields whose codes leave the range seen in training."""
-    low, size = default_ranges(schema)
-    if not k.size:
-        return {}
-    least = np.where(observed, k, np.iinfo(np.int64).max).min(0)
-    most = np.where(observed, k, np.iinfo(np.int64).min).max(0)
-    if len(low) == 1:
-        least, most = least.min(keepdims=True), most.max(keepdims=True)
-    high = low + size - 1
-    out = {}
-    for j in np.flatnonzero((least < low) & (least <= most) | (most > high) & (least <= most)):
-        start, stop = int(min(least[j], low[j])), int(max(most[j], high[j]))
-        if stop - start >= 2**60:
-            raise ValueError(f"X: column {schema.fields[j].name!r} has values too far apart to compress")
-        out[int(j)] = (start, stop - start + 1)
-    return out
-
-
-def _prepare(schema: Schema, X: Any) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """Give X's codes and mask, and the extras that its cells leave out."""
-    k, observed = schema.to_integers(X, ignore_left_out=True)
-    extras, carried = carry(schema, X, schema.from_integers(k, observed))
-    observed[:, carried] = False
-    k[:, carried] = 0
-    check_whole(X, put_back(schema.from_integers(k, observed), extras))
-    return k, observed, extras
-
-
-class _Encoded(NamedTuple):
-    data: bytes
-    trace: Trace
     k: np.ndarray
     observed: np.ndarray
+    extras: bytes  # what their cells leave out
+    ranges: Ranges
+    rates: bytes
+    blanks: BlankPattern
     codec: Codec
-    blanks: Blanks
 
 
-def _encode(model: Model, schema: Schema, X: Any, fingerprint: bytes) -> _Encoded:
-    check_model(model)
-    k, observed, extras = _prepare(schema, X)
-    ranges, rates = _wider(schema, k, observed), observed_rates(observed)
-    blanks = Blanks(rates, schema.n_cells)
+@contextmanager
+def _prepared(model: Any, schema: Schema, X: Any, beta: float = 1.0, base: Any = None) -> Iterator[_Rows]:
+    """X as codes, and its codec, as long as models run steadily."""
     with steady(model):
-        codec = _codec(model, schema, ranges, blanks)
-        stack, trace = encode(Stack(), codec, blanks, k, observed)
-        payload = stack.to_bytes()
-        check = _digest(k, observed)
-        back, mask = decode(Stack(payload), codec, blanks, len(k))
+        make = coder(model, beta, base)
+        k, observed = schema.to_integers(X, ignore_left_out=True)
+        extras, carried = carry(schema, X, schema.from_integers(k, observed))
+        observed[:, carried] = False
+        k[:, carried] = 0
+        check_whole(X, put_back(schema.from_integers(k, observed), extras))
+        ranges, rates = wider_ranges(schema, k, observed), observed_rates(observed)
+        blanks = BlankPattern(rates, schema.n_cells)
+        yield _Rows(k, observed, extras, ranges, rates, blanks, make(Lattice.of(schema, ranges), blanks))
+
+
+def _write(rows: _Rows, fingerprint: bytes) -> tuple[bytes, list[Batch]]:
+    """The compressed file, decoded and compared, and what became of each batch of rows."""
+    k, observed = rows.k, rows.observed
+    stack, batches = encode(rows.codec, rows.blanks, k, observed)
+    payload = stack.to_bytes()
+    back, mask = decode(BitStack(payload), rows.codec, rows.blanks, len(k))
     if not (np.array_equal(k, back) and np.array_equal(observed, mask)):
         raise RuntimeError("compress: what was written does not decode to the same rows; nothing is returned")
-    data = Container(fingerprint, len(k), check, payload, rates, ranges, extras).to_bytes()
-    return _Encoded(data, trace, k, observed, codec, blanks)
+    check = _digest(k, observed)
+    box = Container(fingerprint, len(k), check, payload, rows.rates, rows.ranges, rows.extras)
+    return box.to_bytes(), batches
 
 
-def compress(model: Model, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
+def compress(
+    model: Any, schema: Schema, X: Any, fingerprint: bytes, beta: float = 1.0, base: Any = None
+) -> bytes:
     """Compress X losslessly with a fitted model; ``fingerprint`` (at least 8 bytes) names the model.
 
-    A model with latents takes −ELBO bits a row, a mixture of Gaussians −log₂ p.  For a ``HardMixtureLaw`` the soft mixture
+    ``model`` has latents, or is a mixture of Gaussians, or is an energy that has one as its law at ``beta`` and ``base``.  A
+    model with latents takes −ELBO bits a row, a mixture of Gaussians −log₂ p.  For a ``HardMixtureLaw`` the soft mixture
     codes, with equal weights, means w_k and covariances I/2β: at most log₂ K bits a row more than −log₂ p of the law itself.
 
     What was written is decoded and compared before it is returned.  Raises ValueError naming the column for
     values that the model has no code for: categories never seen, pixels out of range, reals off the training
     data's lattice; and for a model of another family, which has neither latents nor exact conditionals to code with.
     """
-    return _encode(model, schema, X, fingerprint).data
+    with _prepared(model, schema, X, beta, base) as rows:
+        return _write(rows, fingerprint)[0]
 
 
-def decompress(model: Model, schema: Schema, data: bytes, fingerprint: bytes) -> Any:
+def decompress(
+    model: Any, schema: Schema, data: bytes, fingerprint: bytes, beta: float = 1.0, base: Any = None
+) -> Any:
     """Turn :func:`compress`'s bytes back into X, bit for bit.
 
-    Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or
-    changed.
+    Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or changed.
     """
-    check_model(model)
-    container = Container.from_bytes(data, fingerprint, schema.n_cells)
-    blanks = Blanks(container.rates, schema.n_cells)
     with steady(model):
-        codec = _codec(model, schema, container.ranges, blanks)
-        k, observed = decode(Stack(container.payload), codec, blanks, container.rows)
+        make = coder(model, beta, base)
+        container = Container.from_bytes(data, fingerprint, schema.n_cells)
+        blanks = BlankPattern(container.rates, schema.n_cells)
+        codec = make(Lattice.of(schema, container.ranges), blanks)
+        k, observed = decode(BitStack(container.payload), codec, blanks, container.rows)
     if _digest(k, observed) != container.check:
         raise CompressedDataError("data does not decode to the rows that were compressed (checksum differs)")
     return put_back(schema.from_integers(k, observed), container.extras)
+
+
+# ------------------------------------------------------------------ rates
 
 
 @dataclass(frozen=True)
@@ -259,27 +185,26 @@ class Rate:
     mask_bits: float  # what the pattern of blanks costs, counted in marginal_bits
 
 
-def rate(model: Model, schema: Schema, X: Any, draws: int = 4, seed: int = 0) -> Rate:
+def rate(model: Any, schema: Schema, X: Any, draws: int = 4, seed: int = 0) -> Rate:
     """Measure the rate of X against the model's own −ELBO, or −log₂ p where that is exact."""
-    data, trace, k, observed, codec, blanks = _encode(model, schema, X, bytes(8))
-    payload = (trace[-1][2] + 7) // 8 if trace else 0
-    first = next((i for i, (_, plain, _) in reversed(list(enumerate(trace))) if plain), -1) + 1
-    start = sum(size for size, _, _ in trace[:first])
-    if start == len(k):
-        return Rate(len(data), len(data) - payload, len(k), start, math.nan, math.nan, math.nan)
-    marginal = (trace[-1][2] - (trace[first - 1][2] if first else 0)) / (len(k) - start)
-    with steady(model):
-        promised = codec.promised(k[start:], observed[start:], draws, seed).mean()
-    mask = blanks.bits(observed[start:]).mean()
-    return Rate(len(data), len(data) - payload, len(k), start, marginal, float(promised), float(mask))
+    with _prepared(model, schema, X) as rows:
+        data, batches = _write(rows, bytes(8))
+        bits = [0, *(batch.bits for batch in batches)]
+        sizes = (len(data), len(data) - (bits[-1] + 7) // 8, len(rows.k))
+        first = max((i for i, batch in enumerate(batches, 1) if batch.plain), default=0)
+        start = sum(batch.rows for batch in batches[:first])
+        if start == len(rows.k):
+            return Rate(*sizes, start, math.nan, math.nan, math.nan)
+        marginal = (bits[-1] - bits[first]) / (len(rows.k) - start)
+        k, observed = rows.k[start:], rows.observed[start:]
+        promised = float(rows.codec.promised(k, observed, draws, seed).mean())
+        return Rate(*sizes, start, marginal, promised, float(rows.blanks.bits(observed).mean()))
 
 
-def negative_elbo(model: Model, schema: Schema, X: Any, draws: int = 4, seed: int = 0) -> np.ndarray:
-    """−ELBO of each row in bits, cells on their lattice as compress codes them, ``(n,)``; blanks cost
-    nothing.  For a mixture of Gaussians it is −log₂ p, exact."""
-    check_model(model)
-    k, observed, _ = _prepare(schema, X)
-    blanks = Blanks(observed_rates(observed), schema.n_cells)
-    with steady(model):
-        codec = _codec(model, schema, _wider(schema, k, observed), blanks)
-        return codec.promised(k, observed, draws, seed)
+def negative_elbo(model: Any, schema: Schema, X: Any, draws: int = 4, seed: int = 0) -> np.ndarray:
+    """−ELBO of each row in bits, cells on their lattice as compress codes them, ``(n,)``; blanks cost nothing.
+
+    For a mixture of Gaussians it is −log₂ p, exact.
+    """
+    with _prepared(model, schema, X) as rows:
+        return rows.codec.promised(rows.k, rows.observed, draws, seed)

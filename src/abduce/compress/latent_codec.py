@@ -30,44 +30,47 @@ import torch
 from torch import Tensor
 
 from abduce.compress.batches import batch_rows
-from abduce.compress.lattices import LatentLaw, coarse_steps, lattice_units
-from abduce.compress.masses import LAPLACE, NORMAL, STUDENT_T, line_bits
-from abduce.compress.symbols import Lattice, Stack, rounded, symbol_models
-from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian, StudentT
+from abduce.compress.cells import LINES, gaussian_parameters, positions, symbol_models
+from abduce.compress.latents import LatentGrid, LatentLaw
+from abduce.compress.lattice import Lattice
+from abduce.compress.masses import line_bits
+from abduce.compress.stack import BitStack
+from abduce.compress.symbols import rounded
+from abduce.distributions.continuous import Gaussian
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, MixtureNormal
 from abduce.distributions.priors import StandardNormal, as_mixture
 from abduce.inference.latent import LatentVariableModel
 
 
-class Factors:
-    """The factors u (n, rank) through which the Gaussian cells of a batch stay correlated, given z."""
+class CellFactors:
+    """The factors u (n, rank) through which the Gaussian cells ``index`` of a batch stay correlated, given z."""
 
-    def __init__(self, part: Gaussian, n: int, seen: np.ndarray):
+    def __init__(self, part: Gaussian, index: np.ndarray, observed: np.ndarray):
         assert part.factor is not None
+        n, seen = len(observed), observed[:, index]
+        self.part, self.index = part, index
         self.factor = rounded(part.factor[:n].numpy() if part.factor.ndim == 3 else part.factor.numpy())
-        self.mean = rounded(part.mean[:n].numpy())
-        self.scale = np.exp(rounded(np.log(part.scale[:n].numpy())))
+        self.mean, self.scale = gaussian_parameters(part, n)
         self.whitened = self.factor / self.scale[..., None] * seen[..., None]  # (n, d, rank)
         gram = self.whitened.swapaxes(1, 2) @ self.whitened
         # posterior precision P = L Lᵀ, so Lᵀ(u − mean) ~ N(0, I)
         self.root = rounded(np.linalg.cholesky(gram + np.eye(gram.shape[-1])))
-        width = 1.0 / np.diagonal(self.root, axis1=1, axis2=2)
-        self.unit = lattice_units(width.min(0))
-        self.coarse = coarse_steps(width, self.unit)
-        self.prior = LatentLaw.standard(n, self.unit)
+        self.grid = LatentGrid.of(1.0 / np.diagonal(self.root, axis1=1, axis2=2))
+        self.prior = LatentLaw.standard(n, self.grid)
 
     def posterior(self, x: np.ndarray) -> LatentLaw:
-        """The factors' exact law given the cells (n, d)."""
-        residual = (x - self.mean) / self.scale
+        """The factors' exact law given all cells (n, D)."""
+        residual = (x[:, self.index] - self.mean) / self.scale
         projected = self.whitened.swapaxes(1, 2) @ residual[..., None]
-        mean = np.linalg.solve(self.root @ self.root.swapaxes(1, 2), projected)[..., 0]
         A = self.root.swapaxes(1, 2)
-        return LatentLaw(None, mean[:, None], A[:, None], np.ones(mean.shape), self.unit)
+        mean = np.linalg.solve(self.root @ A, projected)[..., 0]
+        return LatentLaw(None, mean[:, None], A[:, None], np.ones(mean.shape), self.grid)
 
-    def cells(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and scale (n, d) of the cells given the factors' lattice points."""
-        return rounded(self.mean + (self.factor @ (u / self.unit)[..., None])[..., 0]), self.scale
+    def cells(self, u: np.ndarray) -> tuple[Gaussian, np.ndarray, np.ndarray]:
+        """The part, and mean and scale (n, d) of its cells given the factors' lattice points."""
+        moved = self.mean + (self.factor @ (u / self.grid.unit)[..., None])[..., 0]
+        return self.part, rounded(moved), self.scale
 
 
 class LatentCodec:
@@ -94,10 +97,8 @@ class LatentCodec:
         # rows of the padded shape in which the networks run
         self.rows = batch_rows(min(2**20 / width, 2**23 / (components * k * k)))
         self.appetite = 24 * (k + cells + 2)  # a pop takes at most 24 bits
-        self.unit = np.ones(k, np.int64)
-        typical = self._posterior(np.zeros((1, cells)), np.ones((1, cells), bool)).width()[0]
-        self.unit = lattice_units(typical)
-        self.coarse = coarse_steps(typical, self.unit)
+        _, _, A, scale = self._parameters(np.zeros((1, cells)), np.ones((1, cells), bool))
+        self.grid = LatentGrid.of(LatentLaw.width(A, scale))
 
     # -------------------------------------------------------------- the networks, in one padded shape
 
@@ -108,97 +109,76 @@ class LatentCodec:
         out[: len(values)] = values
         return torch.from_numpy(out)
 
-    def _posterior(self, x: np.ndarray, observed: np.ndarray) -> LatentLaw:
-        """q(z|x) of n rows."""
+    def _parameters(
+        self, x: np.ndarray, observed: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None, np.ndarray]:
+        """log_r, mean, A and scale of q(z|x) of n rows, as a ``LatentLaw`` takes them."""
         n = len(x)
         q = self.model.posterior(self._padded(x), None if observed.all() else self._padded(observed))
         if isinstance(q, FullNormal):
             q = q.mixture()
         if isinstance(q, DiagonalNormal):
-            return LatentLaw(
-                None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy())), self.unit
-            )
+            return None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy()))
         if not isinstance(q, MixtureNormal):
             raise ValueError(
                 f"compress needs a posterior of Gaussians (diagonal, full), this model has {type(q).__name__}"
             )
         mean = (q.means[:n] + q.shift[:n, None]).numpy()
         A = rounded(q.chol[:n].mT.numpy())
-        return LatentLaw(q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy())), self.unit)
+        return q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy()))
+
+    def _posterior(self, x: np.ndarray, observed: np.ndarray) -> LatentLaw:
+        """q(z|x) of n rows."""
+        return LatentLaw(*self._parameters(x, observed), self.grid)
 
     def _prior(self, n: int) -> LatentLaw:
         """p(z), for n rows."""
         if self._mixture is None:
-            return LatentLaw.standard(n, self.unit)
+            return LatentLaw.standard(n, self.grid)
         log_r, mean, A = (np.broadcast_to(a, (n, *a.shape[1:])) for a in self._mixture)
-        return LatentLaw(log_r, mean, A[:1], np.ones((n, len(self.unit))), self.unit, upper=False)
+        return LatentLaw(log_r, mean, A[:1], np.ones((n, mean.shape[-1])), self.grid, upper=False)
 
-    def _law(self, z: np.ndarray) -> Product:
-        return self.model.likelihood(self._padded(z / self.unit))
-
-    def _gaussian(
-        self, law: Product, observed: np.ndarray
-    ) -> tuple[np.ndarray, Gaussian | RoundedGaussian, Factors | None] | None:
-        """Find the Gaussian part: its cells' positions, itself, and its factors if its cells are
-        correlated."""
-        n, d = observed.shape
+    def _law(self, z: np.ndarray, observed: np.ndarray) -> tuple[Product, CellFactors | None]:
+        """p(x|z), and the factors of its Gaussian cells if these are correlated."""
+        law = self.model.likelihood(self._padded(z / self.grid.unit))
         for where, part in law.parts:
-            if isinstance(part, Gaussian | RoundedGaussian):
-                index = np.arange(d)[where if isinstance(where, slice) else where.numpy()]
-                if isinstance(part, RoundedGaussian) or part.factor is None:
-                    return index, part, None
-                return index, part, Factors(part, n, observed[:, index])
-        return None
+            if isinstance(part, Gaussian) and part.factor is not None:
+                return law, CellFactors(part, positions(where, observed.shape[1]), observed)
+        return law, None
 
     # -------------------------------------------------------------- one batch
 
-    def push(self, stack: Stack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
-        n = len(k)
+    def push(self, stack: BitStack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
         x = self.lattice.values(k, observed)
-        q = self._posterior(x, observed)
-        z = q.centre(self.coarse) if plain else q.draw(stack, guard=True)
-        law = self._law(z)
-        gaussian, factors, u = None, None, np.zeros((n, 0), np.int64)
-        if found := self._gaussian(law, observed):
-            index, part, factors = found
-            if factors is not None:
-                own = factors.posterior(x[:, index])
-                u = own.centre(factors.coarse) if plain else own.draw(stack, guard=True)
-            gaussian = given(part, factors, u, n)
+        z = self._posterior(x, observed).choose(stack, plain)
+        law, factors = self._law(z, observed)
+        u, given = z[:, :0], None
+        if factors is not None:
+            u = factors.posterior(x).choose(stack, plain)
+            given = factors.cells(u)
         s = k - self.lattice.low
-        for cells in reversed(list(symbol_models(law.parts, gaussian, self.lattice, observed))):
-            cells.model.push(stack, s[:, cells.index][cells.seen])
-        if plain:
-            if factors is not None:
-                factors.prior.pay(stack, u, factors.coarse)
-            self._prior(n).pay(stack, z, self.coarse)
-        else:
-            if factors is not None:
-                factors.prior.give(stack, u)
-            self._prior(n).give(stack, z, guard=True)
+        for cells, model in reversed(list(symbol_models(law.parts, self.lattice, observed, given))):
+            cells.push(stack, model, s)
+        if factors is not None:
+            factors.prior.push(stack, u, plain)
+        self._prior(len(k)).push(stack, z, plain, guard=True)
 
-    def pop(self, stack: Stack, observed: np.ndarray, plain: bool) -> np.ndarray:
-        n = len(observed)
-        prior = self._prior(n)
-        z = prior.receive(stack, self.coarse) if plain else prior.draw(stack)
-        law = self._law(z)
-        gaussian, factors, u, index = None, None, np.zeros((n, 0), np.int64), np.zeros(0, np.int64)
-        if found := self._gaussian(law, observed):
-            index, part, factors = found
-            if factors is not None:
-                u = factors.prior.receive(stack, factors.coarse) if plain else factors.prior.draw(stack)
-            gaussian = given(part, factors, u, n)
+    def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
+        z = self._prior(len(observed)).pop(stack, plain)
+        law, factors = self._law(z, observed)
+        u, given = z[:, :0], None
+        if factors is not None:
+            u = factors.prior.pop(stack, plain)
+            given = factors.cells(u)
         s = np.zeros(observed.shape, np.int64)
-        for cells in symbol_models(law.parts, gaussian, self.lattice, observed):
-            block = np.zeros(cells.seen.shape, np.int64)
-            block[cells.seen] = cells.model.pop(stack)
-            s[:, cells.index] = block
+        for cells, model in symbol_models(law.parts, self.lattice, observed, given):
+            cells.pop(stack, model, s)
         k = np.where(observed, s + self.lattice.low, 0)
         if not plain:
             x = self.lattice.values(k, observed)
             if factors is not None:
-                factors.posterior(x[:, index]).give(stack, u)
-            self._posterior(x, observed).give(stack, z)
+                factors.posterior(x).push(stack, u)
+            self._posterior(x, observed).push(stack, z)
         return k
 
     # -------------------------------------------------------------- what the model promises
@@ -224,33 +204,19 @@ class LatentCodec:
         nats = self.model.prior.log_prob(z) - q.log_prob(z)
         bits = np.zeros(len(k))
         for where, part in self.model.likelihood(z).parts:
-            shape: np.ndarray | float = 0.0
-            if isinstance(part, Gaussian | RoundedGaussian):
-                law, loc = NORMAL, part.mean
-            elif isinstance(part, Laplace):
-                law, loc = LAPLACE, part.loc
-            elif isinstance(part, StudentT):
-                law, loc, shape = STUDENT_T, part.loc, part.df.numpy()
-            else:
-                nats = nats + part.log_prob(x[:, where], seen[:, where])
+            values, there = x[:, where], seen[:, where]
+            if type(part) not in LINES:
+                nats = nats + part.log_prob(values, there)
                 continue
+            law, loc, scale, shape = LINES[type(part)](part)
             if isinstance(part, Gaussian) and part.factor is not None:
-                middle, root = part.factor_posterior(x[:, where], seen[:, where])
+                middle, root = part.factor_posterior(values, there)
                 noise = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
                 u = middle + (root @ noise.unsqueeze(-1)).squeeze(-1)
                 log_det = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
                 nats = nats - 0.5 * u.square().sum(-1) + 0.5 * noise.square().sum(-1) + log_det
                 loc = loc + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
-            index = np.arange(k.shape[1])[where if isinstance(where, slice) else where.numpy()]
-            cells = k[:, index], index, seen.numpy()[:, index]
-            bits += line_bits(law, *cells, loc.numpy(), part.scale.numpy(), self.lattice, shape)
+            index = positions(where, k.shape[1])
+            cells = k[:, index], index, there.numpy()
+            bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), self.lattice, shape.numpy())
         return bits - nats.numpy() / math.log(2.0)
-
-
-def given(
-    part: Gaussian | RoundedGaussian, factors: Factors | None, u: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale (n, d) of independent Gaussian cells, their factors given."""
-    if factors is not None:
-        return factors.cells(u)
-    return rounded(part.mean[:n].numpy()), np.exp(rounded(np.log(part.scale[:n].numpy())))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import betainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
 
-if TYPE_CHECKING:
-    from abduce.compress.symbols import Lattice
+from abduce.compress.lattice import Lattice
 
 FLAT = 2.0**-6  # a digit whose cells span less than this many standard deviations is uniform
 ENTRIES = 2**20  # probabilities of bounded counts made at once: bounds memory
@@ -52,10 +50,6 @@ def _t_log_density(t: np.ndarray, df: np.ndarray) -> np.ndarray:
     return norm - 0.5 * (df + 1) * np.log1p(t**2 / df)
 
 
-def _log(cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]):
-    return lambda t, shape: np.log(np.maximum(cdf(t, shape), 1e-300))
-
-
 NORMAL = Standard(
     lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * np.log(2 * np.pi), lambda t, _: log_ndtr(t)
 )
@@ -64,7 +58,9 @@ LAPLACE = Standard(
     lambda t, _: -np.abs(t) - np.log(2.0),
     lambda t, _: np.where(t < 0, t - np.log(2.0), np.log1p(-0.5 * np.exp(-np.maximum(t, 0.0)))),
 )
-STUDENT_T = Standard(lambda t, df: stdtr(df, t), _t_log_density, _log(lambda t, df: stdtr(df, t)))
+STUDENT_T = Standard(
+    lambda t, df: stdtr(df, t), _t_log_density, lambda t, df: np.log(np.maximum(stdtr(df, t), 1e-300))
+)
 
 
 def line_masses(
@@ -74,10 +70,10 @@ def line_masses(
     loc: np.ndarray,
     scale: np.ndarray,
     size: np.ndarray,
-    shape: np.ndarray | None = None,
+    shape: np.ndarray | float = 0.0,
 ) -> Masses:
     """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat."""
-    shape = np.zeros(len(cells)) if shape is None else shape
+    shape = np.broadcast_to(shape, cells.shape)
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
         t = (lattice.edges(cells[part], edges) - loc[part, None]) / scale[part, None]
@@ -101,14 +97,11 @@ def line_bits(
 ) -> np.ndarray:
     """Bits −log₂ of the mass of codes k (n, d) under independent cells of location and scale in model space, (n,)."""
     s = k - lattice.low[index]
-    edges = np.stack([lattice.edges(index, s.T), lattice.edges(index, s.T + 1)], -1).swapaxes(
-        0, 1
-    )  # (n, d, 2)
-    t = (edges - loc[..., None]) / scale[..., None]
-    t[..., 0][s <= 0] = -np.inf
-    t[..., 1][s >= lattice.size[index] - 1] = np.inf
-    flip = t[..., 0] > 0
-    a, b = np.where(flip, -t[..., 1], t[..., 0]), np.where(flip, -t[..., 0], t[..., 1])
+    left, right = ((lattice.edges(index, e.T).T - loc) / scale for e in (s, s + 1))
+    left[s <= 0] = -np.inf
+    right[s >= lattice.size[index] - 1] = np.inf
+    flip = left > 0  # as in Standard.interval
+    a, b = np.where(flip, -right, left), np.where(flip, -left, right)
     shape = np.broadcast_to(shape, a.shape)
     upper, lower = law.log_cdf(b, shape), law.log_cdf(a, shape)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,23 +122,21 @@ def count_masses(log_mean: np.ndarray, log_dispersion: np.ndarray, size: np.ndar
     """Mass of intervals of counts under the negative binomial: P(X < e) = I_p(r, e) with p = r / (r + μ)."""
     r = np.exp(log_dispersion)
     p = 1.0 / (1.0 + np.exp(log_mean - log_dispersion))
-
-    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
-        below = betainc(r[part, None], np.maximum(edges, 1).astype(np.float64), p[part, None])
-        below = np.where(edges <= 0, 0.0, np.where(edges >= size[part, None], 1.0, below))
-        return np.diff(below)
-
-    return masses
+    return _counted(lambda e, part: betainc(r[part, None], e, p[part, None]), size)
 
 
 def poisson_masses(log_rate: np.ndarray, size: np.ndarray) -> Masses:
     """Mass of intervals of counts under the Poisson: P(X < e) = Q(e, μ), the regularised upper gamma function."""
     rate = np.exp(log_rate)
+    return _counted(lambda e, part: gammaincc(e, rate[part, None]), size)
+
+
+def _counted(below: Callable[[np.ndarray, slice], np.ndarray], size: np.ndarray) -> Masses:
+    """Mass of intervals of counts from ``below``, P(X < e) for e >= 1."""
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
-        below = gammaincc(np.maximum(edges, 1).astype(np.float64), rate[part, None])
-        below = np.where(edges <= 0, 0.0, np.where(edges >= size[part, None], 1.0, below))
-        return np.diff(below)
+        inside = below(np.maximum(edges, 1).astype(np.float64), part)
+        return np.diff(np.where(edges <= 0, 0.0, np.where(edges >= size[part, None], 1.0, inside)))
 
     return masses
 
@@ -166,13 +157,9 @@ def beta_binomial_masses(a: np.ndarray, b: np.ndarray, n: np.ndarray) -> Masses:
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
         rows = max(1, ENTRIES // max(1, int((edges[:, -1] - edges[:, 0]).max())))
-        columns = [v[part, None] for v in (a, b, n)]
-        return np.concatenate(
-            [
-                block(edges[i : i + rows], *(v[i : i + rows] for v in columns))
-                for i in range(0, len(edges), rows)
-            ]
-        )
+        columns = [edges, *(v[part, None] for v in (a, b, n))]
+        starts = range(0, len(edges), rows)
+        return np.concatenate([block(*(v[i : i + rows] for v in columns)) for i in starts])
 
     return masses
 

@@ -34,10 +34,12 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
-from abduce.compress.batches import Blanks, batch_rows
-from abduce.compress.lattices import MARGIN, ShortOfBits
+from abduce.compress.batches import BlankPattern, batch_rows
+from abduce.compress.cells import SeenCells, gaussian_symbols
+from abduce.compress.lattice import Lattice
 from abduce.compress.masses import NORMAL, line_bits
-from abduce.compress.symbols import Cells, Lattice, Stack, Table, gaussian_symbols, rounded
+from abduce.compress.stack import BitStack
+from abduce.compress.symbols import PlainSymbols, SymbolModel, rounded, table_symbols
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -56,7 +58,7 @@ class MixtureCodec:
     appetite = 24  # a pop takes at most 24 bits, and only c is popped
 
     def __init__(
-        self, log_weights: Tensor, means: Tensor, covariances: Tensor, lattice: Lattice, blanks: Blanks
+        self, log_weights: Tensor, means: Tensor, covariances: Tensor, lattice: Lattice, blanks: BlankPattern
     ):
         k, d = means.shape
         self.lattice = lattice
@@ -75,12 +77,12 @@ class MixtureCodec:
         self.rows = batch_rows(2**20 / d if self.same else min(2**20 / d, 2**23 / d**2))
 
     @classmethod
-    def of(cls, law: GaussianMixtureLaw, lattice: Lattice, blanks: Blanks) -> MixtureCodec:
+    def of(cls, law: GaussianMixtureLaw, lattice: Lattice, blanks: BlankPattern) -> MixtureCodec:
         """The codec of a mixture."""
         return cls(law.log_weights, law.means, law.covariances, lattice, blanks)
 
     @classmethod
-    def soft(cls, law: HardMixtureLaw, lattice: Lattice, blanks: Blanks) -> MixtureCodec:
+    def soft(cls, law: HardMixtureLaw, lattice: Lattice, blanks: BlankPattern) -> MixtureCodec:
         """The codec of the soft mixture around k-means: equal weights, means w_k, covariances I/2β.
 
         It costs at most log₂ K bits a row more than the law p does: exp(−β min_k ‖y − w_k‖²) ≤ Σ_k exp(−β ‖y − w_k‖²), whose
@@ -127,10 +129,9 @@ class MixtureCodec:
             x = choose(j, mean, scale)
             away[:, j] = np.where(observed[:, j], x - means[:, j], 0.0)
 
-    def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> Cells:
-        return next(
-            gaussian_symbols(mean[:, None], scale[:, None], self.cells[j], FIRST, observed[:, j : j + 1])
-        )
+    def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> SymbolModel:
+        at = SeenCells(FIRST, observed[:, j : j + 1], self.cells[j])
+        return next(gaussian_symbols(mean[:, None], scale[:, None], at))[1]
 
     def _values(self, j: int, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
         return self.cells[j].values(k[:, j : j + 1], observed[:, j : j + 1])[:, 0]
@@ -163,26 +164,25 @@ class MixtureCodec:
         bits = line_bits(NORMAL, codes, np.arange(k.shape[1]), seen, loc, scale, self.lattice)
         return self.log_weights - np.log(2.0) * bits.reshape(n, components)
 
-    def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> Table:
+    def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> PlainSymbols:
         # where all of them have underflown, any law will do that both sides share
         joint = np.nan_to_num(self._log_joint(k, observed), nan=-1e300, neginf=-1e300)
         joint -= joint.max(1, keepdims=True)
-        return Table(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
+        return table_symbols(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
 
-    def _weights(self, n: int) -> Table:
-        return Table(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))
+    def _weights(self, n: int) -> PlainSymbols:
+        return table_symbols(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))
 
     # -------------------------------------------------------------- one batch
 
-    def push(self, stack: Stack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
+    def push(self, stack: BitStack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
         c = np.zeros(len(k), np.int64)
         if plain:
             c = self._log_joint(k, observed).argmax(1)
         elif self.bits_back:
             c = self._responsibilities(k, observed).pop(stack)
-            if stack.bits < MARGIN:
-                raise ShortOfBits
-        cells: list[Cells] = []
+            stack.check_margin()
+        cells: list[SymbolModel] = []
 
         def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
             cells.append(self._symbols(j, mean, scale, observed))
@@ -191,19 +191,18 @@ class MixtureCodec:
         self._visit(c, observed, choose)
         for j in reversed(range(len(cells))):
             seen = observed[:, j]
-            cells[j].model.push(stack, k[seen, j] - self.lattice.low[j])
+            cells[j].push(stack, k[seen, j] - self.lattice.low[j])
         if self.bits_back:
             self._weights(len(k)).push(stack, c)
 
-    def pop(self, stack: Stack, observed: np.ndarray, plain: bool) -> np.ndarray:
+    def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         n = len(observed)
         c = self._weights(n).pop(stack) if self.bits_back else np.zeros(n, np.int64)
         k = np.zeros(observed.shape, np.int64)
 
         def choose(j: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-            k[observed[:, j], j] = self.lattice.low[j] + self._symbols(j, mean, scale, observed).model.pop(
-                stack
-            )
+            s = self._symbols(j, mean, scale, observed).pop(stack)
+            k[observed[:, j], j] = self.lattice.low[j] + s
             return self._values(j, k, observed)
 
         self._visit(c, observed, choose)

@@ -1,0 +1,110 @@
+"""The lattice of a table's values: whole-number codes, in place of numbers, of every cell of a schema.
+
+Every cell that is not a code of categories has values (low + s) / denominator for s = 0..size−1.  The range of a column is
+what training saw; where rows to be compressed leave it, it is widened, and the wider range goes with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from abduce.compress.container import CompressedDataError
+from abduce.data.schema import Schema
+
+Ranges = dict[int, tuple[int, int]]  # place of a field: its lowest code, and the number of its codes
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where each of the D cells' values lie: codes k = low + s, value k / denominator; all arrays ``(D,)``."""
+
+    raw: np.ndarray  # cells whose model value is the code itself (classes, counts)
+    log: np.ndarray  # cells modelled by their logarithm
+    denominator: np.ndarray
+    loc: np.ndarray
+    scale: np.ndarray
+    low: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, schema: Schema, ranges: Ranges) -> Lattice:
+        """The lattice of a schema's cells, with ``ranges`` in place of those seen in training."""
+        low, size = trained_ranges(schema)
+        for place, (start, n) in ranges.items():
+            if place >= len(low) or n < 1:
+                raise CompressedDataError(
+                    "data does not decode: it has a range for a column that is not there"
+                )
+            low[place], size[place] = start, n
+
+        def spread(values: Any, dtype: Any = np.float64) -> np.ndarray:
+            return np.array(np.broadcast_to(np.array(values, dtype), (schema.n_cells,)))
+
+        columns = schema.fields
+        return cls(
+            spread([f.coded or f.kind == "count" for f in columns], bool),
+            spread([f.kind == "positive" for f in columns], bool),
+            spread([f.denominator or 1 for f in columns]),
+            spread([f.loc for f in columns]),
+            spread([f.scale for f in columns]),
+            spread(low, np.int64),
+            spread(size, np.int64),
+        )
+
+    def cell(self, j: int) -> Lattice:
+        """The lattice of one cell alone."""
+        return Lattice(*(getattr(self, f.name)[j : j + 1] for f in fields(self)))
+
+    def values(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """Model values of codes (n, D); unobserved cells are 0."""
+        v = np.where(observed, k, self.low) / self.denominator
+        return np.where(observed, np.where(self.raw, v, self._to_model(v, slice(None))), 0.0)
+
+    def edges(self, cells: np.ndarray, e: np.ndarray) -> np.ndarray:
+        """Model values of the lower edges of symbols ``e`` (m, j) of cells (m,), of the real line's kinds."""
+        at = cells[:, None]
+        return self._to_model((self.low[at] + e - 0.5) / self.denominator[at], at)
+
+    def _to_model(self, v: np.ndarray, at: Any) -> np.ndarray:
+        log = self.log[at]
+        if log.any():
+            v = np.where(log, np.log(np.where(log, np.maximum(v, 1e-300), 1.0)), v)
+        return (v - self.loc[at]) / self.scale[at]
+
+
+def trained_ranges(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """Range of codes of each field as seen in training: lowest code and number of codes, ``(fields,)``."""
+    low, high = [], []
+    for f in schema.fields:
+        if f.coded:
+            least, most = 0, len(f.categories or ()) - 1
+        elif np.isnan(f.low):
+            least, most = 0, 0
+        else:
+            least, most = (round(v * (f.denominator or 1)) for v in (f.low, f.high))
+        low.append(0 if f.kind == "count" else least)
+        high.append(most)
+    start = np.array(low, np.int64)
+    return start, np.array(high, np.int64) - start + 1
+
+
+def wider_ranges(schema: Schema, k: np.ndarray, observed: np.ndarray) -> Ranges:
+    """Ranges of the fields whose codes (n, D) leave the range seen in training."""
+    if not k.size:
+        return {}
+    low, size = trained_ranges(schema)
+    least = np.where(observed, k, np.iinfo(np.int64).max).min(0)
+    most = np.where(observed, k, np.iinfo(np.int64).min).max(0)
+    if len(low) == 1:
+        least, most = least.min(keepdims=True), most.max(keepdims=True)
+    high = low + size - 1
+    out = {}
+    for j in np.flatnonzero((least <= most) & ((least < low) | (most > high))):
+        start, stop = int(min(least[j], low[j])), int(max(most[j], high[j]))
+        if stop - start >= 2**60:
+            raise ValueError(f"X: column {schema.fields[j].name!r} has values too far apart to compress")
+        out[int(j)] = (start, stop - start + 1)
+    return out
