@@ -16,7 +16,7 @@ from common import Report, arguments, parse, say, spread
 from fill_tables import RATES, hidden_cells, tables
 
 from abduce import VAE, Auto
-from abduce.models.stack import predicted
+from abduce.data.seen import Seen
 
 SETS = [
     "iris",
@@ -46,15 +46,15 @@ def kind_of(name: str) -> str:
     return f"{what} of {about}"
 
 
-def variants(X: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Filled tables by name of the variant."""
+def variants(X: np.ndarray, seed: int, vae: bool) -> dict[str, np.ndarray]:
+    """Filled tables by name of the variant; with ``vae`` also those of a pool that has a VAE among its members."""
     model = Auto(random_state=seed, kinds="real").fit(X)
-    stack, schema = model.model_, model.schema_
-    values, observed = (torch.from_numpy(a) for a in schema.encode(X))
-    coded = stack.coded(values, observed)
-    names = [kind_of(m.name) for m in stack.members]
-    each = np.stack([predicted(m, stack.codings[m.coding], *coded[m.coding])[0] for m in stack.members])
-    weights = stack.numbers.numpy()
+    pooled, schema = model.model_, model.schema_
+    seen = Seen(*(torch.from_numpy(a) for a in schema.encode(X)))
+    names = [kind_of(report["member"]) for report in pooled.reports]
+    means = [member.answer(seen).mean() for member in pooled.parts]
+    each = np.stack([schema.decode(mean.numpy()) for mean in means])
+    weights = pooled.numbers.numpy()
 
     def pool(keep: list[bool], w: np.ndarray) -> np.ndarray:
         kept = np.where(keep, w, 0.0)
@@ -72,6 +72,9 @@ def variants(X: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         "without the Gaussians": pool(["Gaussian" not in n for n in names], weights),
         "all: Auto": pool(every, weights),
     }
+    if vae:
+        member = VAE(kinds="real")
+        out["all and a VAE"] = Auto(random_state=seed, kinds="real", extra=[member]).fit(X).fill(X)
     return {name: np.where(np.isnan(X), filled, X) for name, filled in out.items()}
 
 
@@ -80,7 +83,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument(
-        "--vae", action="store_true", help="fit the VAE with its linear path, and without, too"
+        "--vae", action="store_true", help="fit the VAE too, with its linear path, without, and as a member"
     )
     args = parse(parser)
     if args.quick:
@@ -93,7 +96,7 @@ def main() -> None:
             for seed in range(args.seeds):
                 hidden = hidden_cells(X, "mcar", rate, seed)
                 incomplete = np.where(hidden, np.nan, X)
-                filled = variants(incomplete, seed)
+                filled = variants(incomplete, seed, args.vae)
                 if args.vae:
                     filled["VAE, linear path"] = (
                         VAE(random_state=seed, kinds="real").fit(incomplete).fill(incomplete)

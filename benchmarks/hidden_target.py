@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from common import Report, arguments, data_folder, parse, say, spread, timed
 from sklearn import datasets
 from sklearn.compose import make_column_selector, make_column_transformer
@@ -106,9 +105,7 @@ def ours(task: Task, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.n
     blank = test.assign(**{task.target: pd.Series(np.nan, test.index).astype(train[task.target].dtype)})
     if not task.classes:
         return model.fill(blank)[task.target].to_numpy(float)
-    x, seen = map(torch.from_numpy, model.schema_.encode(blank))
-    cell = model.schema_.names.index(task.target)
-    return model.model_.predict(x, seen, numbers=False)[1][cell]
+    return model.class_probabilities(blank, task.target).to_numpy()
 
 
 def peer(name: str) -> Callable[..., np.ndarray]:

@@ -25,7 +25,7 @@ from mnist_runs import binarized
 from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 
-from abduce.answers.generate import generate
+from abduce.inference.generate import generate
 from abduce.data.examples import mnist
 from abduce.distributions.bases import RatesBase
 from abduce.fit.contrastive import ContrastiveDivergence

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import abduce
 from abduce import PCA, Auto, GaussianMixture, MixtureOfFactorAnalyzers, Noise
-from abduce.fit import stack as stack_fit
+from abduce.fit import pool as pool_fit
 
 
 def quick(**kw) -> Auto:
@@ -75,7 +75,7 @@ def rmse(model, gaps: np.ndarray, X: np.ndarray, blank: np.ndarray) -> float:
     ]
 )
 def test_scikit_learns_checks(estimator, check, monkeypatch):
-    monkeypatch.setattr(stack_fit, "TURNS", 1)  # small tables hide cells several times: for good weights only
+    monkeypatch.setattr(pool_fit, "TURNS", 1)  # small tables hide cells several times: for good weights only
     with threadpool_limits(1):
         check(estimator.set_params(random_state=0))
 

@@ -1,4 +1,4 @@
-"""Ensembles of mixtures: how members are fitted, what is kept of them, and the estimator."""
+"""Grouped mixtures: how members are fitted, what is kept of them, and the estimator that pools them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 import abduce
 from abduce import Downsample, MixtureEnsemble
 from abduce.data.examples import load_digits_images
+from abduce.data.seen import Seen
 from abduce.gaussians import ensemble_fit
-from abduce.models import ensemble
-from abduce.models.ensemble import MixtureEnsemble as Ensemble
+from abduce.models import grouped_mixture
+from abduce.models.grouped_mixture import GroupedMixture
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -83,21 +84,20 @@ def test_windows_share_the_covariance_of_their_parent():
     assert set(member.group.tolist()) == {0, 1}
 
 
-def model(d: int = 4) -> Ensemble:
+def model(d: int = 4, kind: str = "tree") -> GroupedMixture:
     x, _ = stretched(d=d)
     x = x.float()
-    members = [
-        ensemble_fit.tree(x, x, 2, 6, 10.0, 0.01, generator()),
-        ensemble_fit.windows(x, x, 2, 40, 10.0, 0.01, generator()),
-    ]
-    return Ensemble.of(members, [3, None], 0.5)
+    if kind == "tree":
+        return GroupedMixture.of(ensemble_fit.tree(x, x, 2, 6, 10.0, 0.01, generator()), 3, 0.5)
+    return GroupedMixture.of(ensemble_fit.windows(x, x, 2, 40, 10.0, 0.01, generator()), None, 0.5)
 
 
-def test_parameters_stay_in_single_precision():
-    energy = model().double()
+@pytest.mark.parametrize("kind", ["tree", "windows"])
+def test_parameters_stay_in_single_precision(kind):
+    energy = model(kind=kind).double()
     assert {t.dtype for t in energy.buffers() if t.is_floating_point()} == {torch.float32}
     assert energy.energy(torch.zeros(2, 3, 4, dtype=torch.float64)).dtype == torch.float64
-    again = Ensemble(**energy.config).double()
+    again = GroupedMixture(**energy.config).double()
     again.load_state_dict(energy.state_dict())
     x = torch.randn(5, 4, generator=generator(), dtype=torch.float64)
     assert torch.equal(again.energy(x), energy.energy(x))
@@ -109,26 +109,26 @@ def test_the_law_follows_the_parameters():
     before = energy.energy(x)
     assert energy.law() is energy.law()  # factors are kept from one question to the next
     with torch.no_grad():
-        for member in other.members:
-            member.centres += 1.0
+        other.centres += 1.0
     energy.load_state_dict(other.state_dict())
     torch.testing.assert_close(energy.energy(x + 1), before, rtol=1e-4, atol=1e-4)
     for twin in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):
         assert torch.equal(twin.energy(x), energy.energy(x))
 
 
-def test_many_cells_are_computed_in_single_precision(monkeypatch):
+@pytest.mark.parametrize("kind", ["tree", "windows"])
+def test_many_cells_are_computed_in_single_precision(monkeypatch, kind):
     x = torch.randn(20, 4, generator=generator(), dtype=torch.float64)
-    seen = torch.rand(x.shape, generator=generator(1)) < 0.5
-    double = model().double().law()
-    monkeypatch.setattr(ensemble, "DOUBLE", 0)
-    single = model().double().law()
-    assert {m.covariances.dtype for m in single.members} == {torch.float32}
-    torch.testing.assert_close(single.mean(x, seen), double.mean(x, seen), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(single.log_prob(x, seen), double.log_prob(x, seen), rtol=1e-4, atol=1e-3)
-    drawn = single.complete(x, seen, 4000, generator(2))
+    seen = Seen(x, torch.rand(x.shape, generator=generator(1)) < 0.5)
+    double = model(kind=kind).double().law()
+    monkeypatch.setattr(grouped_mixture, "DOUBLE", 0)
+    single = model(kind=kind).double().law()
+    assert single.covariances.dtype == torch.float32
+    torch.testing.assert_close(single.mean(seen), double.mean(seen), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(single.log_prob(seen), double.log_prob(seen), rtol=1e-4, atol=1e-3)
+    drawn = single.draws(seen, 4000, generator(2))
     assert drawn.dtype == torch.float64
-    assert ((drawn.mean(0) - double.mean(x, seen)).abs() < 5 * drawn.std(0) / 4000**0.5 + 1e-3).all()
+    assert ((drawn.mean(0) - double.mean(seen)).abs() < 5 * drawn.std(0) / 4000**0.5 + 1e-3).all()
 
 
 def test_it_is_a_probability_at_its_own_temperature_only():
@@ -138,8 +138,6 @@ def test_it_is_a_probability_at_its_own_temperature_only():
     assert energy.log_z(beta=2.0) is None
     seen = torch.zeros(2, 4, dtype=torch.bool)
     torch.testing.assert_close(energy.energy(torch.zeros(2, 4), seen), torch.zeros(2), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="members must hold at least one pair"):
-        Ensemble(3, [])
 
 
 # ------------------------------------------------------------------ the estimator
@@ -148,7 +146,8 @@ def test_it_is_a_probability_at_its_own_temperature_only():
 def test_defaults_go_by_rows_and_cells():
     X = load_digits_images()[0]
     fitted = MixtureEnsemble(random_state=0).fit(X[:1500])
-    (tree, of_tree), (windows, of_windows) = fitted.model_.config["members"]
+    configs = [member.energy.config for member in fitted.model_.parts]
+    (tree, of_tree), (windows, of_windows) = ((c["centres"], c["groups"]) for c in configs)
     assert tree == of_tree
     assert 25 <= tree <= 45
     assert 90 <= windows <= 110

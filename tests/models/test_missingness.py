@@ -9,7 +9,9 @@ import torch
 from scipy.stats import laplace, norm
 
 from abduce import ELBO, IWAE, VAE, load
-from abduce.answers.restore import Effort, posterior_draws, posterior_mean
+from abduce.answers.answer import Effort
+from abduce.answers.weighed import Weighed
+from abduce.data.seen import Seen
 from abduce.data.schema import Schema
 from abduce.distributions.continuous import Laplace
 from abduce.inference.importance import log_prob
@@ -87,9 +89,9 @@ def test_log_p_and_fill_of_a_self_masked_number_are_what_quadrature_says(a, b, y
     mean, log_p = answers_by_quadrature(y, a, b)
     found = log_prob(model.joint(), x, seen, samples=20_000)
     assert abs(float(found.value) - log_p) < 0.02
-    moments, _ = posterior_mean(model.joint(), x, seen, effort=Effort(samples=20_000))
+    moments = Weighed(model.joint(), Seen(x, seen), Effort(samples=20_000)).moments()
     assert abs(float(moments[0][0, 0]) - mean) < 0.02
-    plain, _ = posterior_mean(model, x, seen, effort=Effort(samples=20_000))
+    plain = Weighed(model, Seen(x, seen), Effort(samples=20_000)).moments()
     assert abs(float(plain[0][0, 0]) - mean) > 0.2  # what is forgotten without the mask
 
 
@@ -97,7 +99,7 @@ def test_draws_of_a_blank_have_its_law_given_that_it_is_blank():
     model = with_mask(0.0, -8.0)
     x, seen = torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([[False, True]])
     generator = torch.Generator().manual_seed(0)
-    ((_, drawn),) = posterior_draws(model.joint(), x, seen, 4000, generator, effort=Effort(samples=8000))
+    drawn = Weighed(model.joint(), Seen(x, seen), Effort(samples=2000)).draws(4000, generator)
     mean, _ = answers_by_quadrature(0.0, 0.0, -8.0)
     assert abs(float(drawn[:, 0, 0].mean()) - mean) < 0.03
     assert float((drawn[:, 0, 0] < -0.3).double().mean()) < 0.03  # a low value would have been observed

@@ -29,7 +29,7 @@ MASK_DRAWS = 4  # with a mask model blanks are among what is drawn and weighed: 
 ROWS = 64
 
 
-class Posterior_(NamedTuple):
+class WeightedDraws(NamedTuple):
     """Weighted draws of z for one chunk, and the chunk's rows."""
 
     seen: Seen
@@ -68,10 +68,10 @@ class Weighed(Answer):
     # ------------------------------------------------------------------ clean rows
 
     def mean(self) -> Tensor:
-        return self.seen.view.point(self.model, self._moments())
+        return self.seen.view.point(self.model, self.moments())
 
     def chances(self, cell: int) -> Tensor:
-        return self.model.chances(self._moments(), cell)
+        return self.model.chances(self.moments(), cell)
 
     @torch.no_grad()
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
@@ -94,7 +94,7 @@ class Weighed(Answer):
         return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")
 
     @torch.no_grad()
-    def _moments(self) -> list[Tensor]:
+    def moments(self) -> list[Tensor]:
         """Posterior moments of all rows, a tensor (rows, d, m) for each part of the likelihood."""
         out: list[list[Tensor]] = []
         for (seen, weights), n in self._chunks(self.effort.samples):
@@ -104,7 +104,7 @@ class Weighed(Answer):
 
     # ------------------------------------------------------------------ draws of z
 
-    def _chunks(self, samples: int, polish: bool = True) -> Iterator[tuple[Posterior_, int]]:
+    def _chunks(self, samples: int, polish: bool = True) -> Iterator[tuple[WeightedDraws, int]]:
         """Weighted draws of all rows, a padded chunk of fixed shape at a time, with the number of rows that count."""
         for start in range(0, len(self.seen.y), ROWS):
             y, mask = self.seen.y[start : start + ROWS], self.seen.mask[start : start + ROWS]
@@ -115,7 +115,7 @@ class Weighed(Answer):
 @torch.no_grad()
 def weigh(
     model: LatentVariableModel, seen: Seen, samples: int, effort: Effort, polish: bool = True
-) -> Posterior_:
+) -> WeightedDraws:
     """Weighted draws of the latents of one chunk; with ``polish`` HMC moves those of rows whose weights are too uneven."""
     y, mask, view = seen
     noise = shared_noise(samples, model.noise_dim, effort.seed, y)
@@ -144,7 +144,7 @@ def weigh(
         repeats = -(-samples // effort.hmc_particles)
         z[:, rows] = state.x.repeat(repeats, 1, 1)[:samples]
         log_w[:, rows] = 0.0
-    return Posterior_(seen, Weights(log_w, z))
+    return WeightedDraws(seen, Weights(log_w, z))
 
 
 def _proposal(model: LatentVariableModel, seen: Seen, rounds: int) -> Posterior:

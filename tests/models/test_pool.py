@@ -1,4 +1,4 @@
-"""Stacks of laws: weights against other optimisers, and one density, its draws, means and classes told by each other."""
+"""Pools of models: weights against other optimisers, and one density, its draws, means and classes told by each other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from abduce.data.coding import Coding
+from abduce.answers.answer import Effort
+from abduce.answers.views import Flips, Linear
+from abduce.data.operators import Dense
 from abduce.data.schema import Schema
-from abduce.fit.stack import fit_stack, pool_weights, square_weights
-from abduce.models.stack import Stack
+from abduce.data.seen import Seen, Unanswerable
+from abduce.fit.pool import fit_pool, pool_weights, square_weights
+from abduce.fit.table_members import table_families
+from abduce.models.families import rebuild
+from abduce.models.pool import Pool
 
 SIZES = (1, 4)
 
@@ -24,12 +29,35 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def fitted(frame, seed: int = 0, **kw) -> tuple[Stack, torch.Tensor, torch.Tensor]:
-    """A stack with what it was fitted to, model values and mask."""
+def fitted(frame, seed: int = 0, **kw) -> tuple[Pool, torch.Tensor, torch.Tensor]:
+    """A pool with what it was fitted to, model values and mask."""
     schema = Schema.infer(frame, **kw)
     values, observed = schema.encode(frame)
-    stack = fit_stack(schema, values, observed, seed, components=SIZES)
-    return stack, torch.from_numpy(values), torch.from_numpy(observed)
+    families = table_families(schema, values, observed, SIZES, seed)
+    pool = fit_pool(schema, values, observed, families, seed)
+    return pool, torch.from_numpy(values), torch.from_numpy(observed)
+
+
+def log_p(pool: Pool, x: torch.Tensor, observed: torch.Tensor | None = None) -> torch.Tensor:
+    return pool.answer(Seen.whole(x) if observed is None else Seen(x, observed)).log_evidence
+
+
+def means(pool: Pool, x: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    return pool.answer(Seen(x, observed)).mean()
+
+
+def rows(pool: Pool, x: torch.Tensor, observed: torch.Tensor, n: int, random) -> torch.Tensor:
+    """Joint draws of whole rows."""
+    return pool.answer(Seen(x, observed)).draws(n, random)
+
+
+def cells(pool: Pool, x: torch.Tensor, observed: torch.Tensor, n: int, random) -> torch.Tensor:
+    """Draws of each cell on its own."""
+    return pool.answer(Seen(x, observed)).draws(n, random, "cells")
+
+
+def titles(pool: Pool) -> list[str]:
+    return [report["member"] for report in pool.reports]
 
 
 def mixed(n: int = 300, seed: int = 0) -> pd.DataFrame:
@@ -126,7 +154,7 @@ def test_pool_weights_of_nothing_and_of_one_that_is_right():
 def test_weights_of_a_stack(on_mixed, on_curve):
     for stack, _, _ in (on_mixed, on_curve):
         for w in (stack.numbers, stack.classes, stack.rows):
-            assert len(w) == len(stack.members)
+            assert len(w) == len(stack.parts)
             assert float(w.sum()) == pytest.approx(1.0)
             assert (w >= 0).all()
 
@@ -134,10 +162,11 @@ def test_weights_of_a_stack(on_mixed, on_curve):
 # ------------------------------------------------------------------ one density
 
 
-def nodes(stack: Stack, column: int = 0, each: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+def nodes(pool: Pool, column: int = 0, each: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     """Midpoints and widths, in model space, of a grid within every piece of a number's scores and far beyond its ends."""
     field = stack.schema.fields[column]
-    knots = (stack.codings[1].columns[column].values - field.loc) / field.scale
+    (coding, *_) = (m.coding for m in stack.parts if m.coding.scores)
+    knots = (coding.columns[column].values - field.loc) / field.scale
     tails = np.linspace(0.02, 12, 600)
     edges = np.unique(np.concatenate([knots[0] - tails, knots, knots[-1] + tails]))
     fine = np.unique((edges[:-1, None] + np.diff(edges)[:, None] * np.linspace(0, 1, each + 1)).ravel())
@@ -151,29 +180,29 @@ def test_density_of_one_number_integrates_to_one(kind):
     x = {"normal": x, "cubed": x**3, "lattice": np.round(2 * x) / 2}[kind]
     stack, _, _ = fitted(x, kinds="real")
     at, width = nodes(stack)
-    assert float(stack.log_prob(at.unsqueeze(1)).exp() @ width) == pytest.approx(1.0, abs=0.01)
+    assert float(log_p(stack, at.unsqueeze(1)).exp() @ width) == pytest.approx(1.0, abs=0.01)
 
 
 def test_density_of_a_number_and_a_class_integrates_to_one(on_mixed):
     stack, values, _ = on_mixed
     at, width = nodes(stack, each=4)
-    p = torch.stack([stack.log_prob(torch.stack([at, torch.full_like(at, c)], 1)) for c in range(3)]).exp()
+    p = torch.stack([log_p(stack, torch.stack([at, torch.full_like(at, c)], 1)) for c in range(3)]).exp()
     share = p @ width
     assert float(share.sum()) == pytest.approx(1.0, abs=0.01)
     np.testing.assert_allclose(share, np.bincount(values[:, 1].long()) / len(values), atol=0.04)
     # what is said of the number alone is what is left when classes are summed out
     x = torch.stack([at, torch.zeros_like(at)], 1)
-    alone = stack.log_prob(x, torch.tensor([True, False]).expand_as(x)).exp()
+    alone = log_p(stack, x, torch.tensor([True, False]).expand_as(x)).exp()
     torch.testing.assert_close(alone, p.sum(0), rtol=1e-9, atol=1e-12)
 
 
 def test_a_class_alone_has_probabilities_that_sum_to_one(on_mixed):
     stack, values, _ = on_mixed
     x = torch.tensor([[0.0, c] for c in range(3)], dtype=torch.float64)
-    p = stack.log_prob(x, torch.tensor([False, True]).expand_as(x)).exp()
+    p = log_p(stack, x, torch.tensor([False, True]).expand_as(x)).exp()
     assert float(p.sum()) == pytest.approx(1.0)
     np.testing.assert_allclose(p, np.bincount(values[:, 1].long()) / len(values), atol=0.02)
-    nothing = stack.log_prob(x, torch.zeros(3, 2, dtype=torch.bool))
+    nothing = log_p(stack, x, torch.zeros(3, 2, dtype=torch.bool))
     torch.testing.assert_close(nothing, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
@@ -184,7 +213,7 @@ def test_density_is_near_that_of_the_data():
     new = np.random.default_rng(1).normal(3.0, 2.0, size=(2000, 1))
     values = torch.from_numpy(stack.schema.encode(new)[0])
     exact = -0.5 * np.log(2 * np.pi) - 0.5 * ((new[:, 0] - 3) / 2) ** 2 - np.log(2.0)
-    ours = stack.log_prob(values).numpy() - np.log(stack.schema.fields[0].scale)
+    ours = log_p(stack, values).numpy() - np.log(stack.schema.fields[0].scale)
     assert exact.mean() - 0.06 < ours.mean() < exact.mean() + 0.01
 
 
@@ -195,7 +224,7 @@ def test_samples_are_of_the_density(on_mixed):
     at, width = nodes(stack, each=3)
     entropy = 0.0
     for c in range(3):
-        log_p = stack.log_prob(torch.stack([at, torch.full_like(at, c)], 1))
+        log_p = log_p(stack, torch.stack([at, torch.full_like(at, c)], 1))
         p = log_p.exp() * width
         share = float(p.sum())
         mean = float(p @ at) / share
@@ -205,7 +234,7 @@ def test_samples_are_of_the_density(on_mixed):
         assert len(own) / 6000 == pytest.approx(share, abs=0.03)
         assert float(own.mean()) == pytest.approx(mean, abs=0.1 * deviation)
         assert float(own.std()) == pytest.approx(deviation, rel=0.1)
-    assert float(stack.log_prob(new).mean()) == pytest.approx(entropy, abs=0.1)
+    assert float(log_p(stack, new).mean()) == pytest.approx(entropy, abs=0.1)
 
 
 def test_samples_are_of_all_members(on_mixed):
@@ -231,9 +260,9 @@ def test_draws_have_the_mean_and_the_classes_predicted(on_mixed, on_curve):
     stack, x, _ = on_mixed
     x, observed = x[:8].clone(), torch.ones(8, 2, dtype=torch.bool)
     observed[:4, 0], observed[4:, 1] = False, False
-    drawn = stack.complete(x, observed, n, generator())
+    drawn = rows(stack, x, observed, n, generator())
     assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
-    mean, classes = stack.mean(x, observed), stack.predict(x, observed)[1][1]
+    mean, classes = means(stack, x, observed), stack.answer(Seen(x, observed)).chances(1).numpy()
     deviation = drawn[:, :4, 0].std(0)
     assert ((drawn[:, :4, 0].mean(0) - mean[:4, 0]).abs() < 0.08 * deviation + 5 * deviation / n**0.5).all()
     for c in range(3):
@@ -243,23 +272,21 @@ def test_draws_have_the_mean_and_the_classes_predicted(on_mixed, on_curve):
     stack, x, _ = on_curve
     x = x[:8]
     observed = torch.rand(x.shape, generator=generator(3)) < 0.5
-    for ask in (stack.complete, stack.marginals):
-        drawn = ask(x, observed, n, generator())
+    for ask in (rows, cells):
+        drawn = ask(stack, x, observed, n, generator())
         assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
-        off = (drawn.mean(0) - stack.mean(x, observed)).abs() / drawn.std(0).clamp_min(1e-9)
+        off = (drawn.mean(0) - means(stack, x, observed)).abs() / drawn.std(0).clamp_min(1e-9)
         assert off[~observed].max() < 0.15
 
 
 def test_the_mean_of_the_pool_is_the_weighted_mean_of_its_members(on_curve):
     stack, x, _ = on_curve
     observed = torch.rand(x.shape, generator=generator(3)) < 0.5
-    total = torch.zeros_like(x)
-    for m, w in enumerate(stack.numbers.tolist()):
-        lone = [0.0] * len(stack.members)
-        lone[m] = 1.0
-        one = torch.tensor(lone, dtype=torch.float64)
-        total += w * Stack.of(stack.codings, stack.members, (one, one, one)).mean(x, observed)
-    torch.testing.assert_close(stack.mean(x, observed), total)
+    total = sum(
+        w * member.answer(Seen(x, observed)).mean()
+        for w, member in zip(stack.numbers.tolist(), stack.parts, strict=True)
+    )
+    torch.testing.assert_close(means(stack, x, observed), total)
 
 
 def test_joint_draws_keep_two_classes_together():
@@ -272,21 +299,21 @@ def test_joint_draws_keep_two_classes_together():
     stack, x, _ = fitted(frame)
     observed = torch.zeros(20, 3, dtype=torch.bool)
     observed[:, 2] = True
-    drawn = stack.complete(x[:20], observed, 100, generator())
+    drawn = rows(stack, x[:20], observed, 100, generator())
     assert (drawn[..., 0] == drawn[..., 1]).double().mean() > 0.97
     shares = torch.stack([(drawn[..., 0] == c).double().mean() for c in range(3)])
     torch.testing.assert_close(shares, torch.full_like(shares, 1 / 3), rtol=0, atol=0.08)
     new = stack.sample(1000, generator())
     assert (new[:, 0] == new[:, 1]).double().mean() > 0.97
-    apart = stack.marginals(x[:20], observed, 100, generator())
+    apart = cells(stack, x[:20], observed, 100, generator())
     assert (apart[..., 0] == apart[..., 1]).double().mean() < 0.5
-    assert (stack.log_prob(new[:50]) > stack.log_prob(new[:50] * 0 + torch.tensor([0.0, 1.0, 0.0])) + 3).all()
+    assert (log_p(stack, new[:50]) > log_p(stack, new[:50] * 0 + torch.tensor([0.0, 1.0, 0.0])) + 3).all()
 
 
 def test_a_class_decides_the_number_drawn_with_it(on_mixed):
     """Neither is seen: a joint draw has the number where its class lies."""
     stack, x, _ = on_mixed
-    drawn = stack.complete(x[:50], torch.zeros(50, 2, dtype=torch.bool), 40, generator()).reshape(-1, 2)
+    drawn = rows(stack, x[:50], torch.zeros(50, 2, dtype=torch.bool), 40, generator()).reshape(-1, 2)
     data = mixed()
     loc, scale = stack.schema.fields[0].loc, stack.schema.fields[0].scale
     for c, name in enumerate("xyz"):
@@ -304,8 +331,8 @@ def test_spikes_are_drawn_beside_numbers_that_do_not_repeat():
     share = (X[:, 1] == 0).mean()
     new = stack.sample(3000, generator())
     assert float(((new[:, 1] - zero).abs() < 1e-9).double().mean()) == pytest.approx(share, abs=0.05)
-    for ask in (stack.complete, stack.marginals):
-        drawn = ask(x[:100], torch.zeros(100, 2, dtype=torch.bool), 40, generator())
+    for ask in (rows, cells):
+        drawn = ask(stack, x[:100], torch.zeros(100, 2, dtype=torch.bool), 40, generator())
         assert float(((drawn[..., 1] - zero).abs() < 1e-9).double().mean()) == pytest.approx(share, abs=0.05)
         assert float(drawn[..., 0].mean()) == pytest.approx(float(x[:, 0].mean()), abs=0.1)
 
@@ -317,7 +344,7 @@ def test_intervals_of_gaussian_data_hold_what_they_say(d):
     stack, _, _ = fitted(rng.normal(size=(400, d)) @ root, kinds="real")
     x = torch.from_numpy(stack.schema.encode(rng.normal(size=(400, d)) @ root)[0])
     observed = torch.rand(x.shape, generator=generator(1)) < 0.7
-    drawn = stack.marginals(x, observed, 100, generator())
+    drawn = cells(stack, x, observed, 100, generator())
     level = torch.tensor([0.05, 0.95], dtype=torch.float64)
     low, high = torch.quantile(drawn, level, dim=0)
     inside = ((low <= x) & (x <= high))[~observed].double().mean()
@@ -329,15 +356,16 @@ def test_intervals_of_gaussian_data_hold_what_they_say(d):
 
 def test_kept_by_its_config_and_its_state(on_mixed, on_curve):
     for stack, x, observed in (on_mixed, on_curve):
-        again = Stack(**json.loads(json.dumps(stack.config)))
+        body = json.loads(json.dumps({"family": "Pool", "config": stack.config}))
+        again = rebuild(body).double()
         again.load_state_dict(stack.state_dict())
-        assert torch.equal(again.log_prob(x), stack.log_prob(x))
+        assert torch.equal(log_p(again, x), log_p(stack, x))
         some = observed & (torch.rand(x.shape, generator=generator()) < 0.5)
-        assert torch.equal(again.mean(x, some), stack.mean(x, some))
-        assert torch.equal(again.complete(x, some, 3, generator()), stack.complete(x, some, 3, generator()))
+        assert torch.equal(means(again, x, some), means(stack, x, some))
+        assert torch.equal(rows(again, x, some, 3, generator()), rows(stack, x, some, 3, generator()))
         assert torch.equal(again.sample(9, generator()), stack.sample(9, generator()))
-        assert [m.name for m in again.members] == [m.name for m in stack.members]
-        assert again.double().log_prob(x).dtype == torch.float64
+        assert titles(again) == titles(stack)
+        assert len({id(m.coding) for m in again.parts}) == len({m.coding.scores for m in again.parts})
 
 
 def test_same_seed_same_stack():
@@ -347,47 +375,46 @@ def test_same_seed_same_stack():
     assert one.spread == two.spread
 
 
-def test_is_its_own_law_at_its_own_temperature_only(on_curve):
+def test_fills_and_scores_have_weights_of_their_own(on_curve):
     stack, x, observed = on_curve
-    assert stack.law() is stack
-    assert stack.law(beta=2.0) is None
-    assert float(stack.log_z()) == 0.0
-    assert stack.log_z(beta=2.0) is None
-    torch.testing.assert_close(stack.energy(x, observed), -stack.log_prob(x, observed))
-    assert stack.represent(x).shape == (len(x), 2)
+    answer = stack.answer(Seen(x, observed))
+    assert answer.kind == "pooled"
+    each = torch.stack([m.answer(Seen(x, observed)).log_evidence for m in stack.parts], 1)
+    torch.testing.assert_close(answer.log_evidence, torch.logsumexp(each + stack.rows.log(), 1))
+    assert answer.latents().shape == (len(x), 2)
 
 
 def test_what_is_seen_through_a_map(on_curve, on_mixed):
     """With little noise the sum of two cells is met, and draws scatter about the mean."""
     stack, x, _ = on_curve
-
-    def seen(rows: torch.Tensor) -> torch.Tensor:
-        return rows[..., :2].sum(-1, keepdim=True)
-
-    noise = torch.tensor([1e-3], dtype=torch.float64)
-    y, known = seen(x[:6]), torch.ones(6, 1, dtype=torch.bool)
-    mean = stack.through(seen, noise, y, known)
-    torch.testing.assert_close(seen(mean), y, rtol=0, atol=0.01)
-    drawn = stack.complete_through(seen, noise, y, known, 1000, generator())
+    view = Linear(1e-3, Dense(torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64)))
+    y = view.apply(x[:6])
+    answer = stack.answer(Seen(y, torch.ones_like(y, dtype=torch.bool), view))
+    mean = answer.mean()
+    torch.testing.assert_close(view.apply(mean), y, rtol=0, atol=0.01)
+    drawn = answer.draws(1000, generator())
     assert ((drawn.mean(0) - mean).abs() < 0.25 * drawn.std(0)).all()
-    with pytest.raises(ValueError, match="noise and coarser views need columns that are all real"):
-        on_mixed[0].through(seen, noise, y, known)
+    with pytest.raises(Unanswerable, match=r"Pool has no answer to rows seen through Linear.*it answers blanks"):
+        on_mixed[0].answer(Seen(y, torch.ones_like(y, dtype=torch.bool), view))
+    with pytest.raises(Unanswerable, match=r"Flips\(0.1\)"):
+        stack.answer(Seen.whole(x)._replace(view=Flips(0.1)), Effort())
 
 
 def test_windows_do_not_count_a_row_as_its_own_neighbour(on_curve):
     """Windows of the numbers score the rows they were made of as they score new ones, also through what is kept of them."""
     stack, x, observed = on_curve
     new = torch.from_numpy(stack.schema.encode(curve(2000, 9))[0])
-    (m,) = (i for i, member in enumerate(stack.members) if "windows of numbers" in member.name)
-    own = stack.log_probs(x, observed)[:, m].mean()
-    other = stack.log_probs(new, torch.ones_like(new, dtype=torch.bool))[:, m].mean()
+    (m,) = (i for i, title in enumerate(titles(stack)) if "windows of numbers" in title)
+    windows = stack.parts[m]
+    own = windows.answer(Seen(x, observed)).log_evidence.mean()
+    other = windows.answer(Seen.whole(new)).log_evidence.mean()
     assert float(own) == pytest.approx(float(other), abs=0.1)
-    law = stack.members[m].law
-    law.keys = None
+    energy = windows.model.energy
+    keys, energy.keys = energy.keys, None
     try:
-        assert float(stack.log_probs(x, observed)[:, m].mean()) > float(other) + 0.2
+        assert float(windows.answer(Seen(x, observed)).log_evidence.mean()) > float(other) + 0.2
     finally:
-        stack.load_state_dict(stack.state_dict())
+        energy.keys = keys
 
 
 def test_rows_are_weighed_by_densities_that_did_not_see_what_was_hidden():
@@ -410,19 +437,8 @@ def test_tiny_and_odd_tables():
     ]
     for frame in frames:
         stack, x, observed = fitted(frame)
-        assert torch.isfinite(stack.log_prob(x, observed)).all()
+        assert torch.isfinite(log_p(stack, x, observed)).all()
         nothing = torch.zeros_like(observed)
-        assert torch.isfinite(stack.mean(x, nothing)).all()
-        assert torch.isfinite(stack.complete(x, nothing, 2, generator())).all()
+        assert torch.isfinite(means(stack, x, nothing)).all()
+        assert torch.isfinite(rows(stack, x, nothing, 2, generator())).all()
         assert torch.isfinite(stack.sample(5, generator())).all()
-
-
-def test_rows_at_most():
-    """Of more rows than asked for, as many are windows."""
-    schema = Schema.infer(curve(300), kinds="real")
-    values, observed = schema.encode(curve(300))
-    stack = fit_stack(schema, values, observed, 0, 50, SIZES)
-    windows = [m.law for m in stack.members if "windows" in m.name]
-    assert len(windows) == 2
-    assert {len(law.centres) for law in windows} == {50}
-    assert [isinstance(c, Coding) for c in stack.codings] == [True, True]

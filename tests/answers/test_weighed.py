@@ -1,4 +1,4 @@
-"""Restoring: fills of a linear-Gaussian model are exact, intervals cover, chains rescue poor proposals."""
+"""Answers of a model with latents: fills of a linear-Gaussian model are exact, intervals cover, chains rescue poor proposals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import pytest
 import torch
 from models_for_tests import generator, linear_model, plain_model, shaken, some_seen
 
-from abduce.answers.observation import Blanks, Linear
-from abduce.answers.restore import MIN_ESS, Effort, posterior_draws, posterior_mean, restore
+from abduce.answers.answer import Effort, blocks
+from abduce.answers.views import Linear
+from abduce.answers.weighed import MIN_ESS, Weighed, weigh
+from abduce.data.seen import Seen
 from abduce.gaussians.linear import LinearPath
+from abduce.inference.weights import effective_sample_size, expectation
 
 
 def conditional(path: LinearPath, y: np.ndarray, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -32,9 +35,9 @@ def test_fill_is_the_exact_conditional_mean():
     model, path, x = one_component()
     x = x[:70]
     seen = some_seen(x)
-    moments, ess = posterior_mean(model, x * seen, seen, effort=Effort(samples=2000))
-    filled = moments[0].squeeze(-1)
-    assert (ess > 1990).all()
+    answer = model.answer(Seen(x * seen, seen), Effort(samples=2000))
+    filled = answer.mean()
+    assert (answer.ess > 1990).all()
     for i in range(len(x)):
         o = seen[i].numpy()
         mean, _ = conditional(path, x[i].numpy(), o)
@@ -45,8 +48,7 @@ def test_draws_have_the_exact_conditional_covariance():
     model, path, x = one_component()
     seen = torch.tensor([[True, False, True, False, False]]).expand(3, -1)
     y = x[:3] * seen
-    ((part, drawn),) = posterior_draws(model, y, seen, 20_000, generator(), effort=Effort(samples=20_000))
-    assert part == slice(0, 3)
+    drawn = model.answer(Seen(y, seen), Effort(samples=20_000)).draws(20_000, generator())
     assert drawn.shape == (20_000, 3, 5)
     for i in range(3):
         o = seen[i].numpy()
@@ -64,7 +66,9 @@ def test_intervals_cover_what_they_say():
         x = model.sample(400, generator(3))
     seen = torch.rand(x.shape, generator=generator(4)) < 0.5
     inside = []
-    for part, drawn in posterior_draws(model, x * seen, seen, 400, generator(5)):
+    random = generator(5)
+    for part, answer in blocks(model, Seen(x * seen, seen), Effort(samples=200), 400):
+        drawn = answer.draws(400, random)
         low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95]).double(), 0)
         inside.append(((x[part] >= low) & (x[part] <= high))[~seen[part]])
     coverage = torch.cat(inside).double().mean().item()
@@ -76,11 +80,11 @@ def test_denoising_is_the_exact_posterior_mean(sd):
     model, path, x = one_component()
     y = x[:40] + sd * torch.randn(40, 5, generator=generator(), dtype=torch.float64)
     every = torch.ones_like(y) > 0
-    moments, _ = posterior_mean(model, y, every, Linear(sd), effort=Effort(samples=200, rounds=8))
+    cleaned = model.answer(Seen(y, every, Linear(sd)), Effort(samples=200)).mean()
     cov = (path.W @ path.W.T).numpy() + np.diag(path.noise.numpy())
     mean = path.b.numpy()
     expected = mean + (y.numpy() - mean) @ np.linalg.inv(cov + sd**2 * np.eye(5)) @ cov
-    np.testing.assert_allclose(moments[0].squeeze(-1), expected, atol=0.02)
+    np.testing.assert_allclose(cleaned, expected, atol=0.02)
 
 
 def test_chains_rescue_rows_whose_proposal_is_poor():
@@ -91,25 +95,25 @@ def test_chains_rescue_rows_whose_proposal_is_poor():
     x = x[:24]
     seen = torch.rand(x.shape, generator=generator()) < 0.7
     y = x * seen
-    restored = restore(model, Blanks(), y, seen, Effort(samples=200, steps=40))
-    plain = restore(model, Blanks(), y, seen, Effort(samples=200, steps=0))
-    assert restored.moved.double().mean() > 0.8
-    assert torch.equal(restored.moved, restored.ess < MIN_ESS)
-    assert torch.equal(restored.ess, plain.ess)
+    chunk, effort = Seen(y, seen), Effort(samples=200, hmc_steps=40)
+    moved, plain = weigh(model, chunk, 200, effort), weigh(model, chunk, 200, effort, polish=False)
+    weak = effective_sample_size(plain.weights.log_w) < MIN_ESS
+    assert weak.double().mean() > 0.8
 
-    def error(result) -> float:
-        filled, off = result.mean()[0].squeeze(-1), []
-        for i in np.flatnonzero(restored.moved):
+    def error(drawn) -> float:
+        law = model.likelihood(drawn.weights.z).condition(y, seen)
+        filled = expectation(drawn.weights.log_w, law.moments()[0]).squeeze(-1).detach()
+        off = []
+        for i in np.flatnonzero(weak):
             o = seen[i].numpy()
             mean, cov = conditional(path, x[i].numpy(), o)
             off.append((filled[i].numpy() - mean)[~o] / np.sqrt(np.diag(cov)[~o]))
         return float(np.sqrt(np.mean(np.concatenate(off) ** 2)))
 
-    assert error(restored) < 0.25
+    assert error(moved) < 0.25
     assert error(plain) > 0.5
     # rows whose weights were good stay as they were
-    still = ~restored.moved
-    assert torch.equal(restored.weights.z[:, still], plain.weights.z[:, still])
+    assert torch.equal(moved.weights.z[:, ~weak], plain.weights.z[:, ~weak])
 
 
 def test_answers_repeat_and_do_not_depend_on_company():
@@ -119,13 +123,12 @@ def test_answers_repeat_and_do_not_depend_on_company():
     x = (x[:100] > 0).double()
     seen = some_seen(x)
     effort = Effort(samples=50)
-    (whole,), ess = posterior_mean(model, x, seen, effort=effort)
-    (again,), _ = posterior_mean(model, x, seen, effort=effort)
-    assert torch.equal(whole, again)
+    whole, again = (Weighed(model, Seen(x, seen), effort) for _ in range(2))
+    assert torch.equal(whole.moments()[0], again.moments()[0])
     rows = [70, 3, 99]
-    (few,), few_ess = posterior_mean(model, x[rows], seen[rows], effort=effort)
-    torch.testing.assert_close(few, whole[rows], rtol=0, atol=1e-9)
-    torch.testing.assert_close(few_ess, ess[rows], rtol=0, atol=1e-9)
+    few = Weighed(model, Seen(x[rows], seen[rows]), effort)
+    torch.testing.assert_close(few.moments()[0], whole.moments()[0][rows], rtol=0, atol=1e-9)
+    torch.testing.assert_close(few.ess, whole.ess[rows], rtol=0, atol=1e-9)
 
 
 def test_fills_of_a_nonlinear_model_equal_enumeration():
@@ -136,7 +139,7 @@ def test_fills_of_a_nonlinear_model_equal_enumeration():
         z = torch.randn(200_000, 1, 2, generator=generator(), dtype=torch.float64)
         p = torch.exp(model.likelihood(z).log_prob(every)).mean(0)
     y, seen = every[[5, 10]], torch.tensor([[True, False, True, False], [False, False, True, True]])
-    (filled,), _ = posterior_mean(model, y * seen, seen, effort=Effort(samples=20_000))
+    (filled,) = Weighed(model, Seen(y * seen, seen), Effort(samples=20_000)).moments()
     for i in range(2):
         weight = p * ((every == y[i]) | ~seen[i]).all(1)
         expected = (weight.unsqueeze(-1) * every).sum(0) / weight.sum()

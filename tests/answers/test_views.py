@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from abduce.answers.observation import Blanks, Flips, Linear
+from abduce.answers.views import Flips, Linear
 from abduce.data.operators import IDENTITY, Dense, Operator, convolution, gaussian_blur, shrink
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
