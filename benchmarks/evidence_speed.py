@@ -29,6 +29,7 @@ from abduce.data.examples import mnist
 from abduce.data.schema import Schema
 from abduce.inference.importance import log_prob
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 
 FLOPS = 2 * (LATENT * HIDDEN + HIDDEN * HIDDEN + HIDDEN * PIXELS)  # of the decoder, a draw
 
@@ -73,7 +74,7 @@ def main() -> None:
     few = min(rows, 5 if args.quick else 100)
     torch.manual_seed(0)
     schema = Schema.infer(x.numpy().astype(np.uint8).reshape(-1, 28, 28))
-    model = build_vae(schema, LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False)
+    model = build_vae(schema, Choice(LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False))
     observed = torch.ones(x.shape, dtype=torch.bool)
     report = Report(
         "evidence_speed", "Speed of log p(x), 784-200-200-50 tanh Bernoulli VAE, binary MNIST", args

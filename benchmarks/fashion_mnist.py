@@ -28,6 +28,7 @@ from abduce.data.examples import fashion_mnist
 from abduce.data.schema import Schema
 from abduce.inference.importance import log_prob
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 
 
 def scored(model: nn.Module, x: Tensor, samples: int) -> np.ndarray:
@@ -51,7 +52,7 @@ def pythae(x: np.ndarray, samples: int, rate: float, epochs: int, schema) -> tup
     with contextlib.redirect_stdout(io.StringIO()):
         peer, trainer = pythae_trainer(rows, 100, samples, rate)
         _, seconds = timed(lambda: [trainer.train_step(epoch) for epoch in range(1, epochs + 1)])
-    model = build_vae(schema, LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False)
+    model = build_vae(schema, Choice(LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False))
     with torch.no_grad():
         for own, theirs in ((model.encoder.net, peer.encoder.net), (model.decoder.net, peer.decoder.net)):
             for a, b in zip(own.parameters(), theirs.parameters(), strict=True):

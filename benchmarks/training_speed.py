@@ -31,6 +31,7 @@ from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE, Objective, Renyi
 from abduce.fit.loop import Settings, train
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 
 SHAPES = (
     (PIXELS, HIDDEN),
@@ -57,7 +58,7 @@ def flops(samples: int, backward: int | None = None) -> float:
 
 def ours(x: Tensor, batch: int, objective: Objective | None = None) -> Epoch:
     schema = Schema.infer(x.numpy().astype(np.uint8).reshape(-1, 28, 28))
-    model = build_vae(schema, LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False)
+    model = build_vae(schema, Choice(LATENT, (HIDDEN, HIDDEN), activation="tanh", masking=False))
     settings = Settings(epochs=1, batch_size=batch, masking=False, validation=0.0, device="cpu")
     observed = torch.ones(x.shape, dtype=torch.bool)
 

@@ -9,6 +9,7 @@ from torch import nn
 from abduce.data.schema import Schema
 from abduce.gaussians.linear import LinearPath, fit
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 from abduce.models.vae import VariationalAutoencoder
 
 
@@ -48,7 +49,7 @@ def linear_model(
     schema = Schema.infer(rows, "real")
     path = fit(x, None, k, components, generator(seed))
     torch.manual_seed(seed)
-    model = build_vae(schema, k, hidden, scale=scale, mixture=components, path=path).double()
+    model = build_vae(schema, Choice(k, hidden, scale=scale), path=path).double()
     parts = (path.W, path.b, path.noise, path.weights, path.means, path.covariances)
     return model, LinearPath(*(t.float().double() for t in parts)), x
 
@@ -67,7 +68,7 @@ def plain_model(kind: str = "binary", d: int = 4, k: int = 2, hidden: tuple[int,
     values = np.random.default_rng(seed).integers(0, 2, size=(50, d)).astype(float)
     schema = Schema.infer(values, kind)
     torch.manual_seed(seed)
-    return build_vae(schema, k, hidden).double(), schema
+    return build_vae(schema, Choice(k, hidden)).double(), schema
 
 
 def quadrature(model: VariationalAutoencoder, x: torch.Tensor, observed: torch.Tensor | None) -> torch.Tensor:

@@ -80,7 +80,7 @@ def models():
             model = VAE(**QUICK, likelihood=likelihood).fit(X)
             if name.endswith("with factors"):
                 heads = model.model_.heads.heads
-                place = next(i for i, h in enumerate(heads) if type(h).__name__ == "GaussianHead")
+                place = next(i for i, h in enumerate(heads) if type(h).__name__ == "NumberHead")
                 heads[place] = WithFactor(heads[place])
             made[name] = model, X
         return made[name]

@@ -23,7 +23,7 @@ from abduce.distributions.priors import (
     as_mixture,
 )
 from abduce.models.build import build_vae
-from abduce.models.parts import make_posterior, make_prior
+from abduce.models.choice import Choice
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -105,7 +105,7 @@ def vamp_model(posterior: str = "diagonal"):
     torch.manual_seed(0)
     pseudo = torch.randn(4, 8)
     model = build_vae(
-        schema, 2, (5,), prior="vamp", posterior=posterior, components=4, pseudo=pseudo
+        schema, Choice(2, (5,), prior="vamp", posterior=posterior, components=4), pseudo=pseudo
     ).double()
     return shaken(model, 0.3)
 
@@ -218,8 +218,6 @@ def test_a_prior_of_another_dimension_is_refused():
         message = f"prior must have latent_dim 2 like the model, got {prior.latent_dim}"
         with pytest.raises(ValueError, match=message):
             model.set_prior(prior)
-    with pytest.raises(ValueError, match="prior must have latent_dim 2 like the model, got None"):
-        model.set_prior(torch.nn.Linear(2, 2))
     assert isinstance(model.prior, StandardNormal)
 
 
@@ -235,6 +233,8 @@ def test_another_prior_takes_its_place_in_the_joint():
 
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"prior must be one of .*vamp.*, got 'gaussian'"):
-        make_prior("gaussian", 2)
-    with pytest.raises(ValueError, match=r"posterior must be one of .*iaf.*, got 'gaussian'"):
-        make_posterior("gaussian", 2)
+        Choice(2, prior="gaussian")
+    with pytest.raises(
+        ValueError, match=r"posterior of 1 layer of latents must be one of .*iaf.*, got 'gaussian'"
+    ):
+        Choice(2, posterior="gaussian")

@@ -27,6 +27,7 @@ from abduce.fit.bounds import (
 )
 from abduce.inference.weights import elbo, multi_sample, renyi
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 from abduce.models.vae import VariationalAutoencoder
 
 ALPHAS = (-math.inf, -2.0, 0.0, 0.5, 1.0, 2.0, math.inf)
@@ -301,7 +302,7 @@ def test_a_posterior_without_reparameterised_draws_is_refused(objective):
 )
 def test_free_bits_need_a_closed_form(arguments, gradient, named):
     schema = Schema.infer(binary_rows().numpy(), "binary")
-    model = build_vae(schema, 2, (3,), components=3, **arguments).double()
+    model = build_vae(schema, Choice(2, (3,), components=3, **arguments)).double()
     with pytest.raises(ValueError, match=rf"free_bits needs the KL of each unit in closed form.*{named}"):
         ELBO(free_bits=0.1, gradient=gradient)(model, binary_rows(), None, 1.0)
 

@@ -16,8 +16,10 @@ from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
 
 from abduce.data.schema import Schema
+from abduce.distributions.heads import FLOOR
 from abduce.fit.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
-from abduce.models.build import FLOOR, build_vae
+from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 
 STEPS = 550
 
@@ -41,7 +43,7 @@ def principal_components(x: np.ndarray, k: int) -> tuple[float, np.ndarray, floa
 def trained(objective, x: torch.Tensor, k: int = 2):
     torch.manual_seed(0)
     schema = Schema.infer(x.numpy(), "real")
-    model = build_vae(schema, k, (), scale="shared", masking=False).double()
+    model = build_vae(schema, Choice(k, (), scale="shared", masking=False)).double()
     optimizer = torch.optim.Adam(model.parameters(), 0.05)
     noise = generator(1)
     for step in range(STEPS):

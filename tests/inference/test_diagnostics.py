@@ -15,6 +15,7 @@ from abduce.distributions.posteriors import DiagonalNormal
 from abduce.fit.bounds import ELBO
 from abduce.inference.diagnostics import diagnose
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 
 
 def binary_rows(n: int = 12) -> Tensor:
@@ -24,7 +25,7 @@ def binary_rows(n: int = 12) -> Tensor:
 def a_model(**kw):
     schema = Schema.infer(binary_rows(50).numpy(), "binary")
     torch.manual_seed(0)
-    return shaken(build_vae(schema, 2, (6,), components=3, **kw).double(), 0.3)
+    return shaken(build_vae(schema, Choice(2, (6,), components=3, **kw)).double(), 0.3)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"prior": "mixture"}, {"posterior": "full"}, {"posterior": "iaf"}])
@@ -72,7 +73,7 @@ def test_a_dead_unit_is_not_counted():
 def test_layers_are_counted_unit_by_unit():
     schema = Schema.infer(binary_rows(50).numpy(), "binary")
     torch.manual_seed(0)
-    model = build_vae(schema, (2, 3), (6,), posterior="top_down").double()
+    model = build_vae(schema, Choice((2, 3), (6,), posterior="top_down")).double()
     found = diagnose(model, binary_rows(), surgery=True)
     assert len(found.activity) == 5
     assert found.kl_per_unit is None

@@ -13,6 +13,9 @@ import abduce
 from abduce import VAE, Blur
 from abduce.data.schema import Schema
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
+from abduce.models.shapes import DataSummary, Shapes
+from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.convolutions import ConvolutionalDecoder, ConvolutionalEncoder, halvings
 
 SHAPES = [(8, 8), (5, 7), (1, 9), (6, 3, 3), (1, 1)]
@@ -76,7 +79,9 @@ def image_model(shape=(5, 6), path=False, kinds="real", **arguments):
         X = (X > 0).astype(float) if kinds == "binary" else np.rint(np.abs(3 * X))
     schema = Schema.infer(X, kinds)
     torch.manual_seed(0)
-    model = build_vae(schema, 3, (4, 6), network="conv", mixture=2 * path, **arguments).double()
+    choice = Choice(3, (4, 6), network="conv", **arguments)
+    shapes = Shapes.of(schema, choice)
+    model = VariationalAutoencoder(schema, choice, shapes.beside(2) if path else shapes).double()
     return model, torch.from_numpy(schema.encode(X)[0])
 
 
@@ -108,7 +113,8 @@ def test_starts_from_the_linear_path():
     values = []
     for network, hidden in (("mlp", (7,)), ("conv", (4, 6))):
         torch.manual_seed(0)
-        model = build_vae(schema, 3, hidden, mixture=1, network=network).double()
+        choice = Choice(3, hidden, network=network)
+        model = VariationalAutoencoder(schema, choice, Shapes.of(schema, choice).beside(1)).double()
         with torch.no_grad():
             model.decoder.linear.weight.fill_(0.3)
             model.decoder.linear.bias.fill_(0.1)
@@ -119,7 +125,10 @@ def test_starts_from_the_linear_path():
 def test_binary_pixels_start_at_their_frequencies():
     X = (np.random.default_rng(0).random((60, 4, 5)) < np.linspace(0.1, 0.9, 20).reshape(4, 5)).astype(float)
     schema = Schema.infer(X)
-    model = build_vae(schema, 2, (4,), means=X.reshape(60, -1).mean(0).tolist(), network="conv")
+    rows = X.reshape(60, -1)
+    model = build_vae(
+        schema, Choice(2, (4,), network="conv"), DataSummary.of(rows, np.ones(rows.shape, bool))
+    )
     with torch.no_grad():
         model.decoder.steps[-1][0].weight.zero_()
         model.decoder.steps[-1][0].bias.zero_()
@@ -129,8 +138,8 @@ def test_binary_pixels_start_at_their_frequencies():
 
 def test_fewer_weights_than_an_mlp_of_large_images():
     schema = Schema.infer(np.random.default_rng(0).random((3, 28, 28)), "real")
-    conv = build_vae(schema, 10, (16, 32), network="conv", scale="cell").encoder
-    mlp = build_vae(schema, 10, (128, 128), scale="cell").encoder
+    conv = build_vae(schema, Choice(10, (16, 32), network="conv", scale="cell")).encoder
+    mlp = build_vae(schema, Choice(10, (128, 128), scale="cell")).encoder
     assert sum(p.numel() for p in conv.parameters()) < 0.2 * sum(p.numel() for p in mlp.parameters())
 
 

@@ -15,8 +15,9 @@ from abduce.distributions.priors import DiagonalMixture, StandardNormal
 from abduce.fit.bounds import ELBO, IWAE, Renyi
 from abduce.inference.weights import multi_sample
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 from abduce.models.hierarchy import BottomUp, LayeredPrior, TopDown
-from abduce.models.parts import make_layers
+from abduce.models.parts import LAYERED
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -25,14 +26,17 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def layers(name: str, dims=(1, 2, 3), hidden=(5,)):
     torch.manual_seed(0)
-    prior, head = make_layers(name, dims, StandardNormal(dims[0]), hidden, "tanh")
+    prior = LayeredPrior(StandardNormal(dims[0]), dims, hidden, "tanh")
+    head = LAYERED[name](prior, hidden, "tanh")
     return shaken(prior.double(), 0.3), shaken(head.double(), 0.3, 1)
 
 
 def model_of(posterior: str, dims=(1, 1), prior: str = "normal"):
     schema = Schema.infer(np.random.default_rng(0).integers(0, 2, size=(30, 4)).astype(float), "binary")
     torch.manual_seed(0)
-    model = build_vae(schema, dims, (5,), posterior=posterior, prior=prior, components=3, activation="tanh")
+    model = build_vae(
+        schema, Choice(dims, (5,), posterior=posterior, prior=prior, components=3, activation="tanh")
+    )
     return shaken(model.double(), 0.2)
 
 
@@ -272,6 +276,6 @@ def test_every_bound_takes_layers():
 
 def test_unknown_order():
     with pytest.raises(
-        ValueError, match=r"posterior of several layers .* \('bottom_up', 'top_down'\), got 'diagonal'"
+        ValueError, match=r"posterior of 2 layers .* \('bottom_up', 'top_down'\), got 'diagonal'"
     ):
-        make_layers("diagonal", (1, 2), StandardNormal(1), (4,), "tanh")
+        Choice((1, 2), (4,), posterior="diagonal")

@@ -17,8 +17,10 @@ from abduce import VAE, load
 from abduce.compress.codec import rate
 from abduce.data.fields import KINDS
 from abduce.data.schema import Schema
+from abduce.distributions.heads import FITS
 from abduce.models.build import build_vae
-from abduce.models.choice import AUTO, FITS, LIKELIHOODS, by_name, choose_likelihoods
+from abduce.models.choice import LIKELIHOODS, Choice, by_name, choose_likelihoods
+from abduce.models.shapes import DataSummary
 
 QUICK = {"latent_dim": 1, "hidden": [8], "max_epochs": 2, "samples": 20, "random_state": 0}
 N = 40
@@ -40,9 +42,12 @@ def table(kind: str) -> np.ndarray:
 
 
 def test_the_table_covers_every_kind():
-    assert set(AUTO) == set(KINDS)
     assert {kind for kinds in FITS.values() for kind in kinds} == set(KINDS)
-    assert all(kind in FITS[name] for kind, name in AUTO.items())
+    defaults = {kind: next(name for name, kinds in FITS.items() if kind in kinds) for kind in KINDS}
+    assert defaults == {
+        "real": "gaussian", "positive": "gaussian", "pixel": "gaussian", "count": "negative_binomial",
+        "binary": "bernoulli", "ordinal": "ordinal", "categorical": "categorical",
+    }  # fmt: skip
     page = (Path(__file__).parents[2] / "docs" / "likelihoods.md").read_text()
     for name, kinds in FITS.items():
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
@@ -104,10 +109,8 @@ def test_one_likelihood_a_column(tmp_path):
     model = VAE(**QUICK, likelihood=asked, kinds=KIND).fit(X)
     assert asked == MIXED
     assert model.likelihood is asked
-    heads = [type(h).__name__ for h in model.model_.heads.heads]
-    assert sorted(heads) == [
-        "BernoulliHead", "BetaBinomialHead", "CategoricalHead", "LaplaceHead", "StudentTHead"
-    ]  # fmt: skip
+    heads = [getattr(h, "law", type(h).__name__) for h in model.model_.heads.heads]
+    assert sorted(heads) == ["BernoulliHead", "BetaBinomialHead", "CategoricalHead", "laplace", "student_t"]
     blank = X.copy()
     blank.loc[::4, ["height", "grade"]] = None
     assert not model.fill(blank).isna().any().any()
@@ -154,8 +157,8 @@ def test_columns_of_arrays_go_by_place_or_name():
         ),
         (
             {"rooms": "gaussian"},
-            "likelihood: 'gaussian' does not fit the column 'rooms' of kind count, which takes beta_binomial, "
-            "negative_binomial, poisson",
+            "likelihood: 'gaussian' does not fit the column 'rooms' of kind count, which takes negative_binomial, "
+            "poisson, beta_binomial",
         ),
         (
             {"weight": "gaussian"},
@@ -222,7 +225,8 @@ def test_counts_start_from_the_spread_of_the_data():
     X = table("count")
     mean, variance = X.mean(0) + 1, 3 * X.mean(0) + 3
     schema = Schema.infer(X, "count")
-    (head,) = build_vae(schema, 2, [4], means=mean.tolist(), variances=variance.tolist()).heads.heads
+    data = DataSummary(len(X), tuple(mean), tuple(variance), (1.0,) * 3)
+    (head,) = build_vae(schema, Choice(2, [4]), data).heads.heads
     wanted = np.log(2 * mean**2 / (variance - mean))
     np.testing.assert_allclose(head.log_dispersion.detach(), wanted, rtol=1e-5)
 
@@ -260,7 +264,7 @@ def test_any_choice_builds_one_cell_each(kinds, data):
         f.name: data.draw(st.sampled_from([n for n, fits in FITS.items() if f.kind in fits]))
         for f in schema.fields
     }
-    model = build_vae(schema, 2, [4], names)
+    model = build_vae(schema, Choice(2, [4], likelihood=names))
     assert sorted(c for cells in model.heads.cells() for c in cells) == list(range(len(kinds)))
     x, observed = (torch.from_numpy(a) for a in schema.encode(pd.DataFrame(columns)))
     assert torch.isfinite(model.likelihood(torch.zeros(1, 2)).log_prob(x.float(), observed)).all()

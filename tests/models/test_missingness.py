@@ -1,6 +1,7 @@
 """Missing not at random: the bound against closed forms, fills against quadrature, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,18 @@ from abduce.data.seen import Seen
 from abduce.data.schema import Schema
 from abduce.distributions.continuous import Laplace
 from abduce.inference.importance import log_prob
-from abduce.models.build import build_vae
-from abduce.models.missingness import MaskModel, _move
+from abduce.models.choice import Choice
+from abduce.models.missingness import MaskModel
+from abduce.models.shapes import Shapes
+from abduce.models.vae import VariationalAutoencoder
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def masked_vae(schema: Schema, choice: Choice, mask: dict | None) -> VariationalAutoencoder:
+    return VariationalAutoencoder(schema, choice, replace(Shapes.of(schema, choice), mask=mask)).double()
 
 
 def factor_model(mask: dict | None, loading=(0.8, 0.8), noise: float = 0.6):
@@ -28,7 +35,7 @@ def factor_model(mask: dict | None, loading=(0.8, 0.8), noise: float = 0.6):
     schema = Schema.infer(np.random.default_rng(0).normal(size=(50, 2)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_vae(schema, 1, [4], scale="cell", mask=mask).double()
+        model = masked_vae(schema, Choice(1, [4], scale="cell"), mask)
     with torch.no_grad():
         for parameter in [*model.decoder.parameters(), *model.encoder.parameters()]:
             parameter.zero_()
@@ -113,7 +120,7 @@ def test_blanks_of_classes_are_summed_out_and_tilted():
         "cells": [cells["b"], cells["c"]], "shares": [0.5, 0.5], "levels": [2, 3], "signs": [0, 0], "reads": None,
     }  # fmt: skip
     torch.manual_seed(0)
-    model = build_vae(schema, 2, [5], mask=mask).double()
+    model = masked_vae(schema, Choice(2, [5]), mask)
     with torch.no_grad():
         model.mask_model.level_logits.copy_(torch.tensor([[1.0, -2.0, 9.0], [0.5, -1.0, 2.0]]))
     joint = model.joint()
@@ -159,7 +166,7 @@ def test_a_known_direction_is_kept_whatever_the_weight():
 def test_laplace_noise_is_moved_by_the_quantile_function():
     u = torch.tensor([[-3.0, -0.5, 0.0, 1.0, 6.0]], dtype=torch.float64)
     law = Laplace(torch.full((1, 5), 0.3, dtype=torch.float64), torch.full((1, 5), 2.0, dtype=torch.float64))
-    got = _move(law, u, [0, 1, 2, 3, 4]).squeeze(0).numpy()
+    got = law.moved(u, [0, 1, 2, 3, 4]).squeeze(0).numpy()
     expected = np.where(u[0] < 0, laplace.ppf(norm.cdf(u[0]), 0.3, 2.0), laplace.isf(norm.sf(u[0]), 0.3, 2.0))
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 

@@ -17,6 +17,7 @@ from abduce.gaussians.linear import fit
 from abduce.inference.importance import log_prob
 from abduce.inference.weights import multi_sample
 from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 
 
 @pytest.mark.parametrize("components", [1, 4])
@@ -57,7 +58,7 @@ def test_training_a_linear_model_reaches_factor_analysis(objective):
     path = fit(x, None, 2, 1, generator(), iterations=0)  # principal factors: near, not there
     path.W *= 0.6
     torch.manual_seed(0)
-    model = build_vae(schema, 2, (), scale="cell", mixture=1, path=path)
+    model = build_vae(schema, Choice(2, (), scale="cell"), path=path)
     settings = Settings(epochs=40, batch_size=100, learning_rate=0.02, validation=0.0, masking=False, seed=1)
     start = log_prob(model.double(), x, torch.ones_like(x) > 0)[0].mean().item()
     train(model.float(), objective, x.float(), torch.ones_like(x) > 0, settings)
@@ -87,9 +88,7 @@ def test_every_parameter_gets_a_gradient(kind):
     path = fit(x, None, 2, 1, generator()) if kind == "real" else None
     torch.manual_seed(0)
     likelihood = "discretized_logistic_mixture" if kind == "pixel" else "auto"
-    model = build_vae(
-        schema, 2, (6,), likelihood=likelihood, mixture=int(path is not None), path=path
-    ).double()
+    model = build_vae(schema, Choice(2, (6,), likelihood=likelihood), path=path).double()
     shaken(model, 0.05)
     for objective in (ELBO(), IWAE(3), IWAE(3, "plain")):
         model.zero_grad()

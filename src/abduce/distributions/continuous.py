@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.distributions.cells import LOG_2PI, Independent, masked_sum, normal_like, put, to_lattice, uniform_like
+from abduce.distributions.cells import (
+    LOG_2PI,
+    Independent,
+    masked_sum,
+    normal_like,
+    put,
+    to_lattice,
+    uniform_like,
+)
 
 NODES, WEIGHTS = (a.tolist() for a in np.polynomial.legendre.leggauss(6))
 

@@ -123,7 +123,9 @@ class PixelHead(Head):
         log_scale = 0.5 * noise.log() + math.log(math.sqrt(3) / math.pi)
         weight = W.new_zeros(3, self.components, *W.shape)
         weight[1] = W
-        bias = torch.stack([(-2.0 * later).expand(-1, len(b)), b.expand(len(later), -1), log_scale + 1.5 + 0.7 * later])
+        bias = torch.stack(
+            [(-2.0 * later).expand(-1, len(b)), b.expand(len(later), -1), log_scale + 1.5 + 0.7 * later]
+        )
         return weight.flatten(0, 2), bias.flatten()
 
     def narrowest(self, b: Tensor) -> None:

@@ -128,8 +128,12 @@ class Head(nn.Module, abc.ABC):
     """
 
     fits: ClassVar[dict[str, tuple[str, ...]]]  # likelihoods by name, and the kinds of cells that each fits
-    drawable: ClassVar[tuple[str, ...]] = ()  # those whose blanks can be drawn with a gradient: they have ``moved``
-    summable: ClassVar[tuple[str, ...]] = ()  # those whose blanks can be summed out: they have ``class_log_probs``
+    drawable: ClassVar[
+        tuple[str, ...]
+    ] = ()  # those whose blanks can be drawn with a gradient: they have ``moved``
+    summable: ClassVar[
+        tuple[str, ...]
+    ] = ()  # those whose blanks can be summed out: they have ``class_log_probs``
     estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
     largest: Tensor | float = math.inf  # value that a cell can take
     offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere
@@ -193,7 +197,9 @@ class Likelihood(nn.Module):
 
     def limits(self) -> Tensor:
         """The largest value that each cell can take, (D,): infinity but for bounded counts."""
-        largest = [torch.as_tensor(h.largest).expand(len(c)) for h, c in zip(self.heads, self.cells(), strict=True)]
+        largest = [
+            torch.as_tensor(h.largest).expand(len(c)) for h, c in zip(self.heads, self.cells(), strict=True)
+        ]
         return _gather(self._cells, largest, self.n_cells)
 
     def point(self, moments: list[Tensor]) -> Tensor:

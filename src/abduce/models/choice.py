@@ -92,7 +92,9 @@ class Choice:
         if self.missing == "mnar":
             columns = isinstance(self.mask_model, Mapping)
             allowed = tuple(SIGNS) if columns else FORMS
-            for form in self.mask_model.values() if isinstance(self.mask_model, Mapping) else [self.mask_model]:
+            for form in (
+                self.mask_model.values() if isinstance(self.mask_model, Mapping) else [self.mask_model]
+            ):
                 if form not in allowed:
                     raise ValueError(f"mask_model must be one of {allowed}, got {form!r}")
         if self.linear_path is True and not self._may_have_path:

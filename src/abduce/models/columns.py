@@ -26,7 +26,12 @@ def reading(schema: Schema, masking: bool, means: Sequence[float] | None = None)
     numeric = [c for c in at if fields[c].kind in (*NUMBERS, "binary")]
     count = [c for c in at if fields[c].kind == "count"]
     # classes in the order of their kinds
-    classes = [(c, len(fields[c].categories or ())) for k in ("ordinal", "categorical") for c in at if fields[c].kind == k]
+    classes = [
+        (c, len(fields[c].categories or ()))
+        for k in ("ordinal", "categorical")
+        for c in at
+        if fields[c].kind == k
+    ]
     stats = [(math.log1p(1.0 if means is None else means[c]), 1.0) for c in count]
     loc = [(0.5 if means is None else means[c]) if fields[c].kind == "binary" else 0.0 for c in numeric]
     return Features(schema.n_cells, numeric, count, stats, classes, masking, loc if any(loc) else None)
@@ -58,7 +63,9 @@ def likelihood_of(
     heads: list[tuple[Sequence[int], Head]] = []
     for (name, *_), cells in gathered.items():
         cells = sorted(cells)
-        mean, variance = (None if v is None else torch.tensor([v[c] for c in cells]) for v in (means, variances))
+        mean, variance = (
+            None if v is None else torch.tensor([v[c] for c in cells]) for v in (means, variances)
+        )
         made_for = Cells([fields[c] for c in cells], mean, variance, scale, components)
         heads.append((cells, HEADS[name].make(name, made_for)))
     return Likelihood(heads, schema.n_cells)

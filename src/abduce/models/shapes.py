@@ -69,7 +69,9 @@ class Shapes:
         """The shapes without a linear path; ``data`` may be None where the choice leaves nothing to them."""
         wants, latent, hidden = choice.wants_path(schema), choice.layers, choice.hidden
         if data is None and (latent is None or isinstance(hidden, str) or choice.missing == "mnar"):
-            raise ValueError(f"data must be summed up for what the choice leaves to them, got None with {choice}")
+            raise ValueError(
+                f"data must be summed up for what the choice leaves to them, got None with {choice}"
+            )
         rows = data.rows if data else 0
         if latent is None:
             latent = (default_latent_dim(schema, rows, wants),)
@@ -88,7 +90,11 @@ class Shapes:
             likelihoods=tuple(likelihoods),
             prior="normal" if choice.prior == "auto" else choice.prior,
             components=choice.components,
-            posterior=choice.posterior if choice.posterior != "auto" else "diagonal" if len(latent) == 1 else "bottom_up",
+            posterior=choice.posterior
+            if choice.posterior != "auto"
+            else "diagonal"
+            if len(latent) == 1
+            else "bottom_up",
             logistics=2 if wants else 3,
             image=schema.shape if conv else None,
             mask=mask,
@@ -96,12 +102,16 @@ class Shapes:
 
     def beside(self, components: int) -> Shapes:
         """The shapes with a linear path of so many components, which brings its own prior and posterior."""
-        return replace(self, prior=GaussianMixture.name, components=components, posterior="path", path=components)
+        return replace(
+            self, prior=GaussianMixture.name, components=components, posterior="path", path=components
+        )
 
 
 def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:
     """Latents to start with: with a linear path enough to keep all correlations of a table or a small image."""
     if path:
-        read = sum(len(f.categories or ()) if f.kind in ("ordinal", "categorical") else 1 for f in schema.fields)
+        read = sum(
+            len(f.categories or ()) if f.kind in ("ordinal", "categorical") else 1 for f in schema.fields
+        )
         return max(1, min(read * (schema.n_cells // len(schema.fields)) - 1, 40, rows // 3))
     return int(max(1, min(round(schema.n_cells**0.5 + 4), schema.n_cells, rows // 4 + 1, 64)))

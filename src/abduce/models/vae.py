@@ -77,7 +77,9 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         self.decoder = self._decoder()
         self.surrogate: _Surrogate | None = None
         if shapes.path:
-            self.surrogate = _Surrogate(path or _blank_path(len(self.features.cell), self.latent_dim, shapes.path))
+            self.surrogate = _Surrogate(
+                path or _blank_path(len(self.features.cell), self.latent_dim, shapes.path)
+            )
         self.head = head
         self.noise_dim = self.latent_dim + 1 if head is None else self.latent_dim
         self.encoder = self._encoder()
@@ -151,7 +153,9 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     def _encoder(self) -> MLP | ConvolutionalEncoder:
         """Beside a linear path it reads the path's posterior mean too, and starts by moving nothing."""
         shapes, choice, n_read = self.shapes, self.choice, self.features.n_features
-        extra, n_out = (self.latent_dim, 2 * self.latent_dim) if self.head is None else (0, self.head.n_parameters)
+        extra, n_out = (
+            (self.latent_dim, 2 * self.latent_dim) if self.head is None else (0, self.head.n_parameters)
+        )
         zero = self.head is None
         if shapes.image is None:
             n_in: Any = n_read + extra
@@ -218,7 +222,12 @@ def _blank_path(n: int, k: int, components: int) -> LinearPath:
     """A linear path of n features to be loaded into."""
     eye = torch.eye(k).repeat(components, 1, 1)
     return LinearPath(
-        torch.zeros(n, k), torch.zeros(n), torch.ones(n), torch.ones(components), torch.zeros(components, k), eye
+        torch.zeros(n, k),
+        torch.zeros(n),
+        torch.ones(n),
+        torch.ones(components),
+        torch.zeros(components, k),
+        eye,
     )
 
 

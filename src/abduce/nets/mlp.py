@@ -125,7 +125,9 @@ class Features(nn.Module):
         codes = [code for _, size in classes for code in range(size)]
         self.register_buffer("class_cell", torch.tensor(cells, dtype=torch.long), persistent=False)
         self.register_buffer("class_code", torch.tensor(codes, dtype=torch.float32), persistent=False)
-        self.register_buffer("cell", torch.tensor([*numeric, *count, *cells], dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "cell", torch.tensor([*numeric, *count, *cells], dtype=torch.long), persistent=False
+        )
         self.n_features = len(self.cell) + (n_cells if reads_mask else 0)
 
     def places(self, cells: Sequence[int]) -> Tensor:
