@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import betainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
 
+from abduce.distributions.cells import LOG_2PI
+
 if TYPE_CHECKING:
     from abduce.compress.symbols import Lattice
 
@@ -56,9 +58,7 @@ def _log(cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]):
     return lambda t, shape: np.log(np.maximum(cdf(t, shape), 1e-300))
 
 
-NORMAL = Standard(
-    lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * np.log(2 * np.pi), lambda t, _: log_ndtr(t)
-)
+NORMAL = Standard(lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * LOG_2PI, lambda t, _: log_ndtr(t))
 LAPLACE = Standard(
     _laplace_cdf,
     lambda t, _: -np.abs(t) - np.log(2.0),

@@ -12,7 +12,6 @@ Sources: Kingma et al. 2016 (arXiv:1606.04934) for IAF; Durkan et al. 2019 (arXi
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,8 @@ from torch.func import functional_call
 from zuko.flows import MaskedAutoregressiveTransform
 from zuko.transforms import MonotonicRQSTransform
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import LOG_2PI
+
 KINDS = ("nsf", "iaf")
 BINS = 8
 

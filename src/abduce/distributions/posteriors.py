@@ -6,13 +6,12 @@ Each is a map from standard normal noise to z, so that a gradient passes through
 from __future__ import annotations
 
 import functools
-import math
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import LOG_2PI
 
 
 class Posterior(Protocol):

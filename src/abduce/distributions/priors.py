@@ -13,9 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, Posterior
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 class Prior(Protocol):

@@ -29,9 +29,10 @@ from abduce.distributions.bases import BoxBase, NormalBase, RatesBase, restore
 from abduce.estimators.generative import GenerativeModel, check_count
 from abduce.fit import checkpoint as folders
 from abduce.fit import classical as fitters
-from abduce.fit.loop import Settings, train_energy
+from abduce.fit import registry
+from abduce.fit.loop import train_energy
 from abduce.fit.loss import EnergyObjective, Kernel
-from abduce.fit.registry import energy_objective_from_json, energy_objective_to_json, is_objective
+from abduce.fit.settings import Settings
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.inference import partition as ladder
 from abduce.inference.energy import Energy, LogZ, NotNormalized
@@ -541,8 +542,8 @@ class EnergyModel(GenerativeModel):
 
 def _to_json(value: Any) -> Any:
     """A constructor argument as JSON; seeds that are no numbers are not kept."""
-    if is_objective(value):
-        return {"objective": energy_objective_to_json(value)}
+    if registry.is_objective(value):
+        return {"objective": registry.to_json(value)}
     if isinstance(value, np.random.RandomState):
         return None
     if isinstance(value, np.generic):
@@ -552,5 +553,5 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"objective"}:
-        return energy_objective_from_json(value["objective"])
+        return registry.from_json(value["objective"])
     return value

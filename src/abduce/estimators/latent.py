@@ -12,11 +12,11 @@ from torch import Tensor
 
 from abduce.answers.observation import Blanks, Flips, Observation
 from abduce.answers.restore import Effort, evidence, posterior_draws, posterior_mean
+from abduce.checks import check_choice
 from abduce.compress import codec as coding
 from abduce.estimators.generative import GenerativeModel, check_count
 from abduce.fit import checkpoint as folders
 from abduce.inference import annealing
-from abduce.inference.annealing import check
 from abduce.inference.importance import PRECISIONS, by_chunk, log_prob
 from abduce.models.vae import VariationalAutoencoder
 
@@ -149,9 +149,9 @@ class LatentModel(GenerativeModel):
             Steps of annealing; tempered SMC chooses its own, at most ten times as many.
         """
         check_is_fitted(self)
-        check("method", method, ("importance", "ais", "smc"))
-        check("precision", precision, PRECISIONS)
-        check("start", start, annealing.STARTS)
+        check_choice("method", method, ("importance", "ais", "smc"))
+        check_choice("precision", precision, PRECISIONS)
+        check_choice("start", start, annealing.STARTS)
         check_count("temperatures", temperatures)
         if samples is not None:
             check_count("samples", samples)
@@ -201,7 +201,7 @@ class LatentModel(GenerativeModel):
         check_is_fitted(self)
         for name, value in (("n", n), ("samples", samples), ("temperatures", temperatures)):
             check_count(name, value)
-        check("start", start, annealing.STARTS)
+        check_choice("start", start, annealing.STARTS)
         seed = self._generator(random_state).initial_seed()
         bounds = annealing.bidirectional(self.model_, n, samples, temperatures, start, seed=seed)
         x = bounds.x.numpy()

@@ -22,8 +22,10 @@ from abduce.distributions.heads import SCALES
 from abduce.estimators import architecture, refit
 from abduce.estimators.latent import LatentModel
 from abduce.fit import checkpoint as folders
-from abduce.fit.bounds import ELBO, IWAE, Objective, objective_from_json, objective_to_json
-from abduce.fit.loop import Settings, train
+from abduce.fit import registry
+from abduce.fit.bounds import ELBO, IWAE, Objective
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.models.build import build_vae, features_of
 from abduce.models.choice import LIKELIHOODS
@@ -416,7 +418,7 @@ class VAE(LatentModel):
         arguments = {
             k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")
         }
-        arguments["objective"] = objective_to_json(self.objective)
+        arguments["objective"] = registry.to_json(self.objective)
         layers: Any = self.latent_dim
         if not isinstance(layers, str | Integral):
             arguments["latent_dim"] = [int(k) for k in layers]
@@ -433,7 +435,7 @@ class VAE(LatentModel):
     @classmethod
     def _from_folder(cls, body: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
         arguments = body["arguments"]
-        self = cls(**arguments | {"objective": objective_from_json(arguments["objective"])})
+        self = cls(**arguments | {"objective": registry.from_json(arguments["objective"])})
         self.schema_ = Schema.from_json(body["schema"])
         self._config = body["architecture"]
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from abduce.distributions.posteriors import LOG_2PI, DiagonalNormal, Posterior
+from abduce.distributions.cells import LOG_2PI
+from abduce.distributions.posteriors import DiagonalNormal, Posterior
 
 
 def _diagonal(q: Posterior, name: str) -> DiagonalNormal:

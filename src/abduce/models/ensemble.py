@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.ensemble_law import EnsembleLaw
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import Base, Energy, Traits
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
@@ -36,7 +36,7 @@ class MixtureEnsemble(Energy):
     tensor([2.7568], dtype=torch.float64)
     """
 
-    bounded_volume = True  # it is normalised
+    traits = Traits(bounded_volume=True)  # it is normalised
 
     def __init__(
         self,

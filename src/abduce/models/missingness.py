@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian
 from abduce.distributions.discrete import Bernoulli, Categorical
 from abduce.distributions.likelihoods import Distribution, Product
@@ -40,7 +41,6 @@ SIGNS = {"self_masking": 0, "self_masking_high": -1, "self_masking_low": 1}  # o
 DRAWABLE = ("gaussian", "lognormal", "laplace")  # likelihoods of numbers whose draws pass a gradient
 SUMMABLE = ("bernoulli", "categorical", "ordinal")
 START = 3.0  # slope that a known direction starts from, a standard deviation
-LOG_2PI = math.log(2 * math.pi)
 
 
 class MaskModel(nn.Module):

@@ -26,7 +26,7 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import VIEWS, Base, Energy, Traits
 
 POINTS = 24  # of a cell's law, behind the mean of a number that was coded by its score
 FLOOR = 1e-3  # least probability of a class, times the number of its levels
@@ -51,9 +51,7 @@ class Stack(Energy):
     Built by :meth:`of`; the constructor takes what :attr:`config` holds and waits for ``load_state_dict``.
     """
 
-    support = "mixed"
-    bounded_volume = True  # it is normalised
-    smooth = False
+    traits = Traits("mixed", bounded_volume=True, smooth=False, views=VIEWS["real"])  # it is normalised
     numbers: Tensor
     classes: Tensor
     rows: Tensor
