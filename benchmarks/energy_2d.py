@@ -41,9 +41,10 @@ from torch import Tensor, nn
 from abduce.data.examples import TOYS
 from abduce.distributions.bases import BoxBase
 from abduce.fit.contrastive import NCE, ContrastiveDivergence
-from abduce.fit.loop import Settings, train_energy
+from abduce.fit.loop import train_energy
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+from abduce.fit.settings import Settings
 from abduce.inference.energy import Energy
 from abduce.inference.integration import log_z_by_quadrature
 from abduce.inference.langevin import Hamiltonian

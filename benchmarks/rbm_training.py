@@ -29,7 +29,8 @@ from abduce.inference.generate import generate
 from abduce.data.examples import mnist
 from abduce.distributions.bases import RatesBase
 from abduce.fit.contrastive import ContrastiveDivergence
-from abduce.fit.loop import Settings, train_energy
+from abduce.fit.loop import train_energy
+from abduce.fit.settings import Settings
 from abduce.inference.energy import LogZ
 from abduce.inference.gibbs import BlockGibbs
 from abduce.inference.partition import estimate

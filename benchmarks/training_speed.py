@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from abduce.data.examples import mnist
 from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE, Objective, Renyi
-from abduce.fit.loop import Settings, train
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
 from abduce.models.build import build_vae
 from abduce.models.choice import Choice
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from abduce.inference.energy import Base, Energy, Law
+from abduce.inference.energy import Base, Energy, Law, Traits
 from abduce.inference.flips import states
 from abduce.models.boltzmann import Ising
 
@@ -47,11 +47,9 @@ class Normalised(Quadratic):
 class Plain(Quadratic):
     """Any function of x as an energy."""
 
-    def __init__(self, function, n_cells: int, **attributes):
+    def __init__(self, function, n_cells: int, **traits):
         super().__init__(torch.eye(n_cells, dtype=torch.float64))
-        self.function = function
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        self.function, self.traits = function, Traits(**traits)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return self.function(x)

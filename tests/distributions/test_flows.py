@@ -10,7 +10,7 @@ from models_for_tests import generator, plain_model, shaken
 
 from abduce.distributions.flows import KINDS, Flow, FlowHead, FlowNormal, FlowPrior
 from abduce.fit.bounds import ELBO
-from abduce.fit.loop import fit_density
+from abduce.fit.density import fit_density
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -167,7 +167,7 @@ def test_fitting_a_flow_finds_a_law_that_no_gaussian_is():
     assert gaussian - entropy > 0.9
     torch.manual_seed(0)
     prior = FlowPrior(1, transforms=2, hidden=(16,))
-    fit_density(prior, z, epochs=50, seed=0, batch=256, rate=1e-2)
+    fit_density(prior, z, epochs=50, seed=0, batch=256, learning_rate=1e-2)
     fresh = 2.5 * (torch.arange(3000) % 2 * 2 - 1).float().unsqueeze(1) + 0.5 * torch.randn(
         3000, 1, generator=generator(2)
     )

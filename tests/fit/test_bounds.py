@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
 
@@ -22,8 +21,6 @@ from abduce.fit.bounds import (
     PIWAE,
     Renyi,
     forward_kl,
-    objective_from_json,
-    objective_to_json,
 )
 from abduce.inference.weights import elbo, multi_sample, renyi
 from abduce.models.build import build_vae
@@ -332,7 +329,7 @@ def test_counts_are_whole_and_positive(cls, name, value):
 @pytest.mark.parametrize("cls", [ELBO, IWAE, Renyi, MIWAE, PIWAE, CIWAE])
 def test_gradients_are_known(cls):
     for wrong in ("score", "", None if cls is not Renyi else 3):
-        with pytest.raises(ValueError, match=f"gradient must be 'plain' or 'stl' or 'dreg', got {wrong!r}"):
+        with pytest.raises(ValueError, match=rf"gradient must be one of \['plain', 'stl', 'dreg'\], got {wrong!r}"):
             cls(gradient=wrong)
 
 
@@ -359,7 +356,7 @@ def test_gradients_are_known(cls):
         (lambda: Renyi(True), "alpha must be a real number or ±inf, got True"),
         (lambda: Renyi(math.inf, gradient="dreg"), "'dreg' does not exist at alpha=inf"),
         (lambda: Renyi(-math.inf, gradient="dreg"), "'dreg' does not exist at alpha=-inf"),
-        (lambda: Renyi(backward="some"), "backward must be 'all' or 'one', got 'some'"),
+        (lambda: Renyi(backward="some"), r"backward must be one of \['all', 'one'\], got 'some'"),
     ],
 )
 def test_arguments_are_checked(make, message):
@@ -375,44 +372,3 @@ def test_what_renyi_chooses_where_it_may():
 
 
 # ---------------------------------------------------------------- kept
-
-
-@pytest.mark.parametrize(
-    "objective",
-    [
-        ELBO(
-            beta=4.0,
-            free_bits=0.1,
-            warmup=0.2,
-            samples=3,
-            gradient="plain",
-            total_correlation=1.0,
-            mmd=2.0,
-            dip=3.0,
-        ),
-        ELBO(gradient="stl"),
-        IWAE(7, "plain"),
-        *[Renyi(alpha, 3) for alpha in ALPHAS],
-        Renyi(float(np.float64(-2.5)), 3, "stl", "one"),
-        MIWAE(3, 4, "plain"),
-        PIWAE(3, 4, "stl"),
-        CIWAE(0.25, 6),
-    ],
-    ids=str,
-)
-def test_an_objective_comes_back_from_json(objective):
-    text = json.dumps(objective_to_json(objective), allow_nan=False)
-    again = objective_from_json(json.loads(text))
-    assert again == objective
-    assert type(again) is type(objective)
-
-
-def test_json_of_names_of_numpys_infinity_and_of_what_is_not_ours():
-    assert objective_from_json(objective_to_json("elbo")) == "elbo"
-    assert objective_from_json(objective_to_json(Renyi(np.float64(-np.inf)))) == Renyi(-math.inf)
-
-    class IWAE(CIWAE):  # the name alone does not make it one of the family
-        pass
-
-    for foreign in (lambda *arguments: None, IWAE(), ELBO):
-        assert objective_to_json(foreign) == "auto"

@@ -19,11 +19,6 @@ from energies_for_tests import (
 
 from abduce.fit.maximum_likelihood import MaximumLikelihood
 from abduce.fit.reconstruction import MeanEnergy
-from abduce.fit.registry import (
-    ENERGY_OBJECTIVES,
-    energy_objective_from_json,
-    energy_objective_to_json,
-)
 from abduce.models.boltzmann import RBM, Ising
 
 
@@ -144,16 +139,6 @@ def test_rows_of_another_width_are_refused():
         MaximumLikelihood().start(Quadratic(torch.eye(2)), torch.zeros(5, 3), generator())
 
 
-@pytest.mark.parametrize("name", ENERGY_OBJECTIVES)
-def test_an_objective_survives_a_file(name):
-    objective = ENERGY_OBJECTIVES[name]()
-    assert energy_objective_from_json(energy_objective_to_json(objective)) == objective
-
-
-def test_what_a_file_cannot_say_is_refused():
-    with pytest.raises(ValueError, match="objective must be one of MeanEnergy"):
-        energy_objective_to_json("nce")
-    with pytest.raises(ValueError, match="name must be one of MeanEnergy"):
-        energy_objective_from_json({"name": "Guess"})
+def test_a_grid_without_points_is_refused():
     with pytest.raises(ValueError, match="points must be an int of at least 1, got 0"):
         MaximumLikelihood(points=0)

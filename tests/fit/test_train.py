@@ -12,7 +12,8 @@ from models_for_tests import factor_rows, generator, linear_model, plain_model
 
 from abduce.fit.bounds import ELBO, IWAE, Bound
 from abduce.fit.checkpoint import ModelFolderError
-from abduce.fit.loop import Settings, train
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
 from abduce.inference.importance import log_prob
 
 BASE = {"epochs": 6, "batch_size": 32, "learning_rate": 5e-3, "event_shape": (5,), "seed": 3}

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abduce.distributions.bases import NormalBase, RatesBase
-from abduce.inference.energy import LOG_2PI, Energy
+from abduce.distributions.cells import LOG_2PI
+from abduce.inference.energy import Energy
 from abduce.inference.flips import states
 from abduce.inference.gibbs import BinaryPath, BlockGibbs, BlockGibbsPath, Gibbs, GibbsWithGradients
 from abduce.inference.weights import multi_sample

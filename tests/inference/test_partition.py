@@ -10,7 +10,7 @@ import torch
 
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
 from abduce.inference import partition
-from abduce.inference.energy import Diverged
+from abduce.inference.energy import Diverged, Traits
 from abduce.inference.partition import estimate, fit_beta, interval, log_z, mean_under
 from abduce.inference.paths import Density, path_given, path_to
 from abduce.inference.tempering import Plan, temper
@@ -151,7 +151,7 @@ def test_the_temperature_of_a_quadratic_energy():
     class Bowl(EnergyNetwork):
         """The same without a law: it has to be sampled."""
 
-        in_nats = False
+        traits = Traits(in_nats=False)
 
         def energy(self, x, observed=None):
             return x.square().sum(-1)

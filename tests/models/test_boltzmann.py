@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
 from abduce.inference import flips
-from abduce.inference.energy import Energy
+from abduce.inference.energy import Energy, Traits
 from abduce.inference.flips import flip_energies, log_sum_states, states
 from abduce.models.boltzmann import RBM, GaussianRBM, Ising
 
@@ -172,7 +172,7 @@ def test_offsets_centre_the_gradient_and_not_the_distribution():
 class Wrapped(Energy):
     """An energy of binary cells that has no flips of its own."""
 
-    support = "binary"
+    traits = Traits("binary")
 
     def __init__(self, model: Energy):
         super().__init__()

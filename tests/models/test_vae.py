@@ -12,7 +12,8 @@ from sklearn.decomposition import FactorAnalysis
 
 from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE
-from abduce.fit.loop import Settings, train
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
 from abduce.gaussians.linear import fit
 from abduce.inference.importance import log_prob
 from abduce.inference.weights import multi_sample

@@ -19,7 +19,6 @@ Sources: Wiener 1949, Kalman 1960 (the gain C Aᵀ S⁻¹); Journel & Huijbregts
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,12 +28,12 @@ from torch import Tensor
 
 from abduce.data.seen import View
 from abduce.data.operators import IDENTITY, Identity, Operator
+from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Distribution, Product
 from abduce.gaussians.linear import LinearPath
 
-LOG_2PI = math.log(2 * math.pi)
 LEAST_NOISE = 1e-3  # standard deviation, model units: what is seen is never believed beyond this
 
 

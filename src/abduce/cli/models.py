@@ -198,7 +198,7 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
 def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     """The method of that name; ValueError naming an argument that it does not take, and those that it does."""
     from abduce.estimators.methods import METHODS, find
-    from abduce.fit.registry import named
+    from abduce.fit.registry import ENERGY_OBJECTIVES, named
 
     method = find(name)
     known = [p for p in inspect.signature(method).parameters if p not in ("callback", "random_state")]
@@ -206,7 +206,7 @@ def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
         raise ValueError(f"{method.__name__} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
     objective = arguments.get("objective", "auto")
     if method is not METHODS["VAE"] and objective != "auto":
-        arguments = arguments | {"objective": named(objective)}
+        arguments = arguments | {"objective": named(objective, ENERGY_OBJECTIVES)}
     return method(random_state=seed, **arguments)
 
 

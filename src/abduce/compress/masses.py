@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import betainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
 
 from abduce.compress.lattice import Lattice
+from abduce.distributions.cells import LOG_2PI
 
 FLAT = 2.0**-6  # a digit whose cells span less than this many standard deviations is uniform
 ENTRIES = 2**20  # probabilities of bounded counts made at once: bounds memory
@@ -51,7 +52,7 @@ def _t_log_density(t: np.ndarray, df: np.ndarray) -> np.ndarray:
 
 
 NORMAL = Standard(
-    lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * np.log(2 * np.pi), lambda t, _: log_ndtr(t)
+    lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * LOG_2PI, lambda t, _: log_ndtr(t)
 )
 LAPLACE = Standard(
     _laplace_cdf,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import LOG_2PI
 
 
 class Conditional(NamedTuple):

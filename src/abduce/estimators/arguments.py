@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
+
+from abduce.checks import check_count
 
 T = TypeVar("T", bound=type)
 
@@ -65,12 +66,6 @@ class TrainingArguments(Arguments):
     device: str = "cpu"
     verbose: int = 0
     callback: Callable[[dict[str, float]], Any] | None = None
-
-
-def check_count(name: str, given: Any) -> None:
-    """Refuse what is not a positive int."""
-    if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
-        raise ValueError(f"{name} must be an int >= 1, got {given!r}")
 
 
 def check_components(name: str, value: Any, rows: int) -> int:

@@ -11,7 +11,8 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from abduce.data.seen import Seen
-from abduce.estimators.arguments import Arguments, check_count, preset
+from abduce.checks import check_count
+from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.energies import EnergyEstimator
 from abduce.estimators.estimator import Estimator, Rows, Run

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from abduce.estimators.arguments import TrainingArguments, check_count, preset
+from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit.reconstruction import MeanEnergy
 from abduce.inference.energy import Energy

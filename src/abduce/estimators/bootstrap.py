@@ -19,7 +19,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from abduce.data.schema import Schema
-from abduce.fit.loop import Settings
+from abduce.fit.settings import Settings
 
 TRIES = 200  # resamples drawn before rows are added to one
 

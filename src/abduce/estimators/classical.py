@@ -9,7 +9,8 @@ from numbers import Real
 
 from torch import Tensor
 
-from abduce.estimators.arguments import Arguments, check_components, check_count, preset
+from abduce.checks import check_count
+from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.estimator import Run
 from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit import classical as fitters

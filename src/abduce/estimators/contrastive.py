@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from abduce.estimators.arguments import TrainingArguments, check_count, preset
+from abduce.checks import check_count
+from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit.contrastive import ContrastiveDivergence, PseudoLikelihood
 from abduce.fit.loss import EnergyObjective

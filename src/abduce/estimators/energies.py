@@ -22,10 +22,11 @@ from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
-from abduce.estimators.arguments import check_count
+from abduce.checks import check_count
 from abduce.estimators.estimator import Estimator, Rows, Run
 from abduce.fit import classical
-from abduce.fit.loop import Settings, train_energy
+from abduce.fit.loop import train_energy
+from abduce.fit.settings import Settings
 from abduce.fit.loss import EnergyObjective, Kernel
 from abduce.inference import partition as ladder
 from abduce.inference.energy import Energy, LogZ

@@ -12,8 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from abduce.data.schema import Schema
-from abduce.fit import checkpoint
-from abduce.fit.registry import energy_objective_from_json, energy_objective_to_json, is_objective
+from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
 
 WATCHERS = ("callback",)  # arguments that are not kept
@@ -90,8 +89,10 @@ def _estimator_to_json(estimator: Any) -> dict[str, Any]:
 
 def _to_json(value: Any) -> Any:
     """A constructor argument as JSON; seeds that are no numbers are not kept."""
-    if is_objective(value):
-        return {"objective": energy_objective_to_json(value)}
+    if registry.is_objective(value):
+        return {"objective": registry.to_json(value)}
+    if callable(value):  # code is not kept
+        return "auto"
     if isinstance(value, BaseEstimator):
         return _estimator_to_json(value)
     if isinstance(value, np.random.RandomState):
@@ -109,7 +110,7 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "objective" in value:
-        return energy_objective_from_json(value["objective"])
+        return registry.from_json(value["objective"])
     if "mapping" in value:
         return {_from_json(k): _from_json(v) for k, v in value["mapping"]}
     from abduce.estimators.methods import METHODS

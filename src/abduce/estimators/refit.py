@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from abduce.distributions.priors import GaussianMixture as MixturePrior
-from abduce.fit.loop import fit_density
+from abduce.fit.density import fit_density
 from abduce.models.parts import PRIORS
 from abduce.models.vae import VariationalAutoencoder
 

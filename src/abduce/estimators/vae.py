@@ -20,12 +20,12 @@ from abduce.answers.answer import gather
 from abduce.data.seen import Seen
 from abduce.distributions.heads import SCALES
 from abduce.estimators import refit
-from abduce.estimators.arguments import check_count
 from abduce.estimators.estimator import Estimator, Rows, Run
 from abduce.fit.bounds import ELBO, IWAE, Objective
-from abduce.fit.loop import Settings, train
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
 from abduce.inference import annealing
-from abduce.inference.annealing import check
+from abduce.checks import check_choice, check_count
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.inference.importance import PRECISIONS, log_prob
 from abduce.models.build import start_vae
@@ -356,9 +356,9 @@ class VAE(Estimator):
             Steps of annealing; tempered SMC chooses its own, at most ten times as many.
         """
         check_is_fitted(self)
-        check("method", method, ("importance", "ais", "smc"))
-        check("precision", precision, PRECISIONS)
-        check("start", start, annealing.STARTS)
+        check_choice("method", method, ("importance", "ais", "smc"))
+        check_choice("precision", precision, PRECISIONS)
+        check_choice("start", start, annealing.STARTS)
         check_count("temperatures", temperatures)
         if samples is not None:
             check_count("samples", samples)
@@ -409,7 +409,7 @@ class VAE(Estimator):
         check_is_fitted(self)
         for name, value in (("n", n), ("samples", samples), ("temperatures", temperatures)):
             check_count(name, value)
-        check("start", start, annealing.STARTS)
+        check_choice("start", start, annealing.STARTS)
         seed = self._generator(random_state).initial_seed()
         bounds = annealing.bidirectional(self._vae, n, samples, temperatures, start, seed=seed)
         units = float(np.mean(self._units(Seen.whole(bounds.x))))

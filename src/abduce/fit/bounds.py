@@ -32,13 +32,14 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from numbers import Integral, Real
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from numbers import Real
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from abduce.checks import check_choice, check_count, check_number
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import closed_form_kl
 from abduce.fit import regularizers
@@ -81,22 +82,6 @@ def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: torch
     )
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-
-
-def _check_number(name: str, value: Any, low: float, high: float = math.inf, unit: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:  # NaN fails
-        expected = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be {expected}{unit}, got {value!r}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
 def _posterior(model: LatentVariableModel, x: Tensor, observed: Tensor | None, gradient: str) -> Posterior:
     q = model.posterior(x, observed)
     if not q.reparameterized:
@@ -132,14 +117,14 @@ class ELBO:
     dip: float = 0.0
 
     def __post_init__(self):
-        _check_number("beta", self.beta, 0)
-        _check_number("free_bits", self.free_bits, 0, unit=" nats")
+        check_number("beta", self.beta, 0)
+        check_number("free_bits", self.free_bits, 0, unit=" nats")
         if not (isinstance(self.warmup, Real) and 0 <= self.warmup < 1):
             raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {self.warmup!r}")
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
+        check_count("samples", self.samples)
+        check_choice("gradient", self.gradient, GRADIENTS)
         for name in ("total_correlation", "mmd", "dip"):
-            _check_number(name, getattr(self, name), 0)
+            check_number(name, getattr(self, name), 0)
 
     def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
         q = _posterior(model, x, observed, self.gradient)
@@ -267,9 +252,9 @@ class ManyDraws(abc.ABC):
         """The bound and the shares of the draws."""
 
     def __post_init__(self):
-        _check_count("groups", self.groups)
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
+        check_count("groups", self.groups)
+        check_count("samples", self.samples)
+        check_choice("gradient", self.gradient, GRADIENTS)
 
     def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
         climb = _climb if self.backward == "all" else _climb_one
@@ -313,9 +298,9 @@ class Renyi(ManyDraws):
             object.__setattr__(self, "gradient", "plain" if infinite else "dreg")
         if self.backward is None:
             object.__setattr__(self, "backward", "one" if infinite else "all")
-        _check_count("samples", self.samples)
-        _check_choice("gradient", self.gradient, GRADIENTS)
-        _check_choice("backward", self.backward, ("all", "one"))
+        check_count("samples", self.samples)
+        check_choice("gradient", self.gradient, GRADIENTS)
+        check_choice("backward", self.backward, ("all", "one"))
         if infinite and self.gradient == "dreg":
             raise ValueError(f"gradient='dreg' does not exist at alpha={self.alpha}; take 'plain' or 'stl'")
 
@@ -358,36 +343,13 @@ class CIWAE(ManyDraws):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_number("beta", self.beta, 0, 1)
+        check_number("beta", self.beta, 0, 1)
 
     def share(self, log_w: Tensor) -> Shares:
         w, even = normalized(log_w), self.beta / log_w.shape[0]
         value = self.beta * elbo(log_w) + (1 - self.beta) * multi_sample(log_w)
         c = even + (1 - self.beta) * w
         return Shares(value, c, c, even + (1 - self.beta) * w.square())
-
-
-FAMILY: dict[str, type] = {cls.__name__: cls for cls in (ELBO, IWAE, Renyi, MIWAE, PIWAE, CIWAE)}
-
-
-def objective_to_json(objective: Any) -> Any:
-    """What to write of an objective: a name, or the class and arguments of one of the family; "auto" for any other."""
-    if isinstance(objective, str):
-        return objective
-    if FAMILY.get(type(objective).__name__) is not type(objective):
-        return "auto"
-    arguments = {
-        k: str(float(v)) if isinstance(v, Real) and math.isinf(v) else v for k, v in asdict(objective).items()
-    }
-    return {"name": type(objective).__name__, **arguments}
-
-
-def objective_from_json(body: Any) -> Any:
-    """Read back what :func:`objective_to_json` wrote."""
-    if isinstance(body, str):
-        return body
-    arguments = {k: float(v) if v in ("inf", "-inf") else v for k, v in body.items() if k != "name"}
-    return FAMILY[body["name"]](**arguments)
 
 
 def forward_kl(model: LatentVariableModel, x: Tensor, seen: Tensor, z: Tensor) -> Tensor:

@@ -28,16 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from abduce.fit.loss import (
-    Kernel,
-    Loss,
-    check_choice,
-    check_count,
-    check_number,
-    check_rows,
-    require,
-    require_support,
-)
+from abduce.checks import check_choice, check_count, check_number
+from abduce.fit.loss import Kernel, Loss, check_rows, require, require_support
 from abduce.fit.noise import Noise, fit_noise
 from abduce.inference.energy import Diverged, Energy
 from abduce.inference.flips import flip_energies

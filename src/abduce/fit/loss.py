@@ -23,8 +23,6 @@ Source: LeCun et al. 2006, A Tutorial on Energy-Based Learning, on which energie
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -89,22 +87,3 @@ def check_rows(model: Energy, x: Tensor) -> None:
         raise ValueError(
             f"x must be rows of {model.n_cells} cells, (n, {model.n_cells}), got {tuple(x.shape)}"
         )
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is no int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-
-
-def check_number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> None:
-    """Refuse what is no number from ``low`` (left out itself if ``open_low``) to ``high``."""
-    good = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
-    if not good or (open_low and float(value) == low):
-        raise ValueError(f"{name} must be in {'(' if open_low else '['}{low:g}, {high:g}], got {value!r}")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse what is not one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")

@@ -25,22 +25,13 @@ Sources: Hyvärinen 2005 (JMLR 6); Vincent 2011, a connection between score matc
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from abduce.fit.loss import (
-    Kernel,
-    Loss,
-    check_choice,
-    check_count,
-    check_number,
-    check_rows,
-    require,
-    require_support,
-)
+from abduce.checks import check_choice, check_count, check_number
+from abduce.fit.loss import Kernel, Loss, check_rows, require, require_support
 from abduce.inference.energy import Energy
 
 
@@ -136,7 +127,7 @@ class SlicedScoreMatching:
 
     >>> SlicedScoreMatching(law="uniform")
     Traceback (most recent call last):
-    ValueError: law must be 'rademacher' or 'normal', got 'uniform'
+    ValueError: law must be one of ['rademacher', 'normal'], got 'uniform'
     """
 
     projections: int = 1
@@ -191,10 +182,10 @@ class DenoisingScoreMatching:
             if len(self.sigma) != 2:
                 raise ValueError(f"sigma must be a number or a pair (low, high), got {self.sigma!r}")
             low, high = self.sigma
-            check_number("the lower sigma", low, 0, math.inf, open_low=True)
-            check_number("the higher sigma", high, low, math.inf)
+            check_number("the lower sigma", low, 0, above=True)
+            check_number("the higher sigma", high, low)
         else:
-            check_number("sigma", self.sigma, 0, math.inf, open_low=True)
+            check_number("sigma", self.sigma, 0, above=True)
 
     def start(
         self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None

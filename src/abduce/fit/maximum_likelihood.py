@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abduce.fit.loss import Kernel, Loss, check_count, check_number, check_rows, require
+from abduce.checks import check_count, check_number
+from abduce.fit.loss import Kernel, Loss, check_rows, require
 from abduce.inference.energy import Energy
 from abduce.inference.flips import ENUMERABLE
 from abduce.inference.integration import log_z_by_enumeration, log_z_on_grid

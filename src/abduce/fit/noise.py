@@ -10,12 +10,11 @@ Source: Gutmann & Hyvärinen 2012 (JMLR 13), section 2.4, on the choice of noise
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from abduce.distributions.bases import NormalBase, RatesBase
+from abduce.distributions.cells import LOG_2PI
 
 BROAD = 0.25  # share of the mixture's wide component
 WIDE = 2.0  # and its width, in that of the data
@@ -64,7 +63,7 @@ class MixtureNoise(nn.Module):
         moved = (x - self.means.unsqueeze(1)).mT  # (K, D, n)
         z = torch.linalg.solve_triangular(self.roots, moved, upper=False)
         log_det = torch.diagonal(self.roots, dim1=-2, dim2=-1).log().sum(-1)
-        constant = self.log_weights - log_det - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        constant = self.log_weights - log_det - 0.5 * x.shape[-1] * LOG_2PI
         return (constant.unsqueeze(-1) - 0.5 * z.square().sum(-2)).T
 
     def responsibilities(self, x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import LOG_2PI
+
 BUDGET = 2**22  # numbers in one block's largest tensor
 
 

@@ -14,7 +14,6 @@ Sources: Rubin & Thayer 1982 (EM for factor analysis); Baek, McLachlan & Flack 2
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import LOG_2PI
+
 CHUNK = 256
 
 

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abduce.checks import check_choice
 from abduce.inference.importance import Evidence, by_pattern, in_precision, shared_noise
 from abduce.inference.latent import LatentVariableModel
 from abduce.inference.tempering import TARGET, GeometricPath, temper
@@ -71,18 +72,12 @@ def schedule(temperatures: int, kind: str = "sigmoid", steepness: float = 4.0) -
     >>> schedule(4, "linear").tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    check("schedule", kind, SCHEDULES)
+    check_choice("schedule", kind, SCHEDULES)
     t = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64)
     if kind == "linear":
         return t
     curve = torch.sigmoid(steepness * (2 * t - 1))
     return (curve - curve[0]) / (curve[-1] - curve[0])
-
-
-def check(name: str, given: str, expected: tuple[str, ...]) -> None:
-    """Refuse what is not one of ``expected``."""
-    if given not in expected:
-        raise ValueError(f"{name} must be one of {list(expected)}, got {given!r}")
 
 
 @torch.no_grad()
@@ -99,7 +94,7 @@ def path(
     With ``shared`` all rows use the same random numbers: a row's chains do not depend on which rows come along, but errors of
     rows do not average out.
     """
-    check("start", start, STARTS)
+    check_choice("start", start, STARTS)
     rows = 1 if shared else len(x)
 
     def joint(z: Tensor) -> Tensor:
@@ -205,8 +200,8 @@ def log_prob(
     populations, temperatures chosen by each row, at most 10 ``temperatures``; the standard error is of the populations'
     spread, and there is no tail to fit (Pareto k is NaN).
     """
-    check("method", method, ("ais", "smc"))
-    check("start", start, STARTS)
+    check_choice("method", method, ("ais", "smc"))
+    check_choice("start", start, STARTS)
     betas = schedule(temperatures, kind).to(x.device)
     model, dtype = in_precision(model, precision)
 
@@ -248,7 +243,7 @@ def bidirectional(
     z is an exact posterior draw given its x, so reverse annealing from it bounds log p(x) from above: in expectation
     lower ≤ log p(x) ≤ upper, and the gap says how far annealing is from the truth on data like the model's own.
     """
-    check("start", start, STARTS)
+    check_choice("start", start, STARTS)
     parameter = next(model.parameters())
     generator = torch.Generator(device=parameter.device).manual_seed(seed)
     z = model.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device).to(parameter.dtype)

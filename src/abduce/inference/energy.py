@@ -11,7 +11,6 @@ log Z where it has a closed form; :mod:`abduce.inference.partition` estimates it
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,7 +18,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-SUPPORTS = ("real", "binary", "mixed")
+VIEWS = {
+    "real": frozenset({"blanks", "linear"}),
+    "binary": frozenset({"blanks", "flips", "linear"}),
+    "mixed": frozenset({"blanks"}),
+}  # by what a cell may hold: the views, by name, that any energy of such cells answers
 
 
 class NotNormalized(ValueError):
@@ -48,6 +51,27 @@ class LogZ:
     def exact(cls, value: float, method: str = "closed form") -> LogZ:
         """log Z that is known."""
         return cls(float(value), float(value), float(value), "exact", {"method": method})
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an energy is, as far as training and inference need to know; declared by each family.
+
+    >>> Traits("binary").views == {"blanks", "flips", "linear"}
+    True
+    """
+
+    support: str = "real"  # what a cell may hold: "real", "binary" or "mixed"
+    in_nats: bool = True  # β = 1 is what training meant; else β is free and is fitted
+    proper: bool = True  # ∫ exp(−β E) is finite for every β > 0; else a base measure is needed
+    bounded_volume: bool = False  # low energy cannot spread everywhere: the mean energy alone may be trained
+    smooth: bool = True  # two derivatives in x where support is real
+    views: frozenset[str] = frozenset()  # names of the views that it answers; none: those of its support
+
+    def __post_init__(self):
+        if self.support not in VIEWS:
+            raise ValueError(f"support must be {' or '.join(map(repr, VIEWS))}, got {self.support!r}")
+        object.__setattr__(self, "views", self.views or VIEWS[self.support])
 
 
 class Base(Protocol):
@@ -116,12 +140,33 @@ class Energy(nn.Module, abc.ABC):
     """
 
     n_cells: int
-    support: str = "real"  # what a cell may hold, one of SUPPORTS
-    in_nats: bool = True  # β = 1 is what training meant; else β is free and is fitted
-    proper: bool = True  # ∫ exp(−β E) is finite for every β > 0; else a base measure is needed
-    bounded_volume: bool = False  # low energy cannot spread everywhere: the mean energy alone may be trained
-    smooth: bool = True  # two derivatives in x where support is real
+    traits: Traits = Traits()
     config: dict[str, Any]  # constructor arguments, JSON-able
+
+    @property
+    def support(self) -> str:
+        """What a cell may hold: "real", "binary" or "mixed"."""
+        return self.traits.support
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether β = 1 is what training meant."""
+        return self.traits.in_nats
+
+    @property
+    def proper(self) -> bool:
+        """Whether ∫ exp(−β E) is finite for every β > 0."""
+        return self.traits.proper
+
+    @property
+    def bounded_volume(self) -> bool:
+        """Whether low energy cannot spread everywhere."""
+        return self.traits.bounded_volume
+
+    @property
+    def smooth(self) -> bool:
+        """Whether there are two derivatives in x where support is real."""
+        return self.traits.smooth
 
     @abc.abstractmethod
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -179,9 +224,12 @@ def check_whole(observed: Tensor | None, family: str) -> None:
         raise ValueError(f"{family} has no exact energy of a row with blanks; complete the row first")
 
 
+def log_density(energy: Energy, x: Tensor, beta: float | Tensor = 1.0, base: Base | None = None) -> Tensor:
+    """−β E(x) + log b(x) of each row, nats, (..., D) -> (...): log p(x) + log Z."""
+    value = -beta * energy.energy(x)
+    return value if base is None else value + base.log_prob(x)
+
+
 def softplus_sum(u: Tensor) -> Tensor:
     """Σ_j log(1 + e^{u_j}) over the last axis: what binary hidden units add to −E."""
     return torch.nn.functional.softplus(u).sum(-1)
-
-
-LOG_2PI = math.log(2 * math.pi)

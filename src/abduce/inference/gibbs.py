@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
-from abduce.inference.energy import LOG_2PI, Bipartite, Energy, Pairwise, softplus_sum
+from abduce.distributions.cells import LOG_2PI
+from abduce.inference.energy import Bipartite, Energy, Pairwise, softplus_sum
 
 
 class State(NamedTuple):

@@ -11,7 +11,7 @@ from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
 from abduce.gaussians.linear import LinearPath
-from abduce.inference.energy import Base, Energy, Law
+from abduce.inference.energy import Base, Energy, Law, Traits
 from abduce.inference.weights import Weights, multi_sample
 
 
@@ -24,7 +24,7 @@ class LatentVariableModel(Energy):
     prior: Prior
     latent_dim: int
     noise_dim: int  # standard normal numbers that one posterior draw takes
-    support = "mixed"
+    traits = Traits("mixed", views=frozenset({"blanks", "linear", "flips"}))
     sees_mask = (
         False  # whether log p is of the mask too, so that even a row with nothing observed says something
     )

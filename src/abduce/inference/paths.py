@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
-from abduce.inference.energy import Base, Bipartite, Energy
+from abduce.inference.energy import Base, Bipartite, Energy, Traits, log_density
 from abduce.inference.gibbs import BinaryPath, BlockGibbsPath
 from abduce.inference.tempering import GeometricPath, Path
 
@@ -39,8 +39,7 @@ class Density:
 
     def __call__(self, x: Tensor) -> Tensor:
         """−β E(x) + log b(x), nats."""
-        value = -self.beta * self.model.energy(x)
-        return value if self.base is None else value + self.base.log_prob(x)
+        return log_density(self.model, x, self.beta, self.base)
 
     def float(self) -> Density:
         """The same in single precision, a copy."""
@@ -122,7 +121,7 @@ def path_given(
 class _Seen(Energy):
     """−(log density + log likelihood) as an energy of its own."""
 
-    support = "binary"
+    traits = Traits("binary")
 
     def __init__(self, density: Density, likelihood: Likelihood):
         super().__init__()

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.inference.energy import Base, Energy, Law, check_whole, softplus_sum
+from abduce.inference.energy import Base, Energy, Law, Traits, check_whole, softplus_sum
 
 PENALTIES = ("none", "sparse", "contractive", "saturating")
 SHRINK = 0.5  # half the width of the dead zone of the shrinking activation
@@ -129,15 +129,18 @@ class Autoencoder(Energy):
             "support": support,
         }
         _check(**self.config)
-        self.n_cells, self.support, self.form = n_cells, support, energy
+        self.n_cells, self.form = n_cells, energy
         self.penalty = penalty if strength else "none"
         self.strength, self.corruption, self.target, self.tied = strength, corruption, target, tied
         self.activation = ACTIVATIONS[activation]
         self.kl = activation == "sigmoid" and target is not None
-        self.in_nats = energy == "potential"
-        self.proper = self.in_nats or self.activation.bounded or support == "binary"
-        self.bounded_volume = code < n_cells or self.penalty != "none" or corruption > 0
-        self.smooth = self.activation.smooth
+        self.traits = Traits(
+            support,
+            in_nats=energy == "potential",
+            proper=energy == "potential" or self.activation.bounded or support == "binary",
+            bounded_volume=code < n_cells or self.penalty != "none" or corruption > 0,
+            smooth=self.activation.smooth,
+        )
 
         steps = list(itertools.pairwise([n_cells, *hidden, code]))
         self.encoder = nn.ModuleList(nn.Linear(a, b) for a, b in steps)

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
-from abduce.inference.energy import LOG_2PI, Base, Bipartite, Energy, Pairwise, check_whole, softplus_sum
+from abduce.distributions.cells import LOG_2PI
+from abduce.inference.energy import Base, Bipartite, Energy, Pairwise, Traits, check_whole, softplus_sum
 from abduce.inference.flips import ENUMERABLE, log_sum_states, over_cells
 
 Family = TypeVar("Family", bound=Energy)
@@ -49,7 +50,7 @@ class Ising(Pairwise):
     With spins s = 2x − 1, E = −½ sᵀKs − aᵀs + constant has J = 4K and b = 2a − 2K1.
     """
 
-    support = "binary"
+    traits = Traits("binary")
 
     def __init__(self, n_cells: int):
         super().__init__()
@@ -110,7 +111,7 @@ class RBM(Bipartite):
     True
     """
 
-    support = "binary"
+    traits = Traits("binary")
     offset: Tensor
     hidden_offset: Tensor
 
@@ -206,7 +207,6 @@ class GaussianRBM(Bipartite):
     (D,), ``hidden_bias`` c (hidden,), ``log_scale`` log s, ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,).
     """
 
-    support = "real"
     offset: Tensor
     hidden_offset: Tensor
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from abduce.gaussians.factor_law import FactorMixtureLaw
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import Base, Energy, Traits
 
 
 class MixtureOfFactorAnalyzers(Energy):
@@ -29,7 +29,7 @@ class MixtureOfFactorAnalyzers(Energy):
     tensor([2.7568])
     """
 
-    bounded_volume = True  # it is normalised
+    traits = Traits(bounded_volume=True)  # it is normalised
     log_weights: Tensor
     means: Tensor
     loadings: Tensor

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from abduce.distributions.bases import NormalBase
 from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
-from abduce.inference.energy import Base, Energy, check_whole
+from abduce.inference.energy import Base, Energy, Traits, check_whole
 
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
 
@@ -61,8 +61,8 @@ class PrincipalComponents(Energy):
             )
         self.config = {"n_cells": n_cells, "components": components, "energy": energy}
         self.n_cells = n_cells
-        self.in_nats = self.proper = energy == "probabilistic"
-        self.bounded_volume = energy == "reconstruction"
+        if energy == "reconstruction":
+            self.traits = Traits(in_nats=False, proper=False, bounded_volume=True)
         self.register_buffer("mean", torch.zeros(n_cells))
         self.register_buffer("directions", torch.eye(n_cells)[:, :components].clone())
         self.register_buffer("variances", torch.ones(components))

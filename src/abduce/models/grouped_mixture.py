@@ -14,7 +14,7 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import Base, Energy, Traits
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
@@ -31,7 +31,7 @@ class GroupedMixture(Energy):
     tensor([2.7568], dtype=torch.float64)
     """
 
-    bounded_volume = True  # it is normalised
+    traits = Traits(bounded_volume=True)  # it is normalised
     log_weights: Tensor
     centres: Tensor
     group: Tensor

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
-from abduce.inference.energy import Base, Energy, check_whole
+from abduce.inference.energy import Base, Energy, Traits, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
 
@@ -31,7 +31,7 @@ class GaussianMixture(Energy):
     tensor([2.7568])
     """
 
-    bounded_volume = True  # it is normalised
+    traits = Traits(bounded_volume=True)  # it is normalised
     log_weights: Tensor
     means: Tensor
     roots: Tensor
@@ -90,9 +90,7 @@ class KMeans(Energy):
     [0.25, 4.0]
     """
 
-    in_nats = False
-    bounded_volume = True
-    smooth = False
+    traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
 
     def __init__(self, n_cells: int, components: int):
         super().__init__()

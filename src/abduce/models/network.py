@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from abduce.inference.energy import Base, Energy, Law, check_whole
+from abduce.inference.energy import Base, Energy, Law, Traits, check_whole
 from abduce.nets.mlp import ACTIVATIONS, MLP
 
 
@@ -55,8 +55,8 @@ class EnergyNetwork(Energy):
             raise ValueError("hidden must name at least one layer, got none")
         if not width > 0:
             raise ValueError(f"width must be above 0, got {width}")
-        self.n_cells, self.support, self.width = n_cells, support, width
-        self.smooth = activation != "relu"
+        self.n_cells, self.width = n_cells, width
+        self.traits = Traits(support, smooth=activation != "relu")
         self.config = {
             "n_cells": n_cells,
             "hidden": list(hidden),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.parzen_law import ParzenLaw
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import Base, Energy, Traits
 
 
 class ParzenWindows(Energy):
@@ -18,7 +18,7 @@ class ParzenWindows(Energy):
     See :class:`~abduce.gaussians.parzen_law.ParzenLaw`.  ``represent`` gives the nearest centre's shares.
     """
 
-    bounded_volume = True  # it is normalised
+    traits = Traits(bounded_volume=True)  # it is normalised
     centres: Tensor
     loadings: Tensor
     noise: Tensor

@@ -26,7 +26,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from abduce.inference.energy import Base, Energy, Law, check_whole
+from abduce.inference.energy import Base, Energy, Law, Traits, check_whole
 
 
 def fista(
@@ -65,9 +65,7 @@ class SparseCoding(Energy):
     (tensor([2.8125]), tensor([[2.5000, 0.0000]]))
     """
 
-    in_nats = False
-    bounded_volume = True
-    smooth = False
+    traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
 
     def __init__(
         self,
@@ -157,9 +155,7 @@ class PSD(Energy):
     torch.Size([5, 3])
     """
 
-    in_nats = False
-    bounded_volume = True
-    smooth = False
+    traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
 
     def __init__(
         self,

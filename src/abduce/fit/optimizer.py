@@ -1,0 +1,85 @@
+"""How parameters move: the optimiser and its state, the learning rate's schedule, clipping, averaging of weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abduce.fit.groups import parameter_groups
+from abduce.fit.settings import Settings
+
+
+def make_optimizer(step: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW or plain gradient steps; each group of parameters has its own rate as ``base``."""
+    make = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.AdamW
+    return make(parameter_groups(step, settings), lr=settings.learning_rate, fused=True)
+
+
+def rate(progress: float, schedule: str = "cosine") -> float:
+    """Learning-rate factor: a short linear start, then a cosine down to a twentieth, or a line down to zero.
+
+    >>> [round(rate(t), 3) for t in (0.0, 0.02, 1.0)], rate(0.25, "linear")
+    ([0.1, 1.0, 0.05], 0.75)
+    """
+    if schedule == "linear":
+        return 1 - progress
+    if progress < 0.02:
+        return 0.1 + 0.9 * progress / 0.02
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
+
+
+def clip(parameters: list[nn.Parameter], most: float) -> None:
+    """Scale gradients down to a norm of ``most``, in one pass where they are smaller already."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if norm > most:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+
+
+def moments(optimizer: Any) -> dict[str, Tensor]:
+    """Adam's state as a flat dictionary of tensors; plain gradient steps have none."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": t for i, state in states.items() for name, t in state.items()}
+
+
+def load_moments(optimizer: Any, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`moments` gave."""
+    body = optimizer.state_dict()
+    for key, tensor in tensors.items():
+        i, name = key.split(".", 1)
+        body["state"].setdefault(int(i), {})[name] = tensor
+    optimizer.load_state_dict(body)
+
+
+class Average:
+    """Running mean of the weights over the ``last`` steps of a run (Polyak & Juditsky 1992): the noise of steps evens out."""
+
+    def __init__(self, step: nn.Module, last: float):
+        self.parameters, self.last = list(step.parameters()), last
+        self.count, self.mean = 0, []
+
+    @torch.no_grad()
+    def add(self, left: int) -> None:
+        """Count in the weights, if no more than the last steps are left."""
+        if left <= self.last:
+            self.mean = self.mean or [torch.zeros_like(p) for p in self.parameters]
+            self.count += 1
+            for mean, parameter in zip(self.mean, self.parameters, strict=True):
+                mean.lerp_(parameter, 1 / self.count)
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Put the mean in the weights' place, if there is one yet."""
+        if self.count:
+            for parameter, mean in zip(self.parameters, self.mean, strict=True):
+                parameter.copy_(mean)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a stopped run goes on from, together with the count."""
+        return {str(i): t for i, t in enumerate(self.mean)}
+
+    def load(self, tensors: dict[str, Tensor], count: int) -> None:
+        """Go on from :meth:`state`."""
+        self.mean, self.count = [tensors[str(i)] for i in range(len(tensors))], count

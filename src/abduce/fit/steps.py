@@ -1,0 +1,109 @@
+"""One forward pass of training, and how it is judged on rows held out: of models with latents, and of energies."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abduce.data.masks import hide
+from abduce.fit.bounds import Objective, forward_kl
+from abduce.fit.loss import Loss
+from abduce.fit.settings import Settings
+from abduce.inference.diagnostics import diagnose
+from abduce.inference.latent import LatentVariableModel
+
+ROWS = 1000  # held-out rows that are judged at once
+
+
+class Step(nn.Module, abc.ABC):
+    """One forward pass, and how it is judged: an interface."""
+
+    comparable: bool  # whether the value on held-out rows measures progress
+
+    @abc.abstractmethod
+    def forward(
+        self, x: Tensor, observed: Tensor | None, progress: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A batch's loss, and the value to report, both scalars; a larger value is better."""
+
+    @abc.abstractmethod
+    def validate(self, x: Tensor, observed: Tensor | None, seed: int) -> dict[str, Any]:
+        """The value of held-out rows as ``valid``, with the same random numbers every time, and what else there is to tell."""
+
+    @abc.abstractmethod
+    def constrain(self) -> None:
+        """Put parameters back where they have to be, after an optimiser's step."""
+
+
+class LatentStep(Step):
+    """The objective on what is observed, plus the partial encoder's fit to a more hidden row."""
+
+    comparable = True
+
+    def __init__(self, model: LatentVariableModel, objective: Objective, settings: Settings, rows: int):
+        super().__init__()
+        self.model, self.objective, self.settings = model, objective, settings
+        self.rows = rows  # size of the data
+
+    def forward(self, x, observed, progress, generator):
+        keep = None
+        if self.settings.masking:
+            seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+            keep = hide(seen, self.settings.event_shape, generator)
+        bound = self.objective(self.model, x, observed, progress, generator, self.rows)
+        loss, trim = bound.loss, self.settings.trim
+        if keep is not None:
+            n = max(1, round(self.settings.partial * len(x)))
+            part = forward_kl(self.model, x[:n], keep[:n], bound.z[:n])
+            loss = torch.cat([loss[:n] + part, loss[n:]])
+        if trim:
+            loss = loss[bound.value >= torch.quantile(bound.value, trim)]
+        return loss.mean(), bound.value.mean()
+
+    @torch.no_grad()
+    def validate(self, x, observed, seed):
+        generator = torch.Generator(device=x.device).manual_seed(seed)
+        values = []
+        for index in torch.arange(len(x)).chunk(math.ceil(len(x) / ROWS)):  # evenly: none is of one row
+            seen = None if observed is None else observed[index]
+            values.append(self.objective(self.model, x[index], seen, 1.0, generator, len(x)).value)
+        value, trim = torch.cat(values), self.settings.trim
+        kept = value[value >= torch.quantile(value, trim)] if trim else value
+        return {"valid": float(kept.mean())} | _split(self.model, x, observed)
+
+    def constrain(self):
+        pass
+
+
+class EnergyStep(Step):
+    """The loss of an energy on complete rows."""
+
+    def __init__(self, loss: Loss):
+        super().__init__()
+        self.loss, self.comparable = loss, loss.comparable
+
+    def forward(self, x, observed, progress, generator):
+        loss = self.loss(x, generator).mean()
+        return loss, -loss.detach()
+
+    def validate(self, x, observed, seed):
+        generator = torch.Generator(device=x.device).manual_seed(seed)
+        # losses of the score differentiate by x themselves: no no_grad here
+        values = [self.loss(part, generator).detach() for part in x.split(ROWS)]
+        return {"valid": -float(torch.cat(values).mean())}
+
+    def constrain(self):
+        project: Any = getattr(self.loss.model, "project_", None)
+        if project is not None:
+            project()
+
+
+def _split(model: LatentVariableModel, x: Tensor, observed: Tensor | None, rows: int = 512) -> dict[str, Any]:
+    """How the ELBO of held-out rows splits, and how many latent units are used."""
+    found = diagnose(model, x[:rows], None if observed is None else observed[:rows], samples=1)
+    split = {name: getattr(found, name) for name in ("reconstruction", "kl", "active_units")}
+    return split if found.kl_per_unit is None else split | {"kl_per_unit": list(found.kl_per_unit)}
