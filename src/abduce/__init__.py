@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abduce.answers.observation import Blanks, Flips
+    from abduce.data.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.adapters import Imputer, OutlierDetector
     from abduce.estimators.auto import Auto
     from abduce.estimators.autoencoders import (
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.ensemble import MixtureEnsemble
     from abduce.estimators.folder import load
-    from abduce.estimators.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.rubin import pool
     from abduce.estimators.sparse import PSD, SparseCoding
     from abduce.estimators.vae import VAE
@@ -110,7 +110,7 @@ _NAMES = {
         "SaturatingAutoencoder",
     ),
     "estimators.sparse": ("SparseCoding", "PSD"),
-    "estimators.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
+    "data.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
     "answers.observation": ("Blanks", "Flips"),
     "inference.energy": ("Diverged", "LogZ", "NotNormalized"),
     "fit.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),

@@ -24,16 +24,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from abduce.data.operators import IDENTITY, Identity, Operator
+from abduce.data.seen import Blanks, View
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Distribution, Product
 from abduce.gaussians.linear import LinearPath
+
+__all__ = ["Blanks", "Flips", "Linear", "Observation"]
 
 LOG_2PI = math.log(2 * math.pi)
 LEAST_NOISE = 1e-3  # standard deviation, model units: what is seen is never believed beyond this
@@ -62,25 +66,14 @@ class Observation(Protocol):
         ...
 
 
-class Blanks:
-    """Some cells are seen exactly; the others are to be filled in."""
-
-    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        return y, seen
-
-    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
-        return likelihood.log_prob(y, seen)
-
-    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Product:
-        return likelihood.condition(y, seen)
-
-
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(View):
     """y = A x + noise, of standard deviation ``noise`` in model units: one number, or one for each cell of y.
 
     ``held`` is what :meth:`hold` keeps: variances of the cells of x, (rows, D), and the Cholesky factors of S, (rows, d, d).
     """
+
+    name = "linear"
 
     noise: Tensor | float
     operator: Operator = IDENTITY
@@ -243,11 +236,16 @@ class _Corrected:
         return moved + shared.squeeze(-1)
 
 
-class Flips:
+class Flips(View):
     """Binary cells, each turned over with probability ``rate``; cells of other kinds are seen exactly."""
 
+    name = "flips"
+    kinds = frozenset({"binary"})
+
     def __init__(self, rate: float):
-        self.rate = rate
+        if not isinstance(rate, Real) or not 0 <= rate < 0.5:
+            raise ValueError(f"noise of binary data is a flip probability in [0, 0.5), got {rate!r}")
+        self.rate = max(float(rate), 1e-9)
 
     def field(self, y: Tensor, seen: Tensor) -> Tensor:
         """log p(y | x = 1) − log p(y | x = 0) of each cell: what an energy's field of the clean row is."""

@@ -147,18 +147,8 @@ class Lattice:
 
 def default_ranges(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     """Range of codes of each field as seen in training: lowest code and number of codes, ``(fields,)``."""
-    low, size = [], []
-    for f in schema.fields:
-        if f.coded:
-            bounds = (0, len(f.categories or ()) - 1)
-        elif np.isnan(f.low):
-            bounds = (0, 0)
-        else:
-            bounds = (round(f.low * (f.denominator or 1)), round(f.high * (f.denominator or 1)))
-            bounds = (0, bounds[1]) if f.kind == "count" else bounds
-        low.append(bounds[0])
-        size.append(bounds[1] - bounds[0] + 1)
-    return np.array(low, np.int64), np.array(size, np.int64)
+    low, high = np.array([f.ends for f in schema.fields], np.int64).T
+    return low, high - low + 1
 
 
 # ------------------------------------------------------------------ symbol models

@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from abduce.answers.observation import Blanks, Flips, Linear, Observation
+from abduce.data.observations import Downsample, Noise, translate
 from abduce.data.schema import Schema
 from abduce.estimators.noise_level import most_likely, robust_noise
-from abduce.estimators.observations import MEASURED, Downsample, Noise, flip_rate, translate
 
 STD_DRAWS = 400  # behind a map of standard deviations, which they give to some 4 %
 NOISE_ROWS = 64  # rows that tell a level of noise
@@ -86,12 +86,12 @@ class Restoration:
         if draws is not None and (isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 1):
             raise ValueError(f"draws must be a positive int or None, got {draws!r}")
         schema = self.schema_
-        wrong = sorted({f.kind for f in schema.fields} - set(MEASURED))
+        wrong = sorted({f.kind for f in schema.fields if f.line is None})
         if return_std and wrong:
             raise ValueError(
-                f"return_std is for the kinds {', '.join(MEASURED)}; this model also has {wrong}: take draws"
+                f"return_std is for the kinds real, pixel, binary (of numbers); this model also has {wrong}: take draws"
             )
-        y, seen, inner = self._translated(Y, observation)
+        y, seen, inner = translate(schema, Y, observation, Linear, self._encode)
         answer: Any
         if isinstance(inner, Blanks):
             answer = self.fill(Y, draws, random_state=random_state)
@@ -107,13 +107,6 @@ class Restoration:
             return answer
         return answer, self._std(y, seen, inner, random_state)
 
-    def _translated(self, Y, observation) -> tuple[Tensor, Tensor, Observation]:
-        found = translate(self.schema_, Y, observation)
-        if found is not None:
-            return found
-        inner = flip_rate(self.schema_, observation) if isinstance(observation, Flips) else observation
-        return (*self._encode(Y), inner)
-
     def _std(self, y: Tensor, seen: Tensor, observation: Observation, random_state) -> np.ndarray:
         """Standard deviation of each cell over posterior draws, in the shape and the units of the data."""
         schema = self.schema_
@@ -123,10 +116,7 @@ class Restoration:
             out[part] = drawn.std(0).numpy()
         if isinstance(observation, Blanks):
             out[seen.numpy()] = 0.0
-        scale = [
-            float(f.categories[1]) - float(f.categories[0]) if f.categories else f.scale
-            for f in schema.fields
-        ]
+        scale = [f.line[1] for f in schema.fields if f.line]  # all have one, as was asked before
         return (out * np.broadcast_to(scale, schema.n_cells)).reshape(-1, *schema.shape)
 
     def denoise(self, X, noise, draws: int | None = None, random_state=None):
@@ -182,7 +172,7 @@ class Restoration:
         """
         check_is_fitted(self)
         schema = self.schema_
-        y, seen, inner = self._translated(X, self._noise(0.0))
+        y, seen, inner = translate(schema, X, self._noise(0.0), Linear, self._encode)
         some = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.inference_seed_))
         index = some[:NOISE_ROWS]
         index = index[seen[index].any(1)]

@@ -183,8 +183,7 @@ def _heads(
             if name == "lognormal":
                 name = "gaussian"  # the model sees the logarithm
             lattice = (field.levels,) if kind == "pixel" else ()
-            half = 1 / (2 * (field.denominator or 1) * field.scale) if kind == "pixel" else 0.0
-            key = (name, "number" if kind in ("real", "positive") else kind, lattice, half)
+            key = (name, "number" if kind in ("real", "positive") else kind, lattice, field.half)
             gathered.setdefault(key, []).append((cell, field))
     heads: list[tuple[Sequence[int] | None, nn.Module]] = []
     for (name, kind, _, half), members in gathered.items():
