@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.ensemble import MixtureEnsemble
     from abduce.estimators.folder import load
-    from abduce.estimators.observations import Blur, Downsample, LinearMap, Noise, Quantise
+    from abduce.data.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.rubin import pool
     from abduce.estimators.sparse import PSD, SparseCoding
     from abduce.estimators.vae import VAE
@@ -111,7 +111,7 @@ _NAMES = {
         "SaturatingAutoencoder",
     ),
     "estimators.sparse": ("SparseCoding", "PSD"),
-    "estimators.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
+    "data.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
     "answers.views": ("Flips",),
     "data.seen": ("Blanks",),
     "inference.energy": ("Diverged", "LogZ", "NotNormalized"),

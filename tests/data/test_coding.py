@@ -7,12 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import ndtri
 
-from abduce.data import scaling
-from abduce.data.coding import Coding, Scores
+from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 
 
@@ -39,122 +37,6 @@ def coded(frame: pd.DataFrame | np.ndarray, scores: bool, **kw):
     return Coding(schema, values, observed, scores), values, observed
 
 
-finite = st.floats(-1e5, 1e5, allow_subnormal=False).map(lambda v: round(v, 4))
-columns = st.lists(finite, min_size=1, max_size=40)
-repeating = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0, 7.0, 7.25]), min_size=1, max_size=60)
-
-
-# ------------------------------------------------------------------ scores of one column
-
-
-@given(st.one_of(columns, repeating))
-def test_scores_come_back_as_they_were(values):
-    """Up to a hundred values have knots of their own."""
-    v = np.array(values)
-    scores = Scores.of(v)
-    np.testing.assert_allclose(scores.decode(scores.code(v)), v, rtol=1e-9, atol=1e-9)
-
-
-@given(st.one_of(columns, repeating), finite, finite)
-@example([-2.0] * 5 + [0.0] * 2 + [0.5] * 3, 0.0, 0.0)  # ranks of one half, from below and above
-def test_scores_rise(values, a, b):
-    scores = Scores.of(np.array(values))
-    assert (np.diff(scores.values) > 0).all()
-    assert (np.diff(scores.scores) > 0).all()
-    assert (np.diff(scores.back_scores) >= 0).all()
-    assert (np.diff(scores.back_values) >= 0).all()
-    low, high = scores.code(np.array([min(a, b), max(a, b)]))
-    assert low <= high
-    low, high = scores.decode(np.sort(np.array([a, b]) / 1e4))
-    assert low <= high
-
-
-@given(st.one_of(columns, repeating), st.floats(-50, 50))
-def test_values_never_leave_the_range(values, z):
-    found = Scores.of(np.array(values)).decode(np.array([z]))
-    assert min(values) <= found[0] <= max(values)
-
-
-def test_scores_of_many_values_are_those_of_ranks():
-    v = np.random.default_rng(0).lognormal(sigma=1.5, size=2001)
-    scores = Scores.of(v)
-    assert len(scores.values) <= 101
-    rank = v.argsort().argsort()
-    z = scores.code(v)
-    middle = (rank > 40) & (rank < 1960)
-    np.testing.assert_allclose(z[middle], ndtri((rank[middle] + 0.5) / 2001), atol=0.05)
-    assert abs(z.mean()) < 0.02
-    assert z.std() == pytest.approx(1.0, abs=0.03)
-    np.testing.assert_allclose(scores.decode(z), v, rtol=1e-9)
-    drawn = scores.decode(np.random.default_rng(1).normal(size=100_000))
-    for level in (0.05, 0.25, 0.5, 0.75, 0.95):
-        assert (drawn <= np.quantile(v, level)).mean() == pytest.approx(level, abs=0.012)
-
-
-@pytest.mark.parametrize("spike", [0.02, 0.3, 0.9])
-@pytest.mark.parametrize("where", ["bottom", "middle", "top"])
-def test_a_spike_is_drawn_as_often_as_it_was_seen(spike, where):
-    rng = np.random.default_rng(2)
-    n = 3000
-    rest = {"bottom": rng.exponential(size=n), "middle": rng.normal(size=n), "top": -rng.exponential(size=n)}
-    at = rng.random(n) < spike
-    v = np.where(at, 0.0, rest[where])
-    scores = Scores.of(v)
-    drawn = scores.decode(rng.normal(size=200_000))
-    assert (drawn == 0.0).mean() == pytest.approx(at.mean(), abs=0.005)
-    place = scores.back_scores[scores.back_values == 0.0]
-    assert (scores.decode(np.linspace(place.min(), place.max(), 50)) == 0.0).all()  # all of its interval
-    share = (v < 0).mean()
-    assert (drawn < 0).mean() == pytest.approx(share, abs=0.01)
-
-
-def test_nothing_is_drawn_between_a_spike_and_the_rest():
-    """Nothing, or at least a thousand: what was never seen in between is not made up."""
-    rng = np.random.default_rng(5)
-    v = np.where(rng.random(3000) < 0.4, 0.0, 1000 + rng.exponential(500, size=3000))
-    scores = Scores.of(v)
-    drawn = scores.decode(rng.normal(size=100_000))
-    assert ((drawn > 0) & (drawn < 1000)).mean() < 1e-3
-    np.testing.assert_allclose(scores.decode(scores.code(v)), v, rtol=1e-9)
-
-
-def test_whole_numbers_are_drawn_as_often_as_they_were_seen():
-    rng = np.random.default_rng(3)
-    v = rng.poisson(2.0, size=4000).astype(float)
-    scores = Scores.of(v)
-    drawn = np.rint(scores.decode(rng.normal(size=200_000)))
-    for k in range(6):
-        assert (drawn == k).mean() == pytest.approx((v == k).mean(), abs=0.006)
-
-
-def test_an_atom_has_the_mean_score_of_its_interval():
-    """Of two values of equal share: ±E|z|."""
-    scores = Scores.of(np.array([1.0, 2.0] * 50))
-    np.testing.assert_allclose(scores.scores, [-np.sqrt(2 / np.pi), np.sqrt(2 / np.pi)])
-    np.testing.assert_array_equal(scores.decode(np.array([-3.0, -0.01, 0.01, 3.0])), [1, 1, 2, 2])
-
-
-def test_one_value():
-    for values in ([4.0], [4.0] * 9):
-        scores = Scores.of(np.array(values))
-        np.testing.assert_array_equal(scores.code(np.array([4.0, 5.0])), [0.0, 0.0])
-        np.testing.assert_array_equal(scores.decode(np.array([-2.0, 0.0, 2.0])), [4.0] * 3)
-        np.testing.assert_array_equal(scores.log_slope(np.array([4.0])), [0.0])
-
-
-@given(st.one_of(columns, repeating), st.floats(-0.5, 1.5))
-def test_log_slope_is_that_of_the_code(values, where):
-    scores = Scores.of(np.array(values))
-    knots = scores.values
-    assume(len(knots) > 1 and np.diff(knots).min() > 1e-3)
-    v = knots[0] + where * (knots[-1] - knots[0])
-    h = 1e-6 * np.diff(knots).min()
-    assume(np.abs(v - knots).min() > 3 * h)
-    low, high = scores.code(np.array([v - h, v + h]))
-    step = (v + h) - (v - h)
-    assert np.exp(scores.log_slope(np.array([v]))[0]) == pytest.approx((high - low) / step, rel=1e-2)
-
-
 # ------------------------------------------------------------------ tables
 
 
@@ -162,7 +44,7 @@ def test_log_slope_is_that_of_the_code(values, where):
 def test_numbers_come_back_in_data_units(scores):
     frame = table()
     coding, values, observed = coded(frame, scores)
-    data = scaling.to_data(coding.schema, values)
+    data = coding.schema.transform.back(values)
     features, seen = coding.code(values, observed)
     assert seen.all()
     numbers = coding.decode_numbers(features)
@@ -205,13 +87,13 @@ def test_to_model_undoes_to_data(seed, kind):
         X = X * rng.uniform(0.5, 100) + 0.25
     coding, values, _ = coded(X, False, kinds=kind)
     np.testing.assert_allclose(
-        coding.to_model(scaling.to_data(coding.schema, values)), values, rtol=1e-9, atol=1e-9
+        coding.to_model(coding.schema.transform.back(values)), values, rtol=1e-9, atol=1e-9
     )
 
 
 def test_positive_numbers_stay_above_zero():
     coding, _, _ = coded(np.exp(np.random.default_rng(0).normal(size=(50, 1))), False, kinds="positive")
-    found = scaling.to_data(coding.schema, coding.to_model(np.array([[-5.0], [0.0], [2.0]])))
+    found = coding.schema.transform.back(coding.to_model(np.array([[-5.0], [0.0], [2.0]])))
     low = coding.schema.fields[0].low
     np.testing.assert_allclose(found[:, 0], [0.5 * low, 0.5 * low, 2.0])
 
@@ -238,18 +120,29 @@ def test_log_slope_of_rows_is_a_finite_difference(scores):
     rows = np.random.default_rng(2).permutation(300)[:20]
     v, o = values[rows], observed[rows]
     expected = np.zeros(len(rows))
-    data = scaling.to_data(coding.schema, v)
+    data = coding.schema.transform.back(v)
     for j in coding.numbers:
         h = 1e-7 * np.maximum(np.abs(data[:, j]), 1.0)
         column = coding.columns.get(int(j))
         if column is None:
             slope = np.log(1 / coding.scale[j])
         else:
-            slope = np.log((column.code(data[:, j]) - column.code(data[:, j] - h)) / h)
+            z, before = column.to(data[:, [j]])[:, 0], column.to(data[:, [j]] - h[:, None])[:, 0]
+            slope = np.log((z - before) / h)
             first = data[:, j] <= column.values[0]
-            slope[first] = column.log_slope(data[first, j])
+            slope[first] = column.log_slope(z[first, None])[:, 0]
         expected += np.where(o[:, j], slope, 0.0)
     np.testing.assert_allclose(coding.log_slope(v, o), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_log_slope_in_model_space_lacks_the_units(scores):
+    """|d feature / d model| = |d feature / d data| over |d model / d data|."""
+    coding, values, observed = coded(table(), scores)
+    observed = observed & (np.random.default_rng(1).random(observed.shape) < 0.7)
+    units = coding.schema.log_jacobian(values, observed)
+    found = coding.log_slope_in_model(values, observed)
+    np.testing.assert_allclose(found + units, coding.log_slope(values, observed), rtol=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -219,9 +220,12 @@ class Flips(View):
     """Binary cells, each turned over with probability ``rate``; cells of other kinds are seen exactly."""
 
     name = "flips"
+    kinds = frozenset({"binary"})
 
     def __init__(self, rate: float):
-        self.rate = rate
+        if not isinstance(rate, Real) or not 0 <= rate < 0.5:
+            raise ValueError(f"noise of binary data is a flip probability in [0, 0.5), got {rate!r}")
+        self.rate = max(float(rate), 1e-9)
 
     def __repr__(self) -> str:
         return f"Flips({self.rate!r})"

@@ -1,144 +1,97 @@
 """Rows of mixed kinds as real features, for models of Gaussians: numbers in their own units or as normal scores, classes as
 indicators.
 
-    number v      (v − mean) / standard deviation,  or its normal score  Φ⁻¹(F(v)),  F the distribution of observed values
+    number v      (v − mean) / standard deviation,  or its normal score  (:class:`~abduce.data.transform.NormalScores`)
     class c       one indicator a level, 1[c = l] − p_l, all divided by √Σ p_l (1 − p_l); a binary cell needs one only
 
-Normal scores make any column Gaussian on its own.  A value that repeats (a spike at 0, a rounding grid) owns the interval of
-scores between the ranks of its neighbours: it is coded by the mean of a normal variable there, and every score in the
-interval is decoded to it, so draws repeat it as often as the data do.
-
-Sources: van der Waerden 1952 (normal scores); Liu, Lafferty & Wasserman 2009 (the nonparanormal).
+Features come straight from model values, by the fields' transforms chained with these: a real column's by one line.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
-from abduce.data import scaling
 from abduce.data.schema import Schema
+from abduce.data.transform import Affine, NormalScores, chained, joined, over_observed, stacked
 
-KNOTS = 100  # at most, of a column's distribution
-ATOM = 0.01  # share of rows from which on a repeated value keeps its interval of scores
 SPIKE = 0.05  # share of rows from which on a repeated value is no accident
 SMALL = 1e-3
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A column's distribution: values and their scores for coding, and values of scores for decoding; both rising."""
+class Indicators(NamedTuple):
+    """A class cell's features, the share of each of its levels, and what its indicators are divided by."""
 
-    values: np.ndarray
-    scores: np.ndarray
-    back_scores: np.ndarray
-    back_values: np.ndarray
-
-    @classmethod
-    def of(cls, v: np.ndarray) -> Scores:
-        """Of the observed values of a column."""
-        found, count = np.unique(v, return_counts=True)
-        n = count.sum()
-        top = np.cumsum(count) / n
-        bottom = top - count / n
-        centre = _centre(bottom, top, n)
-        atom = (count >= max(2, ATOM * n)) if len(found) > 1 else np.ones(1, bool)
-        if len(found) > KNOTS:  # knots at even ranks, the ends, and every atom between its neighbours
-            keep = np.searchsorted(top, np.linspace(0, 1, KNOTS))
-            near = np.flatnonzero(atom)[:, None] + [-1, 0, 1]
-            keep = np.unique(np.append(keep, near).clip(0, len(found) - 1))
-        else:
-            keep = np.arange(len(found))
-        values, scores = found[keep], centre[keep]
-        floor = ndtri(0.5 / n)
-        ends = np.stack(
-            [ndtri(bottom[keep].clip(0.5 / n, 1)), ndtri(top[keep].clip(0, 1 - 0.5 / n))], 1
-        ).clip(floor, -floor)
-        single = ~atom[keep]
-        ends[single] = scores[single, None]
-        # equal ranks may differ by a rounding error, and must not fall
-        return cls(values, scores, np.maximum.accumulate(np.ravel(ends)), np.repeat(values, 2))
-
-    def code(self, v: np.ndarray) -> np.ndarray:
-        """Scores of values; beyond the data's ends along the slope of the whole column."""
-        z = np.interp(v, self.values, self.scores)
-        if len(self.values) > 1:
-            slope = self._slope
-            z += slope * (np.minimum(v - self.values[0], 0) + np.maximum(v - self.values[-1], 0))
-        return z
-
-    def decode(self, z: np.ndarray) -> np.ndarray:
-        """Values of scores, never beyond the data's ends."""
-        return np.interp(z, self.back_scores, self.back_values)
-
-    def log_slope(self, v: np.ndarray) -> np.ndarray:
-        """log dz/dv, of the piece that ends at v; 0 for a column of one value."""
-        if len(self.values) < 2:
-            return np.zeros_like(v)
-        slopes = np.concatenate([[self._slope], np.diff(self.scores) / np.diff(self.values), [self._slope]])
-        return np.log(slopes[np.searchsorted(self.values, v, side="left")])
+    block: slice
+    share: np.ndarray
+    scale: float
 
     @property
-    def _slope(self) -> float:
-        return float((self.scores[-1] - self.scores[0]) / (self.values[-1] - self.values[0]))
-
-
-def _centre(bottom: np.ndarray, top: np.ndarray, n: int) -> np.ndarray:
-    """Mean of a standard normal variable between two of its ranks: (φ(a) − φ(b)) / (top − bottom)."""
-    a, b = ndtri(bottom.clip(1e-12, 1)), ndtri(top.clip(0, 1 - 1e-12))
-    density = np.exp(-0.5 * np.square(np.stack([a, b]))) / np.sqrt(2 * np.pi)
-    density[0][bottom <= 0] = 0.0
-    density[1][top >= 1 - 1e-12] = 0.0
-    return (density[0] - density[1]) / (top - bottom)
+    def levels(self) -> np.ndarray:
+        """The level of each feature: all of them, of a binary cell the second."""
+        return np.arange(len(self.share))[self.block.start - self.block.stop :]
 
 
 class Coding:
     """From a schema's model values (n, D) to features (n, F) and back, fitted to observed cells.
 
     ``scores`` codes numbers by normal scores.  ``cells`` (F,) says which cell a feature belongs to, ``numbers`` which cells
-    are numbers, ``classes`` maps a class cell to its features and number of levels.
+    are numbers (their features come first), ``classes`` maps a class cell to its features, shares and scale; ``loc`` and
+    ``scale`` (D,) are the numbers' means and standard deviations in data units.
     """
 
     def __init__(self, schema: Schema, values: np.ndarray, observed: np.ndarray, scores: bool):
-        self.schema, self.scores = schema, scores
-        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        kinds = {int(c): f for group in schema.groups for c, f in zip(group.cells, _each(group), strict=True)}
-        self.numbers = np.array(
-            [j for j in range(schema.n_cells) if kinds[j].kind not in ("binary", "categorical")], int
-        )
-        data = scaling.to_data(schema, values)
-        self.loc, self.scale = np.zeros(schema.n_cells), np.ones(schema.n_cells)
-        self.rare = np.ones(schema.n_cells, bool)
-        self.columns: dict[int, Scores] = {}
-        for j in self.numbers:
-            v = data[observed[:, j], j]
+        numbers = _numbers(schema)
+        data = joined([schema.cell_fields[j].transform for j in numbers]).back(values[:, numbers])
+        loc, scale = np.zeros(schema.n_cells), np.ones(schema.n_cells)
+        rare = np.ones(schema.n_cells, bool)
+        columns: dict[int, NormalScores] = {}
+        for i, j in enumerate(numbers):
+            v = data[observed[:, j], i]
             if len(v):
                 repeated = np.unique(v, return_counts=True)[1].max() / len(v)
-                self.rare[j] = repeated < SPIKE or len(v) < 2 / SPIKE
-                self.loc[j], self.scale[j] = v.mean(), max(v.std(), SMALL * max(abs(v.mean()), SMALL))
+                rare[j] = repeated < SPIKE or len(v) < 2 / SPIKE
+                loc[j], scale[j] = v.mean(), max(v.std(), SMALL * max(abs(v.mean()), SMALL))
                 if scores:
-                    self.columns[int(j)] = Scores.of(v)
-        self.classes: dict[int, tuple[slice, np.ndarray, float]] = {}
-        cells: list[int] = list(self.numbers)
-        for j in range(schema.n_cells):
-            if kinds[j].kind not in ("binary", "categorical"):
-                continue
-            levels = len(kinds[j].categories or (0, 1))
+                    columns[int(j)] = NormalScores.of(v)
+        shares = {}
+        for j in np.setdiff1d(np.arange(schema.n_cells), numbers):
+            levels = len(schema.cell_fields[j].categories or (0, 1))
             seen = values[observed[:, j], j].astype(int)
-            share = (np.bincount(seen, minlength=levels) + 0.5) / (len(seen) + 0.5 * levels)
-            start = len(cells)
-            width = 1 if levels == 2 else levels
-            block = slice(start, start + width)
-            self.classes[j] = (
-                block,
-                share,
-                float(np.sqrt((share * (1 - share)).sum() / (2 if levels == 2 else 1))),
-            )
+            shares[int(j)] = (np.bincount(seen, minlength=levels) + 0.5) / (len(seen) + 0.5 * levels)
+        self._set(schema, scores, loc, scale, rare, columns, shares)
+
+    def _set(
+        self,
+        schema: Schema,
+        scores: bool,
+        loc: np.ndarray,
+        scale: np.ndarray,
+        rare: np.ndarray,
+        columns: dict[int, NormalScores],
+        shares: dict[int, np.ndarray],
+    ) -> None:
+        self.schema, self.scores, self.loc, self.scale, self.rare = schema, scores, loc, scale, rare
+        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.columns = columns
+        self.numbers = _numbers(schema)
+        known = [schema.cell_fields[j] for j in self.numbers]
+        least = [(0.5 * f.low if f.low > 0 else 1e-12) if f.kind == "positive" else -np.inf for f in known]
+        self._least = np.array(least)
+        # over the numbers alone, (..., D'): from data to model values, from data to features, from model values to features
+        inner = [f.transform for f in known]
+        outer = [columns.get(int(j)) or Affine.of(loc[j], scale[j]) for j in self.numbers]
+        self._inner, self._outer, self._features = joined(inner), joined(outer), chained(inner, outer)
+        self.classes: dict[int, Indicators] = {}
+        cells = list(self.numbers)
+        for j, share in shares.items():
+            width = 1 if len(share) == 2 else len(share)
+            spread = (share * (1 - share)).sum() / (2 if width == 1 else 1)
+            self.classes[j] = Indicators(slice(len(cells), len(cells) + width), share, float(np.sqrt(spread)))
             cells += [j] * width
         self.cells = np.array(cells, int)
 
@@ -156,18 +109,13 @@ class Coding:
 
     def code(self, values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, F), 0 at blanks, and which are observed."""
-        data = scaling.to_data(self.schema, values)
         out = np.empty((len(values), self.n_features))
-        for i, j in enumerate(self.numbers):
-            if j in self.columns:
-                out[:, i] = self.columns[j].code(data[:, j])
-            else:
-                out[:, i] = (data[:, j] - self.loc[j]) / self.scale[j]
-        for j, (block, share, scale) in self.classes.items():
-            levels = np.arange(len(share))[-(block.stop - block.start) :]
-            out[:, block] = ((values[:, [j]] == levels) - share[levels]) / scale
+        out[:, : len(self.numbers)] = self._features.to(values[:, self.numbers])
+        for j, known in self.classes.items():
+            out[:, known.block] = ((values[:, [j]] == known.levels) - known.share[known.levels]) / known.scale
         seen = observed[:, self.cells]
-        return np.where(seen, out, 0.0), seen
+        out[~seen] = 0.0
+        return out, seen
 
     def features(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`code` of tensors; the rows asked about last are kept, as several models may read the same."""
@@ -178,78 +126,64 @@ class Coding:
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d value in data units| over observed numbers, (n,); dates in days."""
-        data = scaling.to_data(self.schema, values)
-        out = np.zeros(len(values))
-        for j in self.numbers:
-            if j in self.columns:
-                slope = self.columns[j].log_slope(data[:, j])
-            else:
-                slope = np.full(len(data), -np.log(self.scale[j]))
-            out += np.where(observed[:, j], slope, 0.0)
-        return out
+        slope = self._outer.log_slope(self._features.to(values[:, self.numbers]))
+        return over_observed(slope, observed[:, self.numbers])
+
+    def log_slope_in_model(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """Σ log |d feature / d model value| over observed numbers, (n,); counts and grades are their own model values."""
+        inner = self._inner.log_slope(values[:, self.numbers])
+        return self.log_slope(values, observed) - over_observed(inner, observed[:, self.numbers])
 
     # ------------------------------------------------------------------ out
 
     def decode_numbers(self, features: np.ndarray) -> np.ndarray:
         """Number cells in data units (..., D') of features (..., F), in the order of ``numbers``."""
-        out = np.empty((*features.shape[:-1], len(self.numbers)))
-        for i, j in enumerate(self.numbers):
-            z = features[..., i]
-            out[..., i] = self.columns[j].decode(z) if j in self.columns else z * self.scale[j] + self.loc[j]
-        return out
+        return self._outer.back(features[..., : len(self.numbers)])
+
+    def to_model(self, data: np.ndarray) -> np.ndarray:
+        """Model values of number cells given in data units (..., D'); positive ones are kept above zero."""
+        return self._inner.to(np.maximum(data, self._least))
 
     def probabilities(self, features: np.ndarray, j: int, floor: float) -> np.ndarray:
         """p(level) (n, L) of class cell j from the conditional means of its indicators (n, F), each at least ``floor``."""
-        block, share, scale = self.classes[j]
-        p = features[:, block] * scale + share[-(block.stop - block.start) :]
+        known = self.classes[j]
+        p = features[:, known.block] * known.scale + known.share[known.levels]
         if p.shape[1] == 1:
             p = np.concatenate([1 - p, p], 1)
         p = np.maximum(p, floor)
         return p / p.sum(1, keepdims=True)
-
-    def to_model(self, data: np.ndarray) -> np.ndarray:
-        """Model values of number cells given in data units (..., D'); positive ones are kept above zero."""
-        out = np.array(data)
-        place = {int(j): i for i, j in enumerate(self.numbers)}
-        for group in self.schema.groups:
-            for j, field in zip(group.cells, _each(group), strict=True):
-                if int(j) not in place:
-                    continue
-                v = out[..., place[int(j)]]
-                if group.kind in ("real", "pixel"):
-                    v[...] = (v - field.loc) / field.scale
-                elif group.kind == "positive":
-                    least = 0.5 * field.low if field.low > 0 else 1e-12
-                    v[...] = (np.log(np.maximum(v, least)) - field.loc) / field.scale
-        return out
 
     # ------------------------------------------------------------------ keep
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """What was fitted, as named arrays."""
         out = {"loc": self.loc, "scale": self.scale, "rare": self.rare.astype(float)}
-        for j, (_, share, scale) in self.classes.items():
-            out[f"class.{j}"] = np.append(share, scale)
-        for j, column in self.columns.items():
-            out[f"column.{j}"] = np.stack([column.values, column.scores])
-            out[f"back.{j}"] = np.stack([column.back_scores, column.back_values])
+        out |= {f"class.{j}": known.share for j, known in self.classes.items()}
+        if self.columns:
+            out["scored"] = np.array(list(self.columns))
+            every = stacked(list(self.columns.values()))
+            out |= {f"scores.{f.name}": getattr(every, f.name) for f in fields(every)}
         return out
 
     @classmethod
     def from_arrays(cls, schema: Schema, arrays: dict[str, np.ndarray], scores: bool) -> Coding:
         """Rebuild from :meth:`to_arrays`."""
-        nothing = np.zeros((1, schema.n_cells))
-        self = cls(schema, nothing, nothing > 0, scores)
-        self.loc, self.scale, self.rare = arrays["loc"], arrays["scale"], arrays["rare"] > 0
+        parts: dict[str, dict[str, np.ndarray]] = {"class": {}, "scores": {}}
         for key, value in arrays.items():
-            what, _, j = key.partition(".")
-            if what == "class":
-                self.classes[int(j)] = (self.classes[int(j)][0], value[:-1], float(value[-1]))
-            elif what == "column":
-                self.columns[int(j)] = Scores(*value, *arrays[f"back.{j}"])
+            what, _, name = key.partition(".")
+            if name:
+                parts[what][name] = value
+        columns = {}
+        if parts["scores"]:
+            every = NormalScores(**parts["scores"])
+            columns = {int(j): every.column(i) for i, j in enumerate(arrays["scored"])}
+        shares = {int(j): share for j, share in parts["class"].items()}
+        self = cls.__new__(cls)
+        self._set(schema, scores, arrays["loc"], arrays["scale"], arrays["rare"] > 0, columns, shares)
         return self
 
 
-def _each(group: Any) -> tuple:
-    """One field a cell: images share one."""
-    return group.fields if len(group.fields) == len(group.cells) else group.fields * len(group.cells)
+def _numbers(schema: Schema) -> np.ndarray:
+    """Cells that are numbers: all but classes without an order."""
+    kinds = [f.kind for f in schema.cell_fields]
+    return np.array([j for j, kind in enumerate(kinds) if kind not in ("binary", "categorical")], int)

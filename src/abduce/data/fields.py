@@ -1,7 +1,7 @@
 """The words of the data room: what one column (or all pixels of an image) is.
 
 A data container becomes one matrix of `n` rows by `D` cells. A `Field` says what a cell holds and how a data
-value `v` becomes a model value `m`:
+value `v` becomes a model value `m`, by its `Field.transform`:
 
     real, pixel                    m = (v - loc) / scale
     positive                       m = (log v - loc) / scale
@@ -12,13 +12,18 @@ value `v` becomes a model value `m`:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from abduce.data.transform import Affine, Log, Transform, Whole, index_of, joined
+
 KINDS = ("real", "positive", "count", "binary", "ordinal", "categorical", "pixel")
 CODED = ("binary", "ordinal", "categorical")
+WHOLE = (*CODED, "count")
 LEFT_OUT = ("identifier", "constant", "empty")
 
 _NOTES = {
@@ -75,14 +80,53 @@ class Field:
         name = self.dtype.lower()
         return name.startswith(("int", "uint")) or name == "object[int]"
 
+    @cached_property
+    def transform(self) -> Transform:
+        """The map from data values, codes of coded kinds, to model values."""
+        if self.kind in CODED:
+            return Whole(np.array([len(self.categories or ()) - 1.0]))
+        if self.kind == "count":
+            return Whole(np.array([np.inf]))
+        if self.kind == "positive":
+            return Log(np.array([self.loc]), np.array([self.scale]))
+        if self.kind == "pixel" and not math.isnan(self.low):
+            return Affine.of(self.loc, self.scale, self.low, self.high)
+        return Affine.of(self.loc, self.scale)
+
+    @property
+    def line(self) -> tuple[float, float] | None:
+        """``(loc, scale)`` where the data's numbers are loc + scale · model value, a binary column's too; else None."""
+        if self.kind == "binary":
+            try:
+                low, high = (float(v) for v in self.categories or (0, 1))
+            except ValueError:
+                return None
+            return low, high - low
+        return None if self.transform.line is None else (self.loc, self.scale)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Least and greatest lattice code: of all classes or levels, of other numbers as seen in training."""
+        if self.coded:
+            return 0, len(self.categories or ()) - 1
+        if math.isnan(self.low):
+            return 0, 0
+        low, high = (round(v * (self.denominator or 1)) for v in (self.low, self.high))
+        return (0 if self.kind == "count" else low), high
+
     @property
     def levels(self) -> int | None:
-        """Count the values a cell can take: K of a coded kind, the levels of a pixel, else None."""
+        """Number of values a cell can take: K of a coded kind, the levels of a pixel, else None."""
         if self.categories is not None:
             return len(self.categories)
         if self.kind == "pixel" and self.denominator is not None:
-            return round((self.high - self.low) * self.denominator) + 1
+            return self.ends[1] - self.ends[0] + 1
         return None
+
+    @property
+    def half(self) -> float:
+        """Half the step between the levels of a pixel, in model units; 0 of other kinds."""
+        return 1 / (2 * (self.denominator or 1) * self.scale) if self.kind == "pixel" else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Turn into plain JSON values; NaN becomes null."""
@@ -142,12 +186,32 @@ class Field:
         }
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Group:
     """Cells of one kind: their positions in 0..D-1 and a field for each (one shared field for images)."""
 
     kind: str
     cells: np.ndarray
     fields: tuple[Field, ...]
+
+    @cached_property
+    def index(self) -> slice | np.ndarray:
+        """What picks the cells from the last axis of an array, without a copy where they follow each other."""
+        return index_of(self.cells)
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The map from data values of these cells (..., d) to model values."""
+        return joined([f.transform for f in self.fields])
+
+
+def grouped(fields: Sequence[Field], n_cells: int) -> list[Group]:
+    """Gather cells of one kind, in the order of `KINDS`; one field may stand for all cells."""
+    if len(fields) == 1:
+        return [Group(fields[0].kind, np.arange(n_cells), tuple(fields))]
+    kinds = np.array([f.kind for f in fields])
+    places = [(kind, np.flatnonzero(kinds == kind)) for kind in KINDS]
+    return [Group(kind, cells, tuple(fields[j] for j in cells)) for kind, cells in places if cells.size]
 
 
 def _shorten(value: Any) -> str:

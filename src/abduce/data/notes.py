@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from abduce.data import scaling
 from abduce.data.fields import CODED, Field
 from abduce.data.schema import Schema
 
@@ -30,7 +29,7 @@ def describe_data(schema: Schema, X: Any) -> list[dict[str, Any]]:
         return rows
     found: dict[str, list[str]] = {}
     values, observed = schema.encode(X)
-    data = scaling.to_data(schema, values)
+    data = schema.transform.back(values)
     for j, field in enumerate(schema.fields):
         if field.kind not in CODED:
             found[field.name] = _of_numbers(field, data[observed[:, j], j])

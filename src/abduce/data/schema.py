@@ -7,6 +7,7 @@ same container.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abduce.data import lattice, scaling
-from abduce.data.arrays import find_codes, numeric_array, split
-from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
-from abduce.data.fields import CODED, KINDS, Field, Group, listing
+from abduce.data.arrays import numeric_array, split
+from abduce.data.columns import read_column
+from abduce.data.containers import Arrays, Container, Frames, column_labels, refuse
+from abduce.data.fields import CODED, KINDS, WHOLE, Field, Group, grouped, listing
 from abduce.data.infer import frame_field, resolve_kinds
-from abduce.data.layout import Layout
 from abduce.data.infer_arrays import array_fields, image_field
+from abduce.data.layout import Layout
+from abduce.data.transform import Joined, Transform, over_observed
 
 __all__ = ["KINDS", "Field", "Group", "Schema"]
 
@@ -103,7 +105,7 @@ class Schema:
 
     @classmethod
     def _infer_frame(cls, X: pd.DataFrame, kinds: Mapping[Any, str] | str | None) -> Schema:
-        labels = _labels(X)
+        labels = column_labels(X)
         if not len(X):
             raise ValueError(
                 f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
@@ -114,7 +116,7 @@ class Schema:
             )
         asked = resolve_kinds(kinds, labels)
         every = [
-            frame_field(read_column(_column(X, label), str(label)), kind)
+            frame_field(read_column(X[label], str(label)), kind)
             for label, kind in zip(labels, asked, strict=True)
         ]
         kept = tuple(f for f in every if f.kind in KINDS)
@@ -130,7 +132,7 @@ class Schema:
     @property
     def n_cells(self) -> int:
         """Count the cells D of a row."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @cached_property
     def names(self) -> list[str]:
@@ -140,36 +142,33 @@ class Schema:
         return [f"pixel[{', '.join(map(str, place))}]" for place in np.ndindex(*self.shape)]
 
     @cached_property
+    def cell_fields(self) -> tuple[Field, ...]:
+        """The field of each cell: images have one for all."""
+        return self.fields * self.n_cells if self.container == "image" else self.fields
+
+    @cached_property
     def layout(self) -> Layout:
         """How cells lie: binary and categorical ones hold classes, all others numbers."""
-        fields = self.fields * self.n_cells if self.container == "image" else self.fields
         coded = ("binary", "categorical")
-        levels = tuple(len(f.categories or (0, 1)) if f.kind in coded else 0 for f in fields)
+        levels = tuple(len(f.categories or (0, 1)) if f.kind in coded else 0 for f in self.cell_fields)
         return Layout(tuple(self.shape), levels)
 
     @cached_property
     def groups(self) -> list[Group]:
         """Gather cells of one kind, in the order of `KINDS`."""
-        if self.container == "image":
-            return [Group(self.fields[0].kind, np.arange(self.n_cells), self.fields)]
-        kinds = np.array([f.kind for f in self.fields])
-        out = []
-        for kind in KINDS:
-            cells = np.flatnonzero(kinds == kind)
-            if cells.size:
-                out.append(Group(kind, cells, tuple(self.fields[j] for j in cells)))
-        return out
+        return grouped(self.fields, self.n_cells)
 
     @cached_property
-    def _blocks(self) -> list[tuple[Group, Any, np.ndarray, np.ndarray]]:
-        """Give each group with an index for its cells (a slice if it is all of them), loc and scale."""
-        out = []
-        for group in self.groups:
-            cells = slice(None) if len(group.cells) == self.n_cells else group.cells
-            loc = np.array([f.loc for f in group.fields])
-            scale = np.array([f.scale for f in group.fields])
-            out.append((group, cells, loc, scale))
-        return out
+    def transform(self) -> Transform:
+        """The map from data values (..., D), codes of coded kinds, to model values."""
+        parts = tuple((group.index, group.transform) for group in self.groups)
+        return parts[0][1] if len(parts) == 1 else Joined(parts, self.n_cells)
+
+    @cached_property
+    def _form(self) -> Container:
+        if self.container == "frame":
+            return Frames(self.fields, self.left_out, self.order)
+        return Arrays(self.fields, self.shape, self.dtype, self.names)
 
     # ------------------------------------------------------------ in
 
@@ -181,55 +180,23 @@ class Schema:
         text among numbers, values never seen in a coded column, and values a positive or count column cannot
         hold.
         """
-        if self.container == "frame":
-            columns = self._columns(X, name)
-            values = np.empty((len(columns[0].values), self.n_cells), dtype)
-            observed = np.empty(values.shape, bool)
-            for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
-                observed[:, j] = column.observed
-                values[:, j] = lookup(column, field) if field.coded else numbers(column, field)
-        else:
-            flat, seen = split(self._array(X, name), name)
-            values = np.array(flat, dtype)
-            observed = np.ones(values.shape, bool) if seen is None else seen
-            for group, cells, _, _ in self._blocks:
-                if group.kind in CODED:
-                    values[:, cells] = find_codes(values[:, cells], observed[:, cells], group, name)
-        scaling.standardise(self, values, observed, name)
+        data, observed = self._form.read(X, name)
+        for group in self.groups:
+            block, known = data[:, group.index], observed[:, group.index]
+            if group.kind == "count":
+                wrong = ((block < 0) | (block != np.rint(block))) & known
+                expected = "whole numbers 0, 1, 2, ... (kind count)"
+                refuse(wrong, block, group, self.names, name, expected)
+            elif group.kind == "positive":
+                refuse((block <= 0) & known, block, group, self.names, name, "values above 0 (kind positive)")
+        values = self.transform.to(data, dtype)
+        if not observed.all():
+            values[~observed] = 0.0
         return values, observed
 
-    def _columns(self, X: Any, name: str) -> list[Column]:
-        X = self._frame(X, name)
-        by_name = {str(label): label for label in self.order}
-        return [read_column(_column(X, by_name[f.name]), f.name) for f in self.fields]
-
-    def _frame(self, X: Any, name: str) -> pd.DataFrame:
-        if not isinstance(X, pd.DataFrame):
-            if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == len(self.order):
-                return pd.DataFrame(X, columns=list(self.order))
-            raise TypeError(
-                f"{name} must be a DataFrame with columns {listing(self.order)}, got {type(X).__name__}"
-            )
-        labels = _labels(X, name)
-        missing = [c for c in self.order if c not in labels]
-        extra = [c for c in labels if c not in self.order]
-        if missing or extra:
-            parts = [f"is missing {listing(missing, 10)}"] if missing else []
-            parts += [f"has unknown {listing(extra, 10)}"] if extra else []
-            raise ValueError(f"{name} must have the columns seen in training: it {' and '.join(parts)}")
-        return X
-
-    def _array(self, X: Any, name: str) -> np.ndarray:
-        array = numeric_array(X, name)
-        if array.shape[1:] != self.shape or array.ndim < 2:
-            if self.container == "array" and array.ndim == 2:
-                raise ValueError(
-                    f"{name} has {array.shape[1]} features, but {self.shape[0]} features are expected "
-                    "as in training"
-                )
-            want = ", ".join(["n", *map(str, self.shape)])
-            raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
-        return array
+    def modelled(self, X: Any, name: str = "X") -> Any:
+        """X itself, or of a frame the modelled columns in the order of the fields, once its columns are checked."""
+        return self._form.modelled(X, name)
 
     # ------------------------------------------------------------ out
 
@@ -240,30 +207,30 @@ class Schema:
         range. With `snap` floats on a lattice are rounded to it too (a length in tenths comes out in tenths).
         Left-out columns are missing, unless all rows had the same text.
         """
-        values = self._matrix(values)
-        data = scaling.to_data(self, values, snap)
-        if self.container != "frame":
-            return scaling.cast(self, data, np.dtype(self.dtype)).reshape(-1, *self.shape)
-        arrays = [_finish(f, data[:, j]) for j, f in enumerate(self.fields)]
-        return self._assemble(arrays, len(values))
+        data = self.transform.back(self._matrix(values))
+        if snap:
+            self._snap(data)
+        return self._form.write(data)
+
+    def _snap(self, data: np.ndarray) -> None:
+        """Round data values to their lattice in place; positive values stay above 0."""
+        for group in self.groups:
+            step = np.array([f.denominator or 0 for f in group.fields], np.float64)
+            if group.kind in WHOLE or not step.any():
+                continue
+            block = data[:, group.index]
+            snapped = block * np.maximum(step, 1.0)
+            np.rint(snapped, out=snapped)
+            snapped /= np.maximum(step, 1.0)
+            if group.kind == "positive":
+                snapped = np.maximum(snapped, 1 / np.maximum(step, 1.0))
+            data[:, group.index] = snapped if step.all() else np.where(step > 0, snapped, block)
 
     def _matrix(self, values: np.ndarray) -> np.ndarray:
         values = np.asarray(values)
         if values.ndim != 2 or values.shape[1] != self.n_cells:
             raise ValueError(f"values must have shape (n, {self.n_cells}), got {values.shape}")
         return values
-
-    def _assemble(self, arrays: list, n: int) -> pd.DataFrame:
-        by_name = {f.name: a for f, a in zip(self.fields, arrays, strict=True)}
-        for field in self.left_out:
-            constant = field.kind == "constant"
-            codes = np.zeros(n, np.int64)
-            by_name[field.name] = build_column(field, codes, np.full(n, constant))
-        frame = pd.DataFrame(
-            {str(label): by_name[str(label)] for label in self.order}, index=pd.RangeIndex(n)
-        )
-        frame.columns = pd.Index(list(self.order)) if self.order else frame.columns
-        return frame
 
     def replace(self, X: Any, values: np.ndarray, where: np.ndarray) -> Any:
         """Copy X and put decoded `values` (n, D) into the cells marked by `where` (n, D); the rest stays to
@@ -274,35 +241,7 @@ class Schema:
         values, where = self._matrix(values), self._matrix(where).astype(bool)
         if values.shape != where.shape:
             raise ValueError(f"values {values.shape} and where {where.shape} must have the same shape")
-        if self.container == "frame":
-            X = self._frame(X, "X")
-            self._same_length(len(X), len(values))
-            data = scaling.to_data(self, values)
-            out = X.copy()
-            by_name = {str(label): label for label in self.order}
-            for j in np.flatnonzero(where.any(axis=0)):
-                field, rows = self.fields[j], where[:, j]
-                label = by_name[field.name]
-                out[label] = put(X[label], rows, _finish(field, data[rows, j]))
-            return out
-        array = self._array(X, "X")
-        self._same_length(len(array), len(values))
-        target = array.dtype
-        if target.kind in "iub" and target != np.dtype(self.dtype) and where.any():
-            target = (
-                np.dtype(np.float64)
-                if np.dtype(self.dtype).kind == "f"
-                else np.promote_types(target, self.dtype)
-            )
-        out = np.array(array, target).reshape(len(array), -1)
-        new = scaling.cast(self, scaling.to_data(self, values), target)
-        out[where] = new[where]
-        return out.reshape(array.shape)
-
-    @staticmethod
-    def _same_length(rows: int, given: int) -> None:
-        if rows != given:
-            raise ValueError(f"X has {rows} rows but values has {given}")
+        return self._form.put(X, self.transform.back(values), where)
 
     def log_jacobian(self, values: np.ndarray, observed: np.ndarray, pixels: bool = False) -> np.ndarray:
         """Sum log |d model value / d data value| over observed real and positive cells, shape (n,), nats.
@@ -310,7 +249,13 @@ class Schema:
         With ``pixels`` over pixels too, where a model gives them a density rather than probabilities of levels.
         Added to a log density in model space it gives the log density in data units (dates: per day).
         """
-        return scaling.log_jacobian(self, self._matrix(values), self._matrix(observed), pixels)
+        values, observed = self._matrix(values), self._matrix(observed)
+        out = np.zeros(len(values))
+        for group in self.groups:
+            if group.kind in ("real", "positive") or (pixels and group.kind == "pixel"):
+                slope = group.transform.log_slope(values[:, group.index])
+                out += over_observed(slope, observed[:, group.index])
+        return out
 
     # ------------------------------------------------------------ lattice
 
@@ -321,7 +266,17 @@ class Schema:
         columns that are not on a lattice, and any column the model leaves out (unless `ignore_left_out`), as
         neither could come back whole.
         """
-        return lattice.to_integers(self, X, ignore_left_out)
+        loose = [f.name for f in self.fields if f.denominator is None and f.missing < 1.0]
+        if loose:
+            raise ValueError(
+                f"columns not on a lattice of fixed precision: {listing(loose, 10)}; round them first"
+            )
+        gone = [f.name for f in self.left_out if f.kind == "identifier"]
+        if gone and not ignore_left_out:
+            raise ValueError(
+                f"columns left out of the model cannot be coded: {listing(gone, 10)}; drop them first"
+            )
+        return self._form.to_codes(X)
 
     def from_integers(self, k: np.ndarray, observed: np.ndarray) -> Any:
         """Turn lattice codes back into the container: the exact inverse of `to_integers`, bit for bit.
@@ -329,7 +284,16 @@ class Schema:
         Left-out columns come back missing (constant text as it was). A missing cell in an integer column,
         which the training data did not have, makes that column float64. ValueError for codes out of range.
         """
-        return lattice.from_integers(self, k, observed)
+        k, observed = self._matrix(k), self._matrix(observed).astype(bool)
+        if k.dtype.kind not in "iu":
+            raise ValueError(f"k must be whole numbers, got dtype {k.dtype}")
+        k = np.where(observed, k, 0).astype(np.int64)
+        for group in self.groups:
+            if group.kind in CODED:
+                low, high = np.array([f.ends for f in group.fields]).T
+                if ((k[:, group.index] < low) | (k[:, group.index] > high)).any():
+                    raise ValueError("k has codes outside the categories of its columns")
+        return self._form.from_codes(k, observed)
 
     # ------------------------------------------------------------ words
 
@@ -379,41 +343,3 @@ def _warn_empty(names: list[str]) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _column(X: pd.DataFrame, label: Any) -> pd.Series:
-    series: Any = X[label]
-    return series
-
-
-def _labels(X: pd.DataFrame, name: str = "X") -> list:
-    if isinstance(X.columns, pd.MultiIndex):
-        raise TypeError(f"{name} has columns of several levels; expected one name a column")
-    labels = [int(c) if isinstance(c, np.integer) else c for c in X.columns]
-    if odd := [c for c in labels if not isinstance(c, str | int)]:
-        raise TypeError(f"{name} must have column names that are str or int, got {listing(odd)}")
-    seen: set[str] = set()
-    if twice := [c for c in labels if str(c) in seen or seen.add(str(c))]:
-        raise ValueError(f"{name} has the column {listing(twice)} more than once")
-    return labels
-
-
-def _finish(field: Field, data: np.ndarray) -> Any:
-    """Turn one column's data values (or codes) into its dtype, rounding where the dtype is whole."""
-    if field.temporal:
-        per_day = ticks_per_day(field.dtype)
-        parts = field.denominator
-        ticks = np.rint(data * parts) * (per_day // parts) if parts else np.rint(data * per_day)
-        return build_column(field, np.clip(ticks, -9.2e18, 9.2e18).astype(np.int64))
-    if field.coded:
-        return build_column(field, data.astype(np.int64))
-    label = field.dtype.lower()
-    if field.integral:
-        limits = np.iinfo(label.split("[")[0] if label.startswith(("int", "uint")) else "int64")
-        low = max(float(limits.min), 1.0 if field.kind == "positive" else -np.inf)
-        high = np.nextafter(float(limits.max), 0) if limits.max > 2**53 else float(limits.max)
-        data = np.clip(np.rint(data), low, high).astype(limits.dtype)
-    elif "float32" in label or "float16" in label:
-        limits = np.finfo("float32" if "float32" in label else "float16")
-        data = np.clip(data, limits.tiny if field.kind == "positive" else limits.min, limits.max)
-    return build_column(field, data)

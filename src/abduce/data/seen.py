@@ -13,6 +13,8 @@ import abc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from abduce.data.fields import KINDS
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -26,6 +28,9 @@ class View(abc.ABC):
     """How what was seen, y, came from clean rows x."""
 
     name: ClassVar[str]  # by which models declare which views they answer
+    kinds: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # of data that it may be asked of as it is; none: it is in model units
 
     @abc.abstractmethod
     def guess(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +73,7 @@ class Blanks(View):
     """
 
     name = "blanks"
+    kinds = frozenset(KINDS)
 
     def __repr__(self) -> str:
         return "Blanks()"

@@ -19,11 +19,11 @@ from sklearn.utils.validation import check_is_fitted
 from abduce.answers.answer import Answer, gather
 from abduce.answers.views import Flips, Linear
 from abduce.data.fields import listing
+from abduce.data.observations import Downsample, Noise, translate
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.estimators.bootstrap import Encoded, refit
 from abduce.estimators.noise_level import most_likely, robust_noise
-from abduce.estimators.observations import MEASURED, Downsample, Noise, flip_rate, translate
 from abduce.models.model import Model
 
 INTERVAL_DRAWS = 1000  # behind an interval
@@ -255,12 +255,12 @@ class Restoring(abc.ABC):
         check_is_fitted(self)
         _check_draws(draws)
         schema = self.schema_
-        wrong = sorted({f.kind for f in schema.fields} - set(MEASURED))
+        wrong = sorted({f.kind for f in schema.fields if f.line is None})
         if return_std and wrong:
             raise ValueError(
-                f"return_std is for the kinds {', '.join(MEASURED)}; this model also has {wrong}: take draws"
+                f"return_std is for the kinds real, pixel, binary (of numbers); this model also has {wrong}: take draws"
             )
-        seen = self._viewed(Y, observation)
+        seen = translate(schema, Y, observation, Linear, self._encode)
         answer: Any
         if seen.exact:
             answer = self.fill(Y, draws, random_state=random_state)
@@ -273,16 +273,6 @@ class Restoring(abc.ABC):
         if not return_std:
             return answer
         return answer, self._std(seen, random_state)
-
-    def _viewed(self, Y, observation) -> Seen:
-        """What was seen through an observation, in model space."""
-        found = translate(self.schema_, Y, observation)
-        if found is not None:
-            return Seen(*found)
-        seen = self._encode(Y)
-        if isinstance(observation, Flips):
-            return seen._replace(view=flip_rate(self.schema_, observation))
-        return seen
 
     def _drawn(self, seen: Seen, n: int, generator: torch.Generator) -> np.ndarray:
         """Draws (n, rows, D) of clean rows."""
@@ -300,10 +290,7 @@ class Restoring(abc.ABC):
             out[part] = answer.draws(STD_DRAWS, generator).std(0).numpy()
         if seen.exact:
             out[seen.mask.numpy()] = 0.0
-        scale = [
-            float(f.categories[1]) - float(f.categories[0]) if f.categories else f.scale
-            for f in schema.fields
-        ]
+        scale = [f.line[1] for f in schema.fields if f.line]  # all have one, as was asked before
         return (out * np.broadcast_to(scale, schema.n_cells)).reshape(-1, *schema.shape)
 
     def denoise(self, X, noise, draws: int | None = None, random_state=None):
@@ -359,7 +346,7 @@ class Restoring(abc.ABC):
         """
         check_is_fitted(self)
         schema = self.schema_
-        seen = self._viewed(X, self._noise(0.0))
+        seen = translate(schema, X, self._noise(0.0), Linear, self._encode)
         some = torch.randperm(len(seen.y), generator=torch.Generator().manual_seed(self.inference_seed_))
         index = some[:NOISE_ROWS]
         rows = seen.rows(index[seen.mask[index].any(1)])

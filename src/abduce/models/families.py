@@ -83,9 +83,11 @@ def _base(name: str | None, cells: int) -> nn.Module | None:
 
 
 def _transformed(
-    model: dict[str, Any], schema: dict[str, Any], scores: bool, arrays: dict[str, list[int]]
+    model: dict[str, Any], schema: dict[str, Any], scores: bool, arrays: dict[str, list[Any]]
 ) -> Transformed:
-    empty = {name: np.zeros(shape) for name, shape in arrays.items()}
+    empty = {
+        name: np.zeros(shape, np.int64 if whole else np.float64) for name, (shape, whole) in arrays.items()
+    }
     return Transformed(rebuild(model), Schema.from_json(schema), scores, empty)
 
 

@@ -60,7 +60,8 @@ class Transformed(Model):
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What it is built from."""
-        buffers = {n: list(getattr(self, f"array_{i}").shape) for i, n in enumerate(self._names)}
+        arrays = {n: getattr(self, f"array_{i}") for i, n in enumerate(self._names)}
+        buffers = {n: [list(t.shape), not t.is_floating_point()] for n, t in arrays.items()}
         inner = {"family": type(self.model).__name__, "config": self.model.config}
         return {"model": inner, "schema": self.schema.to_json(), "scores": self.scores, "arrays": buffers}
 
@@ -145,9 +146,7 @@ class _ThroughCoding(Answer):
         known[:, len(coding.numbers) :] = False
         out = model.answer(Seen(features, known), self.effort).log_evidence
         values, mask = x.numpy(), observed.numpy()
-        out = out + torch.from_numpy(
-            coding.log_slope(values, mask) - self.owner.schema.log_jacobian(values, mask, pixels=True)
-        )
+        out = out + torch.from_numpy(coding.log_slope_in_model(values, mask))
         for j, (block, share, _) in coding.classes.items():
             rows = observed[:, j].nonzero().squeeze(1)
             if len(rows):

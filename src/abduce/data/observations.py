@@ -9,7 +9,7 @@ All but the last two are one observation, y = A x + noise; blanks (NaN) may go w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.answers.views import Flips, Linear
 from abduce.data.operators import (
     BORDERS,
+    IDENTITY,
     KERNELS,
     Dense,
     Operator,
@@ -29,9 +29,11 @@ from abduce.data.operators import (
     shrink,
 )
 from abduce.data.schema import Schema
-from abduce.data.seen import Blanks, View
+from abduce.data.seen import Seen, View
 
-MEASURED = ("real", "pixel", "binary")  # kinds whose map into model space is affine
+Linear = Callable[
+    [Tensor | float, Operator], View
+]  # the view of y = A x + noise, from noise and A in model units
 
 
 @dataclass(frozen=True)
@@ -110,53 +112,47 @@ class LinearMap:
     noise: float | Sequence[float] | np.ndarray = 0.0
 
 
-Observation = Blanks | Flips | Noise | Quantise | Blur | Downsample | LinearMap
+def translate(
+    schema: Schema,
+    Y: Any,
+    observation: Any,
+    linear: Linear,
+    encode: Callable[[Any], tuple[Tensor, Tensor]],
+) -> Seen:
+    """What was seen of clean rows in model space, through the view that an observation in data units is there.
 
-
-def translate(schema: Schema, Y: Any, observation: Any) -> tuple[Tensor, Tensor, View] | None:
-    """What was seen in model space, (n, d), its mask, and how it came about; None where Y are rows like any other.
+    ``observation`` is one of the above, or a `View` that needs no units, blanks or flips, which stays as it is.  ``linear``
+    makes the view of all the others, from the noise's standard deviation and the operator A.  ``encode`` gives values and
+    mask of Y in model space where Y are rows like any other.
 
     ValueError or TypeError where an argument is out of range, the data are of kinds that it does not fit, or Y has the
     wrong shape.
     """
-    if not isinstance(observation, Observation):
+    if isinstance(observation, View) and observation.kinds:
+        if not observation.kinds.issuperset(f.kind for f in schema.fields):
+            raise ValueError(
+                f"{type(observation).__name__} takes all-{', '.join(observation.kinds)} data; "
+                "this model has other kinds too"
+            )
+        return Seen(*encode(Y), observation)
+    if not isinstance(observation, Noise | Quantise | Blur | Downsample | LinearMap):
         names = "Blanks, Flips, Noise, Quantise, Blur, Downsample or LinearMap"
         raise TypeError(f"observation must be {names} of abduce, got {observation!r}")
-    if isinstance(observation, Blanks | Flips):
-        return None
-    kinds = {f.kind for f in schema.fields}
-    wrong = [] if kinds == {"binary"} else sorted(kinds - {"real", "pixel"})
-    if wrong:
-        raise ValueError(
-            f"{type(observation).__name__} takes real, pixel or all-binary data, this model also has kinds {wrong}"
-        )
-    loc, scale = _affine(schema)
+    loc, scale = _line(schema, type(observation).__name__)
     if isinstance(observation, LinearMap):
-        return _measured(schema, Y, observation, loc, scale)
+        return _measured(schema, Y, observation, linear)
     if isinstance(observation, Noise | Quantise):
-        noise = _levels(observation, schema) / scale
-        y, seen = _array(Y, schema.shape, schema)
-        return (y - loc) / scale, seen, Linear(noise)
+        y, seen = _array(schema.modelled(Y), schema.shape)
+        return Seen((y - loc) / scale, seen, linear(_levels(observation, schema) / scale, IDENTITY))
     if schema.container != "image":
         raise ValueError(
             f"{type(observation).__name__} needs a model of images, this one was fitted to a {schema.container}"
         )
     operator, shape = _of_images(schema, observation)
     noise = _number("noise", observation.noise) / float(scale[0])
-    y, seen = _array(Y, shape, schema)
+    y, seen = _array(Y, shape)
     # y = A (loc + scale · m) + noise, all pixels of one loc and scale
-    y = (y - operator.apply(loc)) / scale[0]
-    return y, seen, Linear(noise, operator)
-
-
-def flip_rate(schema: Schema, observation: Flips) -> Flips:
-    """Check flips against the data."""
-    if {f.kind for f in schema.fields} != {"binary"}:
-        raise ValueError("Flips takes all-binary data; this model has other kinds too")
-    rate = observation.rate
-    if not isinstance(rate, Real) or not 0 <= rate < 0.5:
-        raise ValueError(f"noise of binary data is a flip probability in [0, 0.5), got {rate!r}")
-    return Flips(max(float(rate), 1e-9))
+    return Seen((y - operator.apply(loc)) / scale[0], seen, linear(noise, operator))
 
 
 def _of_images(schema: Schema, observation: Blur | Downsample) -> tuple[Operator, tuple[int, ...]]:
@@ -176,43 +172,37 @@ def _of_images(schema: Schema, observation: Blur | Downsample) -> tuple[Operator
     return convolution(schema.shape, np.asarray(observation.width), observation.border), schema.shape
 
 
-def _measured(
-    schema: Schema, Y: Any, observation: LinearMap, loc: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Linear]:
+def _measured(schema: Schema, Y: Any, observation: LinearMap, linear: Linear) -> Seen:
     matrix = np.asarray(observation.matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != schema.n_cells or not np.isfinite(matrix).all():
         raise ValueError(f"matrix must be finite and of shape (d, {schema.n_cells}), got {matrix.shape}")
-    y, seen = _array(Y, matrix.shape[:1], None)
+    loc, scale = _line(schema, "LinearMap")
+    y, seen = _array(Y, matrix.shape[:1])
     A = torch.from_numpy(matrix)
     unit = (A * scale).square().sum(1).sqrt().clamp_min(1e-12)  # measurements of about unit size
     noise = _each("noise", observation.noise, len(matrix), "measurements") / unit
-    return (y - A @ loc) / unit, seen, Linear(noise, Dense(A * scale / unit.unsqueeze(1)))
+    return Seen((y - A @ loc) / unit, seen, linear(noise, Dense(A * scale / unit.unsqueeze(1))))
 
 
-def _affine(schema: Schema) -> tuple[Tensor, Tensor]:
-    """Data value = loc + scale · model value, (D,) each."""
-    pairs = []
-    for field in schema.fields:
-        if field.kind == "binary":
-            try:
-                low, high = (float(v) for v in field.categories or (0, 1))
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"column {field.name!r} has categories that are no numbers, {field.categories}: take Flips or Blanks"
-                ) from None
-            pairs.append((low, high - low))
-        else:
-            pairs.append((field.loc, field.scale))
-    both = torch.tensor(pairs, dtype=torch.float64).expand(schema.n_cells, 2)
-    return both[:, 0].clone(), both[:, 1].clone()
+def _line(schema: Schema, name: str) -> tuple[Tensor, Tensor]:
+    """Data value = loc + scale · model value, (D,) each; ValueError where some cells lie on no line."""
+    bent = [f for f in schema.fields if f.line is None]
+    binary = {f.kind for f in schema.fields} == {"binary"}
+    if bent and binary:
+        raise ValueError(
+            f"column {bent[0].name!r} has categories that are no numbers, {bent[0].categories}: take Flips or Blanks"
+        )
+    wrong = {f.kind for f in bent} | {f.kind for f in schema.fields if f.coded and not binary}
+    if wrong:
+        raise ValueError(
+            f"{name} takes real, pixel or all-binary data, this model also has kinds {sorted(wrong)}"
+        )
+    lines = torch.tensor([f.line for f in schema.fields], dtype=torch.float64).expand(schema.n_cells, 2)
+    return lines[:, 0].clone(), lines[:, 1].clone()
 
 
-def _array(Y: Any, shape: tuple[int, ...], schema: Schema | None) -> tuple[Tensor, Tensor]:
+def _array(Y: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Y as numbers (n, d) with zeros at its blanks, and the mask of what was seen."""
-    if schema is not None and schema.container == "frame":
-        Y = schema._frame(Y, "X")[
-            [label for f in schema.fields for label in schema.order if str(label) == f.name]
-        ]
     try:
         array = np.asarray(Y, dtype=np.float64)
     except (TypeError, ValueError) as error:

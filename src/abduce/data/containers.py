@@ -1,0 +1,342 @@
+"""Containers of rows, a data frame or an array: their cells as one matrix of numbers, and back.
+
+Between a container and its model stands a matrix (n, D) of *data values*: numbers as they are, dates in days, codes for
+coded kinds.  Its other form are *lattice codes*, whole numbers k with value k / denominator, which lose nothing.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from abduce.data.arrays import find_codes, numeric_array, split, take
+from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
+from abduce.data.fields import CODED, Field, Group, grouped, listing
+from abduce.data.lattice import float_type, negative_zero, round_codes
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Container(abc.ABC):
+    """The make of a container of rows, as seen in training."""
+
+    @abc.abstractmethod
+    def read(self, X: Any, name: str) -> Pair:
+        """Data values (n, D), which may be X's own memory, 0 where missing, and the mask of observed cells.
+
+        ValueError or TypeError, naming ``name`` and the column, for data of another make.
+        """
+
+    @abc.abstractmethod
+    def modelled(self, X: Any, name: str) -> Any:
+        """X itself, or of a frame the modelled columns in the order of the fields, once its columns are checked."""
+
+    @abc.abstractmethod
+    def write(self, data: np.ndarray) -> Any:
+        """A new container of data values (n, D), used up, rounded and cut to what its dtypes can hold."""
+
+    @abc.abstractmethod
+    def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> Any:
+        """A copy of X with data values (n, D), used up, in the cells marked ``where``; dtypes are widened where they must."""
+
+    @abc.abstractmethod
+    def to_codes(self, X: Any) -> Pair:
+        """Lattice codes int64 (n, D) and the mask of observed cells; ValueError for values off the lattice."""
+
+    @abc.abstractmethod
+    def from_codes(self, k: np.ndarray, observed: np.ndarray) -> Any:
+        """The container of lattice codes."""
+
+
+def same_length(rows: int, given: int) -> None:
+    """Refuse values for another number of rows."""
+    if rows != given:
+        raise ValueError(f"X has {rows} rows but values has {given}")
+
+
+def refuse(
+    wrong: np.ndarray, data: np.ndarray, group: Group, names: list[str], X: str, expected: str
+) -> None:
+    """Raise ValueError naming the first of a group's cells marked ``wrong``, its value, and what was expected."""
+    if wrong.any():
+        row, j = np.argwhere(wrong)[0]
+        column = names[group.cells[j]]
+        raise ValueError(f"{X}: column {column!r} expects {expected}, got {data[row, j]:g} in row {row}")
+
+
+# ---------------------------------------------------------------- frames
+
+
+class Frames(Container):
+    """Data frames of columns ``order``, of which ``left_out`` are not modelled."""
+
+    def __init__(self, fields: tuple[Field, ...], left_out: tuple[Field, ...], order: tuple):
+        self.fields, self.left_out, self.order = fields, left_out, order
+        by_name = {str(label): label for label in order}
+        self.labels = [by_name[f.name] for f in fields]
+
+    def check(self, X: Any, name: str) -> pd.DataFrame:
+        """X as a frame with the columns seen in training; TypeError or ValueError if it is none."""
+        if not isinstance(X, pd.DataFrame):
+            if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == len(self.order):
+                return pd.DataFrame(X, columns=list(self.order))
+            raise TypeError(
+                f"{name} must be a DataFrame with columns {listing(self.order)}, got {type(X).__name__}"
+            )
+        labels = column_labels(X, name)
+        missing = [c for c in self.order if c not in labels]
+        extra = [c for c in labels if c not in self.order]
+        if missing or extra:
+            parts = [f"is missing {listing(missing, 10)}"] if missing else []
+            parts += [f"has unknown {listing(extra, 10)}"] if extra else []
+            raise ValueError(f"{name} must have the columns seen in training: it {' and '.join(parts)}")
+        return X
+
+    def modelled(self, X: Any, name: str) -> pd.DataFrame:
+        return self.check(X, name)[self.labels]
+
+    def _columns(self, X: Any, name: str) -> list[Column]:
+        X = self.check(X, name)
+        return [read_column(X[label], f.name) for f, label in zip(self.fields, self.labels, strict=True)]
+
+    def _gather(self, X: Any, name: str, dtype: Any, of_column: Any) -> Pair:
+        columns = self._columns(X, name)
+        out = np.empty((len(columns[0].values), len(columns)), dtype)
+        observed = np.empty(out.shape, bool)
+        for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
+            observed[:, j] = column.observed
+            out[:, j] = of_column(column, field)
+        return out, observed
+
+    def read(self, X: Any, name: str) -> Pair:
+        return self._gather(X, name, np.float64, lambda c, f: lookup(c, f) if f.coded else numbers(c, f))
+
+    def write(self, data: np.ndarray) -> pd.DataFrame:
+        return self._assemble([_finish(f, data[:, j]) for j, f in enumerate(self.fields)], len(data))
+
+    def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> pd.DataFrame:
+        X = self.check(X, "X")
+        same_length(len(X), len(data))
+        out = X.copy()
+        for j in np.flatnonzero(where.any(axis=0)):
+            label, rows = self.labels[j], where[:, j]
+            out[label] = put(X[label], rows, _finish(self.fields[j], data[rows, j]))
+        return out
+
+    def to_codes(self, X: Any) -> Pair:
+        return self._gather(X, "X", np.int64, _column_codes)
+
+    def from_codes(self, k: np.ndarray, observed: np.ndarray) -> pd.DataFrame:
+        arrays = [_from_codes(f, k[:, j], observed[:, j]) for j, f in enumerate(self.fields)]
+        return self._assemble(arrays, len(k))
+
+    def _assemble(self, arrays: list, n: int) -> pd.DataFrame:
+        by_name = {f.name: a for f, a in zip(self.fields, arrays, strict=True)}
+        for field in self.left_out:
+            constant = np.full(n, field.kind == "constant")
+            by_name[field.name] = build_column(field, np.zeros(n, np.int64), constant)
+        frame = pd.DataFrame(
+            {str(label): by_name[str(label)] for label in self.order}, index=pd.RangeIndex(n)
+        )
+        frame.columns = pd.Index(list(self.order)) if self.order else frame.columns
+        return frame
+
+
+def column_labels(X: pd.DataFrame, name: str = "X") -> list:
+    """A frame's column labels; TypeError for labels that are not str or int, ValueError for one that comes twice."""
+    if isinstance(X.columns, pd.MultiIndex):
+        raise TypeError(f"{name} has columns of several levels; expected one name a column")
+    labels = [int(c) if isinstance(c, np.integer) else c for c in X.columns]
+    if odd := [c for c in labels if not isinstance(c, str | int)]:
+        raise TypeError(f"{name} must have column names that are str or int, got {listing(odd)}")
+    seen: set[str] = set()
+    if twice := [c for c in labels if str(c) in seen or seen.add(str(c))]:
+        raise ValueError(f"{name} has the column {listing(twice)} more than once")
+    return labels
+
+
+def _finish(field: Field, data: np.ndarray) -> Any:
+    """Turn one column's data values (or codes) into its dtype, rounding where the dtype is whole."""
+    if field.temporal:
+        per_day = ticks_per_day(field.dtype)
+        parts = field.denominator
+        ticks = np.rint(data * parts) * (per_day // parts) if parts else np.rint(data * per_day)
+        return build_column(field, np.clip(ticks, -9.2e18, 9.2e18).astype(np.int64))
+    if field.coded:
+        return build_column(field, data.astype(np.int64))
+    label = field.dtype.lower()
+    if field.integral:
+        dtype = np.dtype(label.split("[")[0] if label.startswith(("int", "uint")) else "int64")
+        data = _fitted(data, dtype, 1.0 if field.kind == "positive" else -np.inf).astype(dtype)
+    elif "float32" in label or "float16" in label:
+        dtype = np.dtype("float32" if "float32" in label else "float16")
+        data = _fitted(data, dtype, np.finfo(dtype).tiny if field.kind == "positive" else -np.inf)
+    return build_column(field, data)
+
+
+def _fitted(data: np.ndarray, dtype: np.dtype, least: float = -np.inf) -> np.ndarray:
+    """Data values, in place, rounded where a dtype is whole, and cut to what it can hold and to ``least``."""
+    whole = dtype.kind in "iu"
+    limits = np.iinfo(dtype) if whole else np.finfo(dtype)
+    top = float(limits.max)
+    if whole:
+        np.rint(data, out=data)
+        top = np.nextafter(top, 0) if top > 2**53 else top
+    return np.clip(data, max(float(limits.min), least), top, out=data)
+
+
+def _column_codes(column: Column, field: Field) -> np.ndarray:
+    """Lattice codes of one column (n,); ValueError naming the first value off the lattice."""
+    wrong = np.zeros(len(column.values), bool)
+    if field.coded:
+        codes = lookup(column, field)
+        if column.form == "number":
+            wrong = negative_zero(column.values)
+    else:
+        values = numbers(column, field)
+        step = field.denominator or 1
+        ticks = column.integers
+        if column.form == "time" and ticks is not None and column.per_day % step == 0:
+            codes, rest = np.divmod(ticks, column.per_day // step)
+            wrong = rest != 0
+        elif column.form == "time" and ticks is not None:
+            codes = ticks * (step // column.per_day)
+        elif ticks is not None:
+            codes = ticks * step
+        else:
+            codes, wrong = round_codes(values, step, float_type(field.dtype))
+        if field.kind == "pixel":
+            wrong = wrong | (values < field.low) | (values > field.high)
+        elif field.kind == "count":
+            wrong = wrong | (codes < 0)
+    wrong = wrong & column.observed
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"column {field.name!r} has {column.values[row]} in row {row}, which is not on its lattice: "
+            f"expected whole multiples of 1/{field.denominator}"
+        )
+    return np.where(column.observed, codes, 0)
+
+
+def _from_codes(field: Field, k: np.ndarray, observed: np.ndarray) -> Any:
+    step = field.denominator or 1
+    if field.temporal:
+        k = k * (ticks_per_day(field.dtype) // step)
+    elif not field.coded and not field.integral:
+        return build_column(field, k / step, observed)
+    return build_column(field, k, observed)
+
+
+# ---------------------------------------------------------------- arrays
+
+
+class Arrays(Container):
+    """Arrays of rows of ``shape`` and of a ``dtype``: tables (n, D), or images, whose pixels share one field."""
+
+    def __init__(self, fields: tuple[Field, ...], shape: tuple[int, ...], dtype: str, names: list[str]):
+        self.shape, self.dtype, self.names = shape, np.dtype(dtype), names
+        self.groups = grouped(fields, len(names))
+        self.coded = [group for group in self.groups if group.kind in CODED]
+
+    def check(self, X: Any, name: str) -> np.ndarray:
+        """X as an array of numbers with rows of the shape seen in training; ValueError if it is none."""
+        array = numeric_array(X, name)
+        if array.shape[1:] != self.shape or array.ndim < 2:
+            if len(self.shape) == 1 and array.ndim == 2:
+                raise ValueError(
+                    f"{name} has {array.shape[1]} features, but {self.shape[0]} features are expected "
+                    "as in training"
+                )
+            want = ", ".join(["n", *map(str, self.shape)])
+            raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
+        return array
+
+    def read(self, X: Any, name: str) -> Pair:
+        data, observed = split(self.check(X, name), name)
+        observed = np.ones(data.shape, bool) if observed is None else observed
+        if self.coded:
+            data = np.array(data, np.float64)
+        for group in self.coded:
+            data[:, group.index] = find_codes(data[:, group.index], observed[:, group.index], group, name)
+        return data, observed
+
+    def modelled(self, X: Any, name: str) -> Any:
+        return X
+
+    def write(self, data: np.ndarray) -> np.ndarray:
+        return self._cast(data, self.dtype).reshape(-1, *self.shape)
+
+    def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> np.ndarray:
+        array = self.check(X, "X")
+        same_length(len(array), len(data))
+        target = array.dtype
+        if target.kind in "iub" and target != self.dtype and where.any():
+            whole = self.dtype.kind != "f"
+            target = np.promote_types(target, self.dtype) if whole else np.dtype(np.float64)
+        out = np.array(array, target).reshape(len(array), -1)
+        out[where] = self._cast(data, target)[where]
+        return out.reshape(array.shape)
+
+    def _cast(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Turn data values (n, D), used up, into an array's dtype; codes into their categories."""
+        for group in self.groups:
+            if group.kind in CODED:
+                data[:, group.index] = take(data[:, group.index], group)
+            elif group.kind == "positive":  # rounding must not reach 0, which has no logarithm
+                least = 1.0 if dtype.kind in "iu" else np.finfo(dtype).tiny
+                data[:, group.index] = np.maximum(data[:, group.index], least)
+        if dtype.kind in "iu" or (dtype.itemsize < 8 and dtype.kind == "f"):
+            data = _fitted(data, dtype)
+        return data.astype(dtype, copy=False)
+
+    def to_codes(self, X: Any) -> Pair:
+        flat, seen = split(self.check(X, "X"), "X")
+        observed = np.ones(flat.shape, bool) if seen is None else seen
+        k = np.empty(flat.shape, np.int64)
+        for group in self.groups:
+            block, known = flat[:, group.index], observed[:, group.index]
+            codes, wrong = self._block_codes(block, known, group)
+            expected = "values on the training data's lattice"
+            refuse(wrong & known, block, group, self.names, "X", expected)
+            k[:, group.index] = codes
+        if seen is not None:
+            k[~observed] = 0
+        return k, observed
+
+    def _block_codes(self, block: np.ndarray, observed: np.ndarray, group: Group) -> Pair:
+        """Lattice codes of a group's cells, and where there is none."""
+        if group.kind in CODED:
+            codes = find_codes(block.astype(np.float64), observed, group, "X").astype(np.int64)
+            return codes, negative_zero(block)
+        step = np.array([f.denominator or 1 for f in group.fields], np.int64)
+        if block.dtype.kind in "iub":
+            codes, wrong = block.astype(np.int64) * step, np.zeros(block.shape, bool)
+        else:
+            codes, wrong = round_codes(
+                block, step, np.dtype(np.float64) if self.dtype.kind in "iub" else self.dtype
+            )
+        if group.kind == "pixel":
+            low, high = np.array([f.ends for f in group.fields]).T
+            wrong = wrong | (codes < low) | (codes > high)
+        elif group.kind == "count":
+            wrong = wrong | (codes < 0)
+        return codes, wrong
+
+    def from_codes(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        whole = self.dtype.kind in "iub"
+        out = np.empty(k.shape, np.float64 if whole and not observed.all() else self.dtype)
+        for group in self.groups:
+            block = k[:, group.index]
+            step = np.array([f.denominator or 1 for f in group.fields], np.int64)
+            if group.kind in CODED:
+                block = take(block, group)
+            elif (step != 1).any():
+                block = block / step
+            out[:, group.index] = block
+        if not observed.all():
+            out[~observed] = np.nan
+        return out.reshape(-1, *self.shape)
