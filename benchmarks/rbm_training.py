@@ -25,13 +25,13 @@ from mnist_runs import binarized
 from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 
-from abduce.inference.generate import generate
 from abduce.data.examples import mnist
 from abduce.distributions.bases import RatesBase
 from abduce.fit.contrastive import ContrastiveDivergence
 from abduce.fit.loop import train_energy
 from abduce.fit.settings import Settings
 from abduce.inference.energy import LogZ
+from abduce.inference.generate import generate
 from abduce.inference.gibbs import BlockGibbs
 from abduce.inference.partition import estimate
 from abduce.inference.paths import Density

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abduce.answers.views import Flips
+    from abduce.data.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.data.seen import Blanks
     from abduce.estimators.adapters import Imputer, OutlierDetector
     from abduce.estimators.auto import Auto
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.ensemble import MixtureEnsemble
     from abduce.estimators.folder import load
-    from abduce.data.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.rubin import pool
     from abduce.estimators.sparse import PSD, SparseCoding
     from abduce.estimators.vae import VAE

@@ -11,6 +11,7 @@ from scipy import stats
 
 from abduce.answers.views import Flips, Linear
 from abduce.data.operators import IDENTITY, Dense, Operator, convolution, gaussian_blur, shrink
+from abduce.data.seen import Blanks
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Product

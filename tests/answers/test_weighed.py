@@ -1,4 +1,4 @@
-"""Answers of a model with latents: fills of a linear-Gaussian model are exact, intervals cover, chains rescue poor proposals."""
+"""Answers of a model with latents: exact for a linear-Gaussian one, intervals cover, chains rescue poor proposals."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from scipy.stats import laplace, norm
 from abduce import ELBO, IWAE, VAE, load
 from abduce.answers.answer import Effort
 from abduce.answers.weighed import Weighed
-from abduce.data.seen import Seen
 from abduce.data.schema import Schema
+from abduce.data.seen import Seen
 from abduce.distributions.continuous import Laplace
 from abduce.inference.importance import log_prob
 from abduce.models.choice import Choice

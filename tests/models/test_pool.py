@@ -38,7 +38,7 @@ def fitted(frame, seed: int = 0, **kw) -> tuple[Pool, torch.Tensor, torch.Tensor
     return pool, torch.from_numpy(values), torch.from_numpy(observed)
 
 
-def log_p(pool: Pool, x: torch.Tensor, observed: torch.Tensor | None = None) -> torch.Tensor:
+def score(pool: Pool, x: torch.Tensor, observed: torch.Tensor | None = None) -> torch.Tensor:
     return pool.answer(Seen.whole(x) if observed is None else Seen(x, observed)).log_evidence
 
 
@@ -72,7 +72,7 @@ def mixed(n: int = 300, seed: int = 0) -> pd.DataFrame:
 def curve(n: int = 300, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     t = rng.uniform(-2, 2, n)
-    return np.stack([t, np.sin(2 * t) + 0.1 * rng.normal(size=n), t + rng.normal(size=n)], 1)
+    return np.pool([t, np.sin(2 * t) + 0.1 * rng.normal(size=n), t + rng.normal(size=n)], 1)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_square_weights_of_nothing_and_of_much():
     np.testing.assert_array_equal(square_weights(np.zeros((0, 3)), np.zeros(0), 10.0), np.full(3, 1 / 3))
     np.testing.assert_array_equal(square_weights(np.zeros((1, 4)), np.zeros(1), 200.0), np.full(4, 0.25))
     truth = np.random.default_rng(0).normal(size=500)
-    said = np.stack([truth, truth + 2, -truth], 1)
+    said = np.pool([truth, truth + 2, -truth], 1)
     np.testing.assert_allclose(square_weights(said, truth, 0.0), [1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(square_weights(said, truth, 1e9), np.full(3, 1 / 3), atol=1e-4)
     np.testing.assert_allclose(square_weights(said[:, [1, 1]], truth, 1.0), [0.5, 0.5])  # both say the same
@@ -151,10 +151,10 @@ def test_pool_weights_of_nothing_and_of_one_that_is_right():
     np.testing.assert_allclose(pool_weights(log_p), [1005 / 1010, 5 / 1010])
 
 
-def test_weights_of_a_stack(on_mixed, on_curve):
-    for stack, _, _ in (on_mixed, on_curve):
-        for w in (stack.numbers, stack.classes, stack.rows):
-            assert len(w) == len(stack.parts)
+def test_weights_of_a_pool(on_mixed, on_curve):
+    for pool, _, _ in (on_mixed, on_curve):
+        for w in (pool.numbers, pool.classes, pool.rows):
+            assert len(w) == len(pool.parts)
             assert float(w.sum()) == pytest.approx(1.0)
             assert (w >= 0).all()
 
@@ -164,8 +164,8 @@ def test_weights_of_a_stack(on_mixed, on_curve):
 
 def nodes(pool: Pool, column: int = 0, each: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     """Midpoints and widths, in model space, of a grid within every piece of a number's scores and far beyond its ends."""
-    field = stack.schema.fields[column]
-    (coding, *_) = (m.coding for m in stack.parts if m.coding.scores)
+    field = pool.schema.fields[column]
+    (coding, *_) = (m.coding for m in pool.parts if m.coding.scores)
     knots = (coding.columns[column].values - field.loc) / field.scale
     tails = np.linspace(0.02, 12, 600)
     edges = np.unique(np.concatenate([knots[0] - tails, knots, knots[-1] + tails]))
@@ -178,53 +178,53 @@ def test_density_of_one_number_integrates_to_one(kind):
     """In model space, and where the column is heavy in the tails or all repeats."""
     x = np.random.default_rng(0).normal(size=(300, 1))
     x = {"normal": x, "cubed": x**3, "lattice": np.round(2 * x) / 2}[kind]
-    stack, _, _ = fitted(x, kinds="real")
-    at, width = nodes(stack)
-    assert float(log_p(stack, at.unsqueeze(1)).exp() @ width) == pytest.approx(1.0, abs=0.01)
+    pool, _, _ = fitted(x, kinds="real")
+    at, width = nodes(pool)
+    assert float(score(pool, at.unsqueeze(1)).exp() @ width) == pytest.approx(1.0, abs=0.01)
 
 
 def test_density_of_a_number_and_a_class_integrates_to_one(on_mixed):
-    stack, values, _ = on_mixed
-    at, width = nodes(stack, each=4)
-    p = torch.stack([log_p(stack, torch.stack([at, torch.full_like(at, c)], 1)) for c in range(3)]).exp()
+    pool, values, _ = on_mixed
+    at, width = nodes(pool, each=4)
+    p = torch.pool([score(pool, torch.pool([at, torch.full_like(at, c)], 1)) for c in range(3)]).exp()
     share = p @ width
     assert float(share.sum()) == pytest.approx(1.0, abs=0.01)
     np.testing.assert_allclose(share, np.bincount(values[:, 1].long()) / len(values), atol=0.04)
     # what is said of the number alone is what is left when classes are summed out
-    x = torch.stack([at, torch.zeros_like(at)], 1)
-    alone = log_p(stack, x, torch.tensor([True, False]).expand_as(x)).exp()
+    x = torch.pool([at, torch.zeros_like(at)], 1)
+    alone = score(pool, x, torch.tensor([True, False]).expand_as(x)).exp()
     torch.testing.assert_close(alone, p.sum(0), rtol=1e-9, atol=1e-12)
 
 
 def test_a_class_alone_has_probabilities_that_sum_to_one(on_mixed):
-    stack, values, _ = on_mixed
+    pool, values, _ = on_mixed
     x = torch.tensor([[0.0, c] for c in range(3)], dtype=torch.float64)
-    p = log_p(stack, x, torch.tensor([False, True]).expand_as(x)).exp()
+    p = score(pool, x, torch.tensor([False, True]).expand_as(x)).exp()
     assert float(p.sum()) == pytest.approx(1.0)
     np.testing.assert_allclose(p, np.bincount(values[:, 1].long()) / len(values), atol=0.02)
-    nothing = log_p(stack, x, torch.zeros(3, 2, dtype=torch.bool))
+    nothing = score(pool, x, torch.zeros(3, 2, dtype=torch.bool))
     torch.testing.assert_close(nothing, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 def test_density_is_near_that_of_the_data():
     """One Gaussian column: within a few hundredths of a nat of its entropy."""
     x = np.random.default_rng(0).normal(3.0, 2.0, size=(600, 1))
-    stack, _, _ = fitted(x, kinds="real")
+    pool, _, _ = fitted(x, kinds="real")
     new = np.random.default_rng(1).normal(3.0, 2.0, size=(2000, 1))
-    values = torch.from_numpy(stack.schema.encode(new)[0])
+    values = torch.from_numpy(pool.schema.encode(new)[0])
     exact = -0.5 * np.log(2 * np.pi) - 0.5 * ((new[:, 0] - 3) / 2) ** 2 - np.log(2.0)
-    ours = log_p(stack, values).numpy() - np.log(stack.schema.fields[0].scale)
+    ours = score(pool, values).numpy() - np.log(pool.schema.fields[0].scale)
     assert exact.mean() - 0.06 < ours.mean() < exact.mean() + 0.01
 
 
 def test_samples_are_of_the_density(on_mixed):
     """Shares of classes, and each class's mean and deviation, by quadrature; and E log p of samples."""
-    stack, _, _ = on_mixed
-    new = stack.sample(6000, generator())
-    at, width = nodes(stack, each=3)
+    pool, _, _ = on_mixed
+    new = pool.sample(6000, generator())
+    at, width = nodes(pool, each=3)
     entropy = 0.0
     for c in range(3):
-        log_p = log_p(stack, torch.stack([at, torch.full_like(at, c)], 1))
+        log_p = score(pool, torch.pool([at, torch.full_like(at, c)], 1))
         p = log_p.exp() * width
         share = float(p.sum())
         mean = float(p @ at) / share
@@ -234,20 +234,20 @@ def test_samples_are_of_the_density(on_mixed):
         assert len(own) / 6000 == pytest.approx(share, abs=0.03)
         assert float(own.mean()) == pytest.approx(mean, abs=0.1 * deviation)
         assert float(own.std()) == pytest.approx(deviation, rel=0.1)
-    assert float(log_p(stack, new).mean()) == pytest.approx(entropy, abs=0.1)
+    assert float(score(pool, new).mean()) == pytest.approx(entropy, abs=0.1)
 
 
 def test_samples_are_of_all_members(on_mixed):
     """New rows are drawn each by a member of its own, as the density says, not all by one."""
-    stack, _, _ = on_mixed
-    means = torch.stack([stack.sample(400, generator(s))[:, 0].mean() for s in range(12)])
-    one = stack.sample(4800, generator(99))[:, 0].std() / 400**0.5
+    pool, _, _ = on_mixed
+    means = torch.pool([pool.sample(400, generator(s))[:, 0].mean() for s in range(12)])
+    one = pool.sample(4800, generator(99))[:, 0].std() / 400**0.5
     assert float(means.std()) < 1.7 * float(one)
 
 
 def test_samples_are_like_the_data(on_curve):
-    stack, x, _ = on_curve
-    new = stack.sample(4000, generator(1))
+    pool, x, _ = on_curve
+    new = pool.sample(4000, generator(1))
     torch.testing.assert_close(new.mean(0), x.mean(0), rtol=0, atol=0.1)
     torch.testing.assert_close(new.T.cov(), x.T.cov(), rtol=0, atol=0.15)
 
@@ -257,36 +257,36 @@ def test_samples_are_like_the_data(on_curve):
 
 def test_draws_have_the_mean_and_the_classes_predicted(on_mixed, on_curve):
     n = 1500
-    stack, x, _ = on_mixed
+    pool, x, _ = on_mixed
     x, observed = x[:8].clone(), torch.ones(8, 2, dtype=torch.bool)
     observed[:4, 0], observed[4:, 1] = False, False
-    drawn = rows(stack, x, observed, n, generator())
+    drawn = rows(pool, x, observed, n, generator())
     assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
-    mean, classes = means(stack, x, observed), stack.answer(Seen(x, observed)).chances(1).numpy()
+    mean, classes = means(pool, x, observed), pool.answer(Seen(x, observed)).chances(1).numpy()
     deviation = drawn[:, :4, 0].std(0)
     assert ((drawn[:, :4, 0].mean(0) - mean[:4, 0]).abs() < 0.08 * deviation + 5 * deviation / n**0.5).all()
     for c in range(3):
         share = (drawn[:, 4:, 1] == c).double().mean(0)
         np.testing.assert_allclose(share, classes[4:, c], atol=5 * 0.5 / n**0.5)
     assert (mean[4:, 1].numpy() == classes[4:].argmax(1)).all()
-    stack, x, _ = on_curve
+    pool, x, _ = on_curve
     x = x[:8]
     observed = torch.rand(x.shape, generator=generator(3)) < 0.5
     for ask in (rows, cells):
-        drawn = ask(stack, x, observed, n, generator())
+        drawn = ask(pool, x, observed, n, generator())
         assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
-        off = (drawn.mean(0) - means(stack, x, observed)).abs() / drawn.std(0).clamp_min(1e-9)
+        off = (drawn.mean(0) - means(pool, x, observed)).abs() / drawn.std(0).clamp_min(1e-9)
         assert off[~observed].max() < 0.15
 
 
 def test_the_mean_of_the_pool_is_the_weighted_mean_of_its_members(on_curve):
-    stack, x, _ = on_curve
+    pool, x, _ = on_curve
     observed = torch.rand(x.shape, generator=generator(3)) < 0.5
     total = sum(
         w * member.answer(Seen(x, observed)).mean()
-        for w, member in zip(stack.numbers.tolist(), stack.parts, strict=True)
+        for w, member in zip(pool.numbers.tolist(), pool.parts, strict=True)
     )
-    torch.testing.assert_close(means(stack, x, observed), total)
+    torch.testing.assert_close(means(pool, x, observed), total)
 
 
 def test_joint_draws_keep_two_classes_together():
@@ -296,26 +296,26 @@ def test_joint_draws_keep_two_classes_together():
     frame = pd.DataFrame(
         {"a": np.array(list("xyz"))[a], "b": np.array(list("pqr"))[a], "v": rng.normal(size=400)}
     )
-    stack, x, _ = fitted(frame)
+    pool, x, _ = fitted(frame)
     observed = torch.zeros(20, 3, dtype=torch.bool)
     observed[:, 2] = True
-    drawn = rows(stack, x[:20], observed, 100, generator())
+    drawn = rows(pool, x[:20], observed, 100, generator())
     assert (drawn[..., 0] == drawn[..., 1]).double().mean() > 0.97
-    shares = torch.stack([(drawn[..., 0] == c).double().mean() for c in range(3)])
+    shares = torch.pool([(drawn[..., 0] == c).double().mean() for c in range(3)])
     torch.testing.assert_close(shares, torch.full_like(shares, 1 / 3), rtol=0, atol=0.08)
-    new = stack.sample(1000, generator())
+    new = pool.sample(1000, generator())
     assert (new[:, 0] == new[:, 1]).double().mean() > 0.97
-    apart = cells(stack, x[:20], observed, 100, generator())
+    apart = cells(pool, x[:20], observed, 100, generator())
     assert (apart[..., 0] == apart[..., 1]).double().mean() < 0.5
-    assert (log_p(stack, new[:50]) > log_p(stack, new[:50] * 0 + torch.tensor([0.0, 1.0, 0.0])) + 3).all()
+    assert (score(pool, new[:50]) > score(pool, new[:50] * 0 + torch.tensor([0.0, 1.0, 0.0])) + 3).all()
 
 
 def test_a_class_decides_the_number_drawn_with_it(on_mixed):
     """Neither is seen: a joint draw has the number where its class lies."""
-    stack, x, _ = on_mixed
-    drawn = rows(stack, x[:50], torch.zeros(50, 2, dtype=torch.bool), 40, generator()).reshape(-1, 2)
+    pool, x, _ = on_mixed
+    drawn = rows(pool, x[:50], torch.zeros(50, 2, dtype=torch.bool), 40, generator()).reshape(-1, 2)
     data = mixed()
-    loc, scale = stack.schema.fields[0].loc, stack.schema.fields[0].scale
+    loc, scale = pool.schema.fields[0].loc, pool.schema.fields[0].scale
     for c, name in enumerate("xyz"):
         own = drawn[drawn[:, 1] == c, 0] * scale + loc
         assert float(own.mean()) == pytest.approx(data["v"][data["c"] == name].mean(), abs=0.3)
@@ -325,14 +325,14 @@ def test_spikes_are_drawn_beside_numbers_that_do_not_repeat():
     """A blank spike is drawn by members of scores, whole rows and cells alike; draws of the other column keep their mean."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=400)
-    X = np.stack([z + 0.5 * rng.normal(size=400), np.where(rng.random(400) < 0.6, 0.0, np.exp(z))], 1)
-    stack, x, _ = fitted(X, kinds="real")
+    X = np.pool([z + 0.5 * rng.normal(size=400), np.where(rng.random(400) < 0.6, 0.0, np.exp(z))], 1)
+    pool, x, _ = fitted(X, kinds="real")
     zero = x[X[:, 1] == 0][0, 1]
     share = (X[:, 1] == 0).mean()
-    new = stack.sample(3000, generator())
+    new = pool.sample(3000, generator())
     assert float(((new[:, 1] - zero).abs() < 1e-9).double().mean()) == pytest.approx(share, abs=0.05)
     for ask in (rows, cells):
-        drawn = ask(stack, x[:100], torch.zeros(100, 2, dtype=torch.bool), 40, generator())
+        drawn = ask(pool, x[:100], torch.zeros(100, 2, dtype=torch.bool), 40, generator())
         assert float(((drawn[..., 1] - zero).abs() < 1e-9).double().mean()) == pytest.approx(share, abs=0.05)
         assert float(drawn[..., 0].mean()) == pytest.approx(float(x[:, 0].mean()), abs=0.1)
 
@@ -341,10 +341,10 @@ def test_spikes_are_drawn_beside_numbers_that_do_not_repeat():
 def test_intervals_of_gaussian_data_hold_what_they_say(d):
     rng = np.random.default_rng(d)
     root = rng.normal(size=(d, d))
-    stack, _, _ = fitted(rng.normal(size=(400, d)) @ root, kinds="real")
-    x = torch.from_numpy(stack.schema.encode(rng.normal(size=(400, d)) @ root)[0])
+    pool, _, _ = fitted(rng.normal(size=(400, d)) @ root, kinds="real")
+    x = torch.from_numpy(pool.schema.encode(rng.normal(size=(400, d)) @ root)[0])
     observed = torch.rand(x.shape, generator=generator(1)) < 0.7
-    drawn = cells(stack, x, observed, 100, generator())
+    drawn = cells(pool, x, observed, 100, generator())
     level = torch.tensor([0.05, 0.95], dtype=torch.float64)
     low, high = torch.quantile(drawn, level, dim=0)
     inside = ((low <= x) & (x <= high))[~observed].double().mean()
@@ -355,20 +355,20 @@ def test_intervals_of_gaussian_data_hold_what_they_say(d):
 
 
 def test_kept_by_its_config_and_its_state(on_mixed, on_curve):
-    for stack, x, observed in (on_mixed, on_curve):
-        body = json.loads(json.dumps({"family": "Pool", "config": stack.config}))
+    for pool, x, observed in (on_mixed, on_curve):
+        body = json.loads(json.dumps({"family": "Pool", "config": pool.config}))
         again = rebuild(body).double()
-        again.load_state_dict(stack.state_dict())
-        assert torch.equal(log_p(again, x), log_p(stack, x))
+        again.load_state_dict(pool.state_dict())
+        assert torch.equal(score(again, x), score(pool, x))
         some = observed & (torch.rand(x.shape, generator=generator()) < 0.5)
-        assert torch.equal(means(again, x, some), means(stack, x, some))
-        assert torch.equal(rows(again, x, some, 3, generator()), rows(stack, x, some, 3, generator()))
-        assert torch.equal(again.sample(9, generator()), stack.sample(9, generator()))
-        assert titles(again) == titles(stack)
+        assert torch.equal(means(again, x, some), means(pool, x, some))
+        assert torch.equal(rows(again, x, some, 3, generator()), rows(pool, x, some, 3, generator()))
+        assert torch.equal(again.sample(9, generator()), pool.sample(9, generator()))
+        assert titles(again) == titles(pool)
         assert len({id(m.coding) for m in again.parts}) == len({m.coding.scores for m in again.parts})
 
 
-def test_same_seed_same_stack():
+def test_same_seed_same_pool():
     one, two = (fitted(curve(80), seed=3, kinds="real")[0] for _ in range(2))
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -376,36 +376,38 @@ def test_same_seed_same_stack():
 
 
 def test_fills_and_scores_have_weights_of_their_own(on_curve):
-    stack, x, observed = on_curve
-    answer = stack.answer(Seen(x, observed))
+    pool, x, observed = on_curve
+    answer = pool.answer(Seen(x, observed))
     assert answer.kind == "pooled"
-    each = torch.stack([m.answer(Seen(x, observed)).log_evidence for m in stack.parts], 1)
-    torch.testing.assert_close(answer.log_evidence, torch.logsumexp(each + stack.rows.log(), 1))
+    each = torch.pool([m.answer(Seen(x, observed)).log_evidence for m in pool.parts], 1)
+    torch.testing.assert_close(answer.log_evidence, torch.logsumexp(each + pool.rows.log(), 1))
     assert answer.latents().shape == (len(x), 2)
 
 
 def test_what_is_seen_through_a_map(on_curve, on_mixed):
     """With little noise the sum of two cells is met, and draws scatter about the mean."""
-    stack, x, _ = on_curve
+    pool, x, _ = on_curve
     view = Linear(1e-3, Dense(torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64)))
     y = view.apply(x[:6])
-    answer = stack.answer(Seen(y, torch.ones_like(y, dtype=torch.bool), view))
+    answer = pool.answer(Seen(y, torch.ones_like(y, dtype=torch.bool), view))
     mean = answer.mean()
     torch.testing.assert_close(view.apply(mean), y, rtol=0, atol=0.01)
     drawn = answer.draws(1000, generator())
     assert ((drawn.mean(0) - mean).abs() < 0.25 * drawn.std(0)).all()
-    with pytest.raises(Unanswerable, match=r"Pool has no answer to rows seen through Linear.*it answers blanks"):
+    with pytest.raises(
+        Unanswerable, match=r"Pool has no answer to rows seen through Linear.*it answers blanks"
+    ):
         on_mixed[0].answer(Seen(y, torch.ones_like(y, dtype=torch.bool), view))
     with pytest.raises(Unanswerable, match=r"Flips\(0.1\)"):
-        stack.answer(Seen.whole(x)._replace(view=Flips(0.1)), Effort())
+        pool.answer(Seen.whole(x)._replace(view=Flips(0.1)), Effort())
 
 
 def test_windows_do_not_count_a_row_as_its_own_neighbour(on_curve):
     """Windows of the numbers score the rows they were made of as they score new ones, also through what is kept of them."""
-    stack, x, observed = on_curve
-    new = torch.from_numpy(stack.schema.encode(curve(2000, 9))[0])
-    (m,) = (i for i, title in enumerate(titles(stack)) if "windows of numbers" in title)
-    windows = stack.parts[m]
+    pool, x, observed = on_curve
+    new = torch.from_numpy(pool.schema.encode(curve(2000, 9))[0])
+    (m,) = (i for i, title in enumerate(titles(pool)) if "windows of numbers" in title)
+    windows = pool.parts[m]
     own = windows.answer(Seen(x, observed)).log_evidence.mean()
     other = windows.answer(Seen.whole(new)).log_evidence.mean()
     assert float(own) == pytest.approx(float(other), abs=0.1)
@@ -423,8 +425,8 @@ def test_rows_are_weighed_by_densities_that_did_not_see_what_was_hidden():
     On Gaussian data the Gaussian of the numbers is right, and must not weigh less than that of the scores.
     """
     X = np.random.default_rng(0).normal(size=(100, 4)) @ np.random.default_rng(1).normal(size=(4, 4))
-    stack, _, _ = fitted(X, kinds="real")
-    weight = {r["member"]: r["row_weight"] for r in stack.reports}
+    pool, _, _ = fitted(X, kinds="real")
+    weight = {r["member"]: r["row_weight"] for r in pool.reports}
     assert weight["Gaussian of numbers"] > 1.1 * weight["Gaussian of scores"]
 
 
@@ -436,9 +438,9 @@ def test_tiny_and_odd_tables():
         pd.DataFrame({"v": [1.0] * 6, "w": rng.normal(size=6)}),
     ]
     for frame in frames:
-        stack, x, observed = fitted(frame)
-        assert torch.isfinite(log_p(stack, x, observed)).all()
+        pool, x, observed = fitted(frame)
+        assert torch.isfinite(score(pool, x, observed)).all()
         nothing = torch.zeros_like(observed)
-        assert torch.isfinite(means(stack, x, nothing)).all()
-        assert torch.isfinite(rows(stack, x, nothing, 2, generator())).all()
-        assert torch.isfinite(stack.sample(5, generator())).all()
+        assert torch.isfinite(means(pool, x, nothing)).all()
+        assert torch.isfinite(rows(pool, x, nothing, 2, generator())).all()
+        assert torch.isfinite(pool.sample(5, generator())).all()

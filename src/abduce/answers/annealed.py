@@ -51,8 +51,8 @@ class Annealed(Answer):
     def log_evidence(self) -> Tensor:
         if not self.seen.exact:
             raise Unanswerable(
-                f"{type(self.density.model).__name__} has no log p of rows seen through {self.seen.view!r}: particles give their "
-                "clean rows alone"
+                f"{type(self.density.model).__name__} has no log p of rows seen through {self.seen.view!r}: particles give "
+                "their clean rows alone"
             )
         value = self._log_mass
         return value if self.log_z is None else value - self.log_z
@@ -91,7 +91,9 @@ class Annealed(Answer):
             out.append(torch.einsum("pr,prd->rd", p.log_w.exp().to(p.x), p.x)[:n].double())
         mean = torch.cat(out)
         if self.seen.exact:
-            mean = torch.where(self.seen.mask, self.seen.y.double(), mean)  # weights add up to one but for rounding
+            mean = torch.where(
+                self.seen.mask, self.seen.y.double(), mean
+            )  # weights add up to one but for rounding
         return mean
 
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:

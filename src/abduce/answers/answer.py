@@ -38,6 +38,9 @@ class Effort:
     seed: int = 0
 
 
+EFFORT = Effort()
+
+
 class Answer(abc.ABC):
     """The posterior over clean rows given what was seen, for the rows of one `Seen`.
 
@@ -87,12 +90,10 @@ class Answering(Protocol):
 
     n_cells: int
 
-    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer: ...
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer: ...
 
 
-def blocks(
-    model: Answering, seen: Seen, effort: Effort, draws: int = 1
-) -> Iterator[tuple[slice, Answer]]:
+def blocks(model: Answering, seen: Seen, effort: Effort, draws: int = 1) -> Iterator[tuple[slice, Answer]]:
     """Ask about rows a block at a time, as many as ``draws`` of them fit into memory; the slice says which rows they are.
 
     Blocks are whole chunks, so that the rows of a chunk are the same however many rows there are.

@@ -15,7 +15,9 @@ from abduce.inference.importance import pad
 
 
 class Exact(Answer):
-    """What ``law`` says of rows; ``represent`` makes features of complete rows, ``levels`` (D,) are classes a cell, 0 for numbers.
+    """What ``law`` says of rows.
+
+    ``represent`` makes features of complete rows; ``levels`` (D,) are the classes of each cell, 0 for a number.
 
     Evidence runs in padded chunks of one shape, so that a row's value does not depend on its neighbours to the last bit.
     Means take rows by the thousand, so that those with the same blanks share a factorisation; there neighbours show in the
@@ -24,9 +26,7 @@ class Exact(Answer):
 
     kind = "exact"
 
-    def __init__(
-        self, law: Law, seen: Seen, represent: Callable[[Tensor], Tensor], levels: tuple[int, ...]
-    ):
+    def __init__(self, law: Law, seen: Seen, represent: Callable[[Tensor], Tensor], levels: tuple[int, ...]):
         self.law, self.seen, self.represent, self.levels = law, seen, represent, levels
 
     @property

@@ -6,7 +6,8 @@ A view says, for latents z, how likely the seen values y are and what the clean 
     Flips(ε)            binary cells, each turned over with probability ε
 
 (Cells that are seen exactly or not at all are :class:`abduce.data.seen.Blanks`.)  For a linear view p(x|z) is taken at its
-first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share factors.  With S = A C Aᵀ + diag(σ²) over the seen cells of y,
+first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share factors.  With S = A C Aᵀ + diag(σ²) over the seen
+cells of y,
 
     log p(y|z) = log N(y; A m, S),      E[x | z, y] = m + C Aᵀ S⁻¹ (y − A m),
 
@@ -27,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abduce.data.seen import View
 from abduce.data.operators import IDENTITY, Identity, Operator
+from abduce.data.seen import View
 from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli

@@ -25,7 +25,9 @@ from abduce.inference.latent import LatentVariableModel
 from abduce.inference.weights import Weights, effective_sample_size, expectation, resample, take
 
 MIN_ESS = 5.0
-MASK_DRAWS = 4  # with a mask model blanks are among what is drawn and weighed: more of them fill the gaps between
+MASK_DRAWS = (
+    4  # with a mask model blanks are among what is drawn and weighed: more of them fill the gaps between
+)
 ROWS = 64
 
 

@@ -51,9 +51,7 @@ def _t_log_density(t: np.ndarray, df: np.ndarray) -> np.ndarray:
     return norm - 0.5 * (df + 1) * np.log1p(t**2 / df)
 
 
-NORMAL = Standard(
-    lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * LOG_2PI, lambda t, _: log_ndtr(t)
-)
+NORMAL = Standard(lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * LOG_2PI, lambda t, _: log_ndtr(t))
 LAPLACE = Standard(
     _laplace_cdf,
     lambda t, _: -np.abs(t) - np.log(2.0),

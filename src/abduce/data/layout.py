@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """Cells of a row: the ``shape`` of one row, (D,) or (H, W[, C]), and ``levels`` (D,), classes of each cell, 0 for a number.
+    """The ``shape`` of one row, (D,) or (H, W[, C]), and the ``levels`` (D,) of each cell: classes, 0 for a number.
 
     >>> Layout((3,), (0, 2, 4)).classes
     [1, 2]

@@ -134,7 +134,7 @@ def translate(
                 f"{type(observation).__name__} takes all-{', '.join(observation.kinds)} data; "
                 "this model has other kinds too"
             )
-        return Seen(*encode(Y), observation)
+        return encode(Y)._replace(view=observation)
     if not isinstance(observation, Noise | Quantise | Blur | Downsample | LinearMap):
         names = "Blanks, Flips, Noise, Quantise, Blur, Downsample or LinearMap"
         raise TypeError(f"observation must be {names} of abduce, got {observation!r}")

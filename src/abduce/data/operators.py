@@ -85,7 +85,6 @@ class Scaled:
         return Scaled(self.operator.each(f), f(self.scale))
 
 
-
 @dataclass(frozen=True, eq=False)
 class Separable:
     """Y_c = R X_c Cᵀ for each channel c of an image: ``rows`` R (h, H), ``columns`` C (w, W).

@@ -10,8 +10,8 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from abduce.data.seen import Seen
 from abduce.checks import check_count
+from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.energies import EnergyEstimator
@@ -43,8 +43,8 @@ class Auto(Arguments, EnergyEstimator):
     rows : int
         Rows to fit to, at most; of more a random sample is taken.
     extra : sequence of estimators
-        Models of the house to pool besides: a :class:`~abduce.VAE`, an :class:`~abduce.RBM`, a :class:`~abduce.KMeans`.  Clones
-        of them are fitted to the same rows, as often as the other members are.
+        Models to pool besides: a :class:`~abduce.VAE`, an :class:`~abduce.RBM`, a :class:`~abduce.KMeans`.  Clones of them are
+        fitted to the same rows, as often as the other members are.
     callback : callable or None
         Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from abduce.checks import check_count
 from abduce.estimators.arguments import Arguments, check_components, preset
+from abduce.estimators.energies import FittedEnergy
 from abduce.estimators.estimator import Run
-from abduce.estimators.energies import FittedEnergy, TrainedEnergy
 from abduce.fit import classical as fitters
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.gaussians.linear import one_thread

@@ -18,16 +18,16 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from abduce.checks import check_count
 from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
-from abduce.checks import check_count
 from abduce.estimators.estimator import Estimator, Rows, Run
 from abduce.fit import classical
 from abduce.fit.loop import train_energy
-from abduce.fit.settings import Settings
 from abduce.fit.loss import EnergyObjective, Kernel
+from abduce.fit.settings import Settings
 from abduce.inference import partition as ladder
 from abduce.inference.energy import Energy, LogZ
 from abduce.inference.importance import chunks
@@ -268,9 +268,7 @@ class FittedEnergy(EnergyEstimator):
     mean_energy_: float
 
     @abc.abstractmethod
-    def _learn(
-        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run
-    ) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         """The fitted energy, from completed rows x (n, D), float64, of which ``rows`` train and ``held`` judge."""
 
     def _split(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -338,9 +336,7 @@ class TrainedEnergy(FittedEnergy):
         }
         return Settings(**given | self._loop())
 
-    def _learn(
-        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run
-    ) -> Energy:
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
         model = self._make(x[rows], seed).float()
         generator, whole = torch.Generator().manual_seed(seed), x.float()
         loss = self._objective(model).start(model, whole[rows], generator, self._kernel(model))

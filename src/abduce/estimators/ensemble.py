@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+
 import torch
 from torch import Tensor
 

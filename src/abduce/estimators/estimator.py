@@ -69,8 +69,17 @@ class Estimator(
 ):
     """The questions: score, flag, represent, generate, compress; :class:`Restoring` has those about clean data."""
 
-    kept: ClassVar[tuple[str, ...]] = ("offset_", "edge_", "inference_seed_", "history_")  # fitted, beside model and schema
-    progress: ClassVar[tuple[str, float, str]] = ("loss", -1.0, "")  # what training reports: name, sign and unit
+    kept: ClassVar[tuple[str, ...]] = (
+        "offset_",
+        "edge_",
+        "inference_seed_",
+        "history_",
+    )  # fitted, beside model and schema
+    progress: ClassVar[tuple[str, float, str]] = (
+        "loss",
+        -1.0,
+        "",
+    )  # what training reports: name, sign and unit
     model_: Model
     schema_: Schema
     offset_: float
@@ -217,7 +226,9 @@ class Estimator(
 
     def _units(self, seen: Seen) -> np.ndarray:
         """What turns a density of model values into one in the data's own units, nats (n,)."""
-        return self.schema_.log_jacobian(seen.y.numpy(), seen.mask.numpy(), pixels=not self.model_.lattice_mass)
+        return self.schema_.log_jacobian(
+            seen.y.numpy(), seen.mask.numpy(), pixels=not self.model_.lattice_mass
+        )
 
     def score_samples(self, X, samples: int | None = None) -> np.ndarray:
         """Log-probability of the observed cells of each row, nats, float64 ``(n,)``; densities in the data's own units.
@@ -304,7 +315,9 @@ class Estimator(
         check_is_fitted(self)
         if not isinstance(n, Integral) or n < 1:
             raise ValueError(f"n must be a positive int, got {n!r}")
-        return self.schema_.decode(self.model_.sample(int(n), self._generator(random_state)).numpy(), snap=True)
+        return self.schema_.decode(
+            self.model_.sample(int(n), self._generator(random_state)).numpy(), snap=True
+        )
 
     # ------------------------------------------------------------------ compress
 

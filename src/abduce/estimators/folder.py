@@ -81,9 +81,7 @@ def load(folder: str | Path):
 
 
 def _estimator_to_json(estimator: Any) -> dict[str, Any]:
-    arguments = {
-        k: _to_json(v) for k, v in estimator.get_params(deep=False).items() if k not in WATCHERS
-    }
+    arguments = {k: _to_json(v) for k, v in estimator.get_params(deep=False).items() if k not in WATCHERS}
     return {"estimator": type(estimator).__name__, "arguments": arguments}
 
 

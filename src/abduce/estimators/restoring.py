@@ -190,9 +190,7 @@ class Restoring(abc.ABC):
         seen.mask[:, j], seen.y[:, j] = False, 0.0
         field = self.schema_.fields[j if len(self.schema_.fields) > 1 else 0]
         levels = pd.Index(field.categories or (0, 1))
-        chances = gather(
-            self.model_, seen, self._effort(), lambda answer: answer.chances(j), (len(levels),)
-        )
+        chances = gather(self.model_, seen, self._effort(), lambda answer: answer.chances(j), (len(levels),))
         return pd.DataFrame(chances.numpy(), X.index if isinstance(X, pd.DataFrame) else None, levels)
 
     def _trusted(self, X, observed) -> Seen:

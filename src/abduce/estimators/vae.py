@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from abduce.answers.answer import gather
+from abduce.checks import check_choice, check_count
 from abduce.data.seen import Seen
 from abduce.distributions.heads import SCALES
 from abduce.estimators import refit
@@ -25,7 +25,6 @@ from abduce.fit.bounds import ELBO, IWAE, Objective
 from abduce.fit.loop import train
 from abduce.fit.settings import Settings
 from abduce.inference import annealing
-from abduce.checks import check_choice, check_count
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.inference.importance import PRECISIONS, log_prob
 from abduce.models.build import start_vae

@@ -58,7 +58,11 @@ class Given:
     """One member that some function fits to model values (n, D) with their mask."""
 
     def __init__(
-        self, title: str, values: np.ndarray, fit: Callable[[np.ndarray, np.ndarray], Model], repeats: bool = False
+        self,
+        title: str,
+        values: np.ndarray,
+        fit: Callable[[np.ndarray, np.ndarray], Model],
+        repeats: bool = False,
     ):
         self.title, self.values, self._fit, self._repeats = title, values, fit, repeats
 
@@ -174,7 +178,8 @@ class _Judge:
             answer = member.answer(seen)
             numbers.append(standard(answer.mean()) if len(self.cells) else np.zeros(0))
             given = [
-                answer.chances(j).numpy()[hidden[:, j], values[hidden[:, j], j].astype(int)] for j in self.classes
+                answer.chances(j).numpy()[hidden[:, j], values[hidden[:, j], j].astype(int)]
+                for j in self.classes
             ]
             classes.append(np.concatenate(given) if given else np.zeros(0))
         truth = standard(seen.y) if len(self.cells) else np.zeros(0)

@@ -125,5 +125,7 @@ def _inner(member: Model) -> Model:
 
 def _law(member: Model) -> FactorMixtureLaw:
     inner = _inner(member)
-    assert isinstance(inner, EnergyModel) and isinstance(inner.law, FactorMixtureLaw)
-    return inner.law
+    assert isinstance(inner, EnergyModel)
+    law = inner.law
+    assert isinstance(law, FactorMixtureLaw)
+    return law

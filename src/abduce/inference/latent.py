@@ -39,7 +39,7 @@ class LatentVariableModel(Energy):
 
     @abc.abstractmethod
     def point(self, moments: list[Tensor]) -> Tensor:
-        """The best value of each cell from averaged moments of the likelihood: means of numbers, modes of classes, (..., D)."""
+        """Best value of each cell from averaged moments of the likelihood, (..., D): means of numbers, modes of classes."""
 
     @abc.abstractmethod
     def chances(self, moments: list[Tensor], cell: int) -> Tensor:

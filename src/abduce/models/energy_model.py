@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from abduce.answers.annealed import Annealed
-from abduce.answers.answer import Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.exact import Exact
 from abduce.data.layout import Layout
 from abduce.data.seen import Seen, Unanswerable
-from abduce.inference.partition import log_z
 from abduce.inference.energy import Energy, Law, LogZ
 from abduce.inference.generate import Generated, generate
+from abduce.inference.partition import log_z
 from abduce.inference.paths import Density
 from abduce.models.model import Model
 
@@ -83,9 +83,11 @@ class EnergyModel(Model):
     def _views(self, law: Law | None) -> frozenset[str]:
         if law is not None:
             return law.views
-        return frozenset({"blanks", "linear", "flips"} if self.energy.support == "binary" else {"blanks", "linear"})
+        return frozenset(
+            {"blanks", "linear", "flips"} if self.energy.support == "binary" else {"blanks", "linear"}
+        )
 
-    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         law = self.law  # once: making it may factorise
         self.check(seen, self._views(law))
         if law is not None:
@@ -129,9 +131,7 @@ class EnergyModel(Model):
         show: Callable[[float], None] | None,
     ) -> LogZ:
         """Estimate log Z and keep it; see :func:`abduce.inference.partition.log_z`."""
-        found = log_z(
-            self.density, method, particles, populations, refine=refine, seed=seed, show=show
-        )
+        found = log_z(self.density, method, particles, populations, refine=refine, seed=seed, show=show)
         found.diagnostics.update(beta=self.beta, base="none" if self.base is None else self.base.name)
         self.partition = found
         return found

@@ -48,7 +48,7 @@ ENERGIES: dict[str, type[Energy]] = {
 
 
 def rebuild(body: dict[str, Any]) -> Model:
-    """A model of ``{"family", "config"}`` as :attr:`Model.config` has it, ready for its ``state_dict``; KeyError if unknown."""
+    """A model of ``{"family", "config"}``, :attr:`Model.config`, ready for its ``state_dict``; KeyError if unknown."""
     return BUILDERS[body["family"]](**body["config"])
 
 

@@ -1,4 +1,6 @@
-"""A mixture of many Gaussians of which groups share a covariance, as an energy: E(y) = −log Σ_i π_i N(y; c_i, C_g(i)), log Z = 0.
+"""A mixture of many Gaussians of which groups share a covariance, as an energy.
+
+    E(y) = −log Σ_i π_i N(y; c_i, C_g(i)),        log Z = 0
 
 See :mod:`abduce.gaussians.grouped_law` for what is asked of it, :mod:`abduce.gaussians.ensemble_fit` for how it is fitted.
 """

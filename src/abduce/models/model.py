@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abduce.answers.answer import Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.data.layout import Layout
 from abduce.data.seen import Seen, Unanswerable
 from abduce.inference.energy import LogZ
@@ -44,7 +44,7 @@ class Model(nn.Module, abc.ABC):
     stored_as: torch.dtype = torch.float64  # the type that fitted numbers are kept in
 
     @abc.abstractmethod
-    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         """Infer clean rows from what was seen of them."""
 
     @abc.abstractmethod

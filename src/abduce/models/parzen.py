@@ -47,7 +47,11 @@ class ParzenWindows(Energy):
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, self.n_cells)
-        mask = torch.ones_like(rows, dtype=torch.bool) if observed is None else observed.reshape(-1, self.n_cells)
+        mask = (
+            torch.ones_like(rows, dtype=torch.bool)
+            if observed is None
+            else observed.reshape(-1, self.n_cells)
+        )
         return -self._law().log_prob(Seen(rows, mask)).view(x.shape[:-1])
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:

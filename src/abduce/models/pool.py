@@ -2,10 +2,10 @@
 
     p(x_b | x_o) = Σ_m w_m p_m(x_b | x_o),      log p(x) = log Σ_m v_m p_m(x)
 
-Any model may be a member.  Weights w are those of numbers and of classes when cells are filled, v those of whole rows when they
-are scored: a fill and a score come from different weights, and the answer's kind, "pooled", says so.  Given what was seen, the
-posterior of the density would ask one member only, since in many cells one p_m is far above the others though all fill
-alike; an average has the mean squared error of the members less their spread about it.
+Any model may be a member.  Weights w are those of numbers and of classes when cells are filled, v those of whole rows when
+they are scored: a fill and a score come from different weights, and the answer's kind, "pooled", says so.  Given what was
+seen, the posterior of the density would ask one member only, since in many cells one p_m is far above the others though all
+fill alike; an average has the mean squared error of the members less their spread about it.
 
 Sources: Wolpert 1992, Breiman 1996 (stacking); Stone 1961 (the linear opinion pool); Krogh & Vedelsby 1995 (the ambiguity
 decomposition).
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.answers.answer import Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.exact import padded_chunks
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
@@ -32,10 +32,10 @@ from abduce.models.model import Model
 class Pool(Model):
     """``members`` of a ``schema``'s rows, with weights (M,) of ``numbers``, of ``classes`` and of ``rows``, equal by default.
 
-    ``repeats`` (D',) marks numbers that often repeat a value: where one of these is blank, draws come from members that repeat
-    values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of drawn numbers from their mean, so
-    that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports`` say of each
-    member its name and how it did.
+    ``repeats`` (D',) marks numbers that often repeat a value: where one of these is blank, draws come from members that
+    repeat values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of drawn numbers from their
+    mean, so that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports`` say of
+    each member its name and how it did.
     """
 
     numbers: Tensor
@@ -90,7 +90,7 @@ class Pool(Model):
         """What any member answers; those that can't stand back."""
         return frozenset().union(*(m.views for m in self.parts))
 
-    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         self.check(seen, self.views)
         return _Pooled(self, seen, effort)
 
@@ -123,7 +123,7 @@ class Pool(Model):
             out.append(chosen.clamp_max(len(self.parts) - 1)[order])
         return torch.stack(out)
 
-    def log_probs(self, seen: Seen, effort: Effort = Effort()) -> Tensor:
+    def log_probs(self, seen: Seen, effort: Effort = EFFORT) -> Tensor:
         """Log-probability of what was seen under each member, in model space, (rows, M)."""
         return torch.stack([m.answer(seen, effort).log_evidence for m in self.parts], 1)
 
@@ -168,7 +168,11 @@ class _Pooled(Answer):
     def mean(self) -> Tensor:
         pool, seen = self.pool, self.seen
         if not seen.exact:
-            out = self._linear_mean() if not pool.layout.classes else self.seen.y.new_zeros(len(seen.y), pool.n_cells)
+            out = (
+                self._linear_mean()
+                if not pool.layout.classes
+                else self.seen.y.new_zeros(len(seen.y), pool.n_cells)
+            )
             for j in pool.layout.classes:
                 out[:, j] = self.chances(j).argmax(1).double()
             return out
@@ -200,7 +204,9 @@ class _Pooled(Answer):
 
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
         if not self.seen.exact:
-            return self._linear_draws(n, generator) if not self.pool.layout.classes else self._bits(n, generator)
+            return (
+                self._linear_draws(n, generator) if not self.pool.layout.classes else self._bits(n, generator)
+            )
         if what == "rows":
             return self._joint(n, generator)
         scaled = np.ones(len(self.pool.units.cells), bool)
@@ -286,7 +292,9 @@ class _Pooled(Answer):
         return torch.cat(drawn)
 
     def latents(self) -> Tensor:
-        return torch.cat([self.pool.parts[i].answer(self.seen, self.effort).latents() for i in self.pool.codes], 1)
+        return torch.cat(
+            [self.pool.parts[i].answer(self.seen, self.effort).latents() for i in self.pool.codes], 1
+        )
 
     def points(self, count: int) -> Tensor:
         return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")

@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.answers.answer import Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.exact import padded_chunks
 from abduce.answers.views import Linear
 from abduce.data.coding import Coding
-from abduce.data.layout import Layout
 from abduce.data.operators import Scaled
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
@@ -36,7 +35,9 @@ POINTS = 24  # of a cell's distribution, behind the mean of a number that is cod
 FLOOR = 1e-3  # least probability of a class, times the number of its levels
 ROWS = 2048  # points of more rows at once would not fit into memory
 
-_CODINGS: WeakValueDictionary[bytes, Coding] = WeakValueDictionary()  # equal ones are one, which codes rows once
+_CODINGS: WeakValueDictionary[bytes, Coding] = (
+    WeakValueDictionary()
+)  # equal ones are one, which codes rows once
 
 
 class Transformed(Model):
@@ -91,7 +92,7 @@ class Transformed(Model):
         allowed = {"blanks", "linear"} if self._affine else {"blanks"}
         return frozenset(allowed) & self.model.views
 
-    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         self.check(seen, self.views)
         if seen.exact:
             return _ThroughCoding(self, seen, effort)
@@ -109,7 +110,10 @@ class Transformed(Model):
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         coding = self.coding
         drawn = coding.to_model(coding.decode_numbers(self.model.sample(n, generator).numpy()))
-        values, seen = torch.zeros(n, self.n_cells, dtype=torch.float64), torch.zeros(n, self.n_cells, dtype=torch.bool)
+        values, seen = (
+            torch.zeros(n, self.n_cells, dtype=torch.float64),
+            torch.zeros(n, self.n_cells, dtype=torch.bool),
+        )
         values[:, coding.numbers], seen[:, coding.numbers] = torch.from_numpy(drawn), True
         for j in coding.classes:
             p = self.answer(Seen(values.clone(), seen.clone())).chances(j)

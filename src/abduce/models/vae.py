@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abduce.answers.answer import Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.weighed import Weighed
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
@@ -97,7 +97,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     lattice_mass = True
     stored_as = torch.float32
 
-    def answer(self, seen: Seen, effort: Effort = Effort()) -> Answer:
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         """Weigh draws of z; with a mask model, rows with blanks are seen with their mask."""
         self.check(seen, self.views)
         return Weighed(self.joint() if seen.exact else self, seen, effort)
