@@ -1,4 +1,4 @@
-"""Commands that make a model and look at it: fit, normalize, info."""
+"""Commands that make a model and look at what there is: fit, info."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import inspect
 import json
 import math
 import shutil
-import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from abduce.cli.common import (
     DataPath,
@@ -27,10 +22,11 @@ from abduce.cli.common import (
     missing_cells,
     parse_kinds,
     print_json,
+    print_table,
     progress,
+    read,
     remark,
 )
-from abduce.data import readers, streams
 
 MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
 LEAST_ROWS = 50_000  # that it does not sample, however wide
@@ -120,8 +116,8 @@ def fit(
         if normalized and unknown:
             model.normalize(show=lambda share: show("log Z", share))
     model.save(output)
-    read = {"rows": len(X), "rows_read": there, "rows_sampled": len(X)}
-    facts = {"model": str(output), **read, **model_facts(model)}
+    facts = {"model": str(output), "rows": len(X), "rows_read": there, "rows_sampled": len(X)}
+    facts |= model_facts(model)
     if model.interrupted_:
         remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
     else:
@@ -144,11 +140,15 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
 
     "auto" takes as many rows as hold two million cells, and 50,000 of wide tables.
     """
+    import numpy as np
+
+    from abduce.data import streams
+
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
     table = streams.TableFile(data) if rows != "all" and streams.is_table(data) else None
     if table is None:
-        X = readers.read(data)
+        X = read(data)
         there = len(X)
         if rows.isdigit() and int(rows) < there:
             wanted = np.sort(np.random.default_rng(seed).choice(there, int(rows), replace=False))
@@ -156,7 +156,7 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
     else:
         there = table.rows
         most = max(MOST_CELLS // max(1, len(table.columns)), LEAST_ROWS) if rows == "auto" else int(rows)
-        X = readers.read(data) if there <= most else table.sample(most, seed)
+        X = read(data) if there <= most else table.sample(most, seed)
     if len(X) < there:
         hint = "; --rows all takes every row" if rows == "auto" else ""
         remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
@@ -167,7 +167,7 @@ def chosen(method: str, X: Any, arguments: dict[str, Any]) -> str:
     """What "auto" means for these data: Auto for tables, a VAE for images or where one of its options is given."""
     if method.lower() != "auto":
         return method
-    images = isinstance(X, np.ndarray) and X.ndim > 2
+    images = X.ndim > 2
     return "vae" if images or set(arguments) - {"contamination", "kinds"} else "auto"
 
 
@@ -210,43 +210,6 @@ def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     return method(random_state=seed, **arguments)
 
 
-@app.command()
-def normalize(
-    path: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")],
-    method: Annotated[
-        str, typer.Option(help="auto, closed form, enumeration, importance, quadrature, smc or ais.")
-    ] = "auto",
-    particles: Annotated[int, typer.Option(min=2, help="Particles of a population.")] = 128,
-    populations: Annotated[int, typer.Option(min=2, help="Populations, whose spread is the error.")] = 8,
-    refine: Annotated[int, typer.Option(min=1, help="Cut each step of temperature into as many.")] = 1,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Make MODEL a probability: estimate its log Z, say how sure it is, and keep it in the folder."""
-    fitted = load_model(path)
-    if not hasattr(fitted, "normalize"):
-        raise ValueError(f"a {type(fitted).__name__} is a probability already: its log Z is zero")
-    with progress(quiet) as show:
-        found = fitted.normalize(
-            method,
-            particles=particles,
-            populations=populations,
-            refine=refine,
-            show=lambda share: show("log Z", share),
-        )
-    fitted.save(path)
-    if as_json:
-        print_json(asdict(found))
-        return
-    print(f"{found.value:.6g}")
-    about = found.diagnostics
-    known = "exact" if found.kind == "exact" else f"90 % interval {found.low:.6g} to {found.high:.6g}"
-    remark(
-        f"log Z in nats, by {about['method']}: {known}; beta {about['beta']:.4g}, base measure {about['base']}",
-        quiet,
-    )
-
-
 def epoch_line(epoch: dict[str, Any]) -> str:
     """Describe an epoch in one line."""
     if "stage" in epoch:  # no epochs, but stages
@@ -267,24 +230,20 @@ def info(
         schema, about = fitted.schema_, model_facts(fitted)
         columns = schema.describe()
     else:
-        X = readers.read(path)
         from abduce.data.notes import describe_data
         from abduce.data.schema import Schema
 
+        X = read(path)
         schema, about = Schema.infer(X, parse_kinds(kind)), {"rows": len(X), "blanks": missing_cells(X)}
         columns = describe_data(schema, X)
     if as_json:
         print_json({**about, "container": schema.container, "columns": columns})
         return
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     members: Any = about.pop("members", None)
-    out.print(", ".join(f"{name} {_cell(value)}" for name, value in about.items()), markup=False)
+    lines = [", ".join(f"{name} {_cell(value)}" for name, value in about.items())]
     if members:
-        out.print(f"members and their weights: {weights_line(members)}", markup=False)
-    table = Table(*columns[0], box=None, pad_edge=False)
-    for column in columns:
-        table.add_row(*(_cell(value) for value in column.values()))
-    out.print(table)
+        lines.append(f"members and their weights: {weights_line(members)}")
+    print_table(columns[0], ([_cell(value) for value in column.values()] for column in columns), 140, *lines)
     left_out(schema, quiet=False)
 
 
