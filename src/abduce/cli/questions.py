@@ -78,10 +78,10 @@ def question(answer: Any) -> Callable[..., None]:
     verb = VERBS[answer.__name__]
     known = SHARED | {a.name: as_option(a) for a in (*verb.arguments, *verb.options)}
     answer.__signature__ = Signature(
-        Parameter(
-            name, Parameter.KEYWORD_ONLY, annotation=known[name].annotation, default=known[name].default
-        )
-        for name in signature(answer).parameters
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+            for name, (kind, default) in ((name, known[name]) for name in signature(answer).parameters)
+        ]
     )
     return app.command(verb.name, help=verb.help)(answer)
 
