@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SLOW = ("command_line.md", "what_from_what.md")  # longer than half a minute each: only when named, and in the build
+SLOW = ("command_line.md", "what_from_what.md")  # minutes: only when named, and in the build
 LIMIT = 300.0  # seconds a page
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
