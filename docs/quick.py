@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SLOW = ("command_line.md", "what_from_what.md")  # minutes: only when named, and in the build
-LIMIT = 300.0  # seconds a page
+LIMIT = 600.0  # seconds a page
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

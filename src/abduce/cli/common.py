@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+
+from abduce.verbs import REQUIRED, Argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,13 +30,17 @@ app = typer.Typer(
 )
 options = {"debug": False}
 
-DataPath = Annotated[
-    Path, typer.Argument(metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images.")
-]
-ModelPath = Annotated[Path, typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")]
-AnswerPath = Annotated[
-    str, typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")
-]
+
+# ---------------------------------------------------------------- commands and their arguments
+
+
+class Option(NamedTuple):
+    """What the command line takes a value for, and its default, if any."""
+
+    annotation: Any
+    default: Any = Parameter.empty
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print what a program would read, as JSON on standard output.")
 ]
@@ -44,6 +51,53 @@ Kinds = Annotated[
         "--kind", metavar="COLUMN=KIND", help="Say what a column holds (repeat for several columns)."
     ),
 ]
+DATA = typer.Argument(metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images.")
+MODEL = typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")
+ANSWER = typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")
+SHARED = {
+    "data": Option(Annotated[Path, DATA]),
+    "model": Option(Annotated[Path, MODEL]),
+    "output": Option(Annotated[str, ANSWER], "-"),
+    "kind": Option(Kinds, None),
+    "as_json": Option(Json, False),
+    "quiet": Option(Quiet, False),
+}
+
+
+def as_option(argument: Argument) -> Option:
+    """An argument of a question as an option of its command."""
+    names = (argument.option,) if argument.option else ()
+    option = typer.Option(*names, min=argument.least, max=argument.most, help=argument.help)
+    default = argument.default if argument.option_default is None else argument.option_default
+    kind: Any = argument.type if default is not None else argument.type | None
+    return Option(Annotated[kind, option], Parameter.empty if default is REQUIRED else default)
+
+
+def command(
+    arguments: Iterable[Argument], own: Mapping[str, Option], help: str | None = None
+) -> Callable[[Any], Any]:
+    """Make a function a command: what it takes are arguments of a question, options of its own, or shared ones, by name.
+
+    ``**given`` in its signature stands for all the arguments, which are listed before ``--json``.
+    """
+    named = {argument.name: as_option(argument) for argument in arguments}
+    known = SHARED | named | own
+
+    def register(function: Any) -> Any:
+        names = [name for name in signature(function).parameters if name != "given"]
+        if len(names) < len(signature(function).parameters):
+            place = names.index("as_json")
+            names[place:place] = named
+        options = ((name, *known[name]) for name in names)
+        function.__signature__ = Signature(
+            [
+                Parameter(n, Parameter.KEYWORD_ONLY, annotation=kind, default=usual)
+                for n, kind, usual in options
+            ]
+        )
+        return app.command(function.__name__, help=help)(function)
+
+    return register
 
 
 # ---------------------------------------------------------------- in

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from abduce.cli.common import (
-    DataPath,
     Json,
     Kinds,
-    Quiet,
+    Option,
     app,
+    command,
     left_out,
     load_model,
     missing_cells,
@@ -27,83 +27,47 @@ from abduce.cli.common import (
     read,
     remark,
 )
+from abduce.verbs import FIT
 
 MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
 LEAST_ROWS = 50_000  # that it does not sample, however wide
 
 
-@app.command()
-def fit(
-    data: DataPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the model.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ...; auto is what serves best, Auto for "
-            "tables and a VAE for images or where one of a VAE's options is given.",
-        ),
-    ] = "auto",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="An argument of the method, e.g. hidden=200 (repeat for several).",
-        ),
-    ] = None,
-    kind: Kinds = None,
-    latent_dim: Annotated[
-        int | None, typer.Option(min=1, help="Latent dimensions; by default from the data.")
-    ] = None,
-    max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Most passes over the data; by default from its size.")
-    ] = None,
-    contamination: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=0.5, help="Share of rows taken to be odd; sets where `flag` cuts."),
-    ] = None,
-    prior: Annotated[str | None, typer.Option(help="normal, mixture, vamp or flow.")] = None,
-    posterior: Annotated[str | None, typer.Option(help="diagonal, full, flow or iaf.")] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="elbo or iwae; of an energy for example score-matching or nce.")
-    ] = None,
-    likelihood: Annotated[
-        str | None, typer.Option(help="One for all columns that it fits, such as student_t.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the fit.")] = 0,
-    normalized: Annotated[
-        bool, typer.Option("--normalize", help="Estimate log Z too, as `abduce normalize` does later.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Keep the state of the run beside the model, and go on from it if it was cut short.",
-        ),
-    ] = False,
-    rows: Annotated[
-        str,
-        typer.Option(
-            metavar="N|all",
-            help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
-        ),
-    ] = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+# ---------------------------------------------------------------- fit
+
+FOLDER = typer.Option("-o", "--output", help="Folder for the model.")
+METHOD = typer.Option(
+    "--model",
+    help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ...; auto is what serves best, Auto for "
+    "tables and a VAE for images or where one of a VAE's options is given.",
+)
+SETTING = typer.Option(
+    "--set", metavar="NAME=VALUE", help="An argument of the method, e.g. hidden=200 (repeat for several)."
+)
+NORMALIZE = typer.Option("--normalize", help="Estimate log Z too, as `abduce normalize` does later.")
+RESUME = typer.Option(
+    "--resume", help="Keep the state of the run beside the model, and go on from it if it was cut short."
+)
+ROWS = typer.Option(
+    metavar="N|all",
+    help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
+)
+OWN = {
+    "output": Option(Annotated[Path, FOLDER]),
+    "method": Option(Annotated[str, METHOD], "auto"),
+    "setting": Option(Annotated[list[str] | None, SETTING], None),
+    "seed": Option(Annotated[int, typer.Option(help="Seed of the fit.")], 0),
+    "normalized": Option(Annotated[bool, NORMALIZE], False),
+    "resume": Option(Annotated[bool, RESUME], False),
+    "rows": Option(Annotated[str, ROWS], "auto"),
+}
+
+
+@command(FIT, OWN)
+def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_json, quiet, **given):
     """Fit a model to DATA, blanks and all."""
     X, there = read_sample(data, rows, seed, quiet)
-    given = {
-        "latent_dim": latent_dim,
-        "max_epochs": max_epochs,
-        "contamination": contamination,
-        "prior": prior,
-        "posterior": posterior,
-        "objective": objective,
-        "likelihood": likelihood,
-        "kinds": parse_kinds(kind),
-    }
+    given["kinds"] = parse_kinds(kind)
     arguments = {name: value for name, value in given.items() if value is not None}
     method = chosen(method, X, arguments)
     model = build(method, arguments | parse_settings(setting), seed)

@@ -9,19 +9,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
 from abduce.cli.common import (
-    AnswerPath,
-    DataPath,
-    Json,
-    ModelPath,
-    Quiet,
-    app,
+    Option,
+    command,
     load_model,
     missing_cells,
     print_json,
@@ -31,62 +26,24 @@ from abduce.cli.common import (
     remark,
     write_answer,
 )
-from abduce.verbs import REQUIRED, VERBS, Argument
+from abduce.verbs import VERBS
 
-# ---------------------------------------------------------------- commands from the table
-
-
-class Shared(NamedTuple):
-    """An argument that belongs to the command line, not to a question."""
-
-    annotation: Any
-    default: Any = Parameter.empty
-
-
-SHARED = {
-    "data": Shared(DataPath),
-    "model": Shared(ModelPath),
-    "output": Shared(AnswerPath, "-"),
-    "as_json": Shared(Json, False),
-    "quiet": Shared(Quiet, False),
-    "to": Shared(
-        Annotated[Path, typer.Option("-o", "--output", help="File for the compressed rows.")],
-    ),
-    "packed": Shared(
-        Annotated[Path, typer.Argument(metavar="FILE", help="What `abduce compress` wrote.")],
-    ),
-    "path": Shared(Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")]),
-    "paths": Shared(
-        Annotated[
-            list[Path], typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
-        ]
-    ),
+OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows.")
+PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote.")
+MODEL = typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")
+MODELS = typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
+OWN = {
+    "to": Option(Annotated[Path, OUTPUT]),
+    "packed": Option(Annotated[Path, PACKED]),
+    "path": Option(Annotated[Path, MODEL]),
+    "paths": Option(Annotated[list[Path], MODELS]),
 }
-
-
-def as_option(argument: Argument) -> Shared:
-    """An argument of a question as an option of its command."""
-    names = (argument.option,) if argument.option else ()
-    option = typer.Option(*names, min=argument.least, max=argument.most, help=argument.help)
-    default = argument.default if argument.option_default is None else argument.option_default
-    kind: Any = argument.type if default is not None else argument.type | None
-    return Shared(Annotated[kind, option], Parameter.empty if default is REQUIRED else default)
 
 
 def question(answer: Any) -> Callable[..., None]:
     """Make the command of the question that ``answer`` is named after."""
     verb = VERBS[answer.__name__]
-    known = SHARED | {a.name: as_option(a) for a in (*verb.arguments, *verb.options)}
-    answer.__signature__ = Signature(
-        [
-            Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-            for name, (kind, default) in ((name, known[name]) for name in signature(answer).parameters)
-        ]
-    )
-    return app.command(verb.name, help=verb.help)(answer)
-
-
-# ---------------------------------------------------------------- how each is answered
+    return command((*verb.arguments, *verb.options), OWN, verb.help)(answer)
 
 
 @question
