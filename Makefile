@@ -1,8 +1,4 @@
-# make         set up .venv, then run the demonstration (report in out/demo/report.html)
-# make test    every test        make lint   ruff, pyright, import-linter
-# make bench   every benchmark   make docs   the documentation, pages executed as they build
-#
-# Another interpreter: make PYTHON=/path/to/python3.11
+# Another interpreter: make PYTHON=/path/to/python3.11. Times are on two cores; the first of each adds its installation.
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -10,27 +6,41 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint hooks bench docs docs-quick clean
 .DEFAULT_GOAL := demo
 
+# The demonstration: a report in out/demo/report.html. DEMO_TIME; the environment takes a few minutes more, once.
 demo: $(VENV)/.installed
 	$(BIN)/abduce demo -o out/demo
 
+# Every test, doctests included. TEST_TIME.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
+# Style, types, and which room may import which. 40 seconds, nearly all of it pyright's.
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+# The same checks before each commit, from now on. Seconds.
+hooks: $(VENV)/.installed-lint
+	$(BIN)/pre-commit install
+
+# Every benchmark, one after the other, into benchmarks/results/. Many hours; benchmarks/run_all.py --quick NAME for a look at one.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/run_all.py
 
+# The documentation in docs/_build/html, pages executed as they build; it needs no network to read. DOCS_TIME.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+# Whether the code on the pages still runs, the two slowest left out, and nothing is built. QUICK_TIME.
+docs-quick: $(VENV)/.installed-docs
+	$(BIN)/python docs/quick.py
+
+# Everything that was built, the environment too. Seconds.
 clean:
 	rm -rf $(VENV) out docs/_build docs/results docs/jupyter_execute .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +38,11 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+# Formulas are set by MathJax from beside the pages, so that these need no network.
+MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+MATHJAX_PARTS = ("tex-chtml-full.js", "output/chtml/fonts")
+mathjax_path = f"mathjax/{MATHJAX_PARTS[0]}"
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 
@@ -46,5 +52,21 @@ def skip_inherited(app, what, name, obj, skip, options):
     return True if (getattr(obj, "__module__", "") or "").startswith("sklearn") else None
 
 
+def link_results(app, name, source):
+    """Links to results lead to the pages copied here; as they stand they lead there in the repository too."""
+    source[0] = source[0].replace("](../benchmarks/results/", "](results/")
+
+
+def add_mathjax(app, error):
+    """Copy what the pages load."""
+    target = Path(app.outdir) / "_static" / "mathjax"
+    if error is None and app.builder.format == "html":
+        (target / "output" / "chtml").mkdir(parents=True, exist_ok=True)
+        shutil.copy(MATHJAX / MATHJAX_PARTS[0], target)
+        shutil.copytree(MATHJAX / MATHJAX_PARTS[1], target / MATHJAX_PARTS[1], dirs_exist_ok=True)
+
+
 def setup(app):
+    app.connect("source-read", link_results)
+    app.connect("build-finished", add_mathjax)
     app.connect("autodoc-skip-member", skip_inherited)

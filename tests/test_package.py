@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -22,8 +23,45 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         abduce.VAD
 
 
-@pytest.mark.parametrize("module", ["abduce", "abduce.cli", "abduce.data.readers"])
-def test_light_modules_do_not_import_the_heavy_packages(module):
-    code = f"import {module}, sys; print(*sorted({{'torch', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+HEAVY = {"torch", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("abduce", HEAVY | {"numpy", "pandas"}),
+        ("abduce.cli", HEAVY | {"numpy", "pandas"}),
+        ("abduce.data.readers", HEAVY),
+    ],
+)
+def test_light_modules_do_not_import_the_heavy_packages(module, without):
+    code = f"import {module}, sys; print(*sorted({without} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_help_comes_at_once():
+    """In the processor's time, which other work on the machine does not stretch."""
+    code = """
+import sys, time
+from abduce.cli import main
+sys.argv = ["abduce", "--help"]
+try:
+    main()
+finally:
+    print(time.process_time(), *sorted({"torch", "sklearn", "pandas", "numpy"} & set(sys.modules)))
+"""
+    seconds, found = [], []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "Commands" in done.stdout
+        first, *others = done.stdout.splitlines()[-1].split()
+        seconds.append(float(first))
+        found += others
+    assert found == []
+    assert min(seconds) < 0.3
+
+
+def test_the_stub_and_the_mark_of_a_typed_package_are_shipped():
+    for name in ("__init__.pyi", "py.typed"):
+        assert resources.files(abduce).joinpath(name).is_file()

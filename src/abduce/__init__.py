@@ -1,134 +1,25 @@
-"""Fit one generative model to unlabelled data, then ask it anything."""
+"""Fit one generative model to unlabelled data, then ask it anything.
+
+The public names are those of ``__init__.pyi``, which type checkers read too.  torch and scikit-learn take seconds to import: a
+name is fetched when it is first asked for, so that ``abduce --help`` and the reading of files do without them.
+"""
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from abduce.answers.views import Flips
-    from abduce.data.observations import Blur, Downsample, LinearMap, Noise, Quantise
-    from abduce.data.seen import Blanks
-    from abduce.estimators.adapters import Imputer, OutlierDetector
-    from abduce.estimators.auto import Auto
-    from abduce.estimators.autoencoders import (
-        Autoencoder,
-        ContractiveAutoencoder,
-        DenoisingAutoencoder,
-        SaturatingAutoencoder,
-        SparseAutoencoder,
-    )
-    from abduce.estimators.classical import ICA, PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers
-    from abduce.estimators.compare import compare
-    from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
-    from abduce.estimators.ensemble import MixtureEnsemble
-    from abduce.estimators.folder import load
-    from abduce.estimators.rubin import pool
-    from abduce.estimators.sparse import PSD, SparseCoding
-    from abduce.estimators.vae import VAE
-    from abduce.fit.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
-    from abduce.fit.contrastive import (
-        NCE,
-        ContrastiveDivergence,
-        MinimumProbabilityFlow,
-        PseudoLikelihood,
-        RatioMatching,
-    )
-    from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
-    from abduce.fit.maximum_likelihood import MaximumLikelihood
-    from abduce.fit.reconstruction import MeanEnergy
-    from abduce.inference.energy import Diverged, LogZ, NotNormalized
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = [
-    "CIWAE",
-    "ELBO",
-    "ICA",
-    "IWAE",
-    "MIWAE",
-    "NCE",
-    "PCA",
-    "PIWAE",
-    "PSD",
-    "RBM",
-    "VAE",
-    "Auto",
-    "Autoencoder",
-    "Blanks",
-    "Blur",
-    "ContractiveAutoencoder",
-    "ContrastiveDivergence",
-    "DenoisingAutoencoder",
-    "DenoisingScoreMatching",
-    "Diverged",
-    "Downsample",
-    "EnergyNetwork",
-    "Flips",
-    "GaussianMixture",
-    "Imputer",
-    "Ising",
-    "KMeans",
-    "LinearMap",
-    "LogZ",
-    "MaximumLikelihood",
-    "MeanEnergy",
-    "MinimumProbabilityFlow",
-    "MixtureEnsemble",
-    "MixtureOfFactorAnalyzers",
-    "Noise",
-    "NotNormalized",
-    "OutlierDetector",
-    "PseudoLikelihood",
-    "Quantise",
-    "RatioMatching",
-    "Renyi",
-    "SaturatingAutoencoder",
-    "ScoreMatching",
-    "SlicedScoreMatching",
-    "SparseAutoencoder",
-    "SparseCoding",
-    "compare",
-    "load",
-    "pool",
-]
 
-# torch and scikit-learn take seconds to import: a name is fetched when it is first asked for, so that `abduce --help`
-# and the reading of files do without them
-_NAMES = {
-    "estimators.vae": ("VAE",),
-    "estimators.auto": ("Auto",),
-    "estimators.adapters": ("Imputer", "OutlierDetector"),
-    "estimators.compare": ("compare",),
-    "estimators.folder": ("load",),
-    "estimators.classical": ("PCA", "ICA", "KMeans", "GaussianMixture", "MixtureOfFactorAnalyzers"),
-    "estimators.ensemble": ("MixtureEnsemble",),
-    "estimators.contrastive": ("RBM", "Ising", "EnergyNetwork"),
-    "estimators.autoencoders": (
-        "Autoencoder",
-        "DenoisingAutoencoder",
-        "SparseAutoencoder",
-        "ContractiveAutoencoder",
-        "SaturatingAutoencoder",
-    ),
-    "estimators.sparse": ("SparseCoding", "PSD"),
-    "data.observations": ("Blur", "Downsample", "LinearMap", "Noise", "Quantise"),
-    "answers.views": ("Flips",),
-    "data.seen": ("Blanks",),
-    "inference.energy": ("Diverged", "LogZ", "NotNormalized"),
-    "fit.bounds": ("CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"),
-    "fit.contrastive": (
-        "NCE",
-        "ContrastiveDivergence",
-        "MinimumProbabilityFlow",
-        "PseudoLikelihood",
-        "RatioMatching",
-    ),
-    "fit.matching": ("DenoisingScoreMatching", "ScoreMatching", "SlicedScoreMatching"),
-    "fit.maximum_likelihood": ("MaximumLikelihood",),
-    "fit.reconstruction": ("MeanEnergy",),
-    "estimators.rubin": ("pool",),
+_HOME = {
+    name.name: str(statement.module)
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom)
+    for name in statement.names
 }
-_HOME = {name: f"abduce.{module}" for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

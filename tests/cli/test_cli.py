@@ -16,7 +16,7 @@ from PIL import Image
 from abduce import cli
 from abduce.data.examples import load_digits_images, penguins
 
-COMMAND = [sys.executable, "-c", "from abduce.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "abduce.cli"]
 
 
 def shell(*arguments, **options):

@@ -1,22 +1,25 @@
-"""What every command shares: its arguments, reading and writing, and how a person is told."""
+"""What every command shares: its arguments, reading and writing, and how a person is told.
+
+Packages that take time to import are imported where they are used, so that ``abduce --help`` is there at once.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from abduce.data import readers
+from abduce.verbs import REQUIRED, Argument
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     help="Fit one generative model to unlabelled data, then ask it anything.",
@@ -25,29 +28,79 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-notes = Console(stderr=True, highlight=False)
 options = {"debug": False}
 
-DataPath = Annotated[
-    Path, typer.Argument(metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images.")
-]
-ModelPath = Annotated[Path, typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")]
-AnswerPath = Annotated[
-    str, typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")
-]
+
+# ---------------------------------------------------------------- commands and their arguments
+
+
+class Option(NamedTuple):
+    """What the command line takes a value for, and its default, if any."""
+
+    annotation: Any
+    default: Any = Parameter.empty
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print what a program would read, as JSON on standard output.")
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of every random draw; the same seed, the same answer.")
-]
 Kinds = Annotated[
     list[str] | None,
     typer.Option(
         "--kind", metavar="COLUMN=KIND", help="Say what a column holds (repeat for several columns)."
     ),
 ]
+DATA = typer.Argument(metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images.")
+MODEL = typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")
+ANSWER = typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")
+SHARED = {
+    "data": Option(Annotated[Path, DATA]),
+    "model": Option(Annotated[Path, MODEL]),
+    "output": Option(Annotated[str, ANSWER], "-"),
+    "kind": Option(Kinds, None),
+    "as_json": Option(Json, False),
+    "quiet": Option(Quiet, False),
+}
+
+
+def as_option(argument: Argument) -> Option:
+    """An argument of a question as an option of its command."""
+    names = (argument.option,) if argument.option else ()
+    option = typer.Option(*names, min=argument.least, max=argument.most, help=argument.help)
+    default = argument.default if argument.option_default is None else argument.option_default
+    kind: Any = argument.type if default is not None else argument.type | None
+    return Option(Annotated[kind, option], Parameter.empty if default is REQUIRED else default)
+
+
+def command(
+    arguments: Iterable[Argument], own: Mapping[str, Option], help: str | None = None
+) -> Callable[[Any], Any]:
+    """Make a function a command: what it takes are arguments of a question, options of its own, or shared ones, by name.
+
+    ``**given`` in its signature stands for all the arguments, which are listed before ``--json``.
+    """
+    named = {argument.name: as_option(argument) for argument in arguments}
+    known = SHARED | named | own
+
+    def register(function: Any) -> Any:
+        names = [name for name in signature(function).parameters if name != "given"]
+        if len(names) < len(signature(function).parameters):
+            place = names.index("as_json")
+            names[place:place] = named
+        options = ((name, *known[name]) for name in names)
+        function.__signature__ = Signature(
+            [
+                Parameter(n, Parameter.KEYWORD_ONLY, annotation=kind, default=usual)
+                for n, kind, usual in options
+            ]
+        )
+        return app.command(function.__name__, help=help)(function)
+
+    return register
+
+
+# ---------------------------------------------------------------- in
 
 
 def parse_kinds(pairs: list[str] | None) -> dict[str | int, str] | None:
@@ -56,15 +109,20 @@ def parse_kinds(pairs: list[str] | None) -> dict[str | int, str] | None:
     >>> parse_kinds(["age=count", "0=binary"])
     {'age': 'count', 0: 'binary'}
     """
-    if not pairs:
-        return None
     kinds: dict[str | int, str] = {}
-    for pair in pairs:
+    for pair in pairs or []:
         column, equals, kind = pair.rpartition("=")
         if not (column and equals and kind):
             raise typer.BadParameter(f"expected COLUMN=KIND, got {pair!r}", param_hint="--kind")
         kinds[int(column) if column.isdigit() else column] = kind
-    return kinds
+    return kinds or None
+
+
+def read(path: Path) -> Any:
+    """Read a data file or a folder of images."""
+    from abduce.data import readers
+
+    return readers.read(path)
 
 
 def load_model(path: Path) -> Any:
@@ -74,28 +132,43 @@ def load_model(path: Path) -> Any:
     return abduce.load(path)
 
 
+def read_with_model(data: Path, model: Path) -> tuple[Any, Any]:
+    """Read the data first: a wrong path should not cost the time to load a model."""
+    return read(data), load_model(model)
+
+
+def missing_cells(X: Any) -> int:
+    """Count the blanks."""
+    import numpy as np
+    import pandas as pd
+
+    return int(np.asarray(pd.isna(X)).sum())
+
+
+# ---------------------------------------------------------------- out
+
+
 def write_answer(answer: Any, output: str, like: Path | None = None) -> None:
     """Write a frame or an array to a file by its ending, or as CSV to standard output for ``-``.
 
-    Images keep the names they have in the folder ``like``.
+    Images keep the names they have in the folder ``like``; the columns of an array on standard output are x0, x1, ...
     """
+    import pandas as pd
+
+    from abduce.data import readers
+
     if output == "-":
-        if isinstance(answer, np.ndarray) and answer.ndim > 2:
+        if answer.ndim > 2:
             raise typer.BadParameter(
                 "images cannot go to standard output: give a file or a folder", param_hint="-o"
             )
-        as_frame(answer).to_csv(sys.stdout, index=False)
+        named = isinstance(answer, pd.DataFrame)
+        frame = answer if named else pd.DataFrame(answer).rename(columns="x{}".format)
+        frame.to_csv(sys.stdout, index=False)
         return
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     readers.write(target, answer, like=like if like and like.is_dir() and not target.suffix else None)
-
-
-def as_frame(answer: Any) -> pd.DataFrame:
-    """View a 2-D array as a frame with the column names x0, x1, ..."""
-    if isinstance(answer, pd.DataFrame):
-        return answer
-    return pd.DataFrame(answer, columns=pd.Index([f"x{j}" for j in range(answer.shape[1])]))
 
 
 def print_json(record: Any) -> None:
@@ -106,56 +179,52 @@ def print_json(record: Any) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return _finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def remark(text: str, quiet: bool) -> None:
-    """Tell a person something, on standard error."""
+# ---------------------------------------------------------------- to a person, on standard error
+
+
+def console(**settings: Any) -> Console:
+    """A console on standard output, or on standard error with ``stderr=True``."""
+    from rich.console import Console
+
+    return Console(highlight=False, **settings)
+
+
+def print_table(head: Iterable[str], rows: Iterable[Iterable[str]], width: int, *above: str) -> None:
+    """Print lines and a table below them, ``width`` characters wide where standard output is not a terminal."""
+    from rich.table import Table
+
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    out = console(width=None if sys.stdout.isatty() else width)
+    for line in above:
+        out.print(line, markup=False)
+    out.print(table)
+
+
+def remark(text: str, quiet: bool = False) -> None:
+    """Tell a person something."""
     if not quiet:
-        notes.print(text, markup=False, soft_wrap=True)
+        console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
-    """Yield ``show(text, share)``, which moves one bar on standard error."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda text, share: bar.update(task, description=text, completed=share)
+def progress(quiet: bool, unit: str = "") -> Iterator[Callable[..., None]]:
+    """Yield ``show(text, done, total=1.0)``, which moves one bar; it counts units, or tells the share done in percent."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-
-@contextmanager
-def progress_of_rows(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield ``show(text, done, total)``, which moves one bar that counts rows, on standard error."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
-        task = bar.add_task("reading", total=None)
-        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
-
-
-def read_with_model(data: Path, model: Path) -> tuple[Any, Any]:
-    """Read the data first: a wrong path should not cost the time to load a model."""
-    return readers.read(data), load_model(model)
-
-
-def missing_cells(X: Any) -> int:
-    """Count the blanks."""
-    return int(pd.isna(X).to_numpy().sum() if isinstance(X, pd.DataFrame) else pd.isna(X).sum())
+    amount = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TextColumn("{task.percentage:>3.0f}%"),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("starting", total=None if unit else 1.0)
+        yield lambda text, done, total=1.0: bar.update(task, description=text, completed=done, total=total)
 
 
 def left_out(schema: Any, quiet: bool) -> None:

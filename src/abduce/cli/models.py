@@ -1,4 +1,4 @@
-"""Commands that make a model and look at it: fit, normalize, info."""
+"""Commands that make a model and look at what there is: fit, info."""
 
 from __future__ import annotations
 
@@ -6,108 +6,68 @@ import inspect
 import json
 import math
 import shutil
-import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from abduce.cli.common import (
-    DataPath,
     Json,
     Kinds,
-    Quiet,
+    Option,
     app,
+    command,
     left_out,
     load_model,
     missing_cells,
     parse_kinds,
     print_json,
+    print_table,
     progress,
+    read,
     remark,
 )
-from abduce.data import readers, streams
+from abduce.verbs import FIT
 
 MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
 LEAST_ROWS = 50_000  # that it does not sample, however wide
 
 
-@app.command()
-def fit(
-    data: DataPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the model.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ...; auto is what serves best, Auto for "
-            "tables and a VAE for images or where one of a VAE's options is given.",
-        ),
-    ] = "auto",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="An argument of the method, e.g. hidden=200 (repeat for several).",
-        ),
-    ] = None,
-    kind: Kinds = None,
-    latent_dim: Annotated[
-        int | None, typer.Option(min=1, help="Latent dimensions; by default from the data.")
-    ] = None,
-    max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Most passes over the data; by default from its size.")
-    ] = None,
-    contamination: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=0.5, help="Share of rows taken to be odd; sets where `flag` cuts."),
-    ] = None,
-    prior: Annotated[str | None, typer.Option(help="normal, mixture, vamp or flow.")] = None,
-    posterior: Annotated[str | None, typer.Option(help="diagonal, full, flow or iaf.")] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="elbo or iwae; of an energy for example score-matching or nce.")
-    ] = None,
-    likelihood: Annotated[
-        str | None, typer.Option(help="One for all columns that it fits, such as student_t.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the fit.")] = 0,
-    normalized: Annotated[
-        bool, typer.Option("--normalize", help="Estimate log Z too, as `abduce normalize` does later.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Keep the state of the run beside the model, and go on from it if it was cut short.",
-        ),
-    ] = False,
-    rows: Annotated[
-        str,
-        typer.Option(
-            metavar="N|all",
-            help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
-        ),
-    ] = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+# ---------------------------------------------------------------- fit
+
+FOLDER = typer.Option("-o", "--output", help="Folder for the model.")
+METHOD = typer.Option(
+    "--model",
+    help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ...; auto is what serves best, Auto for "
+    "tables and a VAE for images or where one of a VAE's options is given.",
+)
+SETTING = typer.Option(
+    "--set", metavar="NAME=VALUE", help="An argument of the method, e.g. hidden=200 (repeat for several)."
+)
+NORMALIZE = typer.Option("--normalize", help="Estimate log Z too, as `abduce normalize` does later.")
+RESUME = typer.Option(
+    "--resume", help="Keep the state of the run beside the model, and go on from it if it was cut short."
+)
+ROWS = typer.Option(
+    metavar="N|all",
+    help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
+)
+OWN = {
+    "output": Option(Annotated[Path, FOLDER]),
+    "method": Option(Annotated[str, METHOD], "auto"),
+    "setting": Option(Annotated[list[str] | None, SETTING], None),
+    "seed": Option(Annotated[int, typer.Option(help="Seed of the fit.")], 0),
+    "normalized": Option(Annotated[bool, NORMALIZE], False),
+    "resume": Option(Annotated[bool, RESUME], False),
+    "rows": Option(Annotated[str, ROWS], "auto"),
+}
+
+
+@command(FIT, OWN)
+def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_json, quiet, **given):
     """Fit a model to DATA, blanks and all."""
     X, there = read_sample(data, rows, seed, quiet)
-    given = {
-        "latent_dim": latent_dim,
-        "max_epochs": max_epochs,
-        "contamination": contamination,
-        "prior": prior,
-        "posterior": posterior,
-        "objective": objective,
-        "likelihood": likelihood,
-        "kinds": parse_kinds(kind),
-    }
+    given["kinds"] = parse_kinds(kind)
     arguments = {name: value for name, value in given.items() if value is not None}
     method = chosen(method, X, arguments)
     model = build(method, arguments | parse_settings(setting), seed)
@@ -120,8 +80,8 @@ def fit(
         if normalized and unknown:
             model.normalize(show=lambda share: show("log Z", share))
     model.save(output)
-    read = {"rows": len(X), "rows_read": there, "rows_sampled": len(X)}
-    facts = {"model": str(output), **read, **model_facts(model)}
+    facts = {"model": str(output), "rows": len(X), "rows_read": there, "rows_sampled": len(X)}
+    facts |= model_facts(model)
     if model.interrupted_:
         remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
     else:
@@ -144,11 +104,15 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
 
     "auto" takes as many rows as hold two million cells, and 50,000 of wide tables.
     """
+    import numpy as np
+
+    from abduce.data import streams
+
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
     table = streams.TableFile(data) if rows != "all" and streams.is_table(data) else None
     if table is None:
-        X = readers.read(data)
+        X = read(data)
         there = len(X)
         if rows.isdigit() and int(rows) < there:
             wanted = np.sort(np.random.default_rng(seed).choice(there, int(rows), replace=False))
@@ -156,7 +120,7 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
     else:
         there = table.rows
         most = max(MOST_CELLS // max(1, len(table.columns)), LEAST_ROWS) if rows == "auto" else int(rows)
-        X = readers.read(data) if there <= most else table.sample(most, seed)
+        X = read(data) if there <= most else table.sample(most, seed)
     if len(X) < there:
         hint = "; --rows all takes every row" if rows == "auto" else ""
         remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
@@ -167,7 +131,7 @@ def chosen(method: str, X: Any, arguments: dict[str, Any]) -> str:
     """What "auto" means for these data: Auto for tables, a VAE for images or where one of its options is given."""
     if method.lower() != "auto":
         return method
-    images = isinstance(X, np.ndarray) and X.ndim > 2
+    images = X.ndim > 2
     return "vae" if images or set(arguments) - {"contamination", "kinds"} else "auto"
 
 
@@ -210,43 +174,6 @@ def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     return method(random_state=seed, **arguments)
 
 
-@app.command()
-def normalize(
-    path: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")],
-    method: Annotated[
-        str, typer.Option(help="auto, closed form, enumeration, importance, quadrature, smc or ais.")
-    ] = "auto",
-    particles: Annotated[int, typer.Option(min=2, help="Particles of a population.")] = 128,
-    populations: Annotated[int, typer.Option(min=2, help="Populations, whose spread is the error.")] = 8,
-    refine: Annotated[int, typer.Option(min=1, help="Cut each step of temperature into as many.")] = 1,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Make MODEL a probability: estimate its log Z, say how sure it is, and keep it in the folder."""
-    fitted = load_model(path)
-    if not hasattr(fitted, "normalize"):
-        raise ValueError(f"a {type(fitted).__name__} is a probability already: its log Z is zero")
-    with progress(quiet) as show:
-        found = fitted.normalize(
-            method,
-            particles=particles,
-            populations=populations,
-            refine=refine,
-            show=lambda share: show("log Z", share),
-        )
-    fitted.save(path)
-    if as_json:
-        print_json(asdict(found))
-        return
-    print(f"{found.value:.6g}")
-    about = found.diagnostics
-    known = "exact" if found.kind == "exact" else f"90 % interval {found.low:.6g} to {found.high:.6g}"
-    remark(
-        f"log Z in nats, by {about['method']}: {known}; beta {about['beta']:.4g}, base measure {about['base']}",
-        quiet,
-    )
-
-
 def epoch_line(epoch: dict[str, Any]) -> str:
     """Describe an epoch in one line."""
     if "stage" in epoch:  # no epochs, but stages
@@ -267,24 +194,20 @@ def info(
         schema, about = fitted.schema_, model_facts(fitted)
         columns = schema.describe()
     else:
-        X = readers.read(path)
         from abduce.data.notes import describe_data
         from abduce.data.schema import Schema
 
+        X = read(path)
         schema, about = Schema.infer(X, parse_kinds(kind)), {"rows": len(X), "blanks": missing_cells(X)}
         columns = describe_data(schema, X)
     if as_json:
         print_json({**about, "container": schema.container, "columns": columns})
         return
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     members: Any = about.pop("members", None)
-    out.print(", ".join(f"{name} {_cell(value)}" for name, value in about.items()), markup=False)
+    lines = [", ".join(f"{name} {_cell(value)}" for name, value in about.items())]
     if members:
-        out.print(f"members and their weights: {weights_line(members)}", markup=False)
-    table = Table(*columns[0], box=None, pad_edge=False)
-    for column in columns:
-        table.add_row(*(_cell(value) for value in column.values()))
-    out.print(table)
+        lines.append(f"members and their weights: {weights_line(members)}")
+    print_table(columns[0], ([_cell(value) for value in column.values()] for column in columns), 140, *lines)
     left_out(schema, quiet=False)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from abduce.cli.common import Json, Quiet, app, print_json, progress, remark
+from abduce.cli.common import Json, Quiet, app, print_json, print_table, progress, remark
 
 
 @app.command()
@@ -22,17 +19,16 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Fit handwritten digits, a fifth of the pixels blank; ask every question; write a report."""
-    from abduce import demo as demonstration
+    from abduce.showcase import demo as demonstration
 
     with progress(quiet) as show:
         result = demonstration.run(output, epochs=epochs, seed=seed, show=show)
     if as_json:
         print_json(result)
         return
-    table = Table("task", "ours", "best peer", "", "unit", box=None, pad_edge=False)
-    for line in demonstration.headline(result):
-        table.add_row(*(f"[bold]{cell}[/]" if cell.endswith("*") else cell for cell in line))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+    lines = demonstration.headline(result)
+    rows = ([f"[bold]{cell}[/]" if cell.endswith("*") else cell for cell in line] for line in lines)
+    print_table(("task", "ours", "best peer", "", "unit"), rows, 120)
     remark(f"report: {output / 'report.html'}  ({result['seconds']['all']:.0f} s)", quiet)
 
 
@@ -51,15 +47,12 @@ def gallery(
     quiet: Quiet = False,
 ) -> None:
     """Draw the energy surface of every method on one spiral, raw and as -log p; print how good each is."""
-    from abduce import gallery as surfaces
+    from abduce.showcase import gallery as surfaces
 
     with progress(quiet) as show:
         result = surfaces.run(output, only, quick, seed, show)
     if as_json:
         print_json(result)
         return
-    table = Table("strategy", "method", *surfaces.COLUMNS, box=None, pad_edge=False)
-    for line in surfaces.headline(result):
-        table.add_row(*line)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(("strategy", "method", *surfaces.COLUMNS), surfaces.headline(result), 120)
     remark(f"picture: {output}", quiet)

@@ -1,101 +1,106 @@
-"""Commands that ask a fitted model: fill, denoise, score, compare, flag, embed, sample, compress, decompress."""
+"""Commands that ask a fitted model: each is made of a question of :data:`abduce.verbs.VERBS` and of how its answer is written.
+
+The function says which arguments the command has, in which order; their types, defaults, bounds and help are the table's.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import pandas as pd
 import typer
 
-from abduce.cli import streaming
 from abduce.cli.common import (
-    AnswerPath,
-    DataPath,
-    Json,
-    ModelPath,
-    Quiet,
-    Seed,
-    app,
+    Option,
+    command,
     load_model,
     missing_cells,
     print_json,
-    progress_of_rows,
+    progress,
+    read,
     read_with_model,
     remark,
     write_answer,
 )
-from abduce.data import readers, streams
+from abduce.verbs import VERBS
+
+OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows.")
+PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote.")
+MODEL = typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")
+MODELS = typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
+OWN = {
+    "to": Option(Annotated[Path, OUTPUT]),
+    "packed": Option(Annotated[Path, PACKED]),
+    "path": Option(Annotated[Path, MODEL]),
+    "paths": Option(Annotated[list[Path], MODELS]),
+}
 
 
-@app.command()
-def fill(
-    data: DataPath,
-    model: ModelPath,
-    output: AnswerPath = "-",
-    draws: Annotated[
-        int | None,
-        typer.Option(min=1, help="Write this many completed copies, drawn from what the model believes."),
-    ] = None,
-    seed: Seed = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fill the blanks of DATA, a chunk of rows at a time; every cell that was there stays as it was."""
+def question(answer: Any) -> Callable[..., None]:
+    """Make the command of the question that ``answer`` is named after."""
+    verb = VERBS[answer.__name__]
+    return command((*verb.arguments, *verb.options), OWN, verb.help)(answer)
+
+
+@question
+def fill(data, model, output, draws, random_state, as_json, quiet):
+    """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
+    from abduce.data import streams
+
     if draws is None and streams.is_table(data):
         source, fitted = streams.TableFile(data), load_model(model)
         if fitted.schema_.container == "frame":
             fill_table(source, fitted, output, as_json, quiet)
             return
     X, fitted = read_with_model(data, model)
-    blanks = missing_cells(X)
     if draws is None:
         write_answer(fitted.fill(X), output, like=data)
     elif output == "-":
         raise typer.BadParameter("several copies cannot share standard output: give a file", param_hint="-o")
     else:
         target = Path(output)
-        for k, copy in enumerate(fitted.fill(X, draws=draws, random_state=seed), start=1):
+        for k, copy in enumerate(fitted.fill(X, draws=draws, random_state=random_state), start=1):
             write_answer(copy, str(target.with_name(f"{target.stem}-{k}{target.suffix}")), like=data)
-    remark(f"filled {blanks} blank cells in {len(X)} rows", quiet)
-    if as_json:
-        print_json({"rows": len(X), "filled": blanks, "copies": draws or 1, "output": output})
+    say_filled(missing_cells(X), len(X), output, as_json, quiet, draws or 1)
 
 
-def fill_table(source: streams.TableFile, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
+def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
     """Fill a table of any length; Ctrl-C leaves nothing and ends with status 130."""
+    from abduce.cli import streaming
+
     try:
-        with progress_of_rows(quiet) as show:
+        with progress(quiet, "rows") as show:
             plan = streaming.look_through(source, fitted, show)
             streaming.fill(source, fitted, plan, output, show)
     except KeyboardInterrupt:
         remark("interrupted; nothing was written" if output != "-" else "interrupted", quiet)
         raise typer.Exit(130) from None
-    remark(f"filled {plan.blank} blank cells in {source.rows} rows", quiet)
+    say_filled(plan.blank, source.rows, output, as_json, quiet)
+
+
+def say_filled(blank: int, rows: int, output: str, as_json: bool, quiet: bool, copies: int = 1) -> None:
+    """Say how many blanks were filled."""
+    remark(f"filled {blank} blank cells in {rows} rows", quiet)
     if as_json:
-        print_json({"rows": source.rows, "filled": plan.blank, "copies": 1, "output": output})
+        print_json({"rows": rows, "filled": blank, "copies": copies, "output": output})
 
 
-@app.command()
-def denoise(
-    data: DataPath,
-    model: ModelPath,
-    noise: Annotated[
-        float, typer.Option(min=0.0, help="Standard deviation of the noise, in the units of the data.")
-    ],
-    output: AnswerPath = "-",
-) -> None:
-    """Clean DATA of Gaussian noise."""
+@question
+def denoise(data, model, noise, output):
+    """Rows in, rows out."""
     X, fitted = read_with_model(data, model)
     write_answer(fitted.denoise(X, noise), output, like=data)
 
 
-@app.command()
-def score(data: DataPath, model: ModelPath, output: AnswerPath = "-", as_json: Json = False) -> None:
-    """Score every row of DATA: log p of its observed cells, in nats."""
+@question
+def score(data, model, output, as_json):
+    """A column log_p."""
+    import pandas as pd
+
     X, fitted = read_with_model(data, model)
     log_p = fitted.score_samples(X)
     if as_json:
@@ -104,27 +109,13 @@ def score(data: DataPath, model: ModelPath, output: AnswerPath = "-", as_json: J
         write_answer(pd.DataFrame({"log_p": log_p}), output)
 
 
-@app.command()
-def compare(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
-    ],
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Importance draws, annealed chains or particles; by default from the method."
-        ),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="importance, ais (annealed importance sampling) or smc (tempered).")
-    ] = "importance",
-    as_json: Json = False,
-) -> None:
-    """Compare models by log p of the rows of DATA, in nats a row, the best first."""
+@question
+def compare(paths, samples, method, as_json):
+    """A row for each model."""
     *folders, data = paths
     if len(folders) < 2:
         raise typer.BadParameter("give at least two models, then the data", param_hint="MODEL MODEL... DATA")
-    X = readers.read(data)
+    X = read(data)
     import abduce
 
     table = abduce.compare({str(folder): load_model(folder) for folder in folders}, X, samples, method)
@@ -134,35 +125,24 @@ def compare(
         table.reset_index().to_csv(sys.stdout, index=False)
 
 
-@app.command()
-def flag(
-    data: DataPath,
-    model: ModelPath,
-    output: AnswerPath = "-",
-    contamination: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Flag this share of the rows of DATA, instead of cutting where the model does.",
-        ),
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Flag the odd rows of DATA: how odd each is, how realistic (0 to 1), and 1 where it is flagged."""
+@question
+def flag(data, model, output, contamination, as_json, quiet):
+    """Columns anomaly_score, realism and flagged; the oddest rows are named."""
+    import numpy as np
+    import pandas as pd
+
     X, fitted = read_with_model(data, model)
     odd = fitted.anomaly_score(X)
+    order = np.argsort(-odd, kind="stable")
     if contamination is None:
         flagged = fitted.predict(X) == -1
     else:
         flagged = np.zeros(len(odd), dtype=bool)
-        flagged[np.argsort(-odd, kind="stable")[: round(contamination * len(odd))]] = True
+        flagged[order[: round(contamination * len(odd))]] = True
     answer = pd.DataFrame(
         {"anomaly_score": odd, "realism": fitted.realism(X), "flagged": flagged.astype(int)}
     )
-    worst = np.argsort(-odd, kind="stable")[: min(10, int(flagged.sum()))]
-    oddest = ", ".join(map(str, worst)) or "none"
+    oddest = ", ".join(map(str, order[: min(10, int(flagged.sum()))])) or "none"
     remark(f"{flagged.sum()} of {len(odd)} rows flagged; the oddest, counted from 0: {oddest}", quiet)
     if as_json:
         print_json({"flagged_rows": np.flatnonzero(flagged), **answer.to_dict("list")})
@@ -170,54 +150,68 @@ def flag(
         write_answer(answer, output)
 
 
-@app.command()
-def embed(data: DataPath, model: ModelPath, output: AnswerPath = "-") -> None:
-    """Embed every row of DATA: its posterior mean in latent space."""
+@question
+def embed(data, model, output):
+    """A column for each feature."""
+    import pandas as pd
+
     X, fitted = read_with_model(data, model)
     write_answer(pd.DataFrame(fitted.transform(X), columns=fitted.get_feature_names_out()), output)
 
 
-@app.command()
-def sample(
-    model: ModelPath,
-    n: Annotated[int, typer.Option("-n", min=1, help="Rows to draw.")] = 10,
-    output: AnswerPath = "-",
-    seed: Seed = None,
-) -> None:
-    """Draw new rows, in the form the training data had; other rows each time, unless a seed is given."""
-    fresh = int.from_bytes(os.urandom(4)) if seed is None else seed
+@question
+def sample(model, n, output, random_state):
+    """Other rows each time, unless a seed is given."""
+    fresh = int.from_bytes(os.urandom(4)) if random_state is None else random_state
     write_answer(load_model(model).sample(n, random_state=fresh), output)
 
 
-@app.command()
-def compress(
-    data: DataPath,
-    model: ModelPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for the compressed rows.")],
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compress DATA without loss; the model is needed to get it back."""
+@question
+def compress(data, model, to, as_json, quiet):
+    """The file appears under its name only once it is complete."""
     X, fitted = read_with_model(data, model)
     packed = fitted.compress(X)
-    part = output.with_name(f".{output.name}.part")
+    part = to.with_name(f".{to.name}.part")
     try:
         part.write_bytes(packed)
-        part.replace(output)
+        part.replace(to)
     finally:
         part.unlink(missing_ok=True)
     bits = 8 * len(packed) / (len(X) * fitted.schema_.n_cells)
     remark(f"{len(X)} rows in {len(packed)} bytes: {bits:.3f} bits a cell", quiet)
     if as_json:
-        print_json({"rows": len(X), "bytes": len(packed), "bits_per_cell": bits, "output": output})
+        print_json({"rows": len(X), "bytes": len(packed), "bits_per_cell": bits, "output": to})
 
 
-@app.command()
-def decompress(
-    packed: Annotated[Path, typer.Argument(metavar="FILE", help="What `abduce compress` wrote.")],
-    model: ModelPath,
-    output: AnswerPath = "-",
-) -> None:
-    """Decompress FILE, to the bit."""
+@question
+def decompress(packed, model, output):
+    """The rows, as they were."""
     content = packed.read_bytes()
     write_answer(load_model(model).decompress(content), output)
+
+
+@question
+def normalize(path, method, particles, populations, refine, as_json, quiet):
+    """Log Z on standard output, how it was found on standard error; the folder is written anew."""
+    fitted = load_model(path)
+    if not hasattr(fitted, "normalize"):
+        raise ValueError(f"a {type(fitted).__name__} is a probability already: its log Z is zero")
+    with progress(quiet) as show:
+        found = fitted.normalize(
+            method,
+            particles=particles,
+            populations=populations,
+            refine=refine,
+            show=lambda share: show("log Z", share),
+        )
+    fitted.save(path)
+    if as_json:
+        print_json(asdict(found))
+        return
+    print(f"{found.value:.6g}")
+    about = found.diagnostics
+    known = "exact" if found.kind == "exact" else f"90 % interval {found.low:.6g} to {found.high:.6g}"
+    remark(
+        f"log Z in nats, by {about['method']}: {known}; beta {about['beta']:.4g}, base measure {about['base']}",
+        quiet,
+    )

@@ -1,0 +1,75 @@
+"""The public names and where each lives: what type checkers read, and what ``__init__.py`` fetches names by."""
+
+from abduce.answers.observation import (
+    Blanks as Blanks,
+    Flips as Flips,
+)
+from abduce.estimators.adapters import (
+    Imputer as Imputer,
+    OutlierDetector as OutlierDetector,
+)
+from abduce.estimators.auto import Auto as Auto
+from abduce.estimators.autoencoders import (
+    Autoencoder as Autoencoder,
+    ContractiveAutoencoder as ContractiveAutoencoder,
+    DenoisingAutoencoder as DenoisingAutoencoder,
+    SaturatingAutoencoder as SaturatingAutoencoder,
+    SparseAutoencoder as SparseAutoencoder,
+)
+from abduce.estimators.classical import (
+    ICA as ICA,
+    PCA as PCA,
+    GaussianMixture as GaussianMixture,
+    KMeans as KMeans,
+    MixtureOfFactorAnalyzers as MixtureOfFactorAnalyzers,
+)
+from abduce.estimators.compare import compare as compare
+from abduce.estimators.contrastive import (
+    RBM as RBM,
+    EnergyNetwork as EnergyNetwork,
+    Ising as Ising,
+)
+from abduce.estimators.ensemble import MixtureEnsemble as MixtureEnsemble
+from abduce.estimators.folder import load as load
+from abduce.data.observations import (
+    Blur as Blur,
+    Downsample as Downsample,
+    LinearMap as LinearMap,
+    Noise as Noise,
+    Quantise as Quantise,
+)
+from abduce.estimators.rubin import pool as pool
+from abduce.estimators.sparse import (
+    PSD as PSD,
+    SparseCoding as SparseCoding,
+)
+from abduce.estimators.vae import VAE as VAE
+from abduce.fit.bounds import (
+    CIWAE as CIWAE,
+    ELBO as ELBO,
+    IWAE as IWAE,
+    MIWAE as MIWAE,
+    PIWAE as PIWAE,
+    Renyi as Renyi,
+)
+from abduce.fit.contrastive import (
+    NCE as NCE,
+    ContrastiveDivergence as ContrastiveDivergence,
+    MinimumProbabilityFlow as MinimumProbabilityFlow,
+    PseudoLikelihood as PseudoLikelihood,
+    RatioMatching as RatioMatching,
+)
+from abduce.fit.matching import (
+    DenoisingScoreMatching as DenoisingScoreMatching,
+    ScoreMatching as ScoreMatching,
+    SlicedScoreMatching as SlicedScoreMatching,
+)
+from abduce.fit.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+from abduce.fit.reconstruction import MeanEnergy as MeanEnergy
+from abduce.inference.energy import (
+    Diverged as Diverged,
+    LogZ as LogZ,
+    NotNormalized as NotNormalized,
+)
+
+__version__: str

@@ -1,0 +1,5 @@
+"""``python -m abduce.cli`` is ``abduce``."""
+
+from abduce.cli import main
+
+main()
