@@ -12,6 +12,7 @@ import torch
 import abduce
 from abduce import Downsample, MixtureEnsemble
 from abduce.data.examples import load_digits_images
+from abduce.data.seen import Seen
 from abduce.gaussians import ensemble_fit
 from abduce.models import ensemble
 from abduce.models.ensemble import MixtureEnsemble as Ensemble
@@ -124,11 +125,13 @@ def test_many_cells_are_computed_in_single_precision(monkeypatch):
     monkeypatch.setattr(ensemble, "DOUBLE", 0)
     single = model().double().law()
     assert {m.covariances.dtype for m in single.members} == {torch.float32}
-    torch.testing.assert_close(single.mean(x, seen), double.mean(x, seen), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(single.log_prob(x, seen), double.log_prob(x, seen), rtol=1e-4, atol=1e-3)
-    drawn = single.complete(x, seen, 4000, generator(2))
+    torch.testing.assert_close(single.mean(Seen(x, seen)), double.mean(Seen(x, seen)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        single.log_prob(Seen(x, seen)), double.log_prob(Seen(x, seen)), rtol=1e-4, atol=1e-3
+    )
+    drawn = single.draws(Seen(x, seen), 4000, generator(2))
     assert drawn.dtype == torch.float64
-    assert ((drawn.mean(0) - double.mean(x, seen)).abs() < 5 * drawn.std(0) / 4000**0.5 + 1e-3).all()
+    assert ((drawn.mean(0) - double.mean(Seen(x, seen))).abs() < 5 * drawn.std(0) / 4000**0.5 + 1e-3).all()
 
 
 def test_it_is_a_probability_at_its_own_temperature_only():

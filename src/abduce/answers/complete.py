@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from abduce.answers.observation import Blanks, Flips, Linear, Observation
+from abduce.data.seen import CELLS, Seen, Unanswerable
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.inference.energy import Law
 from abduce.inference.importance import chunks
@@ -86,7 +87,7 @@ def free_energy(
     out = torch.empty(len(x), dtype=torch.float64)
     law = density.model.law(density.beta, density.base)
     if law is not None:
-        parts = [law.log_prob(xs, os)[: part.stop - part.start] for part, xs, os in chunks(x, observed)]
+        parts = [law.log_prob(Seen(xs, os))[: part.stop - part.start] for part, xs, os in chunks(x, observed)]
         return -torch.cat(parts).double() if parts else out
     whole = observed.all(1)
     single = density.float()
@@ -107,12 +108,8 @@ def _run(path: Path, rows: int, particles: int, seed: int) -> Particles:
 
 def _exact(law: Law, observation: Observation, y: Tensor, seen: Tensor) -> Answer:
     sure = torch.full((len(y),), math.inf, dtype=torch.float64)
-    if isinstance(observation, Linear):
-        given = observation.apply, observation.spread(y), y, seen
-        return Answer(
-            law.through(*given), lambda n, generator: law.complete_through(*given, n, generator), sure
-        )
-    return Answer(law.mean(y, seen), lambda n, generator: law.complete(y, seen, n, generator), sure)
+    given = Seen(y, seen, observation if isinstance(observation, Linear) else CELLS)
+    return Answer(law.mean(given), lambda n, generator: law.draws(given, n, generator), sure)
 
 
 @torch.no_grad()
@@ -150,7 +147,7 @@ def _path(density: Density, observation: Observation, y: Tensor, seen: Tensor) -
     base = GaussianMixtureLaw.gaussian(start.mean, start.covariance)
 
     def draw(n: int, _: int, generator: torch.Generator) -> Tensor:
-        return base.complete_through(observation.apply, noise, y, seen, n, generator, shared=True)
+        return base.draws(Seen(y, seen, observation), n, generator, shared=True)
 
     scale = draw(256, len(y), torch.Generator().manual_seed(0)).std(0)
     return GeometricPath(
@@ -166,9 +163,9 @@ def _path(density: Density, observation: Observation, y: Tensor, seen: Tensor) -
 def evidence(density: Density, y: Tensor, seen: Tensor, observation: Observation) -> Tensor | None:
     """log p(y) of each row under a linear observation, nats ``(n,)``; None where the family has no exact law of y."""
     law = density.model.law(density.beta, density.base)
-    if hasattr(law, "dense"):
-        law = law.dense()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-    through = getattr(law, "log_prob_through", None)
-    if through is None or not isinstance(observation, Linear):
+    if law is None or not isinstance(observation, Linear):
         return None
-    return through(observation.apply, observation.spread(y), y, seen)
+    try:
+        return law.log_prob(Seen(y, seen, observation))
+    except Unanswerable:
+        return None

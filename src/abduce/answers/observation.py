@@ -24,12 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from abduce.data.operators import IDENTITY, Identity, Operator
+from abduce.data.seen import View
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Distribution, Product
@@ -76,12 +77,13 @@ class Blanks:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(View):
     """y = A x + noise, of standard deviation ``noise`` in model units: one number, or one for each cell of y.
 
     ``held`` is what :meth:`hold` keeps: variances of the cells of x, (rows, D), and the Cholesky factors of S, (rows, d, d).
     """
 
+    name: ClassVar[str] = "linear"
     noise: Tensor | float
     operator: Operator = IDENTITY
     held: tuple[Tensor, Tensor] | None = None
@@ -89,6 +91,10 @@ class Linear:
     def apply(self, x: Tensor) -> Tensor:
         """A x, (..., D) -> (..., d)."""
         return self.operator.apply(x)
+
+    def affine(self, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """A as a function, and the noise's standard deviations."""
+        return self.apply, self.spread(y)
 
     def spread(self, y: Tensor) -> Tensor:
         """Standard deviation of each cell of y, at least a thousandth, (d,)."""

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from abduce.data.coding import Coding
 from abduce.data.schema import Schema
-from abduce.gaussians.factor_fit import FLOOR, factor_mixture, principal_factors
+from abduce.data.seen import Seen
+from abduce.gaussians.em import one_thread, principal_factors
+from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
-from abduce.gaussians.linear import one_thread
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
 from abduce.models.stack import Member, Stack, coded, predicted
 
@@ -173,7 +174,7 @@ def _members(
         out[key] = Member(title, index, law)
     assert few is not None
     # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
-    centres = list(out.values())[-1].law.mean(features, seen)
+    centres = list(out.values())[-1].law.mean(Seen(features, seen))
     within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
     loadings, noise = principal_factors(within.unsqueeze(0), q, FLOOR)
     keys = row_keys(features, seen)

@@ -13,25 +13,27 @@ spread about it (Krogh & Vedelsby 1995, the ambiguity decomposition): it never d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from abduce.gaussians.gaussian_law import choose
+from abduce.data.seen import Seen
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-
-Map = Callable[[Tensor], Tensor]
+from abduce.gaussians.law import ANY
+from abduce.gaussians.mixture import choose
 
 
 class EnsembleLaw:
-    """Members p_m with ``weights`` (M,), equal ones by default; arguments of the questions as in :class:`GroupedMixtureLaw`.
+    """Members p_m with ``weights`` (M,), equal ones by default; a :class:`~abduce.gaussians.law.Law`.
 
     >>> one = GroupedMixtureLaw(torch.zeros(1), torch.zeros(1, 1), torch.tensor([0]), torch.ones(1, 1, 1))
     >>> two = GroupedMixtureLaw(torch.zeros(1), torch.ones(1, 1), torch.tensor([0]), torch.ones(1, 1, 1))
-    >>> EnsembleLaw([one, two]).mean(torch.zeros(1, 1), torch.tensor([[False]]))
+    >>> EnsembleLaw([one, two]).mean(Seen(torch.zeros(1, 1), torch.tensor([[False]])))
     tensor([[0.5000]])
     """
+
+    views = ANY
 
     def __init__(self, members: Sequence[GroupedMixtureLaw], weights: Tensor | None = None):
         if not members:
@@ -41,9 +43,10 @@ class EnsembleLaw:
             raise ValueError(f"weights must be {len(members)} numbers above zero, got {given.tolist()}")
         self.members, self.weights = list(members), given / given.sum()
 
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """log Σ_m w_m p_m(x_obs), nats, (batch, D) -> (batch,)."""
-        return self._mixed([member.log_prob(x, observed) for member in self.members])
+    def log_prob(self, seen: Seen) -> Tensor:
+        """log Σ_m w_m p_m(seen), nats, (rows,)."""
+        stacked = torch.stack([member.log_prob(seen) for member in self.members])
+        return torch.logsumexp(stacked + self.weights.log().to(stacked).unsqueeze(1), 0)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw (n, D)."""
@@ -54,76 +57,31 @@ class EnsembleLaw:
             out[chosen == m] = rows
         return out
 
-    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
-        """Σ_m w_m E_m[x | x_obs], (batch, D); observed cells as they are."""
-        average = self._average([member.mean(x, observed) for member in self.members])
-        return torch.where(observed, x, average)
-
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw whole rows given x_obs, (draws, batch, D)."""
-        return self._complete(
-            lambda member, n: member.complete(x, observed, n, generator), draws, len(x), generator
-        )
-
-    def through(self, seen: Map, noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """Σ_m w_m E_m[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D)."""
-        return self._average([member.through(seen, noise, y, known) for member in self.members])
-
-    def log_prob_through(self, seen: Map, noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """log Σ_m w_m p_m(y), nats, (batch, d) -> (batch,)."""
-        return self._mixed([member.log_prob_through(seen, noise, y, known) for member in self.members])
-
-    def complete_through(
-        self,
-        seen: Map,
-        noise: Tensor,
-        y: Tensor,
-        known: Tensor,
-        draws: int,
-        generator: torch.Generator | None = None,
-        shared: bool = False,
-    ) -> Tensor:
-        """Draw whole rows given y, (draws, batch, D); with ``shared`` all rows use the same random numbers."""
-        return self._complete(
-            lambda member, n: member.complete_through(seen, noise, y, known, n, generator, shared),
-            draws,
-            len(y),
-            generator,
-            shared,
-        )
-
-    def _mixed(self, values: list[Tensor]) -> Tensor:
-        stacked = torch.stack(values)
-        return torch.logsumexp(stacked + self.weights.log().to(stacked).unsqueeze(1), 0)
-
-    def _average(self, values: list[Tensor]) -> Tensor:
-        out = torch.zeros_like(values[0])
-        for weight, value in zip(self.weights.tolist(), values, strict=True):
-            out += weight * value
-        return out
+    def mean(self, seen: Seen) -> Tensor:
+        """Σ_m w_m E_m[x | seen], (rows, D); cells that were seen exactly as they are."""
+        out: Tensor | None = None
+        for weight, member in zip(self.weights.tolist(), self.members, strict=True):
+            part = weight * member.mean(seen)
+            out = part if out is None else out + part
+        assert out is not None
+        return torch.where(seen.mask, seen.y, out) if seen.exact else out
 
     def _chosen(self, draws: int, batch: int, generator: torch.Generator | None, shared: bool) -> Tensor:
         """Members, (draws, batch)."""
         return choose(self.weights.expand(batch, -1), draws, generator, shared)
 
-    def _complete(
-        self,
-        drawn: Callable[[GroupedMixtureLaw, int], Tensor],
-        draws: int,
-        batch: int,
-        generator: torch.Generator | None,
-        shared: bool = False,
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
     ) -> Tensor:
         """Each row's draws of members chosen by weight; a member draws as often as the row that wants most of it."""
-        chosen = self._chosen(draws, batch, generator, shared)
+        rows = len(seen.y)
+        chosen = self._chosen(n, rows, generator, shared)
         out: Tensor | None = None
         for m, member in enumerate(self.members):
             mine = chosen == m
             most = int(mine.sum(0).max()) if mine.numel() else 0
-            values = drawn(member, most)
-            out = values.new_empty(draws, batch, values.shape[2]) if out is None else out
+            values = member.draws(seen, most, generator, shared)
+            out = values.new_empty(n, rows, values.shape[2]) if out is None else out
             s, b = mine.nonzero(as_tuple=True)
             out[s, b] = values[(mine.cumsum(0) - 1)[s, b], b]
         assert out is not None

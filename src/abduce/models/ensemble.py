@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from abduce.data.seen import Seen
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.ensemble_law import EnsembleLaw
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
@@ -72,8 +73,10 @@ class MixtureEnsemble(Energy):
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, self.n_cells)
-        seen = None if observed is None else observed.expand_as(x).reshape(-1, self.n_cells)
-        return -self._law().log_prob(rows, seen).view(x.shape[:-1])
+        seen = Seen.whole(rows)
+        if observed is not None:
+            seen = Seen(rows, observed.expand_as(x).reshape(-1, self.n_cells))
+        return -self._law().log_prob(seen).view(x.shape[:-1])
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
@@ -85,7 +88,7 @@ class MixtureEnsemble(Energy):
     def represent(self, x: Tensor) -> Tensor:
         parts = []
         for member in self._law().members:
-            share = member.responsibilities(x)
+            share = member.responsibilities(Seen.whole(x))
             groups = share.new_zeros(len(x), len(member.covariances))
             parts.append(groups.index_add_(1, member.group, share))
         return torch.cat(parts, 1)

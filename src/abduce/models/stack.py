@@ -24,7 +24,10 @@ from torch import Tensor
 
 from abduce.data.coding import Coding
 from abduce.data.schema import Schema
+from abduce.data.seen import Seen, Unanswerable
 from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.law import ANY
 from abduce.gaussians.parzen_law import ParzenLaw
 from abduce.inference.energy import Base, Energy
 
@@ -149,7 +152,7 @@ class Stack(Energy):
         """The coding in the numbers' own units."""
         return self.codings[0]
 
-    # ------------------------------------------------------------------ as an energy, and as its law
+    # ------------------------------------------------------------------ as an energy, and what its law answers
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return -self.log_prob(x.detach(), observed)
@@ -157,15 +160,15 @@ class Stack(Energy):
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return self.rows.new_zeros(()) if beta == 1 and base is None else None
 
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Stack | None:
-        """Itself at β = 1 without a base; None elsewhere."""
-        return self if beta == 1 and base is None else None
+    def law(self, beta: float = 1.0, base: Base | None = None) -> StackLaw | None:
+        """The pool itself at β = 1 without a base; None elsewhere."""
+        return StackLaw(self) if beta == 1 and base is None else None
 
     def represent(self, x: Tensor) -> Tensor:
         law = self.members[0].law
         assert isinstance(law, FactorMixtureLaw)
         features, _ = self.coded(x, torch.ones_like(x, dtype=torch.bool))[0]
-        return law.factors(features).mean[:, 0]
+        return law.factors(Seen.whole(features)).mean[:, 0]
 
     def mean(self, x: Tensor, observed: Tensor) -> Tensor:
         """Rows with blanks at their mean (numbers) or mode (classes), in model space."""
@@ -228,7 +231,7 @@ class Stack(Energy):
             values[:, coding.numbers], seen[:, coding.numbers] = drawn, True
             for j in coding.classes:
                 features, known = (torch.from_numpy(a) for a in coding.code(values, seen))
-                p = coding.probabilities(law.mean(features, known).numpy(), j, _floor(coding, j))
+                p = coding.probabilities(law.mean(Seen(features, known)).numpy(), j, _floor(coding, j))
                 values[:, j] = torch.multinomial(torch.from_numpy(p), 1, generator=generator)[:, 0].numpy()
                 seen[:, j] = True
             out[rows] = torch.from_numpy(values)
@@ -240,26 +243,7 @@ class Stack(Energy):
         units = self.schema.log_jacobian(x.numpy(), observed.numpy(), pixels=True)
         return torch.logsumexp(self.log_probs(x, observed) + self.rows.log(), 1) - torch.from_numpy(units)
 
-    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """E[x | y] for y = A x + noise · N(0, I); by the members that are mixtures of the numbers themselves."""
-        return self._through(lambda law: law.through(seen, noise, y, known))
-
-    def complete_through(
-        self,
-        seen: Callable[[Tensor], Tensor],
-        noise: Tensor,
-        y: Tensor,
-        known: Tensor,
-        draws: int,
-        generator: torch.Generator | None = None,
-        shared: bool = False,
-    ) -> Tensor:
-        """Draw from p(x | y), arguments as in :meth:`through`: (draws, batch, D)."""
-        return self._through(
-            lambda law: law.complete_through(seen, noise, y, known, draws, generator, shared), draws=True
-        )
-
-    def _through(self, ask: Callable[[Any], Tensor], draws: bool = False) -> Tensor:
+    def through(self, ask: Callable[[GaussianMixtureLaw], Tensor], draws: bool = False) -> Tensor:
         """Average the means, or take draws in turn, of the raw mixtures brought to model space."""
         if len(self.coding.numbers) < self.n_cells or any(
             f.kind not in ("real", "pixel") for f in self.schema.fields
@@ -346,7 +330,7 @@ class Stack(Energy):
                 member = self.members[m]
                 which = (own == m).nonzero().squeeze(1)
                 features, seen = coded[member.coding]
-                drawn = member.law.complete(features[rows], seen[rows], len(which), generator)
+                drawn = member.law.draws(Seen(features[rows], seen[rows]), len(which), generator)
                 place = np.ix_(which.numpy(), rows.numpy())
                 data[place] = self.codings[member.coding].decode_numbers(drawn.numpy())
         if self.spread is not None and len(numbers):
@@ -367,16 +351,45 @@ class Stack(Energy):
             features, seen = coded[member.coding]
             known = seen.clone()
             known[:, len(coding.numbers) :] = False
-            out[:, m] = member.law.log_prob(features, known) + slopes[member.coding]
+            out[:, m] = member.law.log_prob(Seen(features, known)) + slopes[member.coding]
             for j, (block, _, _) in coding.classes.items():
                 rows = observed[:, j].nonzero().squeeze(1)
                 if len(rows):
-                    mean = member.law.mean(features[rows], known[rows])
+                    mean = member.law.mean(Seen(features[rows], known[rows]))
                     p = coding.probabilities(mean.numpy(), j, _floor(coding, j))
                     level = x[rows, j].long().numpy()
                     out[rows, m] += torch.from_numpy(np.log(p[np.arange(len(level)), level]))
                 known[:, block] = seen[:, block]
         return out
+
+
+class StackLaw:
+    """A stack's answers as those of a :class:`~abduce.gaussians.law.Law`."""
+
+    views = ANY
+
+    def __init__(self, stack: Stack):
+        self.stack = stack
+
+    def log_prob(self, seen: Seen) -> Tensor:
+        if not seen.exact:
+            raise Unanswerable(f"log p of rows seen through {seen.view!r} is not known for a stack")
+        return self.stack.log_prob(seen.y, seen.mask)
+
+    def mean(self, seen: Seen) -> Tensor:
+        if seen.exact:
+            return self.stack.mean(seen.y, seen.mask)
+        return self.stack.through(lambda law: law.mean(seen))
+
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
+    ) -> Tensor:
+        if seen.exact:
+            return self.stack.complete(seen.y, seen.mask, n, generator)
+        return self.stack.through(lambda law: law.draws(seen, n, generator, shared), draws=True)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.stack.sample(n, generator)
 
 
 def coded(codings: Sequence[Coding], values: np.ndarray, observed: np.ndarray) -> list[tuple[Tensor, Tensor]]:
@@ -394,14 +407,14 @@ def predicted(
     classes: dict[int, np.ndarray] = {}
     by_points = numbers and coding.scores
     if coding.classes or (numbers and not by_points):
-        mean = member.law.mean(features, seen).numpy()
+        mean = member.law.mean(Seen(features, seen)).numpy()
         classes = {j: coding.probabilities(mean, j, _floor(coding, j)) for j in coding.classes}
         if numbers and not by_points:
             means = coding.decode_numbers(mean)
     if by_points:
         for i in range(0, len(features), ROWS):
             rows = slice(i, i + ROWS)
-            points = member.law.points(features[rows], seen[rows], POINTS)[..., :count]
+            points = member.law.points(Seen(features[rows], seen[rows]), POINTS)[..., :count]
             means[rows] = coding.decode_numbers(points.numpy()).mean(0)
     return means, classes
 
@@ -435,7 +448,7 @@ def _arrays(law: FactorMixtureLaw | ParzenLaw) -> dict[str, Tensor]:
             "noise": law.noise,
         }
     bandwidth = torch.tensor([law.bandwidth], dtype=torch.float64)
-    out = {"centres": law.centres, "loadings": law.loadings, "noise": law.noise, "bandwidth": bandwidth}
+    out = {"centres": law.means, "loadings": law.loadings, "noise": law.noise, "bandwidth": bandwidth}
     return out if law.keys is None else out | {"keys": law.keys}
 
 
