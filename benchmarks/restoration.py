@@ -27,7 +27,10 @@ from peers import Mixture
 from torch import Tensor
 
 from abduce import MixtureEnsemble, Noise
+from abduce.answers.observation import Linear
 from abduce.data.examples import fashion_mnist
+from abduce.data.operators import Separable, box
+from abduce.data.seen import Seen
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
 
 try:
@@ -44,6 +47,7 @@ SIDE, PIXELS = 28, 784
 RIDGE = 2e-3  # added to variances of every mixture, pixels in [0, 1]
 SIGMA = 0.2
 TASKS = ("noise 0.2", "centre", "bottom", "4 x", "50 %")
+MEANS = Separable(box(4, 28), box(4, 28))
 MISSING = ("centre", "bottom", "50 %")
 
 
@@ -99,20 +103,12 @@ class Exact:
         y = torch.from_numpy(task.y.reshape(len(task.y), -1)).float()
         if task.seen is not None:
             seen = torch.from_numpy(task.seen.reshape(y.shape).copy())
-            out = self.law.mean(torch.where(seen, y, 0.0), seen)
+            out = self.law.mean(Seen(torch.where(seen, y, 0.0), seen))
         else:
             known = torch.ones_like(y, dtype=torch.bool)
-            level = torch.full((y.shape[1],), SIGMA if name == "noise 0.2" else 1e-3)
-            out = self.law.through(_identity if name == "noise 0.2" else _coarse, level, y, known)
+            view = Linear(SIGMA) if name == "noise 0.2" else Linear(1e-3, MEANS)
+            out = self.law.mean(Seen(y, known, view))
         return out.double().numpy().reshape(-1, SIDE, SIDE)
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-def _coarse(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (7, 4, 7, 4)).mean((-3, -1)).flatten(-2)
 
 
 def ours(model: MixtureEnsemble) -> Callable[[str, Task], np.ndarray]:

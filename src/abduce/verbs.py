@@ -39,7 +39,7 @@ NEEDS = {
     "log Z": "a probability: an energy's log Z must be known, which `normalize` sees to",
     "images": "a model of images",
     "numbers": "data that are all numbers or pixels, or all binary",
-    "classes": "a pool of models (Auto), and a column of classes",
+    "classes": "a column of classes",
     "energy": "an energy; a VAE is a probability as it is",
     "decoder": "a way back from features to rows",
     "coder": "latents, or conditionals, that a code can follow",

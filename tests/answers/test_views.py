@@ -11,7 +11,7 @@ from scipy import stats
 
 from abduce.answers.views import Flips, Linear
 from abduce.data.operators import IDENTITY, Dense, Operator, convolution, gaussian_blur, shrink
-from abduce.data.seen import Blanks
+from abduce.data.seen import Blanks, Seen
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Product
@@ -183,9 +183,9 @@ def test_laws_of_gaussians_under_any_operator(case):
     m = len(A)
     sigma = torch.full((m,), 0.4, dtype=torch.float64)
     y, seen = normal(4, m, seed=5), torch.rand(4, m, generator=torch.Generator().manual_seed(6)) < 0.7
-    found = law.through(operator.apply, sigma, y, seen)
-    density = law.log_prob_through(operator.apply, sigma, y, seen)
-    drawn = law.complete_through(operator.apply, sigma, y, seen, 20_000, torch.Generator().manual_seed(0))
+    looked = Seen(y, seen, Linear(sigma, operator))
+    found, density = law.mean(looked), law.log_prob(looked)
+    drawn = law.draws(looked, 20_000, torch.Generator().manual_seed(0))
     for i in range(4):
         o = seen[i].numpy()
         S = A[o] @ cov.numpy() @ A[o].T + 0.16 * np.eye(o.sum())

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal, norm
 from abduce.compress import codec as task
 from abduce.compress.container import CompressedDataError
 from abduce.data.schema import Schema
+from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.gaussian import IndependentComponents
 from abduce.models.hard_mixture_law import HardMixtureLaw
@@ -123,7 +124,7 @@ def random_mixture(components: int, cells: int, spread: float, seed: int = 0) ->
 def density_bits(law, schema: Schema, X: np.ndarray) -> np.ndarray:
     """−log₂ (density × bin) of rows on whole numbers."""
     x, observed = schema.encode(X)
-    nats = law.log_prob(torch.from_numpy(x), torch.from_numpy(observed)).numpy()
+    nats = law.log_prob(Seen(torch.from_numpy(x), torch.from_numpy(observed))).numpy()
     return -(nats + schema.log_jacobian(x, observed)) / np.log(2)
 
 
@@ -292,7 +293,7 @@ def test_k_means_costs_its_own_law_and_at_most_the_choice_of_a_centre_more():
     law = HardMixtureLaw(
         torch.from_numpy((100 * hard.centres.numpy() - loc) / scales), 4.0 * (scale / 100) ** 2
     )
-    own = -(law.log_prob(torch.from_numpy(x)).numpy() - np.log(scales).sum()) / np.log(2)
+    own = -(law.log_prob(Seen.whole(torch.from_numpy(x))).numpy() - np.log(scales).sum()) / np.log(2)
     rate = task.rate(law, schema, X)
     extra = rate.marginal_bits - own[rate.first_rows :].mean()
     assert 0 < extra < np.log2(3)

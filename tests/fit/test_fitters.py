@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture as Peer
 from torch import Tensor
 
+from abduce.data.seen import Seen
 from abduce.fit import classical as fitters
 from abduce.models.gaussian import IndependentComponents
 
@@ -79,7 +80,7 @@ def test_blanks_are_integrated_out():
     model = fitters.principal_components(torch.where(observed, x, torch.nan), observed, 2)
     torch.testing.assert_close(model.covariance, truth.covariance, rtol=0, atol=0.1)
     parts = [part.requires_grad_() for part in (model.mean, model.variances, model.noise)]
-    slopes = torch.autograd.grad(model.law().log_prob(x, observed).mean(), parts)
+    slopes = torch.autograd.grad(model.law().log_prob(Seen(x, observed)).mean(), parts)
     assert max(slope.abs().max().item() for slope in slopes) < 2e-3
 
 
@@ -203,7 +204,7 @@ def test_em_over_observed_cells_climbs_and_stops_at_a_maximum(covariance_type):
     start = fitters.gaussian_mixture(fitters.completed(x, observed, 0), None, 3, covariance_type).law()
     law, last = start, -math.inf
     for _ in range(25):
-        expected = law.statistics(x, observed)
+        expected = law.statistics(Seen(x, observed))
         value = expected.log_prob.mean().item()
         assert value > last - 1e-12  # EM never falls
         law, last = fitters._maximised(expected, covariance_type, 0.0), value

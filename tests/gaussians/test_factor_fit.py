@@ -8,8 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import FactorAnalysis
 
-from abduce.gaussians import factor_fit
-from abduce.gaussians.factor_fit import factor_mixture, k_means, principal_factors
+from abduce.data.seen import Seen
+from abduce.gaussians.em import k_means, principal_factors
+from abduce.gaussians.factor_fit import factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
 
@@ -44,6 +45,10 @@ def fitted(x, observed=None, components: int = 1, factors: int = 2, **kw) -> Fac
     return factor_mixture(x, observed, components, factors, **{"iterations": 300, "tolerance": 1e-8, **kw})
 
 
+def looked(x: torch.Tensor, observed: torch.Tensor | None = None) -> Seen:
+    return Seen.whole(x) if observed is None else Seen(x, observed)
+
+
 # ------------------------------------------------------------------ EM
 
 
@@ -56,7 +61,7 @@ def test_the_likelihood_does_not_fall(components, share):
     law = factor_mixture(x, observed, components, 2, pseudo_rows=0.0, iterations=1)
     values = []
     for _ in range(12):
-        values.append(float(law.log_prob(x, observed).mean()))
+        values.append(float(law.log_prob(looked(x, observed)).mean()))
         law = factor_mixture(x, observed, components, 2, pseudo_rows=0.0, iterations=1, start=law)
     rises = np.diff(values)
     assert (rises > -1e-3).all(), rises
@@ -73,17 +78,17 @@ def test_a_full_gaussian_with_all_factors_but_one():
 
 def test_factor_analysis_scores_as_scikit_learns():
     x = factor_data(1000, 8, 2)
-    ours = float(fitted(x, factors=2).log_prob(x).mean())
+    ours = float(fitted(x, factors=2).log_prob(Seen.whole(x)).mean())
     peer = FactorAnalysis(2, tol=1e-8, max_iter=5000, svd_method="lapack").fit(x.numpy())
     assert ours == pytest.approx(peer.score(x.numpy()), abs=5e-3)
     one = fitted(x, factors=1)
-    assert float(one.log_prob(x).mean()) < ours - 0.1  # the second factor is needed, and found
+    assert float(one.log_prob(Seen.whole(x)).mean()) < ours - 0.1  # the second factor is needed, and found
 
 
 def test_two_clusters_are_found():
     x, label = clusters()
     law = fitted(x, components=2, factors=1, pseudo_rows=1.0)
-    found = law.responsibilities(x).argmax(1)
+    found = law.responsibilities(Seen.whole(x)).argmax(1)
     agreement = (found == label).double().mean()
     assert max(agreement, 1 - agreement) > 0.99
     order = law.means.sum(1).argsort()
@@ -101,7 +106,7 @@ def test_two_clusters_are_found_behind_blanks():
     observed = blanks(x)
     gaps = torch.where(observed, x, torch.nan)
     law = fitted(gaps, observed, components=2, factors=1, pseudo_rows=1.0)
-    found = law.responsibilities(gaps, observed).argmax(1)
+    found = law.responsibilities(Seen(gaps, observed)).argmax(1)
     some = observed.sum(1) > 1
     agreement = (found == label)[some].double().mean()
     assert max(agreement, 1 - agreement) > 0.98
@@ -155,7 +160,7 @@ def test_a_mask_without_blanks_is_no_mask():
 
 
 def finite(law: FactorMixtureLaw, x: torch.Tensor, observed: torch.Tensor | None = None) -> bool:
-    parts = (law.log_weights, law.means, law.loadings, law.noise, law.log_prob(x, observed))
+    parts = (law.log_weights, law.means, law.loadings, law.noise, law.log_prob(looked(x, observed)))
     return all(bool(torch.isfinite(p).all()) for p in parts)
 
 
@@ -169,7 +174,7 @@ def test_hard_tables(components):
     x[:, 4] = 0.0
     law = fitted(x, observed, components, 3, iterations=40)
     assert finite(law, x, observed)
-    filled = law.mean(x, observed)
+    filled = law.mean(Seen(x, observed))
     assert filled[:, 2].abs().max() < 0.5  # nothing is known of it but where zero is
     assert filled[:, 4].abs().max() < 0.05
     few = factor_data(5, 12)
@@ -212,7 +217,7 @@ def test_a_fit_goes_on_from_where_it_was():
     x = torch.cat([clusters(apart=2.0)[0], factor_data(300, 4)])
     early = factor_mixture(x, None, 3, 2, pseudo_rows=1.0, iterations=1)
     late = factor_mixture(x, None, 3, 2, pseudo_rows=1.0, iterations=40, tolerance=0.0, start=early)
-    assert float(late.log_prob(x).mean()) > float(early.log_prob(x).mean()) + 0.01
+    assert float(late.log_prob(Seen.whole(x)).mean()) > float(early.log_prob(Seen.whole(x)).mean()) + 0.01
     one = factor_mixture(x, None, 1, 2)
     given = factor_mixture(x, None, 2, 2, iterations=3, one=one)
     alone = factor_mixture(x, None, 2, 2, iterations=3)
@@ -247,7 +252,7 @@ def test_k_means_finds_clusters_and_the_best_means():
     centres = 10 * torch.randn(4, 3, generator=g, dtype=torch.float64)
     true = torch.arange(400) % 4
     x = centres[true] + torch.randn(400, 3, generator=g, dtype=torch.float64)
-    label = k_means(x, 4, generator())
+    label, _ = k_means(x, 4, generator())
     table = torch.zeros(4, 4)
     table.index_put_((label, true), torch.ones(400), accumulate=True)
     row, column = linear_sum_assignment(-table.numpy())
@@ -258,6 +263,6 @@ def test_k_means_finds_clusters_and_the_best_means():
 
 def test_k_means_with_more_means_than_rows():
     x = torch.tensor([[0.0], [0.0], [5.0]], dtype=torch.float64)
-    label = k_means(x, 6, generator())
+    label, _ = k_means(x, 6, generator())
     assert label[0] == label[1] != label[2]
-    assert factor_fit.k_means(x, 1, generator()).tolist() == [0, 0, 0]
+    assert k_means(x, 1, generator())[0].tolist() == [0, 0, 0]

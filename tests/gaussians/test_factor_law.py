@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from views_for_tests import through
 
+from abduce.data.seen import Seen
 from abduce.gaussians import factor_law
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
@@ -49,11 +51,11 @@ def test_is_the_dense_mixture(components, cells, factors, seed):
     ours = law(components, cells, factors, seed)
     plain = ours.dense()
     x, observed, whole = rows(ours, 12, seed)
-    torch.testing.assert_close(ours.log_prob(whole), plain.log_prob(whole), **CLOSE)
-    torch.testing.assert_close(ours.log_prob(x, observed), plain.log_prob(x, observed), **CLOSE)
-    torch.testing.assert_close(ours.mean(x, observed), plain.mean(x, observed), **CLOSE)
+    torch.testing.assert_close(ours.log_prob(Seen.whole(whole)), plain.log_prob(Seen.whole(whole)), **CLOSE)
+    torch.testing.assert_close(ours.log_prob(Seen(x, observed)), plain.log_prob(Seen(x, observed)), **CLOSE)
+    torch.testing.assert_close(ours.mean(Seen(x, observed)), plain.mean(Seen(x, observed)), **CLOSE)
     torch.testing.assert_close(
-        ours.responsibilities(x, observed), plain.responsibilities(x, observed), **CLOSE
+        ours.responsibilities(Seen(x, observed)), plain.responsibilities(Seen(x, observed)), **CLOSE
     )
 
 
@@ -71,53 +73,63 @@ def test_nothing_seen_says_nothing():
     observed = torch.zeros(3, 5, dtype=torch.bool)
     weights = ours.log_weights.exp()
     torch.testing.assert_close(
-        ours.log_prob(blank, observed), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12
+        ours.log_prob(Seen(blank, observed)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12
     )
-    torch.testing.assert_close(ours.mean(blank, observed), (weights @ ours.means).expand(3, -1))
-    torch.testing.assert_close(ours.responsibilities(blank, observed), weights.expand(3, -1))
+    torch.testing.assert_close(ours.mean(Seen(blank, observed)), (weights @ ours.means).expand(3, -1))
+    torch.testing.assert_close(ours.responsibilities(Seen(blank, observed)), weights.expand(3, -1))
 
 
 def test_everything_seen_is_left_alone():
     ours = law()
     whole = rows(ours)[2]
     observed = torch.ones_like(whole, dtype=torch.bool)
-    assert torch.equal(ours.mean(whole, observed), whole)
-    assert torch.equal(ours.complete(whole, observed, 3), whole.expand(3, -1, -1))
-    assert torch.equal(ours.points(whole, observed, 3), whole.expand(3, -1, -1))
-    torch.testing.assert_close(ours.log_prob(whole, observed), ours.log_prob(whole), **CLOSE)
+    assert torch.equal(ours.mean(Seen(whole, observed)), whole)
+    assert torch.equal(ours.draws(Seen(whole, observed), 3), whole.expand(3, -1, -1))
+    assert torch.equal(ours.points(Seen(whole, observed), 3), whole.expand(3, -1, -1))
+    torch.testing.assert_close(
+        ours.log_prob(Seen(whole, observed)), ours.log_prob(Seen.whole(whole)), **CLOSE
+    )
 
 
 def test_no_rows():
     ours = law()
     x, observed = torch.zeros(0, 5, dtype=torch.float64), torch.zeros(0, 5, dtype=torch.bool)
-    assert ours.log_prob(x, observed).shape == (0,)
-    assert ours.responsibilities(x, observed).shape == (0, 3)
-    assert ours.mean(x, observed).shape == (0, 5)
-    assert ours.complete(x, observed, 4).shape == (4, 0, 5)
+    assert ours.log_prob(Seen(x, observed)).shape == (0,)
+    assert ours.responsibilities(Seen(x, observed)).shape == (0, 3)
+    assert ours.mean(Seen(x, observed)).shape == (0, 5)
+    assert ours.draws(Seen(x, observed), 4).shape == (4, 0, 5)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(monkeypatch):
     ours = law()
     x, observed, _ = rows(ours)
-    together = ours.log_prob(x, observed), ours.mean(x, observed), ours.points(x, observed, 8)
+    together = (
+        ours.log_prob(Seen(x, observed)),
+        ours.mean(Seen(x, observed)),
+        ours.points(Seen(x, observed), 8),
+    )
     for i in range(len(x)):
         alone = x[i : i + 1], observed[i : i + 1]
-        torch.testing.assert_close(ours.log_prob(*alone), together[0][i : i + 1], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(ours.mean(*alone), together[1][i : i + 1], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(ours.points(*alone, 8), together[2][:, i : i + 1], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            ours.log_prob(Seen(*alone)), together[0][i : i + 1], rtol=1e-12, atol=1e-12
+        )
+        torch.testing.assert_close(ours.mean(Seen(*alone)), together[1][i : i + 1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            ours.points(Seen(*alone), 8), together[2][:, i : i + 1], rtol=1e-9, atol=1e-9
+        )
     monkeypatch.setattr(factor_law, "BUDGET", 50)  # a few rows in each chunk
-    torch.testing.assert_close(ours.log_prob(x, observed), together[0], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours.mean(x, observed), together[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.log_prob(Seen(x, observed)), together[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.mean(Seen(x, observed)), together[1], rtol=1e-12, atol=1e-12)
     g = torch.Generator().manual_seed(0)
-    drawn = ours.complete(x, observed, 4000, g).mean(0)
+    drawn = ours.draws(Seen(x, observed), 4000, g).mean(0)
     assert (drawn - together[1]).abs().max() < 0.25  # each chunk's draws land in its own rows
 
 
 def test_gradient_of_the_density():
     ours = law()
     x = rows(ours, 3)[2].requires_grad_()
-    (a,) = torch.autograd.grad(ours.log_prob(x).sum(), x)
-    (b,) = torch.autograd.grad(ours.dense().log_prob(x).sum(), x)
+    (a,) = torch.autograd.grad(ours.log_prob(Seen.whole(x)).sum(), x)
+    (b,) = torch.autograd.grad(ours.dense().log_prob(Seen.whole(x)).sum(), x)
     torch.testing.assert_close(a, b)
 
 
@@ -154,7 +166,7 @@ def test_draws_have_the_conditional_mean_and_covariance():
     x, observed = x[2:], observed[2:]
     observed[:, 0], x[:, 0] = True, 0.3  # something is seen of each
     n = 30_000
-    drawn = ours.complete(x, observed, n, torch.Generator().manual_seed(2))
+    drawn = ours.draws(Seen(x, observed), n, torch.Generator().manual_seed(2))
     assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
     for i in range(len(x)):
         b = ~observed[i]
@@ -187,7 +199,7 @@ def test_samples_have_the_mean_and_covariance_of_the_law():
 def test_moments_of_cells():
     ours = law()
     x, observed, _ = rows(ours, 6)
-    for rows_of, shares, means, variances in ours.moments(x, observed):
+    for rows_of, shares, means, variances in ours.moments(Seen(x, observed)):
         own = x[rows_of], observed[rows_of]
         mean = torch.einsum("bk,bkd->bd", shares, means)
         variance = torch.einsum("bk,bkd->bd", shares, variances + (means - mean.unsqueeze(1)) ** 2)
@@ -203,10 +215,10 @@ def test_points_stand_for_the_law_of_each_cell(components):
     """Means, and the quantiles of a Gaussian of which there is one: exact up to the grid."""
     ours = law(components)
     x, observed, _ = rows(ours, 10)
-    points = ours.points(x, observed, 4000)
-    drawn = ours.complete(x, observed, 8000, torch.Generator().manual_seed(4))
+    points = ours.points(Seen(x, observed), 4000)
+    drawn = ours.draws(Seen(x, observed), 8000, torch.Generator().manual_seed(4))
     deviation = drawn.std(0) + 1e-12
-    assert (((points.mean(0) - ours.mean(x, observed)) / deviation)[~observed]).abs().max() < 0.02
+    assert (((points.mean(0) - ours.mean(Seen(x, observed))) / deviation)[~observed]).abs().max() < 0.02
     level = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
     blank = ~observed
     # which share of points lies below the draws' quantiles
@@ -227,7 +239,7 @@ def test_a_few_points_already_have_the_mean():
     ours = law(1)
     x, observed, _ = rows(ours, 10)
     torch.testing.assert_close(
-        ours.points(x, observed, 24).mean(0), ours.mean(x, observed), rtol=1e-9, atol=1e-9
+        ours.points(Seen(x, observed), 24).mean(0), ours.mean(Seen(x, observed)), rtol=1e-9, atol=1e-9
     )
 
 
@@ -242,14 +254,13 @@ def test_what_is_seen_through_a_map():
 
     noise = torch.tensor([0.2, 0.4], dtype=torch.float64)
     y = pairs(rows(ours, 5)[2])
-    known = torch.ones_like(y, dtype=torch.bool)
-    torch.testing.assert_close(
-        ours.through(pairs, noise, y, known), ours.dense().through(pairs, noise, y, known)
-    )
+    seen = through(pairs, noise, y, torch.ones_like(y, dtype=torch.bool))
+    torch.testing.assert_close(ours.log_prob(seen), ours.dense().log_prob(seen))
+    torch.testing.assert_close(ours.mean(seen), ours.dense().mean(seen))
     n = 20_000
-    drawn = ours.complete_through(pairs, noise, y, known, n, torch.Generator().manual_seed(5))
+    drawn = ours.draws(seen, n, torch.Generator().manual_seed(5))
     error = 5 * drawn.std(0) / n**0.5
-    assert ((drawn.mean(0) - ours.through(pairs, noise, y, known)).abs() < error).all()
+    assert ((drawn.mean(0) - ours.mean(seen)).abs() < error).all()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import torch
 from models_for_tests import generator, some_seen
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from views_for_tests import through
 
+from abduce.data.seen import Seen
 from abduce.gaussians import gaussian_law
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 
@@ -51,7 +53,11 @@ def test_marginals_and_conditional_means_are_the_textbooks(monkeypatch, budget):
     monkeypatch.setattr(gaussian_law, "BUDGET", budget)
     law = some_law()
     x, observed = some_rows(law)
-    log_p, r, mean = law.log_prob(x, observed), law.responsibilities(x, observed), law.mean(x, observed)
+    log_p, r, mean = (
+        law.log_prob(Seen(x, observed)),
+        law.responsibilities(Seen(x, observed)),
+        law.mean(Seen(x, observed)),
+    )
     for i in range(len(x)):
         log_joint, means, _ = by_hand(law, x[i], observed[i])
         assert log_p[i].item() == pytest.approx(logsumexp(log_joint), abs=1e-9)
@@ -67,15 +73,15 @@ def test_whole_rows_are_scipys_mixture():
     x = law.sample(50, generator(3))
     each = [multivariate_normal(m, c).logpdf(x) for m, c in zip(law.means, law.covariances, strict=True)]
     expected = logsumexp(law.log_weights.numpy()[:, None] + np.array(each), axis=0)
-    np.testing.assert_allclose(law.log_prob(x), expected, atol=1e-10)
+    np.testing.assert_allclose(law.log_prob(Seen.whole(x)), expected, atol=1e-10)
 
 
 def test_a_marginal_is_the_integral_over_the_blank():
     law = some_law(d=2)
     grid = torch.linspace(-25, 25, 20001, dtype=torch.float64)
     x = torch.stack([torch.full_like(grid, 0.7), grid], 1)
-    integral = torch.logsumexp(law.log_prob(x), 0) + (grid[1] - grid[0]).log()
-    marginal = law.log_prob(x[:1], torch.tensor([[True, False]]))
+    integral = torch.logsumexp(law.log_prob(Seen.whole(x)), 0) + (grid[1] - grid[0]).log()
+    marginal = law.log_prob(Seen(x[:1], torch.tensor([[True, False]])))
     assert marginal.item() == pytest.approx(integral.item(), abs=1e-9)
 
 
@@ -93,7 +99,7 @@ def test_draws_have_the_moments_of_the_mixture():
 def test_conditional_draws_have_the_moments_of_the_conditional():
     law = some_law()
     x, observed = some_rows(law, 6)
-    draws = law.complete(x, observed, 50_000, generator(2))
+    draws = law.draws(Seen(x, observed), 50_000, generator(2))
     assert torch.equal(draws[:, observed], x[observed].expand(50_000, -1))
     for i in range(len(x)):
         log_joint, means, covariances = by_hand(law, x[i], observed[i])
@@ -126,11 +132,11 @@ def test_through_is_the_regression_on_what_was_seen():
     known = some_seen(y)
     blank = torch.full((20, D), torch.nan, dtype=torch.float64)
     observed = torch.cat([torch.zeros(20, D, dtype=torch.bool), known], 1)
-    expected = joint.mean(torch.cat([blank, y], 1), observed)[:, :D]
+    expected = joint.mean(Seen(torch.cat([blank, y], 1), observed))[:, :D]
     y = torch.where(known, y, torch.nan)
-    found = law.through(lambda x: x @ A.T, noise, y, known)
+    found = law.mean(through(lambda x: x @ A.T, noise, y, known))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    draws = law.complete_through(lambda x: x @ A.T, noise, y[:5], known[:5], 40_000, generator(5))
+    draws = law.draws(through(lambda x: x @ A.T, noise, y[:5], known[:5]), 40_000, generator(5))
     torch.testing.assert_close(draws.mean(0), expected[:5], rtol=0, atol=0.06)
 
 
@@ -138,22 +144,23 @@ def test_shared_noise_makes_draws_of_rows_independent_of_their_company():
     law = some_law()
     x, observed = some_rows(law, 5)
     noise = torch.full((D,), 0.3, dtype=torch.float64)
-    every = law.complete_through(lambda v: v, noise, x, observed, 7, generator(6), shared=True)
     pair = torch.tensor([3, 2])
-    few = law.complete_through(lambda v: v, noise, x[pair], observed[pair], 7, generator(6), shared=True)
-    torch.testing.assert_close(few, every[:, pair], rtol=1e-10, atol=1e-10)
+    for seen in (through(lambda v: v, noise, x, observed), Seen(x, observed)):
+        every = law.draws(seen, 7, generator(6), shared=True)
+        few = law.draws(seen.rows(pair), 7, generator(6), shared=True)
+        torch.testing.assert_close(few, every[:, pair], rtol=1e-10, atol=1e-10)
 
 
 def test_statistics_of_whole_rows_are_weighted_sums_and_of_none_the_laws_moments():
     law = some_law()
     x = law.sample(30, generator(7))
-    r = law.responsibilities(x)
-    whole = law.statistics(x)
+    r = law.responsibilities(Seen.whole(x))
+    whole = law.statistics(Seen.whole(x))
     torch.testing.assert_close(whole.size, r.sum(0))
     torch.testing.assert_close(whole.first, r.T @ x)
     torch.testing.assert_close(whole.second, torch.einsum("nk,ni,nj->kij", r, x, x))
-    torch.testing.assert_close(whole.log_prob, law.log_prob(x))
-    nothing = law.statistics(x, torch.zeros_like(x, dtype=torch.bool))
+    torch.testing.assert_close(whole.log_prob, law.log_prob(Seen.whole(x)))
+    nothing = law.statistics(Seen(x, torch.zeros_like(x, dtype=torch.bool)))
     weights = 30 * law.log_weights.exp()
     torch.testing.assert_close(nothing.size, weights)
     raw = law.covariances + law.means.unsqueeze(2) * law.means.unsqueeze(1)
@@ -164,10 +171,10 @@ def test_statistics_with_blanks_are_fishers_identity():
     """The gradient of log p in the parameters is that of the expected complete-data log likelihood."""
     law = some_law()
     x, observed = some_rows(law)
-    found = law.statistics(x, observed)
+    found = law.statistics(Seen(x, observed))
     means = law.means.clone().requires_grad_()
     covariances = law.covariances.clone().requires_grad_()
-    value = GaussianMixtureLaw(law.log_weights, means, covariances).log_prob(x, observed).sum()
+    value = GaussianMixtureLaw(law.log_weights, means, covariances).log_prob(Seen(x, observed)).sum()
     to_means, to_covariances = torch.autograd.grad(value, [means, covariances])
     precision = torch.linalg.inv(law.covariances)
     moved = found.first - found.size.unsqueeze(1) * law.means
@@ -188,6 +195,6 @@ def test_what_it_refuses():
     law = GaussianMixtureLaw.gaussian(torch.zeros(2), torch.eye(2))
     y = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="noise must be positive where cells of y repeat"):
-        law.through(lambda x: x[..., [0, 0]], torch.zeros(2), y, y == 0)
+        law.mean(through(lambda x: x[..., [0, 0]], torch.zeros(2), y, y == 0))
     with pytest.raises(ValueError, match=r"must have shapes \(2,\) and \(2, 2, 2\)"):
         GaussianMixtureLaw(torch.zeros(2), torch.zeros(2, 2), eye[0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from views_for_tests import through
 
+from abduce.data.seen import Seen
 from abduce.gaussians import grouped_law
 from abduce.gaussians.ensemble_law import EnsembleLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
@@ -45,17 +47,17 @@ def test_is_the_plain_mixture(groups):
     ours, plain = laws(groups)
     x, observed, whole = rows(plain)
     close = {"rtol": 1e-9, "atol": 1e-9}
-    torch.testing.assert_close(ours.log_prob(whole), plain.log_prob(whole), **close)
-    torch.testing.assert_close(ours.log_prob(x, observed), plain.log_prob(x, observed), **close)
-    torch.testing.assert_close(ours.mean(x, observed), plain.mean(x, observed), **close)
+    torch.testing.assert_close(ours.log_prob(Seen.whole(whole)), plain.log_prob(Seen.whole(whole)), **close)
+    torch.testing.assert_close(ours.log_prob(Seen(x, observed)), plain.log_prob(Seen(x, observed)), **close)
+    torch.testing.assert_close(ours.mean(Seen(x, observed)), plain.mean(Seen(x, observed)), **close)
     torch.testing.assert_close(
-        ours.responsibilities(x, observed), plain.responsibilities(x, observed), **close
+        ours.responsibilities(Seen(x, observed)), plain.responsibilities(Seen(x, observed)), **close
     )
     y = downsample(whole)
     known = observed[:, :3]
-    args = downsample, NOISE, y, known
-    torch.testing.assert_close(ours.through(*args), plain.through(*args), **close)
-    torch.testing.assert_close(ours.log_prob_through(*args), plain.log_prob_through(*args), **close)
+    seen = through(downsample, NOISE, y, known)
+    torch.testing.assert_close(ours.mean(seen), plain.mean(seen), **close)
+    torch.testing.assert_close(ours.log_prob(seen), plain.log_prob(seen), **close)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -71,15 +73,14 @@ def test_draws_have_the_moments_of_the_law(groups):
     covariance = torch.einsum("k,kij->ij", weights, plain.covariances + off[:, :, None] * off[:, None])
     assert ((new.mean(0) - mean).abs() < 5 * (covariance.diagonal() / n).sqrt()).all()
     torch.testing.assert_close(new.T.cov(), covariance, rtol=0.1, atol=0.25)
-    drawn = ours.complete(x, observed, n, g)
+    drawn = ours.draws(Seen(x, observed), n, g)
     assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
     error = 5 * drawn.std(0) / n**0.5 + 1e-9
-    assert ((drawn.mean(0) - plain.mean(x, observed)).abs() < error).all()
-    y, known = downsample(whole), observed[:, :3]
-    drawn = ours.complete_through(downsample, NOISE, y, known, n, g)
-    other = plain.complete_through(downsample, NOISE, y, known, n, g)
+    assert ((drawn.mean(0) - plain.mean(Seen(x, observed))).abs() < error).all()
+    seen = through(downsample, NOISE, downsample(whole), observed[:, :3])
+    drawn, other = ours.draws(seen, n, g), plain.draws(seen, n, g)
     error = 5 * drawn.std(0) / n**0.5
-    assert ((drawn.mean(0) - plain.through(downsample, NOISE, y, known)).abs() < error).all()
+    assert ((drawn.mean(0) - plain.mean(seen)).abs() < error).all()
     torch.testing.assert_close(drawn.std(0), other.std(0), rtol=0.08, atol=0.02)
 
 
@@ -90,7 +91,7 @@ def test_shared_draws_do_not_depend_on_who_comes_along():
 
     def drawn(part):
         g = torch.Generator().manual_seed(4)
-        return ours.complete_through(downsample, NOISE, y[part], known[part], 7, g, shared=True)
+        return ours.draws(through(downsample, NOISE, y[part], known[part]), 7, g, shared=True)
 
     torch.testing.assert_close(drawn(slice(0, 6))[:, 2:4], drawn(slice(2, 4)), rtol=1e-9, atol=1e-9)
 
@@ -101,22 +102,22 @@ def test_tempering_flattens_the_posterior_and_leaves_the_density():
     x, observed, whole = rows(plain)
     log_joint = torch.stack(
         [
-            GaussianMixtureLaw.gaussian(m, c).log_prob(whole, observed)
+            GaussianMixtureLaw.gaussian(m, c).log_prob(Seen(whole, observed))
             for m, c in zip(plain.means, plain.covariances, strict=True)
         ],
         1,
     )
     expected = torch.softmax(plain.log_weights + 0.3 * log_joint, 1)
-    torch.testing.assert_close(flat.responsibilities(x, observed), expected)
-    torch.testing.assert_close(flat.log_prob(x, observed), plain.log_prob(x, observed))
+    torch.testing.assert_close(flat.responsibilities(Seen(x, observed)), expected)
+    torch.testing.assert_close(flat.log_prob(Seen(x, observed)), plain.log_prob(Seen(x, observed)))
     each = torch.stack(
         [
-            GaussianMixtureLaw.gaussian(m, c).mean(x, observed)
+            GaussianMixtureLaw.gaussian(m, c).mean(Seen(x, observed))
             for m, c in zip(plain.means, plain.covariances, strict=True)
         ],
         1,
     )
-    torch.testing.assert_close(flat.mean(x, observed), torch.einsum("nk,nkd->nd", expected, each))
+    torch.testing.assert_close(flat.mean(Seen(x, observed)), torch.einsum("nk,nkd->nd", expected, each))
 
 
 def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter(monkeypatch):
@@ -124,20 +125,22 @@ def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter(monkeyp
     best, plain = laws("one each", spread=8.0, keep=2)
     x, observed, whole = rows(plain)
     some = observed.sum(1) > 1
-    bound, exact = best.log_prob(x, observed), plain.log_prob(x, observed)
+    bound, exact = best.log_prob(Seen(x, observed)), plain.log_prob(Seen(x, observed))
     assert (bound <= exact + 1e-9).all()
-    torch.testing.assert_close(best.log_prob(whole), plain.log_prob(whole), rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(
+        best.log_prob(Seen.whole(whole)), plain.log_prob(Seen.whole(whole)), rtol=1e-6, atol=1e-4
+    )
     assert (exact - bound)[some].median() < 1e-3
-    off = (best.mean(x, observed) - plain.mean(x, observed))[some].square().mean()
-    assert off < 0.02 * (plain.mean(x, observed) - whole)[some].square().mean()
-    assert (best.responsibilities(x, observed) > 0).sum(1)[~observed.all(1)].max() <= 2
+    off = (best.mean(Seen(x, observed)) - plain.mean(Seen(x, observed)))[some].square().mean()
+    assert off < 0.02 * (plain.mean(Seen(x, observed)) - whole)[some].square().mean()
+    assert (best.responsibilities(Seen(x, observed)) > 0).sum(1)[~observed.all(1)].max() <= 2
     monkeypatch.setattr(grouped_law, "FEW", 2)
     few = observed.sum(1) <= 2
-    torch.testing.assert_close(best.log_prob(x, observed)[few], plain.log_prob(x, observed)[few])
+    torch.testing.assert_close(best.log_prob(Seen(x, observed))[few], plain.log_prob(Seen(x, observed))[few])
     y = downsample(whole)
     known = torch.ones_like(y, dtype=torch.bool)
-    bound = best.log_prob_through(downsample, NOISE, y, known)
-    exact = plain.log_prob_through(downsample, NOISE, y, known)
+    seen = through(downsample, NOISE, y, known)
+    bound, exact = best.log_prob(seen), plain.log_prob(seen)
     assert (bound <= exact + 1e-9).all()
     assert (exact - bound).median() < 1e-3
 
@@ -145,18 +148,20 @@ def test_keeping_some_groups_bounds_log_p_and_finds_the_ones_that_matter(monkeyp
 def test_single_precision_inside_double_outside():
     ours, plain = laws("shared", dtype=torch.float32)
     x, observed, whole = rows(plain)
-    found = ours.mean(x, observed)
+    found = ours.mean(Seen(x, observed))
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found, plain.mean(x, observed), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found, plain.mean(Seen(x, observed)), rtol=1e-3, atol=1e-3)
     assert torch.equal(found[observed], whole[observed])  # observed cells keep their bits
-    torch.testing.assert_close(ours.log_prob(x, observed), plain.log_prob(x, observed), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ours.log_prob(Seen(x, observed)), plain.log_prob(Seen(x, observed)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_gradient_of_the_density():
     ours, plain = laws("shared")
     x = plain.sample(3, torch.Generator().manual_seed(5)).requires_grad_()
-    (a,) = torch.autograd.grad(ours.log_prob(x).sum(), x)
-    (b,) = torch.autograd.grad(plain.log_prob(x).sum(), x)
+    (a,) = torch.autograd.grad(ours.log_prob(Seen.whole(x)).sum(), x)
+    (b,) = torch.autograd.grad(plain.log_prob(Seen.whole(x)).sum(), x)
     torch.testing.assert_close(a, b)
 
 
@@ -166,14 +171,16 @@ def test_an_ensemble_is_a_mixture_whose_answers_are_averaged():
     law = EnsembleLaw([one, two], weights)
     x, observed, whole = rows(plain)
     expected = torch.logsumexp(
-        torch.stack([plain.log_prob(whole), other.log_prob(whole)]) + torch.tensor([[0.25], [0.75]]).log(), 0
+        torch.stack([plain.log_prob(Seen.whole(whole)), other.log_prob(Seen.whole(whole))])
+        + torch.tensor([[0.25], [0.75]]).log(),
+        0,
     )
-    torch.testing.assert_close(law.log_prob(whole), expected)
-    mean = 0.25 * plain.mean(x, observed) + 0.75 * other.mean(x, observed)
-    torch.testing.assert_close(law.mean(x, observed), mean)
+    torch.testing.assert_close(law.log_prob(Seen.whole(whole)), expected)
+    mean = 0.25 * plain.mean(Seen(x, observed)) + 0.75 * other.mean(Seen(x, observed))
+    torch.testing.assert_close(law.mean(Seen(x, observed)), mean)
     n = 20_000
     g = torch.Generator().manual_seed(6)
-    drawn = law.complete(x[:5], observed[:5], n, g)
+    drawn = law.draws(Seen(x[:5], observed[:5]), n, g)
     assert ((drawn.mean(0) - mean[:5]).abs() < 5 * drawn.std(0) / n**0.5 + 1e-9).all()
     new = law.sample(n, g)
     own = 0.25 * plain.log_weights.exp() @ plain.means + 0.75 * other.log_weights.exp() @ other.means
@@ -198,4 +205,4 @@ def test_refuses(change, message):
         GroupedMixtureLaw(**{**good, **change})
     singular = GroupedMixtureLaw(**{**good, "covariances": torch.ones(1, 2, 2)})
     with pytest.raises(ValueError, match="covariances must be positive definite, that of group 0"):
-        singular.log_prob(torch.zeros(1, 2))
+        singular.log_prob(Seen.whole(torch.zeros(1, 2)))

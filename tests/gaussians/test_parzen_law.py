@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abduce.data.seen import Seen
 from abduce.gaussians import parzen_law
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.parzen_law import ParzenLaw, row_keys, spread_quantiles
+from abduce.gaussians.mixture import spread_quantiles
+from abduce.gaussians.parzen_law import ParzenLaw, row_keys
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -53,9 +55,9 @@ def test_is_the_dense_mixture(n, cells, factors, bandwidth, seed):
     made = parts(n, cells, factors, seed)
     ours, plain = ParzenLaw(*made, bandwidth), dense(*made, bandwidth)
     x, observed, whole = rows(plain, 10, seed)
-    torch.testing.assert_close(ours.log_prob(whole), plain.log_prob(whole), **CLOSE)
-    torch.testing.assert_close(ours.log_prob(x, observed), plain.log_prob(x, observed), **CLOSE)
-    torch.testing.assert_close(ours.mean(x, observed), plain.mean(x, observed), **CLOSE)
+    torch.testing.assert_close(ours.log_prob(Seen.whole(whole)), plain.log_prob(Seen.whole(whole)), **CLOSE)
+    torch.testing.assert_close(ours.log_prob(Seen(x, observed)), plain.log_prob(Seen(x, observed)), **CLOSE)
+    torch.testing.assert_close(ours.mean(Seen(x, observed)), plain.mean(Seen(x, observed)), **CLOSE)
 
 
 def test_nothing_seen_says_nothing():
@@ -64,18 +66,22 @@ def test_nothing_seen_says_nothing():
     blank = torch.full((2, 4), torch.nan, dtype=torch.float64)
     observed = torch.zeros(2, 4, dtype=torch.bool)
     torch.testing.assert_close(
-        law.log_prob(blank, observed), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12
+        law.log_prob(Seen(blank, observed)), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12
     )
-    torch.testing.assert_close(law.mean(blank, observed), made[0].mean(0).expand(2, -1))
+    torch.testing.assert_close(law.mean(Seen(blank, observed)), made[0].mean(0).expand(2, -1))
 
 
 def test_far_from_every_centre_is_still_finite():
     made = parts()
     law, plain = ParzenLaw(*made, 0.3), dense(*made, 0.3)
     x = torch.full((1, 4), 200.0, dtype=torch.float64)
-    torch.testing.assert_close(law.log_prob(x), plain.log_prob(x), rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(
+        law.log_prob(Seen.whole(x)), plain.log_prob(Seen.whole(x)), rtol=1e-9, atol=1e-6
+    )
     observed = torch.tensor([[True, False, True, False]])
-    torch.testing.assert_close(law.mean(x, observed), plain.mean(x, observed), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        law.mean(Seen(x, observed)), plain.mean(Seen(x, observed)), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_draws_have_the_moments_of_the_dense_law():
@@ -83,11 +89,11 @@ def test_draws_have_the_moments_of_the_dense_law():
     ours, plain = ParzenLaw(*made, 0.8), dense(*made, 0.8)
     x, observed, _ = rows(plain, 6)
     n = 20_000
-    drawn = ours.complete(x, observed, n, torch.Generator().manual_seed(2))
-    other = plain.complete(x, observed, n, torch.Generator().manual_seed(3))
+    drawn = ours.draws(Seen(x, observed), n, torch.Generator().manual_seed(2))
+    other = plain.draws(Seen(x, observed), n, torch.Generator().manual_seed(3))
     assert torch.equal(drawn[:, observed], x[observed].expand(n, -1))
     error = 5 * drawn.std(0) / n**0.5 + 1e-12
-    assert ((drawn.mean(0) - plain.mean(x, observed)).abs() < error).all()
+    assert ((drawn.mean(0) - plain.mean(Seen(x, observed))).abs() < error).all()
     for i in range(len(x)):
         b = ~observed[i]
         if b.sum() > 1:
@@ -106,10 +112,10 @@ def test_points_stand_for_the_law_of_each_cell():
     made = parts()
     law = ParzenLaw(*made, 0.8)
     x, observed, _ = rows(dense(*made, 0.8), 8)
-    points = law.points(x, observed, 4000)
+    points = law.points(Seen(x, observed), 4000)
     assert torch.equal(points[:, observed], x[observed].expand(4000, -1))
-    drawn = law.complete(x, observed, 8000, torch.Generator().manual_seed(5))
-    off = (points.mean(0) - law.mean(x, observed)) / drawn.std(0).clamp_min(1e-9)
+    drawn = law.draws(Seen(x, observed), 8000, torch.Generator().manual_seed(5))
+    off = (points.mean(0) - law.mean(Seen(x, observed))) / drawn.std(0).clamp_min(1e-9)
     assert off[~observed].abs().max() < 0.02
     level = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
     at = torch.quantile(drawn[:, ~observed], level, dim=0)
@@ -124,14 +130,14 @@ def test_a_row_does_not_depend_on_its_neighbours(monkeypatch):
     law = ParzenLaw(*made, 0.8, row_keys(centres, seen))
     x, observed, _ = rows(dense(*made, 0.8))
     x, observed = torch.cat([x, centres]), torch.cat([observed, seen])
-    together = law.log_prob(x, observed), law.mean(x, observed)
+    together = law.log_prob(Seen(x, observed)), law.mean(Seen(x, observed))
     for i in range(len(x)):
         alone = x[i : i + 1], observed[i : i + 1]
-        torch.testing.assert_close(law.log_prob(*alone), together[0][i : i + 1], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(law.mean(*alone), together[1][i : i + 1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(law.log_prob(Seen(*alone)), together[0][i : i + 1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(law.mean(Seen(*alone)), together[1][i : i + 1], rtol=1e-12, atol=1e-12)
     monkeypatch.setattr(parzen_law, "BUDGET", 100)
-    torch.testing.assert_close(law.log_prob(x, observed), together[0], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(law.mean(x, observed), together[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(law.log_prob(Seen(x, observed)), together[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(law.mean(Seen(x, observed)), together[1], rtol=1e-12, atol=1e-12)
 
 
 def test_same_seed_same_draws():
@@ -140,14 +146,14 @@ def test_same_seed_same_draws():
     x, observed, _ = rows(dense(*made, 0.8))
 
     def drawn(seed: int) -> torch.Tensor:
-        return law.complete(x, observed, 3, torch.Generator().manual_seed(seed))
+        return law.draws(Seen(x, observed), 3, torch.Generator().manual_seed(seed))
 
     assert torch.equal(drawn(0), drawn(0))
     assert not torch.equal(drawn(0), drawn(1))
     new = [law.sample(4, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(new[0], new[1])
     assert not torch.equal(new[0], new[2])
-    assert torch.equal(law.points(x, observed, 8), law.points(x, observed, 8))
+    assert torch.equal(law.points(Seen(x, observed), 8), law.points(Seen(x, observed), 8))
 
 
 # ------------------------------------------------------------------ a row is not its own neighbour
@@ -167,11 +173,11 @@ def test_a_centre_leaves_itself_out():
     observed[0], observed[1] = True, False
     gaps = torch.where(observed, x, torch.nan)
     law = ParzenLaw(*made, 0.8, row_keys(torch.where(observed, x, 0.0), observed))
-    log_p, mean = law.log_prob(gaps, observed), law.mean(gaps, observed)
+    log_p, mean = law.log_prob(Seen(gaps, observed)), law.mean(Seen(gaps, observed))
     for i in range(len(x)):
         own = gaps[i : i + 1], observed[i : i + 1]
-        torch.testing.assert_close(log_p[i : i + 1], without(made, i, 0.8).log_prob(*own), **CLOSE)
-        torch.testing.assert_close(mean[i : i + 1], without(made, i, 0.8).mean(*own), **CLOSE)
+        torch.testing.assert_close(log_p[i : i + 1], without(made, i, 0.8).log_prob(Seen(*own)), **CLOSE)
+        torch.testing.assert_close(mean[i : i + 1], without(made, i, 0.8).mean(Seen(*own)), **CLOSE)
 
 
 def test_the_same_values_with_other_blanks_are_another_row():
@@ -181,9 +187,9 @@ def test_the_same_values_with_other_blanks_are_another_row():
     law, plain = ParzenLaw(*made, 0.8, row_keys(x, seen)), dense(*made, 0.8)
     fewer = seen.clone()
     fewer[:, 1] = False
-    torch.testing.assert_close(law.log_prob(x, fewer), plain.log_prob(x, fewer), **CLOSE)
+    torch.testing.assert_close(law.log_prob(Seen(x, fewer)), plain.log_prob(Seen(x, fewer)), **CLOSE)
     near = x + 1e-9
-    torch.testing.assert_close(law.log_prob(near, seen), plain.log_prob(near, seen), **CLOSE)
+    torch.testing.assert_close(law.log_prob(Seen(near, seen)), plain.log_prob(Seen(near, seen)), **CLOSE)
 
 
 def test_of_duplicates_one_is_left_out():
@@ -192,9 +198,9 @@ def test_of_duplicates_one_is_left_out():
     centres[[2, 4]] = centres[1].clone()
     seen = torch.ones_like(centres, dtype=torch.bool)
     law = ParzenLaw(centres, *rest, 0.8, row_keys(centres, seen))
-    expected = without((centres, *rest), 1, 0.8).log_prob(centres[[1]])
+    expected = without((centres, *rest), 1, 0.8).log_prob(Seen.whole(centres[[1]]))
     for i in (1, 2, 4):
-        torch.testing.assert_close(law.log_prob(centres[[i]]), expected, **CLOSE)
+        torch.testing.assert_close(law.log_prob(Seen.whole(centres[[i]])), expected, **CLOSE)
 
 
 def test_the_only_centre_is_its_own_neighbour_for_want_of_another():
@@ -202,10 +208,12 @@ def test_the_only_centre_is_its_own_neighbour_for_want_of_another():
     made = parts(1)
     seen = torch.ones_like(made[0], dtype=torch.bool)
     law = ParzenLaw(*made, 0.8, row_keys(made[0], seen))
-    torch.testing.assert_close(law.log_prob(made[0]), dense(*made, 0.8).log_prob(made[0]), **CLOSE)
+    torch.testing.assert_close(
+        law.log_prob(Seen.whole(made[0])), dense(*made, 0.8).log_prob(Seen.whole(made[0])), **CLOSE
+    )
     observed = torch.tensor([[True, False, False, True]])
     law = ParzenLaw(*made, 0.8, row_keys(made[0], observed))
-    torch.testing.assert_close(law.mean(made[0], observed), made[0], **CLOSE)
+    torch.testing.assert_close(law.mean(Seen(made[0], observed)), made[0], **CLOSE)
 
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -251,7 +259,7 @@ def test_on_a_line_the_mean_follows_it():
     for seen in ([True, False, False], [False, True, False], [False, True, True]):
         observed = torch.tensor(seen).expand(len(at), -1)
         gaps = torch.where(observed, true, torch.nan)
-        torch.testing.assert_close(law.mean(gaps, observed), true, rtol=0, atol=1e-4)
+        torch.testing.assert_close(law.mean(Seen(gaps, observed)), true, rtol=0, atol=1e-4)
 
 
 def test_without_correlation_the_mean_is_the_average_of_neighbours():
@@ -263,7 +271,7 @@ def test_without_correlation_the_mean_is_the_average_of_neighbours():
     at = torch.tensor([[0.4, torch.nan]], dtype=torch.float64)
     weight = torch.exp(-0.5 * (at[0, 0] - centres[:, 0]) ** 2 / (0.36 * 0.5))
     expected = (weight * centres[:, 1]).sum() / weight.sum()
-    assert float(law.mean(at, torch.tensor([[True, False]]))[0, 1]) == pytest.approx(float(expected))
+    assert float(law.mean(Seen(at, torch.tensor([[True, False]])))[0, 1]) == pytest.approx(float(expected))
 
 
 # ------------------------------------------------------------------ quantiles, and bad input

@@ -10,6 +10,7 @@ import torch
 from models_for_tests import generator, some_seen
 from scipy.stats import kstest, multivariate_normal
 
+from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents
 
@@ -54,7 +55,7 @@ def test_probabilistic_is_the_gaussian():
     for beta in (0.5, 2.0):
         law = multivariate_normal(model.mean.numpy(), model.covariance.numpy() / beta)
         np.testing.assert_allclose(-beta * model.energy(x) - model.log_z(beta), law.logpdf(x), atol=1e-10)
-        np.testing.assert_allclose(model.law(beta).log_prob(x), law.logpdf(x), atol=1e-10)
+        np.testing.assert_allclose(model.law(beta).log_prob(Seen.whole(x)), law.logpdf(x), atol=1e-10)
 
 
 def test_a_row_with_blanks_has_the_energy_of_its_marginal():
@@ -110,14 +111,14 @@ def test_log_z_and_law_with_any_gaussian_base(energy, beta):
     log_z = model.log_z(beta, base)
     assert log_z.item() == pytest.approx(grid_sum(log_f), abs=1e-6)
     x = rows(d=2)
-    torch.testing.assert_close(model.law(beta, base).log_prob(x), log_f(x) - log_z)
+    torch.testing.assert_close(model.law(beta, base).log_prob(Seen.whole(x)), log_f(x) - log_z)
 
 
 @pytest.mark.parametrize("energy", KINDS)
 def test_law_with_a_base_in_more_cells(energy):
     model, base, x = principal(energy), some_base(), rows()
     expected = -3.0 * model.energy(x) + base.log_prob(x) - model.log_z(3.0, base)
-    torch.testing.assert_close(model.law(3.0, base).log_prob(x), expected)
+    torch.testing.assert_close(model.law(3.0, base).log_prob(Seen.whole(x)), expected)
 
 
 def test_what_has_no_closed_form_and_what_is_infinite():

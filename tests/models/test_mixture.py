@@ -9,7 +9,9 @@ import pytest
 import torch
 from models_for_tests import generator, some_seen
 from scipy.stats import kstest, multivariate_normal, norm
+from views_for_tests import through
 
+from abduce.data.seen import Seen
 from abduce.distributions.bases import NormalBase
 from abduce.models.hard_mixture_law import HardMixtureLaw
 from abduce.models.mixture import GaussianMixture, KMeans
@@ -46,7 +48,7 @@ def test_energy_of_a_mixture_is_minus_its_log_density():
     assert model.log_z() == 0
     assert torch.equal(model.energy(x.view(5, 6, 2)), model.energy(x).view(5, 6))
     observed = some_seen(x)
-    torch.testing.assert_close(model.energy(x, observed), -law.log_prob(x, observed))
+    torch.testing.assert_close(model.energy(x, observed), -law.log_prob(Seen(x, observed)))
     assert model.log_z(0.5) is None
     assert model.law(0.5) is None
     assert model.log_z(1.0, NormalBase.fit(x)) is None
@@ -61,7 +63,7 @@ def test_score_of_a_mixture_is_the_responsible_pull():
     torch.testing.assert_close(slope, (model.represent(y).unsqueeze(-1) * pull).sum(1))
     observed = torch.tensor([[True, False]]).expand_as(x)
     (slope,) = torch.autograd.grad(model.energy(x, observed).sum(), x)
-    r = law.responsibilities(y, observed)
+    r = law.responsibilities(Seen(y, observed))
     expected = (r * (y[:, :1] - CENTRES[:, 0]) / law.covariances[:, 0, 0]).sum(1)
     torch.testing.assert_close(slope, torch.stack([expected, torch.zeros_like(expected)], 1))
 
@@ -148,20 +150,20 @@ def test_hard_mixture_by_quadrature():
     x = torch.stack([grid[index, 0, 0], torch.full((3,), torch.nan, dtype=torch.float64)], 1)
     observed = torch.tensor([[True, False]]).expand(3, 2)
     marginal = torch.logsumexp(log_f[index], 1) + 0.5 * log_area - log_z
-    torch.testing.assert_close(law.log_prob(x, observed), marginal, rtol=0, atol=2e-3)
+    torch.testing.assert_close(law.log_prob(Seen(x, observed)), marginal, rtol=0, atol=2e-3)
     p = torch.softmax(log_f[index], 1)
-    mean = law.mean(x, observed)
+    mean = law.mean(Seen(x, observed))
     torch.testing.assert_close(mean[:, 1], (p * grid[index, :, 1]).sum(1), rtol=0, atol=3e-3)
     assert torch.equal(mean[:, 0], x[:, 0])
-    assert law.log_prob(x, torch.zeros_like(observed)).abs().max() < 2e-3  # nothing observed
+    assert law.log_prob(Seen(x, torch.zeros_like(observed))).abs().max() < 2e-3  # nothing observed
     whole = grid[index, index]
-    torch.testing.assert_close(law.log_prob(whole), log_f[index, index] - law.log_z().value)
+    torch.testing.assert_close(law.log_prob(Seen.whole(whole)), log_f[index, index] - law.log_z().value)
     # y = x₁ + 2 x₂ + 0.4 ε, and a second cell that nobody read
     A = torch.tensor([[1.0, 2.0], [1.0, 0.0]], dtype=torch.float64)
     noise = torch.tensor([0.4, 0.1], dtype=torch.float64)
     y = torch.tensor([[0.3, torch.nan], [2.0, torch.nan]], dtype=torch.float64)
     known = torch.tensor([[True, False]]).expand(2, 2)
-    found = law.through(lambda v: v @ A.T, noise, y, known)
+    found = law.mean(through(lambda v: v @ A.T, noise, y, known))
     for i in range(2):
         log_post = log_f - 0.5 * ((y[i, 0] - grid @ A[0]) / 0.4).square()
         p = torch.softmax(log_post.flatten(), 0)
@@ -183,7 +185,7 @@ def test_draws_of_the_hard_mixture():
         assert kstest(draws[:, cell], cdf(p)).pvalue > 0.01
     x = torch.tensor([[axis[320], 0.0], [0.0, 0.0]], dtype=torch.float64)
     observed = torch.tensor([[True, False], [True, True]])
-    filled = law.complete(x, observed, 20_000, generator(4))
+    filled = law.draws(Seen(x, observed), 20_000, generator(4))
     assert kstest(filled[:, 0, 1], cdf(torch.softmax(log_f[320], 0))).pvalue > 0.01
     assert (filled[:, 0, 0] == x[0, 0]).all()
     assert torch.equal(filled[:, 1], x[1].expand(20_000, 2))
@@ -193,10 +195,12 @@ def test_hard_mixture_repeats_and_rows_do_not_mix():
     law, x = HardMixtureLaw(CENTRES, BETA, draws=64), rows()
     observed = some_seen(x)
     twin = HardMixtureLaw(CENTRES, BETA, draws=64)
-    assert torch.equal(law.log_prob(x, observed), twin.log_prob(x, observed))
+    assert torch.equal(law.log_prob(Seen(x, observed)), twin.log_prob(Seen(x, observed)))
     pair = torch.tensor([7, 3])
-    torch.testing.assert_close(law.log_prob(x, observed)[pair], law.log_prob(x[pair], observed[pair]))
-    torch.testing.assert_close(law.mean(x, observed)[pair], law.mean(x[pair], observed[pair]))
+    torch.testing.assert_close(
+        law.log_prob(Seen(x, observed))[pair], law.log_prob(Seen(x[pair], observed[pair]))
+    )
+    torch.testing.assert_close(law.mean(Seen(x, observed))[pair], law.mean(Seen(x[pair], observed[pair])))
 
 
 @pytest.mark.parametrize("model", [mixture(), KMeans.of(CENTRES)])

@@ -14,8 +14,8 @@ from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.energies import FittedEnergy
 from abduce.estimators.estimator import Run
 from abduce.fit import classical as fitters
+from abduce.gaussians.em import one_thread
 from abduce.gaussians.factor_fit import factor_mixture
-from abduce.gaussians.linear import one_thread
 from abduce.inference.energy import Energy
 from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers as FactorAnalyzers
 

@@ -13,9 +13,8 @@ Jordan 1994 (mixtures with missing cells); Arthur & Vassilvitskii 2007 (k-means+
 
 from __future__ import annotations
 
-import math
 import warnings
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,12 +22,14 @@ from sklearn import cluster, decomposition, mixture
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from abduce.gaussians import linear
-from abduce.gaussians.gaussian_law import GaussianMixtureLaw, Statistics
+from abduce.data.seen import Seen
+from abduce.gaussians import gaussian_fit, linear
+from abduce.gaussians.em import one_thread
+from abduce.gaussians.gaussian_fit import CovarianceType
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents, PrincipalEnergy
 from abduce.models.mixture import GaussianMixture, KMeans
 
-CovarianceType = Literal["full", "tied", "diag", "spherical"]
 FLOOR = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
 
 
@@ -46,7 +47,7 @@ def principal_components(
         raise ValueError(f"components must be at most the number of columns, {d}, got {components}")
     if observed is not None and not bool(observed.all()):
         clean = torch.where(observed, x, 0.0)
-        with linear.one_thread():
+        with one_thread():
             path = linear.fit(
                 clean, observed, components, 1, _generator(0), floor=FLOOR, shared_noise=True, iterations=400
             )
@@ -146,10 +147,10 @@ def gaussian_mixture(
         law = GaussianMixtureLaw(
             _tensor(found.weights_).log(),
             means,
-            _full(_tensor(found.covariances_), covariance_type, *means.shape),
+            gaussian_fit.full(_tensor(found.covariances_), covariance_type, *means.shape),
         )
         if observed is not None and not bool(observed.all()):
-            law = _expectation_maximisation(law, x, observed, covariance_type, reg_covar)
+            law = gaussian_fit.gaussian_mixture(law, Seen(x, observed), covariance_type, reg_covar)
     except ValueError as error:
         raise ValueError(
             f"covariance of a component is singular with components={components} and reg_covar={reg_covar}"
@@ -202,55 +203,9 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     _check(x, observed)
     generator = _generator(seed)
     clean = torch.where(observed, x, 0.0)
-    with linear.one_thread():
+    with one_thread():
         path = linear.fit(clean, observed, max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR)
-    law = GaussianMixtureLaw.gaussian(path.b, path.W @ path.W.mT + torch.diag(path.noise))
-    return law.complete(clean, observed, 1, generator)[0]
-
-
-def _expectation_maximisation(
-    law: GaussianMixtureLaw,
-    x: Tensor,
-    observed: Tensor,
-    covariance_type: CovarianceType,
-    reg_covar: float,
-    iterations: int = 100,
-    tolerance: float = 1e-4,
-) -> GaussianMixtureLaw:
-    """EM over observed cells until the mean log p rises by less than ``tolerance`` nats."""
-    before = -math.inf
-    with linear.one_thread():
-        for _ in range(iterations):
-            expected = law.statistics(x, observed)
-            value = float(expected.log_prob.mean())
-            if value - before < tolerance:
-                break
-            before = value
-            law = _maximised(expected, covariance_type, reg_covar)
-    return law
-
-
-def _maximised(expected: Statistics, covariance_type: CovarianceType, reg_covar: float) -> GaussianMixtureLaw:
-    """The M-step."""
-    size, first, second, _ = expected
-    size = size.clamp_min(1e-10)
-    means = first / size.unsqueeze(1)
-    covariances = second / size[:, None, None] - means.unsqueeze(2) * means.unsqueeze(1)
-    k, d = means.shape
-    if covariance_type == "tied":
-        covariances = torch.einsum("k,kij->ij", size / size.sum(), covariances)
-    elif covariance_type != "full":
-        covariances = torch.diagonal(covariances, dim1=1, dim2=2)
-        covariances = covariances.mean(1) if covariance_type == "spherical" else covariances
-    covariances = _full(covariances, covariance_type, k, d) + reg_covar * torch.eye(d, dtype=means.dtype)
-    return GaussianMixtureLaw(size.log(), means, 0.5 * (covariances + covariances.mT))
-
-
-def _full(covariances: Tensor, covariance_type: CovarianceType, k: int, d: int) -> Tensor:
-    """Covariances (K, D, D) from the shape that their type has: (K, D, D), (D, D), (K, D) or (K,)."""
-    if covariance_type in ("full", "tied"):
-        return covariances.expand(k, d, d)
-    return torch.diag_embed(covariances.view(k, -1).expand(k, d))
+    return path.dense().draws(Seen(clean, observed), 1, generator)[0]
 
 
 def _check(x: Tensor, observed: Tensor | None, components: int = 1) -> None:

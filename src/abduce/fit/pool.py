@@ -19,7 +19,7 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
-from abduce.gaussians.linear import one_thread
+from abduce.gaussians.em import one_thread
 from abduce.models.model import Model
 from abduce.models.pool import Pool
 

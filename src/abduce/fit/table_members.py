@@ -15,7 +15,8 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.fit.pool import Family, Members
-from abduce.gaussians.factor_fit import FLOOR, factor_mixture, principal_factors
+from abduce.gaussians.em import principal_factors
+from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
 from abduce.models.energy_model import EnergyModel

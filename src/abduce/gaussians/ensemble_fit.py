@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abduce.gaussians.factor_fit import k_means
+from abduce.gaussians.em import k_means
 
 FEATURES = 50  # principal components in which rows are put into clusters
 
@@ -81,7 +81,7 @@ def clusters(
     """Which rows each cluster holds, none of them empty: k-means, then hard EM."""
     if components <= 1 or len(p) <= 1:
         return [torch.arange(len(p))]
-    label = k_means(p, min(components, len(p)), generator, lloyd)
+    label, _ = k_means(p, min(components, len(p)), generator, lloyd)
     label = hard_em(p, label, components, rounds, pseudo_rows, ridge)
     return [(label == k).nonzero().squeeze(1) for k in label.unique().tolist()]
 
@@ -142,7 +142,7 @@ def windows(
     weights, centres, group, withins, sizes = [], [], [], [], []
     for parent, index in enumerate(clusters(p, parents, generator, rounds, 4.0 * p.shape[1], ridge / 2)):
         asked = min(len(index), max(1, round(count * len(index) / n)))
-        label = k_means(p[index], asked, generator, 8) if asked > 1 else index.new_zeros(len(index))
+        label = k_means(p[index], asked, generator, 8)[0] if asked > 1 else index.new_zeros(len(index))
         _, label, size = label.unique(return_inverse=True, return_counts=True)
         rows = x[index]
         own = x.new_zeros(len(size), d).index_add_(0, label, rows) / size.unsqueeze(1)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from abduce.data.seen import Seen
+from abduce.gaussians.em import climb, k_means, principal_factors, regressed
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
 NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
@@ -41,41 +43,25 @@ def factor_mixture(
     One component is fitted first (or given as ``one``); more grow from k-means clusters of rows completed by its draws.
     With ``start``, EM goes on from there.  It stops when the mean log p rises by less than ``tolerance`` nats a cell.
     """
-    seen = None if observed is None or bool(observed.all()) else observed
-    x = x if seen is None else torch.where(seen, x, 0.0)
+    seen = Seen.whole(x) if observed is None else Seen(torch.where(observed, x, 0.0), observed)
+    cells = float(seen.mask.double().sum(1).mean())
+
+    def climbed(law: FactorMixtureLaw, pull: float) -> FactorMixtureLaw:
+        return climb(law, lambda law: _step(law, seen, pull, floor), iterations, tolerance * cells)
+
     if start is not None:
-        return _em(start, x, seen, pseudo_rows, floor, iterations, tolerance)
+        return climbed(start, pseudo_rows)
     if one is None:
-        one = _em(_principal(x, seen, factors, floor), x, seen, 0.0, floor, iterations, tolerance)
+        one = climbed(_principal(seen, factors, floor), 0.0)
     if components == 1:
         return one
     generator = torch.Generator().manual_seed(seed)
-    whole = x if seen is None else one.complete(x, seen, 1, generator)[0]
-    grown = _grow(one, whole, components, factors, pseudo_rows, floor, generator)
-    return _em(grown, x, seen, pseudo_rows, floor, iterations, tolerance)
-
-
-def _em(
-    law: FactorMixtureLaw,
-    x: Tensor,
-    observed: Tensor | None,
-    pseudo_rows: float,
-    floor: float,
-    iterations: int,
-    tolerance: float,
-) -> FactorMixtureLaw:
-    before = -float("inf")
-    cells = x.shape[1] if observed is None else float(observed.double().sum(1).mean())
-    for _ in range(iterations):
-        law, value = _step(law, x, observed, pseudo_rows, floor)
-        if value - before < tolerance * cells:
-            break
-        before = value
-    return law
+    whole = x if bool(seen.mask.all()) else one.draws(seen, 1, generator)[0]
+    return climbed(_grow(one, whole, components, factors, pseudo_rows, floor, generator), pseudo_rows)
 
 
 def _step(
-    law: FactorMixtureLaw, x: Tensor, observed: Tensor | None, pseudo_rows: float, floor: float
+    law: FactorMixtureLaw, seen: Seen, pseudo_rows: float, floor: float
 ) -> tuple[FactorMixtureLaw, float]:
     """One step of EM; the mean log p that it started from comes with it.
 
@@ -85,27 +71,25 @@ def _step(
     single = FactorMixtureLaw(
         law.log_weights.float(), law.means.float(), law.loadings.float(), law.noise.float()
     )
-    x = x.float()
+    seen, blanks = seen.to(torch.float32), not bool(seen.mask.all())
     size = single.means.new_zeros(k)
-    design = single.means.new_zeros(k, 1 if observed is None else d, (q + 1) ** 2)
+    design = single.means.new_zeros(k, d if blanks else 1, (q + 1) ** 2)
     target = single.means.new_zeros(k, d, q + 1)
     power = single.means.new_zeros(k, d)
     whole = single.means.new_zeros(k, (q + 1) ** 2)  # over all rows, seen or not
     total = 0.0
-    for rows, f in single.chunks(x, observed):
+    for rows, f in single.chunks(seen):
         r = f.shares
         total += float(torch.logsumexp(f.log_joint, 1).double().sum())
         size += r.sum(0)
-        xs = x[rows]
-        seen = None if observed is None else observed[rows].to(x)
+        x, mask = seen.y[rows], seen.mask[rows].to(seen.y)
         for c in range(k):
             own = (r[:, c] > NEGLIGIBLE).nonzero().squeeze(1)
             weight = r[own, c].unsqueeze(1)
             one = torch.cat([f.mean[own, c], torch.ones_like(weight)], 1)  # (b, q + 1)
-            target_of = xs[own] if seen is None else seen[own] * xs[own]
-            target[c] += target_of.mT @ (weight * one)
-            power[c] += (weight * target_of * xs[own]).sum(0)
-            if seen is None:
+            target[c] += x[own].mT @ (weight * one)  # x is zero where it was not seen
+            power[c] += (weight * x[own].square()).sum(0)
+            if not blanks:
                 second = (weight * one).mT @ one
                 second[:q, :q] += weight.sum() * torch.cholesky_inverse(f.root[0, c])
                 whole[c] += second.flatten()
@@ -115,8 +99,8 @@ def _step(
             second[:, :q, :q] += spread
             second = second.flatten(1) * weight
             whole[c] += second.sum(0)
-            design[c] += seen[own].mT @ second
-    if observed is None:
+            design[c] += mask[own].mT @ second
+    if not blanks:
         design = whole.unsqueeze(1).expand(-1, d, -1)
     square = (q + 1, q + 1)
     law = _maximised(
@@ -129,7 +113,7 @@ def _step(
         pseudo_rows,
         floor,
     )
-    return law, total / len(x)
+    return law, total / len(seen.y)
 
 
 def _maximised(
@@ -161,14 +145,7 @@ def _maximised(
         target = target + centred
         power = power + count * (torch.diagonal(covariance) + law.means.square())
         whole = whole + extra[:, 0]
-    solved = torch.linalg.solve(
-        design + 1e-9 * torch.eye(q + 1, dtype=design.dtype), target.unsqueeze(-1)
-    ).squeeze(-1)
-    loss = (
-        power
-        - 2 * (solved * target).sum(-1)
-        + (solved.unsqueeze(-2) @ design @ solved.unsqueeze(-1)).flatten(1)
-    )
+    solved, loss = regressed(design, target, power, 1e-9 * torch.eye(q + 1, dtype=design.dtype))
     noise = (loss / design[..., q, q]).clamp_min(floor**2)
     loadings, means = solved[..., :q], solved[..., q]
     # make the factors white again: mean and covariance of z over the component's rows
@@ -180,30 +157,16 @@ def _maximised(
     return FactorMixtureLaw((size + 1).log(), means, loadings, noise)
 
 
-def _principal(x: Tensor, observed: Tensor | None, factors: int, floor: float) -> FactorMixtureLaw:
-    """One component: principal factors of mean-filled rows."""
-    seen = torch.ones_like(x) if observed is None else observed.to(x)
-    mean = (x * seen).sum(0) / seen.sum(0).clamp_min(1)
-    centred = (x - mean) * seen
-    pairs = (seen.mT @ seen).clamp_min(1)
+def _principal(seen: Seen, factors: int, floor: float) -> FactorMixtureLaw:
+    """One component: principal factors of mean-filled rows, blank cells of which are zero."""
+    x, mask = seen.y, seen.mask.to(seen.y)
+    mean = x.sum(0) / mask.sum(0).clamp_min(1)
+    centred = (x - mean) * mask
+    pairs = (mask.mT @ mask).clamp_min(1)
     covariance = centred.mT @ centred / pairs.sqrt() / len(x) ** 0.5  # between pairwise and zero-filled
     covariance += 1e-6 * torch.eye(len(covariance), dtype=x.dtype)
-    return FactorMixtureLaw(
-        x.new_zeros(1), mean.unsqueeze(0), *principal_factors(covariance.unsqueeze(0), factors, floor)
-    )
-
-
-def principal_factors(covariances: Tensor, factors: int, floor: float) -> tuple[Tensor, Tensor]:
-    """Principal factors of covariances (K, D, D): loadings (K, D, q) and noise (K, D)."""
-    d = covariances.shape[1]
-    values, vectors = torch.linalg.eigh(covariances)
-    values, vectors = values.flip(1), vectors.flip(2)
-    rest = values[:, factors:].mean(1, keepdim=True) if factors < d else 0.5 * values[:, -1:]
-    loadings = vectors[..., :factors] * (values[:, :factors] - rest).clamp_min(1e-4).sqrt().unsqueeze(1)
-    noise = torch.diagonal(covariances, dim1=1, dim2=2) - loadings.square().sum(2)
-    return loadings, torch.maximum(noise, 0.02 * torch.diagonal(covariances, dim1=1, dim2=2)).clamp_min(
-        floor**2
-    )
+    loadings, noise = principal_factors(covariance.unsqueeze(0), factors, floor)
+    return FactorMixtureLaw(x.new_zeros(1), mean.unsqueeze(0), loadings, noise)
 
 
 def _grow(
@@ -216,7 +179,7 @@ def _grow(
     generator: torch.Generator,
 ) -> FactorMixtureLaw:
     """Start a mixture from k-means clusters of complete rows, the covariance of each shrunk to that within clusters."""
-    label = k_means(x, components, generator)
+    label, _ = k_means(x, components, generator)
     member = torch.nn.functional.one_hot(label, components).to(x)
     size = member.sum(0).clamp_min(1e-9)
     means = member.mT @ x / size.unsqueeze(1)
@@ -229,21 +192,3 @@ def _grow(
     covariances += pseudo_rows * within + torch.diag(torch.diagonal(within).clamp_min(floor**2))
     covariances /= (size + pseudo_rows + 1)[:, None, None]
     return FactorMixtureLaw((size + 1).log(), means, *principal_factors(covariances, factors, floor))
-
-
-def k_means(x: Tensor, components: int, generator: torch.Generator, rounds: int = 25) -> Tensor:
-    """Labels (n,) of Lloyd's algorithm from a k-means++ seeding."""
-    centres = x[torch.randint(len(x), (1,), generator=generator)]
-    nearest = torch.full((len(x),), float("inf"), dtype=x.dtype)
-    for _ in range(components - 1):
-        nearest = torch.minimum(nearest, (x - centres[-1]).square().sum(1))
-        chosen = torch.multinomial(nearest + 1e-12, 1, generator=generator)
-        centres = torch.cat([centres, x[chosen]])
-    label = torch.zeros(len(x), dtype=torch.long)
-    for _ in range(rounds):
-        label = torch.cdist(x, centres).argmin(1)
-        member = torch.nn.functional.one_hot(label, components).to(x)
-        size = member.sum(0)
-        moved = member.mT @ x / size.clamp_min(1).unsqueeze(1)
-        centres = torch.where((size > 0).unsqueeze(1), moved, centres)
-    return label

@@ -1,4 +1,4 @@
-"""A mixture of factor analysers as a distribution with exact marginals, conditionals and draws, at the cost of its factors.
+"""A mixture of Gaussians of a few factors and noise each (factor analysers): exact, at the cost of the factors.
 
     p(x) = Σ_k π_k N(x; μ_k, W_k W_kᵀ + Ψ_k),      Ψ_k diagonal, W_k (D, q)
 
@@ -14,14 +14,16 @@ Sources: Ghahramani & Hinton 1996 (mixtures of factor analysers); Rubin & Thayer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
-from abduce.gaussians.parzen_law import spread_quantiles
+from abduce.data.seen import Seen
+from abduce.distributions.cells import LOG_2PI
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.mixture import Given, Mixture, choose_evenly
 
 BUDGET = 2**22  # numbers in one chunk's largest tensor
 
@@ -44,13 +46,13 @@ class Factors(NamedTuple):
         return torch.softmax(self.log_joint, 1)
 
 
-class FactorMixtureLaw:
+class FactorMixtureLaw(Mixture):
     """Mixture of K Gaussians over D cells whose covariances are q factors and noise.
 
     ``log_weights`` (K,) up to a constant, ``means`` (K, D), ``loadings`` (K, D, q), ``noise`` variances (K, D) above zero.
 
     >>> law = FactorMixtureLaw(torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2, 1), torch.full((1, 2), 0.25))
-    >>> law.mean(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]]))
+    >>> law.mean(Seen(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]])))
     tensor([[1.0000, 0.8000]])
     """
 
@@ -79,24 +81,24 @@ class FactorMixtureLaw:
 
     # ------------------------------------------------------------------ rows given what was seen of them
 
-    def factors(self, x: Tensor, observed: Tensor | None = None) -> Factors:
+    def factors(self, seen: Seen) -> Factors:
         """The factors' posterior under each component, for rows that fit into memory at once."""
+        x, mask = seen.y, seen.mask
         q = self.loadings.shape[2]
         precision = 1 / self.noise
         scaled = self.loadings * precision.unsqueeze(-1)  # Ψ⁻¹ W, (K, D, q)
-        if observed is None:
+        if bool(mask.all()):
             pattern, which = x.new_ones(1, x.shape[1]), x.new_zeros(len(x), dtype=torch.long)
-            seen = torch.ones_like(x)
         else:
-            patterns, which = torch.unique(observed, dim=0, return_inverse=True)
-            pattern, seen = patterns.to(x), observed.to(x)
+            patterns, which = torch.unique(mask, dim=0, return_inverse=True)
+            pattern = patterns.to(x)
         outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
         gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
         root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))
         constant = pattern @ (self.noise.log() + LOG_2PI).mT + 2 * torch.diagonal(
             root, dim1=-2, dim2=-1
         ).log().sum(-1)
-        residual = torch.where(seen > 0, x, 0.0).unsqueeze(0) - seen * self.means.unsqueeze(1)  # (K, B, D)
+        residual = torch.where(mask, x, 0.0).unsqueeze(0) - mask.to(x) * self.means.unsqueeze(1)  # (K, B, D)
         h = residual @ scaled  # (K, B, q)
         if len(root) == 1:
             half = torch.linalg.solve_triangular(root[0], h.mT, upper=False)  # (K, q, B)
@@ -110,55 +112,45 @@ class FactorMixtureLaw:
         log_joint = self.log_weights - 0.5 * (quadratic - explained + constant[which])
         return Factors(log_joint, mean, root, which)
 
-    def chunks(self, x: Tensor, observed: Tensor | None = None) -> Iterator[tuple[slice, Factors]]:
+    def chunks(self, seen: Seen) -> Iterator[tuple[slice, Factors]]:
         """Posteriors of the factors, a chunk of rows at a time."""
         k, d, q = self.loadings.shape
         size = max(1, BUDGET // (k * max(q * q, d)))
-        for i in range(0, len(x), size):
+        for i in range(0, len(seen.y), size):
             rows = slice(i, i + size)
-            yield rows, self.factors(x[rows], None if observed is None else observed[rows])
+            yield rows, self.factors(seen.rows(rows))
 
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """log p(x_obs), nats, (batch, D) -> (batch,); 0 for a row with nothing observed.  Differentiable in x."""
-        parts = [torch.logsumexp(f.log_joint, 1) for _, f in self.chunks(x, observed)]
-        return torch.cat(parts) if parts else x.new_zeros(0)
+    def given(self, seen: Seen) -> Iterator[Given]:
+        if not seen.exact:
+            yield from self.dense().given(seen)
+            return
+        for rows, f in self.chunks(seen):
 
-    def responsibilities(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """p(k | x_obs), (batch, K)."""
-        parts = [f.shares for _, f in self.chunks(x, observed)]
-        return torch.cat(parts) if parts else x.new_zeros(0, len(self.means))
+            def regress(shares: Tensor, f: Factors = f) -> Tensor:
+                weighted = shares.unsqueeze(-1) * f.mean
+                return torch.einsum("bkq,kdq->bd", weighted, self.loadings) + shares @ self.means
 
-    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
-        """E[x | x_obs], (batch, D); observed cells as they are."""
-        out = torch.empty_like(x)
-        for rows, f in self.chunks(x, observed):
-            r = f.shares
-            each = torch.einsum("bkq,kdq->bd", r.unsqueeze(-1) * f.mean, self.loadings)
-            out[rows] = each + r @ self.means
-        return torch.where(observed, x, out)
+            yield Given(rows, f.log_joint, regress)
 
-    def points(self, x: Tensor, observed: Tensor, count: int) -> Tensor:
-        """``count`` points that stand for the law of each cell given the row, (count, batch, D), equally likely.
+    def points(self, seen: Seen, count: int) -> Tensor:
+        """``count`` points that stand for the law of each cell given the row, (count, rows, D), equally likely.
 
         Components are chosen systematically by their shares, each point at another quantile of its Gaussian.
         """
-        out = x.new_empty(count, len(x), x.shape[1])
-        grid = (torch.arange(count, dtype=x.dtype) + 0.5) / count
-        nodes = spread_quantiles(count).to(x)
-        for rows, shares, mean, variance in self.moments(x, observed):
-            chosen = torch.searchsorted(shares.cumsum(1), grid.expand(len(shares), -1).contiguous())
-            chosen = chosen.clamp_max(len(self.means) - 1)
+        out = seen.y.new_empty(count, *seen.y.shape)
+        for rows, shares, mean, variance in self.moments(seen):
+            chosen, nodes = choose_evenly(shares, count)
             row = torch.arange(len(shares)).unsqueeze(1)
             at = mean[row, chosen] + nodes[:, None] * variance[row, chosen].sqrt()  # (B, count, D)
             out[:, rows] = at.transpose(0, 1)
-        return torch.where(observed, x, out)
+        return torch.where(seen.mask, seen.y, out)
 
-    def moments(self, x: Tensor, observed: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    def moments(self, seen: Seen) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Law of each cell given the row, a mixture of Gaussians: shares (B, K), means and variances (B, K, D).
 
         A chunk of rows at a time; the slice says which.  For cells that are observed they are what the factors make of them.
         """
-        for rows, f in self.chunks(x, observed):
+        for rows, f in self.chunks(seen):
             mean = self.means + torch.einsum("bkq,kdq->bkd", f.mean, self.loadings)
             half = torch.linalg.solve_triangular(f.root, self.loadings.mT, upper=False)  # (U, K, q, D)
             variance = self.noise + half.square().sum(2)
@@ -178,45 +170,24 @@ class FactorMixtureLaw:
             out[own] = self.means[c] + z[own] @ self.loadings[c].mT + self.noise[c].sqrt() * e[own]
         return out
 
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
     ) -> Tensor:
-        """Draw whole rows from p(x | x_obs), (draws, batch, D)."""
-        _, d, q = self.loadings.shape
-        out = x.new_empty(draws, len(x), d)
-        for rows, f in self.chunks(x, observed):
+        if shared or not seen.exact:
+            return self.dense().draws(seen, n, generator, shared)
+        x, (_, d, q) = seen.y, self.loadings.shape
+        out = x.new_empty(n, len(x), d)
+        for rows, f in self.chunks(seen):
             count = len(f.log_joint)
-            chosen = torch.multinomial(f.shares, draws, replacement=True, generator=generator)  # (B, draws)
-            noise = torch.randn(count, draws, q, generator=generator, dtype=x.dtype)
-            each = torch.randn(count, draws, d, generator=generator, dtype=x.dtype)
-            row = torch.arange(count).unsqueeze(1).expand_as(chosen)
+            chosen = torch.multinomial(f.shares, n, replacement=True, generator=generator)  # (B, n)
+            noise = torch.randn(count, n, q, generator=generator, dtype=x.dtype)
+            each = torch.randn(count, n, d, generator=generator, dtype=x.dtype)
             # the draws of one row and component share a factor; a step solves for all draws with that component
             for c in chosen.unique().tolist():
                 b, s = (chosen == c).nonzero(as_tuple=True)
-                pulled = torch.linalg.solve_triangular(
-                    f.root[f.which[b], c].mT, noise[b, s].unsqueeze(-1), upper=True
-                )
-                z = f.mean[row[b, s], c] + pulled.squeeze(-1)
-                out[s, rows.start + b] = (
-                    self.means[c] + z @ self.loadings[c].mT + self.noise[c].sqrt() * each[b, s]
-                )
-        return torch.where(observed, x, out)
-
-    # ------------------------------------------------------------------ what is seen through y = A x + noise
-
-    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """E[x | y] for y = A x + noise · N(0, I); see :meth:`GaussianMixtureLaw.through`."""
-        return self.dense().through(seen, noise, y, known)
-
-    def complete_through(
-        self,
-        seen: Callable[[Tensor], Tensor],
-        noise: Tensor,
-        y: Tensor,
-        known: Tensor,
-        draws: int,
-        generator: torch.Generator | None = None,
-        shared: bool = False,
-    ) -> Tensor:
-        """Draw from p(x | y); see :meth:`GaussianMixtureLaw.complete_through`."""
-        return self.dense().complete_through(seen, noise, y, known, draws, generator, shared)
+                root = f.root[f.which[b], c].mT
+                pulled = torch.linalg.solve_triangular(root, noise[b, s].unsqueeze(-1), upper=True)
+                z = f.mean[b, c] + pulled.squeeze(-1)
+                drawn = self.means[c] + z @ self.loadings[c].mT + self.noise[c].sqrt() * each[b, s]
+                out[s, rows.start + b] = drawn
+        return torch.where(seen.mask, x, out)

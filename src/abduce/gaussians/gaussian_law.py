@@ -1,4 +1,4 @@
-"""A mixture of Gaussians as a distribution with exact marginals, conditionals and draws.
+"""A mixture of Gaussians, each with a full covariance of its own: exact marginals, conditionals and draws.
 
     p(x) = Σ_k π_k N(x; μ_k, C_k)
 
@@ -8,24 +8,23 @@ Cells o observed and b blank, a residual r = x_o − μ_o, and for every compone
 
 All patterns of blanks are treated alike: with M = diag(observed), the matrix M C M + I − M holds C_oo, and ones on the
 diagonal for the blanks; its Cholesky factor serves every row with that pattern, and rows are taken in blocks of patterns
-that few or many rows share.
+that few or many rows share.  What is seen through y = A x + noise is such a mixture too, with cov(x, y) = C Aᵀ and
+cov(y) = A C Aᵀ + diag(noise²).
 
-A conditional draw moves a draw u of the whole row: u + C_·o C_oo⁻¹ (x_o − u_o) has the conditional law.  The same holds for
-what is seen through y = A x + noise, with cov(x, y) = C Aᵀ and cov(y) = A C Aᵀ + diag(noise²).
-
-Sources: Ghahramani & Jordan 1994 (mixtures with missing cells); Journel & Huijbregts 1978, Doucet 2010 (conditional draws).
+Source: Ghahramani & Jordan 1994 (mixtures with missing cells).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from abduce.data.seen import CELLS, Seen
 from abduce.distributions.cells import LOG_2PI
+from abduce.gaussians.mixture import Given, Look, Mixture, choose, moved, standard_normal
 
 BUDGET = 2**22  # numbers in one block's largest tensor
 
@@ -39,13 +38,13 @@ class Statistics(NamedTuple):
     log_prob: Tensor
 
 
-class GaussianMixtureLaw:
+class GaussianMixtureLaw(Mixture):
     """Mixture of K Gaussians over D cells; K = 1 is a plain Gaussian.
 
     ``log_weights`` (K,) up to a constant, ``means`` (K, D), ``covariances`` (K, D, D), positive definite.
 
     >>> law = GaussianMixtureLaw.gaussian(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
-    >>> law.mean(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]]))
+    >>> law.mean(Seen(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]])))
     tensor([[1.0000, 0.8000]])
     """
 
@@ -72,161 +71,112 @@ class GaussianMixtureLaw:
         """N(mean, covariance)."""
         return cls(mean.new_zeros(1), mean.unsqueeze(0), covariance.unsqueeze(0))
 
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """log p(x_obs), nats, (batch, D) -> (batch,); 0 for a row with nothing observed.  Differentiable in x."""
-        out = x.new_empty(len(x))
-        for block in self._blocks(x, observed):
-            block.put(torch.logsumexp(block.log_joint, 1), out)
-        return out
+    def given(self, seen: Seen) -> Iterator[Given]:
+        y, mask = seen.y, seen.mask
+        if seen.exact and bool(mask.all()):
+            k, d = self.means.shape
+            size = max(1, BUDGET // (k * d))
+            for i in range(0, len(y), size):
+                rows, x = slice(i, i + size), y[i : i + size]
+                log_joint = self.log_weights + whole_log_density(self.means, self.roots, x)
+                yield Given(rows, log_joint, lambda shares, x=x: x)
+            return
+        image, cross, _ = self._image(seen)
+        for block in image._blocks(y, mask):
+            yield block.given(self.means, cross)
 
-    def responsibilities(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """p(k | x_obs), (batch, K)."""
-        out = x.new_empty(len(x), len(self.means))
-        for block in self._blocks(x, observed):
-            block.put(torch.softmax(block.log_joint, 1).mT, out)
-        return out
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
+    ) -> Tensor:
+        image, cross, look = self._image(seen)
+        shares = image.shares(seen._replace(view=CELLS))
+
+        def pull(chosen: Tensor, residual: Tensor) -> Tensor:
+            return image._pull(chosen, residual, seen.mask, cross)
+
+        return moved(self._draw, pull, look, shares, seen, n, generator, shared)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
-        weights = self.log_weights.exp().unsqueeze(0)
-        return self._draw(choose(weights, n, generator, shared=False)[:, 0], generator)
+        chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
+        return self._draw(chosen, generator)[:, 0]
 
-    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
-        """E[x | x_obs], (batch, D); observed cells as they are."""
-        return torch.where(observed, x, self._regress(x, observed, self.covariances, self.means))
-
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw whole rows from p(x | x_obs), (draws, batch, D)."""
-        k = choose(self.responsibilities(x, observed), draws, generator, shared=False)
-        u = self._draw(k, generator)
-        moved = u + self._pull(k, torch.where(observed, x - u, 0.0), observed, self.covariances)
-        return torch.where(observed, x, moved)
-
-    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """E[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D).
-
-        ``seen`` applies A (and an offset, if any) to the last axis, ``noise`` (d,) is a standard deviation, ``known``
-        (batch, d) marks the cells of y that count.
-        """
-        image, cross = self._image(seen, noise)
-        return image._regress(y, known, cross, self.means)
-
-    def log_prob_through(
-        self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor
-    ) -> Tensor:
-        """log p(y), nats, (batch, d) -> (batch,), arguments as in :meth:`through`."""
-        return self._image(seen, noise)[0].log_prob(y, known)
-
-    def complete_through(
-        self,
-        seen: Callable[[Tensor], Tensor],
-        noise: Tensor,
-        y: Tensor,
-        known: Tensor,
-        draws: int,
-        generator: torch.Generator | None = None,
-        shared: bool = False,
-    ) -> Tensor:
-        """Draw from p(x | y), arguments as in :meth:`through`: (draws, batch, D).
-
-        With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
-        """
-        image, cross = self._image(seen, noise)
-        k = choose(image.responsibilities(y, known), draws, generator, shared)
-        u = self._draw(k, generator, shared)
-        v = seen(u) + noise * standard_normal(draws, 1 if shared else len(y), noise, generator)
-        return u + image._pull(k, torch.where(known, y - v, 0.0), known, cross)
-
-    def statistics(self, x: Tensor, observed: Tensor | None = None) -> Statistics:
-        """Expected sufficient statistics of rows (n, D), blanks integrated out: the E-step of EM."""
+    def statistics(self, seen: Seen) -> Statistics:
+        """Expected sufficient statistics of rows, blanks integrated out: the E-step of EM."""
         size, first, second = (torch.zeros_like(t) for t in (self.log_weights, self.means, self.covariances))
-        log_prob = x.new_empty(len(x))
-        for block in self._blocks(x, observed):
-            block.put(torch.logsumexp(block.log_joint, 1), log_prob)
+        log_prob = seen.y.new_empty(len(seen.y))
+        for block in self._blocks(seen.y, seen.mask):
+            log_prob[block.rows[block.first]] = torch.logsumexp(block.log_joint, 1)[block.first]
             r = torch.softmax(block.log_joint, 1) * block.first.unsqueeze(1)  # a padded row counts once
             known = block.pattern[:, None, :, None]
             filled = self.means.unsqueeze(-1) + self.covariances @ block.solved()
-            filled = torch.where(known, x[block.rows].mT.unsqueeze(1), filled)
+            filled = torch.where(known, seen.y[block.rows].mT.unsqueeze(1), filled)
             weighted = r.unsqueeze(2) * filled
             explained = torch.linalg.solve_triangular(block.root, known * self.covariances, upper=False)
-            left = (
-                self.covariances - explained.mT @ explained
-            )  # cov[x | x_obs], zero where a cell is observed
-            left = left * (~known) * (~known).mT
+            left = self.covariances - explained.mT @ explained  # cov[x | x_obs]
+            left = left * (~known) * (~known).mT  # exactly zero where a cell is observed
             size += r.sum((0, 2))
             first += weighted.sum((0, 3))
             second += (weighted @ filled.mT + r.sum(2)[..., None, None] * left).sum(0)
         return Statistics(size, first, second, log_prob)
 
-    def _blocks(self, x: Tensor, observed: Tensor | None) -> Iterator[_Block]:
+    def _blocks(self, y: Tensor, mask: Tensor) -> Iterator[_Block]:
         """Factorise each pattern of blanks once, and solve for all rows that have it."""
         k, d = self.means.shape
-        if observed is None:
-            observed = torch.ones_like(x, dtype=torch.bool)
-        patterns, which = torch.unique(observed, dim=0, return_inverse=True)
+        whole = bool(mask.all())
+        patterns, which = _patterns(mask, whole)
         for group, rows, first in _grouped(which, k * d * d, k * d):
             pattern = patterns[group]
-            root = _masked_root(self.covariances, pattern.unsqueeze(1))
-            residual = torch.where(
-                pattern[:, None, None], x[rows].unsqueeze(2) - self.means, 0.0
-            )  # (G, R, K, D)
+            root = self.roots.unsqueeze(0) if whole else _masked_root(self.covariances, pattern.unsqueeze(1))
+            residual = y[rows].unsqueeze(2) - self.means  # (G, R, K, D)
+            residual = torch.where(pattern[:, None, None], residual, 0.0)
             half = torch.linalg.solve_triangular(root, residual.permute(0, 2, 3, 1), upper=False)
             log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
-            constant = log_det + LOG_2PI * pattern.to(x.dtype).sum(-1, keepdim=True)
+            constant = log_det + LOG_2PI * pattern.to(y.dtype).sum(-1, keepdim=True)
             log_joint = (self.log_weights - 0.5 * constant).unsqueeze(-1) - 0.5 * half.square().sum(2)
             yield _Block(rows, first, pattern, root, half, log_joint)
 
-    def _regress(self, y: Tensor, known: Tensor, cross: Tensor, means: Tensor) -> Tensor:
-        """E[x | y_known] for x with component means (K, F) and cov(x, y) = ``cross`` (K, F, D): (batch, F)."""
-        out = y.new_empty(len(y), means.shape[1])
-        for block in self._blocks(y, known):
-            r = torch.softmax(block.log_joint, 1)
-            each = means.unsqueeze(-1) + cross @ block.solved()  # (G, K, F, R)
-            block.put((r.unsqueeze(2) * each).sum(1).mT, out)
-        return out
-
-    def _pull(self, k: Tensor, residual: Tensor, known: Tensor, cross: Tensor) -> Tensor:
-        """cross_k C_oo⁻¹ residual_o for chosen components k (draws, batch), residual (draws, batch, D)."""
-        patterns, which = torch.unique(known, dim=0, return_inverse=True)
+    def _pull(self, chosen: Tensor, residual: Tensor, mask: Tensor, cross: Tensor) -> Tensor:
+        """cross_k C_oo⁻¹ residual_o for chosen components k (draws, rows) and residuals (draws, rows, d)."""
+        patterns, which = _patterns(mask, bool(mask.all()))
         count, d = self.means.shape
-        key = (which * count + k).flatten()
+        width = cross.shape[1]
         flat = residual.flatten(0, 1)
-        out = flat.new_empty(len(flat), cross.shape[1])
-        for group, rows, first in _grouped(key, d * (d + cross.shape[1]), d + cross.shape[1]):
+        out = flat.new_empty(len(flat), width)
+        for group, rows, first in _grouped((which * count + chosen).flatten(), d * (d + width), d + width):
             pattern, component = patterns[group // count], group % count
             root = _masked_root(self.covariances[component], pattern)
             pulled = torch.cholesky_solve(flat[rows].mT, root).mT @ cross[component].mT
             out[rows[first]] = pulled[first]
-        return out.unflatten(0, k.shape)
+        return out.unflatten(0, chosen.shape)
 
-    def _draw(self, k: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
-        """Draw from components k, (...) -> (..., D); with ``shared`` the same noise along the last axis of k."""
-        own = 1 if shared else k.shape[-1]
-        z = standard_normal(math.prod(k.shape[:-1]), own, self.means[0], generator)
-        z = z.expand(-1, k.shape[-1], -1).reshape(-1, self.means.shape[1])
+    def _draw(self, chosen: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
+        """Draw from components (draws, rows): (draws, rows, D); with ``shared`` by the same noise for all rows."""
+        (draws, rows), d = chosen.shape, self.means.shape[1]
+        z = standard_normal((draws, 1 if shared else rows, d), self.means, generator)
+        z = z.expand(-1, rows, -1).reshape(-1, d)
         out = torch.empty_like(z)
-        d = self.means.shape[1]
-        for group, rows, first in _grouped(k.flatten(), d * d, d):
-            out[rows[first]] = (self.means[group].unsqueeze(1) + z[rows] @ self.roots[group].mT)[first]
-        return out.view(*k.shape, d)
+        for group, place, first in _grouped(chosen.flatten(), d * d, d):
+            drawn = self.means[group].unsqueeze(1) + z[place] @ self.roots[group].mT
+            out[place[first]] = drawn[first]
+        return out.view(draws, rows, d)
 
-    def _image(self, seen: Callable[[Tensor], Tensor], noise: Tensor) -> tuple[GaussianMixtureLaw, Tensor]:
-        """The law of y = A x + noise, and cov(x, y) of each component, (K, D, d)."""
-        d = self.means.shape[1]
-        eye = torch.eye(d, dtype=self.means.dtype, device=self.means.device)
-        A_t = seen(eye) - seen(torch.zeros_like(eye))  # Aᵀ, (D, d)
+    def _image(self, seen: Seen) -> tuple[GaussianMixtureLaw, Tensor, Look | None]:
+        """The law of what is seen, cov(x, y) of each component, (K, D, d), and how it is seen."""
+        if seen.exact:
+            return self, self.covariances, None
+        apply, noise = seen.view.affine(seen.y)
+        eye = torch.eye(self.means.shape[1]).to(self.means)
+        A_t = apply(eye) - apply(torch.zeros_like(eye))  # Aᵀ, (D, d)
         cross = self.covariances @ A_t
         covariances = A_t.mT @ cross + torch.diag(noise.to(eye).square())
         covariances = 0.5 * (covariances + covariances.mT)
         try:
-            image = GaussianMixtureLaw(self.log_weights, seen(self.means), covariances)
+            image = GaussianMixtureLaw(self.log_weights, apply(self.means), covariances)
         except ValueError as error:
             raise ValueError(
                 "noise must be positive where cells of y repeat one another: what is seen has a singular covariance"
             ) from error
-        return image, cross
+        return image, cross, (apply, noise)
 
 
 class _Block(NamedTuple):
@@ -241,13 +191,41 @@ class _Block(NamedTuple):
     half: Tensor
     log_joint: Tensor
 
-    def put(self, values: Tensor, out: Tensor) -> None:
-        """Write values (G, R, ...) to their rows of ``out`` (batch, ...), each once, so that gradients count once too."""
-        out[self.rows[self.first]] = values[self.first]
-
     def solved(self) -> Tensor:
         """C_oo⁻¹ residual, zero at the blanks, (G, K, D, R)."""
         return torch.linalg.solve_triangular(self.root.mT, self.half, upper=True)
+
+    def given(self, means: Tensor, cross: Tensor) -> Given:
+        """The same without the padding; means (K, F) of what is regressed, and its covariances (K, F, D) with what is seen."""
+        real = self.first.flatten()
+        padded = not bool(real.all())
+
+        def trim(values: Tensor) -> Tensor:
+            """(G, R, ...) -> (rows, ...)."""
+            return values.flatten(0, 1)[real] if padded else values.flatten(0, 1)
+
+        def regress(shares: Tensor) -> Tensor:
+            if padded:
+                shares = shares.new_zeros(len(real), shares.shape[1]).index_put((real,), shares)
+            r = shares.unflatten(0, self.first.shape).mT  # (G, K, R)
+            pulled = (r.unsqueeze(2) * self.solved()).flatten(1, 2)  # (G, K D, R)
+            return trim((cross.transpose(0, 1).flatten(1) @ pulled + means.mT @ r).mT)
+
+        return Given(trim(self.rows), trim(self.log_joint.mT), regress)
+
+
+def whole_log_density(means: Tensor, roots: Tensor, x: Tensor) -> Tensor:
+    """log N(x; μ_k, L_k L_kᵀ) of whole rows (n, D), by Cholesky factors ``roots`` (K, D, D): (n, K)."""
+    z = torch.linalg.solve_triangular(roots, (x - means.unsqueeze(1)).mT, upper=False)
+    log_det = torch.diagonal(roots, dim1=-2, dim2=-1).log().sum(-1)
+    return -log_det - 0.5 * (z.square().sum(-2).mT + x.shape[-1] * LOG_2PI)
+
+
+def _patterns(mask: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
+    """The patterns of blanks (U, d), and which of them each row has (rows,)."""
+    if whole:
+        return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    return torch.unique(mask, dim=0, return_inverse=True)
 
 
 def _grouped(key: Tensor, square: int, line: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -281,18 +259,3 @@ def _masked_root(covariances: Tensor, pattern: Tensor) -> Tensor:
     both = pattern.unsqueeze(-1) & pattern.unsqueeze(-2)
     blank = torch.diag_embed((~pattern).to(covariances.dtype))
     return torch.linalg.cholesky(covariances * both + blank)
-
-
-def standard_normal(draws: int, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal (draws, rows, D), D the length of ``like``."""
-    return torch.randn(draws, rows, len(like), generator=generator, dtype=like.dtype, device=like.device)
-
-
-def choose(weights: Tensor, draws: int, generator: torch.Generator | None, shared: bool) -> Tensor:
-    """Choose a component for each row in proportion to its weights (batch, K): (draws, batch)."""
-    batch, k = weights.shape
-    rows = 1 if shared else batch
-    u = torch.rand(draws, rows, generator=generator, dtype=weights.dtype, device=weights.device)
-    cumulative = weights.cumsum(1)
-    points = (u.expand(draws, batch) * cumulative[:, -1]).mT.contiguous()
-    return torch.searchsorted(cumulative, points, right=True).clamp_max(k - 1).mT

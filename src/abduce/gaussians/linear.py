@@ -14,8 +14,6 @@ Sources: Rubin & Thayer 1982 (EM for factor analysis); Baek, McLachlan & Flack 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +21,8 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.cells import LOG_2PI
+from abduce.gaussians.em import climb, k_means, one_thread, principal_factors, regressed
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 
 CHUNK = 256
 
@@ -96,6 +96,11 @@ class LinearPath:
             parts.append(self.posterior(y[i : i + CHUNK], seen)[3])
         return torch.cat(parts)
 
+    def dense(self) -> GaussianMixtureLaw:
+        """The law of y with its covariances W S_c Wᵀ + D written out."""
+        covariances = self.W @ self.covariances @ self.W.mT + torch.diag(self.noise)
+        return GaussianMixtureLaw(self.weights.log(), self.b + self.means @ self.W.mT, covariances)
+
     def canonical(self) -> LinearPath:
         """The same model with latents of mean zero and unit covariance, ordered by how much they move the data."""
         centre = self.weights @ self.means
@@ -129,17 +134,20 @@ def fit(
     ``y`` (n, F) float64, ``floor`` the smallest noise standard deviation, ``shared_noise`` one noise for all cells
     (probabilistic PCA).
     """
+
+    def climbed(path: LinearPath, y: Tensor, observed: Tensor | None, iterations: int) -> LinearPath:
+        return climb(
+            path, lambda path: _step(path, y, observed, floor, shared_noise), iterations, -float("inf")
+        )
+
     path = _principal_start(y, observed, latent, floor)
-    for _ in range(iterations if observed is None else iterations // 2):
-        path = _em_step(path, y, observed, floor, shared_noise)
+    path = climbed(path, y, observed, iterations if observed is None else iterations // 2)
     if components > 1:
         # grow the mixture on completed draws, where one Cholesky factor serves all rows; then on what was observed
         whole = y if observed is None else _complete(path, y, observed, generator)
-        path = _split(path, whole, components, generator)
-        for _ in range(iterations):
-            path = _em_step(path, whole, None, floor, shared_noise)
+        path = climbed(_split(path, whole, components, generator), whole, None, iterations)
         if observed is not None:
-            path = _em_step(path, y, observed, floor, shared_noise)
+            path = climbed(path, y, observed, 1)
     return path.canonical()
 
 
@@ -172,17 +180,6 @@ def choose(
     return best
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run on one thread: batches of small factorisations gain nothing from more, and on a busy machine lose tenfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: float) -> LinearPath:
     """Principal factors of the mean-filled data."""
     n, d = y.shape
@@ -193,21 +190,18 @@ def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: flo
         b = (y * observed).sum(0) / observed.sum(0).clamp_min(1)
         centred = (y - b) * observed
     covariance = centred.T @ centred / n
-    values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(0), vectors.flip(1)
-    rest = values[latent:].mean() if latent < d else values[-1] * 0.5
-    W = vectors[:, :latent] * (values[:latent] - rest).clamp_min(1e-4).sqrt()
+    loadings, noise = principal_factors(covariance.unsqueeze(0), latent, floor, least=0.0)
+    W, noise = loadings[0], noise[0]
     W = torch.nn.functional.pad(W, (0, max(0, latent - d)))  # more latents than cells: the others stay unused
-    noise = (torch.diagonal(covariance) - W.square().sum(1)).clamp_min(floor**2)
     eye = torch.eye(latent, dtype=y.dtype, device=y.device)
     one = torch.ones(1, dtype=y.dtype, device=y.device)
     return LinearPath(W, b, noise, one, torch.zeros_like(W[:1]), eye.unsqueeze(0))
 
 
-def _em_step(
+def _step(
     path: LinearPath, y: Tensor, observed: Tensor | None, floor: float, shared_noise: bool
-) -> LinearPath:
-    """One step of expectation-maximisation; the observed-data likelihood does not fall (but for shrinkage and floor)."""
+) -> tuple[LinearPath, float]:
+    """One step of EM, and the mean log p that it started from, which does not fall (but for shrinkage and floor)."""
     d = y.shape[1]
     c, k = path.means.shape
     size = path.means.new_zeros(c)
@@ -216,9 +210,11 @@ def _em_step(
     design = path.means.new_zeros(1 if observed is None else d, k + 1, k + 1)
     target = path.means.new_zeros(d, k + 1)
     power = path.means.new_zeros(d)
+    total = 0.0
     for i in range(0, len(y), CHUNK):
         yc, oc = y[i : i + CHUNK], None if observed is None else observed[i : i + CHUNK]
-        log_r, mean, chol, _ = path.posterior(yc, oc)
+        log_r, mean, chol, log_p = path.posterior(yc, oc)
+        total += float(log_p.sum())
         r = log_r.exp()
         spread = torch.cholesky_inverse(chol)  # (B or 1, C, k, k)
         weighted = r.unsqueeze(-1) * mean
@@ -248,20 +244,21 @@ def _em_step(
     ridge[k, k] = 1e-6
     if shared_noise:
         ridge = ridge * 1e-9
-    solved = torch.linalg.solve(design + ridge, target.unsqueeze(-1)).squeeze(-1)
+    solved, loss = regressed(design, target, power, ridge)
     count = design[:, k, k].clamp_min(1e-9)
-    loss = power - 2 * (solved * target).sum(1) + torch.einsum("di,dij,dj->d", solved, design, solved)
     noise = (loss.sum() / count.sum()).expand(d).clone() if shared_noise else (loss + floor**2) / (count + 1)
     empty = count < 0.5
     W = torch.where(empty.unsqueeze(-1), 0.0, solved[:, :k])
     b = torch.where(empty, path.b, solved[:, k])
     noise = torch.where(empty, path.noise, noise).clamp_min(floor**2)
     if c == 1:
-        eye = torch.eye(k, dtype=y.dtype, device=y.device).unsqueeze(0)
-        return LinearPath(W, b, noise, path.weights, torch.zeros_like(first), eye)
-    means = first / size.clamp_min(1e-6).unsqueeze(-1)
-    scatter = second - size[:, None, None] * means.unsqueeze(-1) * means.unsqueeze(-2)
-    return LinearPath(W, b, noise, (size + 0.5) / (size + 0.5).sum(), means, _shrunk(scatter, size))
+        weights, means, covariances = path.weights, torch.zeros_like(first), torch.eye(k).to(y).unsqueeze(0)
+    else:
+        weights = (size + 0.5) / (size + 0.5).sum()
+        means = first / size.clamp_min(1e-6).unsqueeze(-1)
+        scatter = second - size[:, None, None] * means.unsqueeze(-1) * means.unsqueeze(-2)
+        covariances = _shrunk(scatter, size)
+    return LinearPath(W, b, noise, weights, means, covariances), total / len(y)
 
 
 def _shrunk(scatter: Tensor, size: Tensor) -> Tensor:
@@ -296,18 +293,11 @@ def _complete(
 
 
 def _split(path: LinearPath, y: Tensor, components: int, generator: torch.Generator) -> LinearPath:
-    """Start a mixture: k-means (from a k-means++ seeding) on the latent means of a one-component path."""
+    """Start a mixture: k-means on the latent means of a one-component path."""
     z = path.posterior(y, None)[1][:, 0]
-    centres = z[torch.randint(len(z), (1,), generator=generator)]
-    for _ in range(components - 1):
-        distance = torch.cdist(z, centres).square().amin(1) + 1e-12
-        centres = torch.cat([centres, z[torch.multinomial(distance, 1, generator=generator)]])
-    for _ in range(25):
-        nearest = torch.nn.functional.one_hot(torch.cdist(z, centres).argmin(1), components).to(z.dtype)
-        size = nearest.sum(0)
-        centres = torch.where(
-            (size > 0).unsqueeze(-1), nearest.T @ z / size.clamp_min(1).unsqueeze(-1), centres
-        )
+    label, centres = k_means(z, components, generator)
+    nearest = torch.nn.functional.one_hot(label, components).to(z.dtype)
+    size = nearest.sum(0)
     moved = z.unsqueeze(1) - centres
     scatter = torch.einsum("nc,nci,ncj->cij", nearest, moved, moved)
     # the posterior's own spread is part of each component's

@@ -1,5 +1,7 @@
 """Parzen windows: one Gaussian kernel around every row, all of one covariance, which is that of factors and noise.
 
+Apart from the mixture of factor analysers, as rows meet thousands of centres in matrix products only.
+
     p(x) = 1/n Σ_i N(x; c_i, h² (W Wᵀ + Ψ))
 
 The kernel's correlations matter: given cells o, a blank cell is not only averaged over the rows that are close in o, each
@@ -20,7 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abduce.gaussians.gaussian_law import LOG_2PI
+from abduce.data.seen import Seen
+from abduce.distributions.cells import LOG_2PI
+from abduce.gaussians.grouped_law import GroupedMixtureLaw
+from abduce.gaussians.mixture import Given, Mixture, choose, choose_evenly, standard_normal
 
 BUDGET = 2**22  # numbers in one chunk's largest tensor
 
@@ -43,13 +48,13 @@ class Neighbours(NamedTuple):
         return torch.softmax(self.log_joint, 1)
 
 
-class ParzenLaw:
+class ParzenLaw(Mixture):
     """Gaussian kernels around ``centres`` (n, F), with loadings W (F, q), noise variances Ψ (F,) and bandwidth h.
 
     ``keys`` (n,) are the hashes of the rows that the centres came from (see :func:`row_keys`), or None.
 
     >>> law = ParzenLaw(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.zeros(2, 1), torch.full((2,), 0.01), 1.0)
-    >>> law.mean(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]])).round(decimals=3)
+    >>> law.mean(Seen(torch.tensor([[1.0, torch.nan]]), torch.tensor([[True, False]]))).round(decimals=3)
     tensor([[1., 1.]])
     """
 
@@ -58,11 +63,21 @@ class ParzenLaw:
     ):
         if not bandwidth > 0:
             raise ValueError(f"bandwidth must be above zero, got {bandwidth}")
-        self.centres, self.loadings, self.noise = centres, loadings, noise
+        self.means, self.loadings, self.noise = centres, loadings, noise
         self.bandwidth, self.keys = float(bandwidth), keys
+        self.log_weights = centres.new_full((len(centres),), -math.log(len(centres)))
 
-    def neighbours(self, x: Tensor, observed: Tensor) -> Neighbours:
+    def shared(self) -> GroupedMixtureLaw:
+        """The same law with the covariance written out; no row is left out."""
+        covariance = self.loadings @ self.loadings.mT + torch.diag(self.noise)
+        group = torch.zeros(len(self.means), dtype=torch.long)
+        return GroupedMixtureLaw(
+            self.log_weights, self.means, group, self.bandwidth**2 * covariance.unsqueeze(0)
+        )
+
+    def neighbours(self, seen: Seen) -> Neighbours:
         """Kernels of rows that fit into memory at once."""
+        x, observed = seen.y, seen.mask
         patterns, which = torch.unique(observed, dim=0, return_inverse=True)
         pattern = patterns.to(x)
         W = self.loadings
@@ -75,20 +90,20 @@ class ParzenLaw:
         scaled = precision[which]  # (B, F)
         # (x − c)ᵀ Ψ_o⁻¹ (x − c) − ‖half (x − c)‖², expanded so that rows meet centres in matrix products only
         quadratic = (scaled * known.square()).sum(1, keepdim=True)
-        quadratic = quadratic - 2 * (scaled * known) @ self.centres.mT + scaled @ self.centres.square().mT
+        quadratic = quadratic - 2 * (scaled * known) @ self.means.mT + scaled @ self.means.square().mT
         own = (half[which] @ known.unsqueeze(-1)).squeeze(-1)  # (B, q)
         if len(patterns) == 1:
-            seen_centres = (half[0] @ self.centres.mT).unsqueeze(0)
+            seen_centres = (half[0] @ self.means.mT).unsqueeze(0)
         else:
-            seen_centres = (half @ self.centres.mT)[which]  # (B, q, n)
+            seen_centres = (half @ self.means.mT)[which]  # (B, q, n)
         quadratic = quadratic - (own.unsqueeze(-1) - seen_centres).square().sum(1)
         h = self.bandwidth
         count = pattern.sum(1)
         log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1) + pattern @ self.noise.log()
         constant = 0.5 * (log_det + count * (LOG_2PI + 2 * math.log(h)))
         log_joint = -0.5 * quadratic.clamp_min(0) / h**2 - constant[which].unsqueeze(1)
-        size = torch.full((len(x), 1), float(len(self.centres)), dtype=x.dtype)
-        if self.keys is not None and len(self.centres) > 1:  # the only centre must do for itself
+        size = torch.full((len(x), 1), float(len(self.means)), dtype=x.dtype)
+        if self.keys is not None and len(self.means) > 1:  # the only centre must do for itself
             mine = self._own(known, observed)
             rows = (mine >= 0).nonzero().squeeze(1)
             log_joint[rows, mine[rows]] = -math.inf
@@ -107,76 +122,76 @@ class ParzenLaw:
         found = order[place]
         return torch.where(self.keys[found] == key, found, -1)
 
-    def chunks(self, x: Tensor, observed: Tensor | None = None) -> Iterator[tuple[slice, Neighbours]]:
-        """Neighbours of all rows, a chunk at a time."""
-        if observed is None:
-            observed = torch.ones_like(x, dtype=torch.bool)
-        n, f = self.centres.shape
+    def chunks(self, seen: Seen) -> Iterator[tuple[slice, Seen]]:
+        """Rows that fit into memory at once."""
+        n, f = self.means.shape
         size = max(1, BUDGET // max(n * self.loadings.shape[1], f * f))
-        for i in range(0, len(x), size):
+        for i in range(0, len(seen.y), size):
             rows = slice(i, i + size)
-            yield rows, self.neighbours(x[rows], observed[rows])
+            yield rows, seen.rows(rows)
 
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """log p(x_obs), nats, (batch,)."""
-        parts = [torch.logsumexp(found.log_joint, 1) for _, found in self.chunks(x, observed)]
-        return torch.cat(parts) if parts else x.new_zeros(0)
+    def given(self, seen: Seen) -> Iterator[Given]:
+        for rows, part in self.chunks(seen):
+            if not seen.exact:
+                for block in self.shared().given(part):
+                    yield block._replace(rows=rows.start + block.rows)
+                continue
+            found = self.neighbours(part)
 
-    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
-        """E[x | x_obs], (batch, F); observed cells as they are."""
-        out = torch.empty_like(x)
-        for rows, found in self.chunks(x, observed):
-            centre = found.shares @ self.centres
-            off = torch.where(observed[rows], x[rows] - centre, 0.0)
-            out[rows] = centre + (found.pull[found.which] @ off.unsqueeze(-1)).squeeze(-1)
-        return torch.where(observed, x, out)
+            def regress(shares: Tensor, found: Neighbours = found, part: Seen = part) -> Tensor:
+                centre = shares @ self.means
+                off = torch.where(part.mask, part.y - centre, 0.0)
+                return centre + (found.pull[found.which] @ off.unsqueeze(-1)).squeeze(-1)
 
-    def points(self, x: Tensor, observed: Tensor, count: int) -> Tensor:
-        """``count`` points that stand for the law of each cell given the row, (count, batch, F), equally likely.
+            yield Given(rows, found.log_joint, regress)
+
+    def points(self, seen: Seen, count: int) -> Tensor:
+        """``count`` points that stand for the law of each cell given the row, (count, rows, F), equally likely.
 
         Neighbours are chosen systematically by their shares, each with another quantile of its Gaussian.
         """
-        out = x.new_empty(count, len(x), x.shape[1])
-        nodes = spread_quantiles(count).to(x)
-        grid = (torch.arange(count, dtype=x.dtype) + 0.5) / count
-        for rows, found in self.chunks(x, observed):
-            shares = found.shares
-            chosen = torch.searchsorted(shares.cumsum(1), grid.expand(len(shares), -1).contiguous())
-            out[:, rows] = self._moved(
-                found, chosen.clamp_max(len(self.centres) - 1), x[rows], observed[rows]
-            )
-            deviation = found.variance[found.which].sqrt()
-            out[:, rows] += nodes[:, None, None] * deviation
-        return torch.where(observed, x, out)
+        out = seen.y.new_empty(count, *seen.y.shape)
+        for rows, part in self.chunks(seen):
+            found = self.neighbours(part)
+            chosen, nodes = choose_evenly(found.shares, count)
+            centres = self.means[chosen]  # (B, count, F)
+            off = torch.where(part.mask.unsqueeze(1), part.y.unsqueeze(1) - centres, 0.0)
+            out[:, rows] = (centres + off @ found.pull[found.which].mT).transpose(0, 1)
+            out[:, rows] += nodes[:, None, None] * found.variance[found.which].sqrt()
+        return torch.where(seen.mask, seen.y, out)
 
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
     ) -> Tensor:
-        """Draw whole rows from p(x | x_obs), (draws, batch, F)."""
-        out = x.new_empty(draws, len(x), x.shape[1])
-        for rows, found in self.chunks(x, observed):
-            chosen = torch.multinomial(found.shares, draws, replacement=True, generator=generator)
-            size = (draws, len(chosen))
-            z = torch.randn(*size, self.loadings.shape[1], generator=generator, dtype=x.dtype)
-            e = torch.randn(*size, x.shape[1], generator=generator, dtype=x.dtype)
+        if not seen.exact:
+            return self.shared().draws(seen, n, generator, shared)
+        out = seen.y.new_empty(n, *seen.y.shape)
+        source = torch.default_generator if generator is None else generator
+        start = source.get_state()
+        for rows, part in self.chunks(seen):
+            found = self.neighbours(part)
+            if shared:
+                source.set_state(start)
+                chosen = choose(found.shares, n, generator, shared)
+            else:
+                chosen = torch.multinomial(found.shares, n, replacement=True, generator=generator).mT
             # a draw of a whole row around its centre, moved to agree with what was observed
-            u = self.centres[chosen.mT] + self.bandwidth * (z @ self.loadings.mT + self.noise.sqrt() * e)
-            off = torch.where(observed[rows], x[rows] - u, 0.0)
+            u = self._around(chosen, 1 if shared else len(part.y), generator)
+            off = torch.where(part.mask, part.y - u, 0.0)
             out[:, rows] = u + (found.pull[found.which] @ off.permute(1, 2, 0)).permute(2, 0, 1)
-        return torch.where(observed, x, out)
+        return torch.where(seen.mask, seen.y, out)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw (n, F)."""
-        chosen = torch.randint(len(self.centres), (n,), generator=generator)
-        z = torch.randn(n, self.loadings.shape[1], generator=generator, dtype=self.centres.dtype)
-        e = torch.randn(n, self.centres.shape[1], generator=generator, dtype=self.centres.dtype)
-        return self.centres[chosen] + self.bandwidth * (z @ self.loadings.mT + self.noise.sqrt() * e)
+        chosen = torch.randint(len(self.means), (n,), generator=generator)
+        return self._around(chosen.unsqueeze(0), n, generator)[0]
 
-    def _moved(self, found: Neighbours, chosen: Tensor, x: Tensor, observed: Tensor) -> Tensor:
-        """Chosen centres (B, S) regressed onto what was observed, (S, B, F)."""
-        c = self.centres[chosen]
-        off = torch.where(observed.unsqueeze(1), x.unsqueeze(1) - c, 0.0)
-        return (c + off @ found.pull[found.which].mT).transpose(0, 1)
+    def _around(self, chosen: Tensor, rows: int, generator: torch.Generator | None) -> Tensor:
+        """Draw around centres (draws, rows), with the noise of so many ``rows``: (draws, rows, F)."""
+        f, q = self.loadings.shape
+        z = standard_normal((len(chosen), rows, q), self.means, generator)
+        e = standard_normal((len(chosen), rows, f), self.means, generator)
+        return self.means[chosen] + self.bandwidth * (z @ self.loadings.mT + self.noise.sqrt() * e)
 
 
 def row_keys(x: Tensor, observed: Tensor) -> Tensor:
@@ -186,10 +201,3 @@ def row_keys(x: Tensor, observed: Tensor) -> Tensor:
     factor = torch.randint(-(2**62), 2**62, (x.shape[1],), generator=generator) * 2 + 1
     bits = (bits ^ (bits >> 29)) * factor
     return ((bits ^ (bits >> 31)) * factor.flip(0)).sum(1)
-
-
-def spread_quantiles(count: int) -> Tensor:
-    """Standard normal quantiles at (i + ½) / count, in an order that a run of any length covers evenly."""
-    order = torch.arange(count)
-    order = torch.argsort(torch.remainder(order * 0.6180339887498949, 1.0))
-    return torch.special.ndtri((order.double() + 0.5) / count)

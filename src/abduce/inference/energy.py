@@ -11,12 +11,13 @@ log Z where it has a closed form; :mod:`abduce.inference.partition` estimates it
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from abduce.gaussians.law import Law
 
 VIEWS = {
     "real": frozenset({"blanks", "linear"}),
@@ -86,48 +87,6 @@ class Base(Protocol):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw (n, D)."""
-        ...
-
-
-class Law(Protocol):
-    """A normalised distribution whose marginals, conditionals and draws are exact."""
-
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """log p of the observed cells of each row, (batch, D) -> (batch,)."""
-        ...
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
-        ...
-
-    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
-        """E[x | x_obs], (batch, D); observed cells as they are."""
-        ...
-
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw whole rows given the observed cells, (draws, batch, D)."""
-        ...
-
-    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """E[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D).
-
-        ``seen`` applies A to the last axis, ``noise`` (d,) is a standard deviation, ``known`` (batch, d) marks the cells of y
-        that count.
-        """
-        ...
-
-    def complete_through(
-        self,
-        seen: Callable[[Tensor], Tensor],
-        noise: Tensor,
-        y: Tensor,
-        known: Tensor,
-        draws: int,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw from p(x | y), (draws, batch, D)."""
         ...
 
 

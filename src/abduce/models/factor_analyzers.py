@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from abduce.data.seen import Seen
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.inference.energy import Base, Energy, Traits
 
@@ -58,10 +59,10 @@ class MixtureOfFactorAnalyzers(Energy):
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, self.n_cells)
-        seen = None
-        if observed is not None and not bool(observed.all()):
-            seen = observed.expand_as(x).reshape(-1, self.n_cells)
-        return -self._law().log_prob(rows, seen).view(x.shape[:-1])
+        seen = Seen.whole(rows)
+        if observed is not None:
+            seen = Seen(rows, observed.expand_as(x).reshape(-1, self.n_cells))
+        return -self._law().log_prob(seen).view(x.shape[:-1])
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return self.log_weights.new_zeros(()) if beta == 1 and base is None else None
@@ -71,7 +72,7 @@ class MixtureOfFactorAnalyzers(Energy):
         return self._law() if beta == 1 and base is None else None
 
     def represent(self, x: Tensor) -> Tensor:
-        found = self._law().factors(x)
+        found = self._law().factors(Seen.whole(x))
         return found.mean[:, 0] if len(self.means) == 1 else found.shares
 
     def _law(self) -> FactorMixtureLaw:

@@ -28,8 +28,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from abduce.data.seen import Seen
 from abduce.distributions.bases import NormalBase
-from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
+from abduce.distributions.cells import LOG_2PI
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.inference.energy import Base, Energy, Traits, check_whole
 
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
@@ -92,8 +94,8 @@ class PrincipalComponents(Energy):
         if observed is not None and not bool(observed.all()):
             if not self.proper:
                 check_whole(observed, "PrincipalComponents(energy='reconstruction')")
-            rows = x.reshape(-1, self.n_cells), observed.expand_as(x).reshape(-1, self.n_cells)
-            return -self._gaussian().log_prob(*rows).view(x.shape[:-1]) - self._log_volume()
+            seen = Seen(x.reshape(-1, self.n_cells), observed.expand_as(x).reshape(-1, self.n_cells))
+            return -self._gaussian().log_prob(seen).view(x.shape[:-1]) - self._log_volume()
         within, beyond = self._precisions()
         residual = x - self.mean
         score = residual @ self.directions

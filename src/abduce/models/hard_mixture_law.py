@@ -22,12 +22,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from abduce.data.seen import Seen, Unanswerable
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.law import ANY
 from abduce.inference.energy import LogZ
 
 BUDGET = 2**22  # numbers in one chunk
@@ -45,6 +48,8 @@ class HardMixtureLaw:
     1.8379
     """
 
+    views = ANY
+
     def __init__(self, centres: Tensor, beta: float, draws: int = 512, points: int = 2**17, seed: int = 0):
         if centres.ndim != 2:
             raise ValueError(f"centres must have shape (K, D), got {tuple(centres.shape)}")
@@ -52,7 +57,7 @@ class HardMixtureLaw:
             raise ValueError(f"beta must be positive, got {beta}")
         self.centres = centres
         self.beta = float(beta)
-        self.draws = draws
+        self.n_draws = draws
         self.points = points
         self.seed = seed
         self._squares = centres.square().sum(1)
@@ -63,87 +68,84 @@ class HardMixtureLaw:
         """log ∫ exp(−β min_k ‖y − w_k‖²) dy, nats; exact for one centre."""
         return self._log_z
 
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """log p(x_obs), nats, (batch, D) -> (batch,); estimated for rows with blanks (see above)."""
+    def log_prob(self, seen: Seen) -> Tensor:
+        """log p of the observed cells, nats, (rows,); estimated for rows with blanks (see above)."""
+        if not seen.exact:
+            raise Unanswerable(f"log p of rows seen through {seen.view!r} is not known for a hard mixture")
+        x, mask = seen.y, seen.mask
         nearest = torch.cdist(x, self.centres).amin(1).square()
         out = -self.beta * nearest - self._log_z.value
-        if observed is None:
-            return out
-        blank = (~observed.all(1)).nonzero().flatten()
-        for rows, y, soft in self._soft_draws(x[blank], observed[blank]):
-            share = torch.logsumexp(self.log_acceptance(y), 0) - math.log(self.draws)
-            empty = self._log_cell * (~observed[blank[rows]]).to(x.dtype).sum(1)
+        blank = (~mask.all(1)).nonzero().flatten()
+        for rows, y, soft in self._soft_draws(x[blank], mask[blank]):
+            share = torch.logsumexp(self.log_acceptance(y), 0) - math.log(self.n_draws)
+            empty = self._log_cell * (~mask[blank[rows]]).to(x.dtype).sum(1)
             out[blank[rows]] = torch.logsumexp(soft, 1) + empty + share - self._log_z.value
         return out
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw (n, D), exactly."""
-        nothing = self.centres.new_zeros(n, self.centres.shape[1])
-        return self.complete(nothing, torch.zeros_like(nothing, dtype=torch.bool), 1, generator)[0]
+        nothing = Seen.nothing(n, self.centres.shape[1]).to(self.centres.dtype)
+        return self.draws(nothing, 1, generator)[0]
 
-    def mean(self, x: Tensor, observed: Tensor) -> Tensor:
-        """E[x | x_obs], (batch, D), by weighted draws (see above); observed cells as they are."""
-        out = torch.empty_like(x)
-        for rows, y, soft in self._soft_draws(x, observed):
-            out[rows] = self._weighted_mean(y, torch.softmax(soft, 1) @ self.centres)
-        return torch.where(observed, x, out)
-
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw whole rows from p(x | x_obs) by rejection, exactly: (draws, batch, D)."""
-        batch, d = x.shape
-        cumulative = torch.softmax(self._log_soft(x, observed), 1).cumsum(1)
-        out = x.new_empty(draws * batch, d)
-        factory = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        pending = torch.arange(len(out), device=x.device)
-        while len(pending):  # on average K rounds at most
-            row = pending % batch
-            k = self._pick(cumulative[row], torch.rand(len(row), 1, **factory))[:, 0]
-            y = self.centres[k] + self._scale * torch.randn(len(row), d, **factory)
-            y = torch.where(observed[row], x[row], y)
-            accept = torch.rand(len(row), **factory).log() < self.log_acceptance(y)
-            out[pending[accept]] = y[accept]
-            pending = pending[~accept]
-        return out.view(draws, batch, d)
-
-    def through(self, seen: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        """E[x | y] for y = A x + noise · N(0, I), (batch, d) -> (batch, D), by weighted draws of the soft mixture."""
+    def mean(self, seen: Seen) -> Tensor:
+        """E[x | seen], (rows, D), by weighted draws (see above); observed cells as they are."""
+        x, mask = seen.y, seen.mask
         k, d = self.centres.shape
-        soft = self._soft()
-        out = y.new_empty(len(y), d)
-        size = max(1, BUDGET // (self.draws * max(d, k)))
-        for i in range(0, len(y), size):
-            part = slice(i, i + size)
-            generator = torch.Generator(device=y.device).manual_seed(self.seed)
-            draws = soft.complete_through(
-                seen, noise, y[part], known[part], self.draws, generator, shared=True
-            )
-            out[part] = self._weighted_mean(draws, soft.through(seen, noise, y[part], known[part]))
+        out = x.new_empty(len(x), d)
+        if seen.exact:
+            for rows, y, soft in self._soft_draws(x, mask):
+                out[rows] = self._weighted_mean(y, torch.softmax(soft, 1) @ self.centres)
+            return torch.where(mask, x, out)
+        size = max(1, BUDGET // (self.n_draws * max(d, k)))
+        for i in range(0, len(x), size):
+            part = seen.rows(slice(i, i + size))
+            generator = torch.Generator(device=x.device).manual_seed(self.seed)
+            draws = self._soft.draws(part, self.n_draws, generator, shared=True)
+            out[i : i + size] = self._weighted_mean(draws, self._soft.mean(part))
         return out
 
-    def complete_through(
-        self,
-        seen: Callable[[Tensor], Tensor],
-        noise: Tensor,
-        y: Tensor,
-        known: Tensor,
-        draws: int,
-        generator: torch.Generator | None = None,
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
     ) -> Tensor:
-        """Draw from p(x | y) by rejection from the soft mixture given y, exactly: (draws, batch, D)."""
-        batch, soft = len(y), self._soft()
-        out = y.new_empty(draws * batch, self.centres.shape[1])
-        pending = torch.arange(len(out), device=y.device)
-        while len(pending):  # on average K rounds at most
-            row = pending % batch
-            x = soft.complete_through(seen, noise, y[row], known[row], 1, generator)[0]
-            u = torch.rand(len(row), generator=generator, dtype=y.dtype, device=y.device)
-            accept = u.log() < self.log_acceptance(x)
-            out[pending[accept]] = x[accept]
-            pending = pending[~accept]
-        return out.view(draws, batch, -1)
+        """Draw whole rows from p(x | seen) by rejection from the soft mixture, exactly: (n, rows, D).
 
+        With ``shared`` each row has the same random numbers, as far as rejection goes on.
+        """
+        rows = len(seen.y)
+        if shared:
+            source = torch.default_generator if generator is None else generator
+            start, parts = source.get_state(), []
+            for i in range(rows):  # how many numbers a row takes depends on the row
+                source.set_state(start)
+                parts.append(self.draws(seen.rows(slice(i, i + 1)), n, generator))
+            return torch.cat(parts, 1) if parts else self.centres.new_empty(n, 0, self.centres.shape[1])
+        propose = self._proposed(seen, generator)
+        out = seen.y.new_empty(n * rows, self.centres.shape[1])
+        pending = torch.arange(len(out), device=out.device)
+        while len(pending):  # on average K rounds at most
+            y = propose(pending % rows)
+            u = torch.rand(len(y), generator=generator, dtype=out.dtype, device=out.device)
+            accept = u.log() < self.log_acceptance(y)
+            out[pending[accept]] = y[accept]
+            pending = pending[~accept]
+        return out.view(n, rows, -1)
+
+    def _proposed(self, seen: Seen, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+        """A function that draws from the soft mixture given what was seen of some rows (m,): (m, D)."""
+        if not seen.exact:
+            return lambda row: self._soft.draws(seen.rows(row), 1, generator)[0]
+        x, mask = seen.y, seen.mask
+        cumulative = torch.softmax(self._log_soft(x, mask), 1).cumsum(1)
+        factory: dict[str, Any] = {"generator": generator, "dtype": x.dtype, "device": x.device}
+
+        def propose(row: Tensor) -> Tensor:
+            k = self._pick(cumulative[row], torch.rand(len(row), 1, **factory))[:, 0]
+            y = self.centres[k] + self._scale * torch.randn(len(row), x.shape[1], **factory)
+            return torch.where(mask[row], x[row], y)
+
+        return propose
+
+    @cached_property
     def _soft(self) -> GaussianMixtureLaw:
         """The soft mixture, Σ_k N(w_k, I/2β) of equal weights."""
         k, d = self.centres.shape
@@ -196,9 +198,9 @@ class HardMixtureLaw:
     def _soft_draws(self, x: Tensor, observed: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Chunks of rows: their place, quasi-random draws of q̃ given the observed cells, and −β ‖x_obs − w_k,obs‖²."""
         k, d = self.centres.shape
-        points = self._sobol(d + 1, self.draws, self.seed)  # one coordinate picks the centre
+        points = self._sobol(d + 1, self.n_draws, self.seed)  # one coordinate picks the centre
         noise = self._scale * _normal(points[:, 1:]).unsqueeze(1)
-        size = max(1, BUDGET // (self.draws * max(d, k)))
+        size = max(1, BUDGET // (self.n_draws * max(d, k)))
         for i in range(0, len(x), size):
             rows = slice(i, i + size)
             soft = self._log_soft(x[rows], observed[rows])

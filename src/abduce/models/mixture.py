@@ -16,7 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from abduce.gaussians.gaussian_law import LOG_2PI, GaussianMixtureLaw
+from abduce.data.seen import Seen
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw, whole_log_density
 from abduce.inference.energy import Base, Energy, Traits, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -57,7 +58,7 @@ class GaussianMixture(Energy):
         rows = x.reshape(-1, self.n_cells)
         if observed is not None and not bool(observed.all()):
             seen = observed.expand_as(x).reshape(-1, self.n_cells)
-            return -self._law().log_prob(rows, seen).view(x.shape[:-1])
+            return -self._law().log_prob(Seen(rows, seen)).view(x.shape[:-1])
         return -torch.logsumexp(self._log_joint(rows), -1).view(x.shape[:-1])
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
@@ -75,9 +76,7 @@ class GaussianMixture(Energy):
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log π_k N(x; μ_k, C_k), (batch, D) -> (batch, K)."""
-        z = torch.linalg.solve_triangular(self.roots, (x - self.means.unsqueeze(1)).mT, upper=False)
-        log_det = torch.diagonal(self.roots, dim1=-2, dim2=-1).log().sum(-1)
-        return self.log_weights - log_det - 0.5 * (z.square().sum(-2).mT + self.n_cells * LOG_2PI)
+        return self.log_weights + whole_log_density(self.means, self.roots, x)
 
 
 class KMeans(Energy):

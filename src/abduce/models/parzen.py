@@ -38,9 +38,9 @@ class ParzenWindows(Energy):
     @classmethod
     def of(cls, law: ParzenLaw) -> ParzenWindows:
         """Build from a fitted law."""
-        rows, cells = law.centres.shape
-        model = cls(cells, rows, law.loadings.shape[1], law.keys is not None).to(law.centres)
-        parts = {"centres": law.centres, "loadings": law.loadings, "noise": law.noise}
+        rows, cells = law.means.shape
+        model = cls(cells, rows, law.loadings.shape[1], law.keys is not None).to(law.means)
+        parts = {"centres": law.means, "loadings": law.loadings, "noise": law.noise}
         parts["bandwidth"] = torch.tensor([law.bandwidth], dtype=torch.float64)
         model.load_state_dict(parts | ({} if law.keys is None else {"keys": law.keys}))
         return model
@@ -63,7 +63,7 @@ class ParzenWindows(Energy):
 
     def represent(self, x: Tensor) -> Tensor:
         """Shares of the centres, (batch, rows)."""
-        return self._law().neighbours(x, torch.ones_like(x, dtype=torch.bool)).shares
+        return self._law().neighbours(Seen.whole(x)).shares
 
     def _law(self) -> ParzenLaw:
         return ParzenLaw(self.centres, self.loadings, self.noise, float(self.bandwidth), self.keys)

@@ -1,0 +1,94 @@
+"""What fits of Gaussians share: the loop of expectation-maximisation, k-means++, principal factors, regressions on factors.
+
+Sources: Dempster, Laird & Rubin 1977 (EM); Rubin & Thayer 1982 (EM for factor analysis); Arthur & Vassilvitskii 2007
+(k-means++).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def climb(law: T, step: Callable[[T], tuple[T, float]], iterations: int, tolerance: float) -> T:
+    """Take steps of EM until one started less than ``tolerance`` above the one before; ``-inf`` takes all ``iterations``.
+
+    ``step`` gives the next law, and the mean log p of the one that it started from.
+
+    >>> climb(1.0, lambda x: (0.5 * x, -x), 100, 0.1)
+    0.03125
+    """
+    before = -float("inf")
+    for _ in range(iterations):
+        law, value = step(law)
+        if value - before < tolerance:
+            break
+        before = value
+    return law
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run on one thread: batches of small factorisations gain nothing from more, and on a busy machine lose tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def k_means(
+    x: Tensor, components: int, generator: torch.Generator, rounds: int = 25
+) -> tuple[Tensor, Tensor]:
+    """Labels (n,) and centres (K, D) of Lloyd's algorithm from a k-means++ seeding of rows (n, D)."""
+    centres = x[torch.randint(len(x), (1,), generator=generator)]
+    nearest = torch.full((len(x),), float("inf"), dtype=x.dtype)
+    for _ in range(components - 1):
+        nearest = torch.minimum(nearest, (x - centres[-1]).square().sum(1))
+        chosen = torch.multinomial(nearest + 1e-12, 1, generator=generator)
+        centres = torch.cat([centres, x[chosen]])
+    label = torch.full((len(x),), -1)
+    for _ in range(rounds):
+        before, label = label, torch.cdist(x, centres).argmin(1)
+        if torch.equal(before, label):  # nothing is left to move
+            break
+        member = torch.nn.functional.one_hot(label, components).to(x)
+        size = member.sum(0)
+        moved = member.mT @ x / size.clamp_min(1).unsqueeze(1)
+        centres = torch.where((size > 0).unsqueeze(1), moved, centres)
+    return label, centres
+
+
+def principal_factors(
+    covariances: Tensor, factors: int, floor: float, least: float = 0.02
+) -> tuple[Tensor, Tensor]:
+    """Principal factors of covariances (K, D, D): loadings (K, D, min(factors, D)) and noise variances (K, D).
+
+    Noise is at least ``floor``² and the share ``least`` of a cell's variance.
+    """
+    d = covariances.shape[1]
+    own = torch.diagonal(covariances, dim1=1, dim2=2)
+    values, vectors = torch.linalg.eigh(covariances)
+    values, vectors = values.flip(1), vectors.flip(2)
+    rest = values[:, factors:].mean(1, keepdim=True) if factors < d else 0.5 * values[:, -1:]
+    loadings = vectors[..., :factors] * (values[:, :factors] - rest).clamp_min(1e-4).sqrt().unsqueeze(1)
+    noise = torch.maximum(own - loadings.square().sum(2), least * own)
+    return loadings, noise.clamp_min(floor**2)
+
+
+def regressed(design: Tensor, target: Tensor, power: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+    """Regress cells on factors: coefficients (..., D, q + 1), the last the offset, and sums of squares left, (..., D).
+
+    ``design`` (..., D, q + 1, q + 1) is Σ E[(z, 1) (z, 1)ᵀ] over the rows where a cell was seen, ``target`` (..., D, q + 1)
+    Σ x E[(z, 1)], ``power`` (..., D) Σ x²; ``ridge`` (q + 1, q + 1) is added to the design to solve.
+    """
+    solved = torch.linalg.solve(design + ridge, target.unsqueeze(-1)).squeeze(-1)
+    explained = (solved.unsqueeze(-2) @ design @ solved.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+    return solved, power - 2 * (solved * target).sum(-1) + explained

@@ -1,0 +1,49 @@
+"""The interface of distributions that answer in closed form: log p, means and draws of clean rows given what was seen of them.
+
+law                                    structure                                       file
+GaussianMixtureLaw                     a full covariance for each component            gaussian_law
+FactorMixtureLaw                       q factors and noise for each component          factor_law
+ParzenLaw                              a kernel round each row, of factors and noise   parzen_law
+GroupedMixtureLaw                      full covariances, each of many components       grouped_law
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from abduce.data.seen import Seen
+
+ANY = frozenset({"blanks", "linear"})  # names of the views that laws of Gaussians answer
+
+
+class Law(Protocol):
+    """A normalised distribution over rows of D cells; a view that it does not answer raises ``Unanswerable``."""
+
+    @property
+    def views(self) -> frozenset[str]:
+        """Names of the views that it answers."""
+        ...
+
+    def log_prob(self, seen: Seen) -> Tensor:
+        """log p of what was seen of each row, nats, (rows,); 0 where that is nothing.  Differentiable in ``seen.y``."""
+        ...
+
+    def mean(self, seen: Seen) -> Tensor:
+        """E[x | seen], (rows, D); cells that were seen exactly as they are."""
+        ...
+
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
+    ) -> Tensor:
+        """Draw whole rows from p(x | seen), (n, rows, D).
+
+        With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
+        """
+        ...
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (n, D)."""
+        ...
