@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from abduce.answers.observation import Linear
 from common import ROOT, Report, arguments, parse, say, spread
 from peers import Mixture
 from torch import Tensor
 
 from abduce import MixtureEnsemble, Noise
-from abduce.answers.observation import Linear
 from abduce.data.examples import fashion_mnist
 from abduce.data.operators import Separable, box
 from abduce.data.seen import Seen

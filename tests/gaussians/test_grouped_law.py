@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from abduce.gaussians.ensemble_law import EnsembleLaw
 from views_for_tests import through
 
 from abduce.data.seen import Seen
 from abduce.gaussians import grouped_law
-from abduce.gaussians.ensemble_law import EnsembleLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
 

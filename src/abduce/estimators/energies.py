@@ -184,7 +184,7 @@ class EnergyEstimator(Estimator):
         seed = self.inference_seed_ if random_state is None else self._generator(random_state).initial_seed()
         changed = base is not None and not model.energy.in_nats
         if base is not None:
-            model.base = self._measure(base, model.energy, model.start)
+            model.measure = self._measure(base, model.energy, model.start)
         model.beta = self._temperature("auto" if beta is None and changed else beta, model)
         found = model.normalize(method, particles, populations, refine, seed, show)
         self.offset_ = float(self._plausibility(self._edge())[0])

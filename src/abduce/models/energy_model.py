@@ -35,7 +35,7 @@ class EnergyModel(Model):
 
     energy: Energy
     start: Any
-    base: Any
+    measure: Any  # the module of the base measure
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class EnergyModel(Model):
         levels: tuple[int, ...] | None = None,
     ):
         super().__init__()
-        self.energy, self.start, self.base = energy, start, base
+        self.energy, self.start, self.measure = energy, start, base
         self.beta, self.partition = float(beta), partition
         if levels is None:
             levels = (2 if energy.support == "binary" else 0,) * energy.n_cells
@@ -64,6 +64,11 @@ class EnergyModel(Model):
             "start": None if self.start is None else self.start.name,
             "base": None if self.base is None else self.base.name,
         }
+
+    @property
+    def base(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The base measure, None where there is none."""
+        return self.measure
 
     @property
     def density(self) -> Density:
