@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abduce.data.fields import Field
 from abduce.distributions.heads import (
     BernoulliHead,
     BetaBinomialHead,
@@ -20,17 +21,32 @@ from abduce.distributions.heads import (
     OrdinalHead,
     PixelHead,
 )
-from abduce.distributions.likelihoods import Likelihood, Product
+from abduce.distributions.likelihoods import Cells, Likelihood, Product
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def cells(n: int, kind: str = "real", means=None, variances=None, scale: str = "cell", **field) -> Cells:
+    """Cells of one kind, as a head is made for them."""
+    fields = [Field(f"x{i}", kind, "float64", **field) for i in range(n)]
+    means, variances = (None if v is None else torch.tensor(v) for v in (means, variances))
+    return Cells(fields, means, variances, scale)
+
+
+def classes(*sizes: int) -> Cells:
+    return Cells([Field("x", "ordinal", "int64", categories=tuple(range(size))) for size in sizes])
+
+
+GREYS = Cells([Field("g", "pixel", "uint8", scale=8.0, denominator=1, low=0.0, high=16.0)] * 2, components=3)
+
+
 @pytest.mark.parametrize("law", ["gaussian", "laplace", "student_t"])
 @pytest.mark.parametrize("scale", ["shared", "cell", "network"])
 def test_scales_keep_their_floor(scale, law):
-    head = NumberHead(3, law, scale, floor=0.2).double()
+    head = NumberHead(law, cells(3, scale=scale)).double()
+    head.floor = 0.2
     with torch.no_grad():
         head.raw_scale.fill_(-50.0)
     h = normal(4, head.n_parameters)
@@ -50,12 +66,12 @@ def test_scales_keep_their_floor(scale, law):
 @pytest.mark.parametrize("law", ["gaussian", "laplace", "student_t"])
 def test_scale_must_be_known(law):
     with pytest.raises(ValueError, match="scale must be 'shared', 'cell' or 'network', got 'row'"):
-        NumberHead(2, law, "row")
+        NumberHead(law, cells(2, scale="row"))
 
 
 @pytest.mark.parametrize("extreme", [-1e4, 0.0, 1e4])
 def test_degrees_of_freedom_leave_a_variance(extreme):
-    head = NumberHead(2, "student_t", half=0.125)
+    head = NumberHead("student_t", cells(2, "pixel", denominator=4))
     assert head.floor == 0.125
     torch.testing.assert_close(head.df, torch.full((2,), 8.0))
     with torch.no_grad():
@@ -67,7 +83,7 @@ def test_degrees_of_freedom_leave_a_variance(extreme):
 
 
 def test_categorical_softmax_over_legal_classes():
-    head = CategoricalHead([2, 4]).double()
+    head = CategoricalHead("categorical", classes(2, 4)).double()
     h = normal(3, head.n_parameters)
     p = head(h).moments()
     torch.testing.assert_close(p[:, 0, :2], torch.softmax(h.view(3, 2, 4)[:, 0, :2], -1))
@@ -78,7 +94,7 @@ def test_categorical_softmax_over_legal_classes():
 
 @given(st.lists(st.integers(2, 7), min_size=1, max_size=4), st.integers(0, 1000), st.floats(-30, 30))
 def test_ordinal_is_a_distribution_and_moves_with_its_location(sizes, seed, location):
-    head = OrdinalHead(sizes).double()
+    head = OrdinalHead("ordinal", classes(*sizes)).double()
     with torch.no_grad():
         head.gaps.copy_(normal(*head.gaps.shape, seed=seed))
     d = len(sizes)
@@ -97,7 +113,7 @@ def test_ordinal_is_a_distribution_and_moves_with_its_location(sizes, seed, loca
 
 @pytest.mark.parametrize("location", [-200.0, 0.0, 200.0])
 def test_ordinal_is_finite_far_out(location):
-    head = OrdinalHead([2, 5, 3])
+    head = OrdinalHead("ordinal", classes(2, 5, 3))
     h = torch.full((1, 3), location, requires_grad=True)
     codes = torch.tensor([[1.0, 4.0, 0.0]])
     value = head(h).log_prob(codes)
@@ -111,7 +127,7 @@ def test_ordinal_is_finite_far_out(location):
 
 
 def test_counts_start_at_their_means():
-    head = CountHead(torch.tensor([2.0, 40.0]))
+    head = CountHead("negative_binomial", cells(2, "count", [2.0, 40.0]))
     law = head(torch.zeros(1, 2))
     torch.testing.assert_close(law.moments().squeeze(-1), torch.tensor([[2.0, 40.0]]))
     assert head.point(torch.tensor([[[2.4], [39.6]]])).tolist() == [[2.0, 40.0]]
@@ -120,17 +136,17 @@ def test_counts_start_at_their_means():
 
 
 def test_rates_and_shares_start_at_their_means():
-    poisson = CountHead(torch.tensor([0.5, 40.0]), poisson=True)
+    poisson = CountHead("poisson", cells(2, "count", [0.5, 40.0]))
     torch.testing.assert_close(poisson(torch.zeros(1, 2)).moments().squeeze(-1), torch.tensor([[0.5, 40.0]]))
     assert poisson.point(torch.tensor([[[2.4], [39.6]]])).tolist() == [[2.0, 40.0]]
     # binomial with n = 10, p = 0.3 has variance 2.1; of 6.3 half the excess is left: a ratio of 2
-    bounded = BetaBinomialHead([10, 10], torch.tensor([3.0, 3.0]), torch.tensor([6.3, 2.1]))
+    bounded = BetaBinomialHead("beta_binomial", cells(2, "count", [3.0, 3.0], [6.3, 2.1], high=10.0))
     law = bounded(torch.zeros(1, 2))
     torch.testing.assert_close(law.moments().squeeze(-1), torch.tensor([[3.0, 3.0]]))
     assert law.gaussian().variance()[0, 0].item() == pytest.approx(4.2)
     assert law.log_concentration[0, 1].item() == pytest.approx(math.log(1000))  # as narrow as a binomial
     assert bounded.point(torch.tensor([[[2.4], [9.6]]])).tolist() == [[2.0, 10.0]]
-    pixels = BetaBinomialHead([16, 16], pixels=True)
+    pixels = BetaBinomialHead("beta_binomial", GREYS)
     assert pixels(torch.zeros(1, 2)).moments().abs().max() == 0
     assert pixels.point(torch.tensor([[[0.24], [0.5]]])).tolist() == [[pytest.approx(0.24), 0.5]]
     for head in (poisson, bounded, pixels):
@@ -139,7 +155,7 @@ def test_rates_and_shares_start_at_their_means():
 
 
 def test_grey_is_where_shares_of_light_start():
-    head = ContinuousBernoulliHead(2, half=1 / 16)
+    head = ContinuousBernoulliHead("continuous_bernoulli", GREYS)
     law = head(torch.zeros(1, 2))
     assert law.moments().abs().max() == 0
     assert law.log_prob(torch.zeros(1, 2)).item() == pytest.approx(2 * math.log(1 / 16))
@@ -147,33 +163,34 @@ def test_grey_is_where_shares_of_light_start():
 
 
 def test_only_bounded_counts_have_limits():
+    high = Cells([Field("a", "count", "int64", high=4.0), Field("b", "count", "int64", high=9.0)])
     heads = [
-        ([0, 2], BetaBinomialHead([4, 9])),
-        ([1], NumberHead(1)),
-        ([3], CountHead(torch.ones(1), poisson=True)),
+        ([0, 2], BetaBinomialHead("beta_binomial", high)),
+        ([1], NumberHead("gaussian", cells(1))),
+        ([3], CountHead("poisson", cells(1, "count"))),
     ]
     assert Likelihood(heads, 4).limits().tolist() == [4.0, math.inf, 9.0, math.inf]
-    assert Likelihood([([0, 1], BetaBinomialHead([16, 16], pixels=True))], 2).limits().min() == math.inf
+    assert Likelihood([([0, 1], BetaBinomialHead("beta_binomial", GREYS))], 2).limits().min() == math.inf
 
 
 def test_pixels_start_spread_over_the_range():
-    head = PixelHead(2, levels=8, components=3)
+    head = PixelHead("discretized_logistic_mixture", GREYS)
     law = head(torch.zeros(1, head.n_parameters))
     assert law.loc.shape == (1, 3, 2)
     np.testing.assert_allclose(law.loc[0, :, 0].detach(), [-0.8, 0.0, 0.8], atol=1e-6)
     torch.testing.assert_close(law.gaussian().mean, torch.zeros(1, 2), atol=1e-6, rtol=0)
-    one = PixelHead(2, 8, components=1)
+    one = PixelHead("discretized_logistic", GREYS)
     assert one(torch.zeros(1, one.n_parameters)).loc.abs().max() == 0
     assert head.point(torch.tensor([[[0.25], [0.5]]])).tolist() == [[0.25, 0.5]]
 
 
 def mixed() -> Likelihood:
     heads = [
-        ([0, 4], NumberHead(2)),
-        ([2], BernoulliHead(1)),
-        ([1, 5], CategoricalHead([3, 2])),
-        ([3], OrdinalHead([4])),
-        ([6], CountHead(torch.tensor([3.0]))),
+        ([0, 4], NumberHead("gaussian", cells(2))),
+        ([2], BernoulliHead("bernoulli", cells(1, "binary"))),
+        ([1, 5], CategoricalHead("categorical", classes(3, 2))),
+        ([3], OrdinalHead("ordinal", classes(4))),
+        ([6], CountHead("negative_binomial", cells(1, "count", [3.0]))),
     ]
     return Likelihood(heads, 7).double()
 
@@ -198,7 +215,7 @@ def test_a_row_is_the_product_of_its_heads():
 
 
 def test_one_head_over_all_cells_is_not_copied():
-    whole = Likelihood([([0, 1, 2], BernoulliHead(3))], 3)
+    whole = Likelihood([([0, 1, 2], BernoulliHead("bernoulli", cells(3, "binary")))], 3)
     h = torch.randn(2, 3)
     assert whole(h).parts[0][1].logits is h
     assert whole.cells() == [[0, 1, 2]]

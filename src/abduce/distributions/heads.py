@@ -6,8 +6,7 @@ Columns of one kind share one head, so the cost does not grow with a Python loop
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,36 +29,28 @@ NUMBERS = ("real", "positive", "pixel")
 
 
 class NumberHead(Head):
-    """Numbers by location and scale, ``law`` "gaussian", "laplace" or "student_t": locations from the network, noise scale
-    ``"shared"``, per ``"cell"`` or from the ``"network"``.
+    """Numbers by location and scale: locations from the network, noise scale ``"shared"``, per ``"cell"`` or from the
+    ``"network"``.
 
-    Scales never fall below ``floor`` (in standard deviations of the data; of Laplace cells it is the smallest mean absolute
-    deviation); ``half`` is half the step of the lattice that values were rounded to, 0 if they were not.  Student-t cells
-    learn their degrees of freedom, above 2.1 and 8 at first; their floor is at least ``half``, where the mass of a rounding
-    interval is exact enough.  Of "lognormal" cells the model sees the logarithm.
+    Scales never fall below a floor (in standard deviations of the data; of Laplace cells it is the mean absolute deviation
+    that is not smaller).  Student-t cells learn their degrees of freedom, above 2.1 and 8 at first; their floor is at least
+    half the step of a lattice, where the mass of a rounding interval is exact enough.
     """
 
     fits = {"gaussian": NUMBERS, "student_t": NUMBERS, "laplace": NUMBERS, "lognormal": ("positive",)}
     drawable = ("gaussian", "lognormal", "laplace")
 
-    def __init__(
-        self, n_cells: int, law: str = "gaussian", scale: str = "cell", floor: float = 0.01, half: float = 0.0
-    ):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        if scale not in SCALES:
-            raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {scale!r}")
-        self.n_cells, self.law, self.scale, self.half_step = n_cells, law, scale, half
-        self.floor = max(floor, half) if law == "student_t" else floor
-        self.raw_scale = nn.Parameter(torch.zeros(n_cells if scale != "shared" else 1))
-        if law == "student_t":
-            self.log_df = nn.Parameter(torch.full((n_cells,), math.log(5.9)))
-        self.n_parameters = n_cells * (1 + (scale == "network"))
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        floor = FLOOR / math.sqrt(2) if name == "laplace" else FLOOR
-        law = "gaussian" if name == "lognormal" else name
-        return cls(len(cells.fields), law, cells.scale, floor, cells.half)
+        if cells.scale not in SCALES:
+            raise ValueError(f"scale must be 'shared', 'cell' or 'network', got {cells.scale!r}")
+        n = self.n_cells = len(cells.fields)
+        self.law, self.scale, self.half_step = name, cells.scale, cells.half
+        self.floor = {"laplace": FLOOR / math.sqrt(2), "student_t": max(FLOOR, cells.half)}.get(name, FLOOR)
+        self.raw_scale = nn.Parameter(torch.zeros(n if self.scale != "shared" else 1))
+        if name == "student_t":
+            self.log_df = nn.Parameter(torch.full((n,), math.log(5.9)))
+        self.n_parameters = n * (1 + (self.scale == "network"))
 
     @property
     def df(self) -> Tensor:
@@ -89,26 +80,18 @@ class NumberHead(Head):
         rest = self.n_parameters - self.n_cells
         return F.pad(W, (0, 0, 0, rest)), F.pad(b, (0, rest))
 
-    def narrowest(self, b: Tensor) -> None:
-        return None
-
 
 class PixelHead(Head):
-    """Pixel cells with ``levels`` grey values each: a discretised mixture of ``components`` logistics."""
+    """Pixel cells of some number of grey levels: a discretised mixture of logistics."""
 
     fits = {"discretized_logistic": ("pixel",), "discretized_logistic_mixture": ("pixel",)}
 
-    def __init__(self, n_cells: int, levels: int, components: int = 3):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.levels, self.components = levels, components
-        self.n_parameters = 3 * components * n_cells
-        spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
-        self.spread = nn.Parameter(spread.unsqueeze(-1).expand(-1, n_cells).clone())
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        components = cells.components if name.endswith("mixture") else 1
-        return cls(len(cells.fields), cells.fields[0].levels or 2, components)
+        n, c = len(cells.fields), cells.components if name.endswith("mixture") else 1
+        self.levels, self.components, self.n_parameters = cells.fields[0].levels or 2, c, 3 * c * n
+        spread = torch.linspace(-0.8, 0.8, c) if c > 1 else torch.zeros(1)
+        self.spread = nn.Parameter(spread.unsqueeze(-1).expand(-1, n).clone())
 
     def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
         logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
@@ -128,22 +111,15 @@ class PixelHead(Head):
         )
         return weight.flatten(0, 2), bias.flatten()
 
-    def narrowest(self, b: Tensor) -> None:
-        return None
-
 
 class ContinuousBernoulliHead(Head):
-    """Pixel cells as shares of light; ``half`` is half the step between grey levels, 0 for a density."""
+    """Pixel cells as shares of light."""
 
     fits = {"continuous_bernoulli": ("pixel",)}
 
-    def __init__(self, n_cells: int, half: float = 0.0):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.n_parameters, self.half_step = n_cells, half
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        return cls(len(cells.fields), cells.half)
+        self.n_parameters, self.half_step = len(cells.fields), cells.half
 
     def forward(self, h: Tensor) -> ContinuousBernoulli:
         return ContinuousBernoulli(h, self.half_step)
@@ -160,83 +136,64 @@ class ContinuousBernoulliHead(Head):
 
 
 class CountHead(Head):
-    """Count cells, negative binomial or with ``poisson`` of equal mean and variance; the network moves the log-mean around
-    ``means``.
+    """Count cells; the network moves the log-mean around the data's.
 
-    The dispersion is one a column; it starts where half of the counts' ``variances`` beyond Poisson's is left:
-    r = 2 mean² / (variance − mean), as z explains some of it.
+    The dispersion of the negative binomial is one a column; it starts where half of the counts' variance beyond Poisson's is
+    left: r = 2 mean² / (variance − mean), as z explains some of it.
     """
 
     fits = {"negative_binomial": ("count",), "poisson": ("count",)}
     estimate = "whole"
     log_base: Tensor
 
-    def __init__(self, means: Tensor, variances: Tensor | None = None, poisson: bool = False):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.n_parameters, self.poisson = len(means), poisson
-        mean = means.float().clamp_min(1e-2)
+        self.n_parameters, self.law = len(cells.fields), name
+        means = torch.ones(self.n_parameters) if cells.means is None else cells.means
+        mean = means.clamp_min(1e-2)
         self.register_buffer("log_base", mean.log())
-        if not poisson:
-            beyond = (2.0 * means + 1.0 if variances is None else variances).float() - mean
+        if name == "negative_binomial":
+            beyond = (2.0 * means + 1.0 if cells.variances is None else cells.variances) - mean
             start = (2 * mean.square() / beyond.clamp_min(1e-2)).log()
             self.log_dispersion = nn.Parameter(start.clamp(-2.0, 6.0))
 
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        means = torch.ones(len(cells.fields)) if cells.means is None else cells.means
-        return cls(means, cells.variances, name == "poisson")
-
     def forward(self, h: Tensor) -> NegativeBinomial | Poisson:
         log_mean = (self.log_base + h).clamp(-12.0, 15.0)
-        if self.poisson:
+        if self.law == "poisson":
             return Poisson(log_mean)
         return NegativeBinomial(log_mean, self.log_dispersion.clamp(-6.0, 9.0))
 
     def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return W, torch.zeros_like(b)  # counts are read as log(1 + x), whose move moves the log-mean
 
-    def narrowest(self, b: Tensor) -> None:
-        return None
-
 
 class BetaBinomialHead(Head):
-    """Cells that count up to ``n[i]``; the network moves the logit of the mean share around the share of ``means``.
+    """Cells that count up to a known n: counts, up to the largest seen, or grey levels, spread over [−1, 1].
 
-    The concentration is one a column; it starts where half of the counts' ``variances`` beyond the binomial's is left, as z
-    explains some of it.  With ``pixels`` the counts are grey levels, spread over [−1, 1].
+    The network moves the logit of the mean share around the data's, of grey levels around ½.  The concentration is one a
+    column; it starts where half of the variance beyond the binomial's is left, as z explains some of it.
     """
 
     fits = {"beta_binomial": ("pixel", "count")}
     n: Tensor
     base: Tensor
 
-    def __init__(
-        self,
-        n: Sequence[int],
-        means: Tensor | None = None,
-        variances: Tensor | None = None,
-        pixels: bool = False,
-    ):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.n_parameters, self.pixels = len(n), pixels
-        most = torch.tensor(list(n), dtype=torch.float32)
-        self.estimate, self.largest = ("mean", math.inf) if pixels else ("whole", most.clone())
-        share = most.new_full(most.shape, 0.5) if means is None else means.float() / most
+        self.n_parameters, self.pixels = len(cells.fields), cells.fields[0].kind == "pixel"
+        if self.pixels:
+            n = torch.tensor([f.levels or 2 for f in cells.fields], dtype=torch.float32) - 1
+            share, variances = torch.full_like(n, 0.5), None
+        else:  # high is NaN where nothing was seen
+            highs = [1 if math.isnan(f.high) else max(1, round(f.high)) for f in cells.fields]
+            n = torch.tensor(highs, dtype=torch.float32)
+            share, variances = (1.0 if cells.means is None else cells.means) / n, cells.variances
+            self.estimate, self.largest = "whole", n.clone()
         share = share.clamp(0.01, 0.99)
-        self.register_buffer("n", most, persistent=False)
+        self.register_buffer("n", n, persistent=False)
         self.register_buffer("base", torch.logit(share))
-        binomial = most * share * (1 - share)
-        excess = 4.0 if variances is None else variances.float() / binomial
-        self.log_concentration = nn.Parameter(self.concentration_of(0.5 * (1 + excess), most).log())
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        if cells.fields[0].kind == "pixel":
-            return cls([(f.levels or 2) - 1 for f in cells.fields], pixels=True)
-        # the largest seen; NaN where none was
-        most = [1 if math.isnan(f.high) else max(1, round(f.high)) for f in cells.fields]
-        means = torch.ones(len(most)) if cells.means is None else cells.means
-        return cls(most, means, cells.variances)
+        excess = 4.0 if variances is None else variances / (n * share * (1 - share))
+        self.log_concentration = nn.Parameter(self.concentration_of(0.5 * (1 + excess), n).log())
 
     @staticmethod
     def concentration_of(ratio: Tensor | float, n: Tensor) -> Tensor:
@@ -265,21 +222,17 @@ class BetaBinomialHead(Head):
 
 
 class BernoulliHead(Head):
-    """Binary cells; without a linear path they start at their ``means``, which a network otherwise spends its first thousand
-    steps to learn."""
+    """Binary cells; without a linear path they start at their means, which a network otherwise spends its first thousand steps
+    to learn."""
 
     fits = {"bernoulli": ("binary",)}
     summable = ("bernoulli",)
     estimate = "bit"
 
-    def __init__(self, n_cells: int, means: Tensor | None = None):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.n_parameters = n_cells
-        self.offset = None if means is None else torch.logit(means.clamp(0.002, 0.998))
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        return cls(len(cells.fields), cells.means)
+        self.n_parameters = len(cells.fields)
+        self.offset = None if cells.means is None else torch.logit(cells.means.clamp(0.002, 0.998))
 
     def forward(self, h: Tensor) -> Bernoulli:
         return Bernoulli(h)
@@ -287,9 +240,6 @@ class BernoulliHead(Head):
     def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         p = b.clamp(0.02, 0.98)  # that moves by w·z moves its logit by w·z / p(1 − p)
         return W / (p * (1 - p)).unsqueeze(-1), torch.logit(p)
-
-    def narrowest(self, b: Tensor) -> None:
-        return None
 
 
 class OrdinalHead(Head):
@@ -300,18 +250,14 @@ class OrdinalHead(Head):
     estimate = "class"
     beyond: Tensor
 
-    def __init__(self, sizes: Sequence[int]):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.sizes, self.k = list(sizes), max(2, *sizes)
-        self.n_parameters = len(sizes)
+        sizes = self.sizes = cells.sizes
+        self.k, self.n_parameters = max(2, *sizes), len(sizes)
         self.first = nn.Parameter(torch.tensor([-0.75 * math.log(max(s - 1, 1)) - 0.1 for s in sizes]))
         self.gaps = nn.Parameter(torch.zeros(len(sizes), max(self.k - 2, 0)))
-        last = torch.arange(self.k - 1) >= torch.tensor(list(sizes)).unsqueeze(-1) - 1
+        last = torch.arange(self.k - 1) >= torch.tensor(sizes).unsqueeze(-1) - 1
         self.register_buffer("beyond", last, persistent=False)
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        return cls(cells.sizes)
 
     def forward(self, h: Tensor) -> Categorical:
         thresholds = torch.cat([self.first.unsqueeze(-1), F.softplus(self.gaps)], -1).cumsum(-1)
@@ -335,28 +281,21 @@ class OrdinalHead(Head):
             self.gaps[i, : len(cuts) - 1] = torch.log(torch.expm1((cuts[1:] - cuts[:-1]).clamp_min(1e-2)))
         return torch.stack(rows), b.new_zeros(len(rows))
 
-    def narrowest(self, b: Tensor) -> None:
-        return None
-
 
 class CategoricalHead(Head):
-    """Categorical cells with ``sizes[i]`` classes each, padded to the largest."""
+    """Categorical cells of some number of classes each, padded to the largest."""
 
     fits = {"categorical": ("categorical", "ordinal")}
     summable = ("categorical",)
     estimate = "class"
     illegal: Tensor
 
-    def __init__(self, sizes: Sequence[int]):
+    def __init__(self, name: str, cells: Cells):
         super().__init__()
-        self.sizes, self.k = list(sizes), max(sizes)
-        self.n_parameters = len(sizes) * self.k
-        legal = torch.arange(self.k) < torch.tensor(list(sizes)).unsqueeze(-1)
+        sizes = self.sizes = cells.sizes
+        self.k, self.n_parameters = max(sizes), len(sizes) * max(sizes)
+        legal = torch.arange(self.k) < torch.tensor(sizes).unsqueeze(-1)
         self.register_buffer("illegal", ~legal, persistent=False)
-
-    @classmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        return cls(cells.sizes)
 
     def forward(self, h: Tensor) -> Categorical:
         logits = h.unflatten(-1, (-1, self.k)).masked_fill(self.illegal, -torch.inf)
@@ -370,9 +309,6 @@ class CategoricalHead(Head):
         weight[legal], bias[legal] = W / p.unsqueeze(-1), p.log()
         return weight, bias
 
-    def narrowest(self, b: Tensor) -> None:
-        return None
-
 
 def _shares(b: Tensor) -> Tensor:
     """Class shares of a linear path, positive and with sum one."""
@@ -381,7 +317,7 @@ def _shares(b: Tensor) -> Tensor:
 
 
 # the likelihoods by name, and the kinds of cells that each fits: the first that fits a kind is its default
-HEADS: dict[str, type[Head]] = {
+HEADS: dict[str, Any] = {
     name: head
     for head in (
         NumberHead,

@@ -17,7 +17,7 @@ import abc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,7 @@ class Cells:
 class Head(nn.Module, abc.ABC):
     """Turns a decoder's output (..., n_parameters) into the distribution of cells of one kind: an interface.
 
+    Made by ``Head(name, cells)``, the name of the likelihood and what the cells are.
     Parameters that do not depend on z (noise scales, thresholds, dispersions) live here.
     """
 
@@ -137,12 +138,9 @@ class Head(nn.Module, abc.ABC):
     estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
     largest: Tensor | float = math.inf  # value that a cell can take
     offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere
+    # the narrowest distribution of cells of means b, None (or gives None) where noise may be as small as wanted
+    narrowest: ClassVar[Callable[[Any, Tensor], Distribution | None] | None] = None
     n_parameters: int
-
-    @classmethod
-    @abc.abstractmethod
-    def make(cls, name: str, cells: Cells) -> Self:
-        """The head of cells with a likelihood of that name."""
 
     @abc.abstractmethod
     def forward(self, h: Tensor) -> Distribution: ...
@@ -155,10 +153,6 @@ class Head(nn.Module, abc.ABC):
         Sets what does not depend on z, and returns the linear map from z to the head's parameters: weight (n_parameters, k)
         and bias (n_parameters,).
         """
-
-    @abc.abstractmethod
-    def narrowest(self, b: Tensor) -> Distribution | None:
-        """The narrowest distribution of cells of means ``b``; None where noise may be as small as wanted."""
 
     def point(self, moments: Tensor) -> Tensor:
         """Turn averaged moments (..., d, m) into one value a cell, (..., d)."""
@@ -221,8 +215,8 @@ class Likelihood(nn.Module):
         too sure.  ``places`` gives where the path has what is read of some cells."""
         noise = noise.clone()
         for head, at in zip(self.heads, map(places, self.cells()), strict=True):
-            law = head.narrowest(b[at])
-            if law is not None:
+            law = head.narrowest and head.narrowest(b[at])
+            if law:
                 noise[at] = noise[at].maximum(law.gaussian().variance())
         return noise
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -48,6 +48,7 @@ def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
         )
 
 
+@dataclass(eq=False, repr=False)
 class VAE(Estimator):
     """Fit one variational auto-encoder to data with holes, then fill, flag, clean, compress, embed, score and generate.
 
@@ -158,7 +159,7 @@ class VAE(Estimator):
     """
 
     progress = ("bound", 1.0, " nats")
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict[str, list]] = {
         "latent_dim": [Interval(Integral, 1, None, closed="left"), tuple, list, StrOptions({"auto"})],
         "hidden": ["array-like", StrOptions({"auto"})],
         "network": [StrOptions({"auto", "mlp", "conv"})],
@@ -190,67 +191,35 @@ class VAE(Estimator):
         "callback": [callable, None],
     }
 
-    def __init__(
-        self,
-        latent_dim: int | Sequence[int] | str = "auto",
-        hidden: Sequence[int] | str = "auto",
-        network: str = "auto",
-        likelihood: str | Mapping[Any, str] = "auto",
-        scale: str = "network",
-        prior: str = "auto",
-        components: int = 50,
-        posterior: str = "auto",
-        transforms: int = 2,
-        objective: str | Objective = "auto",
-        max_epochs: int | str = "auto",
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        contamination: float = 0.1,
-        trim: float = 0.0,
-        validation_fraction: float = 0.1,
-        masking: bool = True,
-        missing: str = "mar",
-        mask_model: str | Mapping[Any, str] = "self_masking",
-        linear_path: bool | str = "auto",
-        activation: str = "silu",
-        dropout: float = 0.0,
-        kinds: Mapping[Any, str] | str | None = None,
-        samples: int = 100,
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-        callback: Callable[[dict[str, float]], Any] | None = None,
-    ):
-        self.latent_dim = latent_dim
-        self.hidden = hidden
-        self.network = network
-        self.likelihood = likelihood
-        self.scale = scale
-        self.prior = prior
-        self.components = components
-        self.posterior = posterior
-        self.transforms = transforms
-        self.objective = objective
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.contamination = contamination
-        self.trim = trim
-        self.validation_fraction = validation_fraction
-        self.masking = masking
-        self.missing = missing
-        self.mask_model = mask_model
-        self.linear_path = linear_path
-        self.activation = activation
-        self.dropout = dropout
-        self.kinds = kinds
-        self.samples = samples
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-        self.callback = callback
+    latent_dim: int | Sequence[int] | str = "auto"
+    hidden: Sequence[int] | str = "auto"
+    network: str = "auto"
+    likelihood: str | Mapping[Any, str] = "auto"
+    scale: str = "network"
+    prior: str = "auto"
+    components: int = 50
+    posterior: str = "auto"
+    transforms: int = 2
+    objective: str | Objective = "auto"
+    max_epochs: int | str = "auto"
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    contamination: float = 0.1
+    trim: float = 0.0
+    validation_fraction: float = 0.1
+    masking: bool = True
+    missing: str = "mar"
+    mask_model: str | Mapping[Any, str] = "self_masking"
+    linear_path: bool | str = "auto"
+    activation: str = "silu"
+    dropout: float = 0.0
+    kinds: Mapping[Any, str] | str | None = None
+    samples: int = 100
+    device: str = "auto"
+    random_state: int | np.random.RandomState | None = None
+    verbose: int = 0
+    callback: Callable[[dict[str, float]], Any] | None = None
 
     # ------------------------------------------------------------------ fit
 

@@ -67,5 +67,5 @@ def likelihood_of(
             None if v is None else torch.tensor([v[c] for c in cells]) for v in (means, variances)
         )
         made_for = Cells([fields[c] for c in cells], mean, variance, scale, components)
-        heads.append((cells, HEADS[name].make(name, made_for)))
+        heads.append((cells, HEADS[name](name, made_for)))
     return Likelihood(heads, schema.n_cells)
