@@ -91,9 +91,9 @@ def latent_map(points: np.ndarray, labels: np.ndarray) -> Figure:
     for k, label in enumerate(np.unique(labels)):
         mine = points[labels == label]
         axis.scatter(mine[:, 0], mine[:, 1], s=9, color=colours(k % 10), alpha=0.75, linewidths=0)
-        middle = np.median(mine, axis=0)
+        x, y = np.median(mine, axis=0).tolist()
         style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "ha": "center", "va": "center"}
-        axis.text(*middle.tolist(), str(label), color=colours(k % 10), path_effects=halo, **style)
+        axis.text(x, y, str(label), color=colours(k % 10), path_effects=halo, **style)
     axis.set_xlabel("first latent")
     axis.set_ylabel("second latent")
     return figure
