@@ -22,7 +22,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Fit handwritten digits, a fifth of the pixels blank; ask every question; write a report."""
-    from abduce import demo as demonstration
+    from abduce.showcase import demo as demonstration
 
     with progress(quiet) as show:
         result = demonstration.run(output, epochs=epochs, seed=seed, show=show)
@@ -51,7 +51,7 @@ def gallery(
     quiet: Quiet = False,
 ) -> None:
     """Draw the energy surface of every method on one spiral, raw and as -log p; print how good each is."""
-    from abduce import gallery as surfaces
+    from abduce.showcase import gallery as surfaces
 
     with progress(quiet) as show:
         result = surfaces.run(output, only, quick, seed, show)
