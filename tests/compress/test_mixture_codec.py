@@ -15,6 +15,7 @@ from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.gaussian import IndependentComponents
 from abduce.models.hard_mixture_law import HardMixtureLaw
+from abduce.models.mixture import GaussianMixture, KMeans
 
 NAME = b"a fitted law"
 SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -348,3 +349,20 @@ def test_numbers_off_the_lattice_are_refused():
     schema, law = fitted(X, "gaussian")
     with pytest.raises(ValueError, match="lattice"):
         task.compress(law, schema, X + np.pi, NAME)
+
+
+def test_energies_are_coded_by_their_own_law():
+    X = numbers(100)
+    schema, law = fitted(X, "k-means")
+    assert isinstance(law, HardMixtureLaw)
+    model = KMeans.of(law.centres)
+    data = task.compress(model, schema, X, NAME, beta=1.5)
+    assert data == task.compress(law, schema, X, NAME)
+    assert_same(task.decompress(model, schema, data, NAME, beta=1.5), X)
+    _, law = fitted(X, "mixture")
+    mixture = GaussianMixture.of(law.log_weights, law.means, law.covariances)
+    assert_same(task.decompress(mixture, schema, task.compress(mixture, schema, X, NAME), NAME), X)
+    with pytest.raises(ValueError, match=r"GaussianMixture.*neither latents"):  # no law at another β
+        task.compress(mixture, schema, X, NAME, beta=0.5)
+    with pytest.raises(TypeError, match="float64"):
+        task.compress(model.float(), schema, X, NAME, beta=1.5)

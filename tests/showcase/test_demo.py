@@ -9,7 +9,7 @@ import pytest
 import abduce
 from abduce.showcase import demo
 from abduce.showcase.demo import peers
-from abduce.showcase.demo.questions import Answer, Digits, flat
+from abduce.showcase.demo.questions import Digits, Finding, flat
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_digits_are_split_once_and_a_fifth_is_blank():
     ],
 )
 def test_the_better_figure_wins(goal, figures, best, won):
-    answer = Answer("", "", 0.08, figures, goal)
+    answer = Finding("", "", 0.08, figures, goal)
     assert answer.best_peer == best
     assert answer.ours_is_best is won
 
@@ -101,7 +101,7 @@ def test_the_gaussian_peer_conditions_exactly():
     """In two dimensions, x₂ given x₁ has mean μ₂ + ρσ₂/σ₁ (x₁ − μ₁)."""
     rng = np.random.default_rng(0)
     rows = rng.multivariate_normal([1.0, 2.0], [[4.0, 3.0], [3.0, 9.0]], size=200_000)
-    peer = peers.Gaussian(rows)
+    peer = peers.GaussianPeer(rows)
     mean, deviation = peer.fill(np.array([[3.0, np.nan]]))
     np.testing.assert_allclose(mean, [[3.0, 2.0 + 3.0 / 4.0 * 2.0]], atol=0.05)
     np.testing.assert_allclose(deviation, [[0.0, np.sqrt(9.0 - 9.0 / 4.0)]], atol=0.05)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from abduce.compress.stack import BitStack, bins
-from abduce.compress.symbols import rounded, table_symbols
+from abduce.compress.symbols import normalized, rounded, table_symbols
 
 REACH = 8  # the lattice ends at ±8
 # step, in posterior widths, of a latent that is paid for: minimises its bits plus what it costs x
@@ -160,9 +160,7 @@ class LatentLaw:
             else:
                 centred = (self.A @ centred[..., None])[..., 0]
             log_det = np.log(np.abs(np.diagonal(self.A, axis1=-2, axis2=-1))).sum(-1)
-        joint = self.log_r + log_det - 0.5 * np.square(centred / self.scale[:, None]).sum(-1)
-        joint = joint - joint.max(1, keepdims=True)
-        return joint - np.log(np.exp(joint).sum(1, keepdims=True))
+        return normalized(self.log_r + log_det - 0.5 * np.square(centred / self.scale[:, None]).sum(-1))
 
     def _visit(self, c: np.ndarray, choose: Choose) -> np.ndarray:
         """Choose latents one by one: ``choose(j, mean, width)``, lattice units, gives lattice points (n,)."""

@@ -39,7 +39,7 @@ from abduce.compress.cells import SeenCells, gaussian_symbols
 from abduce.compress.lattice import Lattice
 from abduce.compress.masses import NORMAL, line_bits
 from abduce.compress.stack import BitStack
-from abduce.compress.symbols import PlainSymbols, SymbolModel, rounded, table_symbols
+from abduce.compress.symbols import PlainSymbols, SymbolModel, normalized, rounded, table_symbols
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -167,8 +167,7 @@ class MixtureCodec:
     def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> PlainSymbols:
         # where all of them have underflown, any law will do that both sides share
         joint = np.nan_to_num(self._log_joint(k, observed), nan=-1e300, neginf=-1e300)
-        joint -= joint.max(1, keepdims=True)
-        return table_symbols(joint - np.log(np.exp(joint).sum(1, keepdims=True)))
+        return table_symbols(normalized(joint))
 
     def _weights(self, n: int) -> PlainSymbols:
         return table_symbols(np.broadcast_to(self.log_weights, (n, len(self.log_weights))))

@@ -39,6 +39,12 @@ def rounded(x: Any) -> np.ndarray:
     return np.rint(np.asarray(x, np.float64) * GRID) / GRID
 
 
+def normalized(joint: np.ndarray) -> np.ndarray:
+    """Log-probabilities (m, K) from logarithms up to a constant of each row."""
+    joint = joint - joint.max(1, keepdims=True)
+    return joint - np.log(np.exp(joint).sum(1, keepdims=True))
+
+
 class PlainSymbols:
     """Symbols of one of the entropy coder's own families."""
 

@@ -1,8 +1,6 @@
-"""Pictures: grids of images, a latent map, bars, curves; each function returns a matplotlib figure, keeps no
-state.
+"""Pictures: grids of images, a latent map, bars, curves; each function returns a matplotlib figure, keeps no state.
 
-Figures have no background and take their ink from :func:`theme`: one function serves a light page and a dark
-one.
+Figures have no background and take their ink from :func:`theme`: one function serves a light page and a dark one.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 BLANK = "#e4572e"  # a missing pixel
 OURS = "#2a7fb8"
@@ -88,44 +87,24 @@ def latent_map(points: np.ndarray, labels: np.ndarray) -> Figure:
     """Scatter points ``(n, 2)`` coloured by label, the label written at the middle of its points."""
     figure = Figure(figsize=(5.2, 4.4))
     axis = figure.subplots()
-    colours = mpl.colormaps["tab10"]
+    colours, halo = mpl.colormaps["tab10"], [withStroke(linewidth=3, foreground="white")]
     for k, label in enumerate(np.unique(labels)):
         mine = points[labels == label]
         axis.scatter(mine[:, 0], mine[:, 1], s=9, color=colours(k % 10), alpha=0.75, linewidths=0)
-        middle = np.median(mine, axis=0)
-        axis.text(
-            float(middle[0]),
-            float(middle[1]),
-            str(label),
-            fontsize=13,
-            weight="bold",
-            ha="center",
-            va="center",
-            color=colours(k % 10),
-            path_effects=_halo(),
-        )
+        x, y = np.median(mine, axis=0).tolist()
+        style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "ha": "center", "va": "center"}
+        axis.text(x, y, str(label), color=colours(k % 10), path_effects=halo, **style)
     axis.set_xlabel("first latent")
     axis.set_ylabel("second latent")
     return figure
-
-
-def _halo() -> list:
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=3, foreground="white")]
 
 
 def bars(values: Mapping[str, float], unit: str, ours: str) -> Figure:
     """Draw one horizontal bar a name, its figure beside it; the bar named ``ours`` stands out."""
     figure = Figure(figsize=(5.2, 0.36 * len(values) + 0.5))
     axis = figure.subplots()
-    names = list(values)
-    drawn = axis.barh(
-        names,
-        [values[name] for name in names],
-        color=[OURS if name == ours else PEER for name in names],
-        height=0.66,
-    )
+    colours = [OURS if name == ours else PEER for name in values]
+    drawn = axis.barh(list(values), list(values.values()), color=colours, height=0.66)
     axis.bar_label(drawn, fmt="%.2f", padding=4)
     axis.invert_yaxis()
     axis.set_xlabel(unit)

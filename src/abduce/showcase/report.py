@@ -36,10 +36,9 @@ class Table:
         head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
         body = []
         for i, row in enumerate(self.rows):
-            cells = (
-                f"<b>{escape(c)}</b>" if (i, j) in self.emphasis else escape(c) for j, c in enumerate(row)
-            )
-            body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+            bold = ("<b>{}</b>" if (i, j) in self.emphasis else "{}" for j in range(len(row)))
+            cells = (f"<td>{how.format(escape(cell))}</td>" for how, cell in zip(bold, row, strict=True))
+            body.append(f"<tr>{''.join(cells)}</tr>")
         return f'<div class="wide"><table><tr>{head}</tr>{"".join(body)}</table></div>'
 
 
@@ -60,14 +59,12 @@ def _section(section: Picture | Table | str, folder: Path) -> str:
         return f"<p>{escape(section)}</p>"
     if isinstance(section, Table):
         return section.html()
-    drawn = {}
+    drawn = []
     for name in ("light", "dark"):
         with plots.theme(name):
-            drawn[name] = plots.png(section.draw())
-    (folder / f"{section.name}.png").write_bytes(drawn["light"])
-    light, dark = (
-        f"data:image/png;base64,{base64.b64encode(drawn[name]).decode()}" for name in ("light", "dark")
-    )
+            drawn.append(plots.png(section.draw()))
+    (folder / f"{section.name}.png").write_bytes(drawn[0])
+    light, dark = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in drawn)
     return (
         f"<h2>{escape(section.title)}</h2><figure><picture>"
         f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from abduce.estimators.vae import VAE
 from abduce.showcase import plots, report
-from abduce.showcase.demo.questions import QUESTIONS, Answer, Digits
+from abduce.showcase.demo.questions import QUESTIONS, Digits, Finding
 
 EPOCHS = 30  # enough to see what the model can do in the time a person will wait
 _FITTING = 0.5  # share of the time that the fit takes, for the progress bar
@@ -24,24 +25,21 @@ def run(
     seed: int = 0,
     show: Callable[[str, float], Any] = lambda text, share: None,
 ) -> dict[str, Any]:
-    """Fit, ask, write ``report.html``, ``report.json`` and the model into ``folder``; return what report.json
-    says.
+    """Fit, ask, write ``report.html``, ``report.json`` and the model into ``folder``; return what report.json says.
 
     ``show(text, share)`` is told what is being done and the share of the whole that is done.
     """
     started = time.perf_counter()
     digits = Digits(seed)
-    model = VAE(
-        max_epochs=epochs or EPOCHS,
-        random_state=seed,
-        callback=lambda e: show(
-            f"fitting, epoch {e['epoch']}/{e['epochs']}", _FITTING * e["epoch"] / e["epochs"]
-        ),
-    ).fit(digits.train)
+
+    def told(e: dict[str, Any]) -> None:
+        show(f"fitting, epoch {e['epoch']}/{e['epochs']}", _FITTING * e["epoch"] / e["epochs"])
+
+    model = VAE(max_epochs=epochs or EPOCHS, random_state=seed, callback=told).fit(digits.train)
     fitted = time.perf_counter() - started
 
     rng = np.random.default_rng(seed + 1)
-    answers: list[Answer] = []
+    answers: list[Finding] = []
     pictures: list[report.Picture] = []
     for k, question in enumerate(QUESTIONS):
         show(question.__name__.replace("_", " "), _FITTING + (1 - _FITTING) * k / len(QUESTIONS))
@@ -64,17 +62,10 @@ def run(
     return result
 
 
-def _record(answer: Answer) -> dict[str, Any]:
-    best = answer.best_peer if answer.peers else None
-    return {
-        "task": answer.task,
-        "unit": answer.unit,
-        "goal": answer.goal,
-        "ours": answer.ours,
-        "peers": answer.peers,
-        "best_peer": best,
-        "ours_is_best": answer.ours_is_best if best else None,
-    }
+def _record(finding: Finding) -> dict[str, Any]:
+    names = ("task", "unit", "goal", "ours", "peers")
+    best, won = (finding.best_peer, finding.ours_is_best) if finding.peers else (None, None)
+    return {name: getattr(finding, name) for name in names} | {"best_peer": best, "ours_is_best": won}
 
 
 def headline(result: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
@@ -96,19 +87,13 @@ def _curve(history: list[dict[str, float]]) -> report.Picture:
     checked = [e for e in history if "valid" in e]
     best = max(checked, key=lambda e: e["valid"])["epoch"] if checked else None
 
-    def draw():
-        return plots.training_curve(
-            [e["epoch"] for e in history],
-            [e["train"] for e in history],
-            [e["epoch"] for e in checked],
-            [e["valid"] for e in checked],
-            best,
-        )
-
+    epochs, train = ([e[key] for e in history] for key in ("epoch", "train"))
+    at, held_out = ([e[key] for e in checked] for key in ("epoch", "valid"))
     caption = (
         "The bound on log p that training raises: on the digits it trains on, and on a tenth of them held "
         "out, which decides which weights are kept."
     )
+    draw = partial(plots.training_curve, epochs, train, at, held_out, best)
     return report.Picture("training", "Training", caption, draw)
 
 

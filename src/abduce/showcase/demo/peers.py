@@ -11,6 +11,7 @@ import io
 import lzma
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,7 @@ from threadpoolctl import threadpool_limits
 TOP = 16.0  # the brightest value of a pixel
 
 
-class Gaussian:
+class GaussianPeer:
     """One Gaussian with a full covariance: the best linear answer to every restoration.
 
     With y = A x + σ·noise: mean(x|y) = μ + ΣAᵀ(AΣAᵀ + σ²I)⁻¹(y − Aμ).
@@ -74,7 +75,10 @@ def denoisers(complete: np.ndarray, side: int, noise: float, rng: np.random.Gene
     noisy = complete + rng.normal(0.0, noise, complete.shape)
 
     def blur(rows: np.ndarray, width: float) -> np.ndarray:
-        return ndimage.gaussian_filter(rows.reshape(-1, side, side), (0, width, width)).reshape(len(rows), -1)
+        return ndimage.gaussian_filter(rows.reshape(-1, side, side), (0, width, width)).reshape(rows.shape)
+
+    def median(rows: np.ndarray) -> np.ndarray:
+        return ndimage.median_filter(rows.reshape(-1, side, side), (1, 3, 3)).reshape(rows.shape)
 
     width = min((0.3, 0.4, 0.5, 0.6, 0.8, 1.0), key=lambda w: np.mean((blur(noisy, w) - complete) ** 2))
     mean = complete.mean(0)
@@ -84,12 +88,10 @@ def denoisers(complete: np.ndarray, side: int, noise: float, rng: np.random.Gene
         return mean + (rows - mean) @ directions[:k].T @ directions[:k]
 
     k = min(range(4, 64, 4), key=lambda k: np.mean((project(noisy, k) - complete) ** 2))
-    gaussian, whole = Gaussian(complete), np.eye(complete.shape[1])
+    gaussian, whole = GaussianPeer(complete), np.eye(complete.shape[1])
     return {
         "Gaussian blur": lambda rows: blur(rows, width),
-        "median filter": lambda rows: ndimage.median_filter(rows.reshape(-1, side, side), (1, 3, 3)).reshape(
-            len(rows), -1
-        ),
+        "median filter": median,
         f"PCA, {k} components": lambda rows: project(rows, k),
         "full Gaussian": lambda rows: gaussian.restore(rows, whole, noise)[0],
     }
@@ -97,25 +99,21 @@ def denoisers(complete: np.ndarray, side: int, noise: float, rng: np.random.Gene
 
 def upscalers(complete: np.ndarray, side: int) -> dict[str, Callable]:
     """Set up enlargers by two, of images ``(n, h, w)``."""
-    resampling = {
-        "nearest": Image.Resampling.NEAREST,
-        "bicubic": Image.Resampling.BICUBIC,
-        "Lanczos": Image.Resampling.LANCZOS,
-    }
+    gaussian, operator, how = GaussianPeer(complete), block_mean(side, 2), Image.Resampling
 
-    def resize(images: np.ndarray, how: Image.Resampling) -> np.ndarray:
-        return np.stack(
-            [np.asarray(Image.fromarray(i.astype(np.float32)).resize((side, side), how)) for i in images]
-        )
+    def resize(method: Image.Resampling, images: np.ndarray) -> np.ndarray:
+        pictures = (Image.fromarray(image.astype(np.float32)) for image in images)
+        return np.stack([np.asarray(picture.resize((side, side), method)) for picture in pictures])
 
-    gaussian, operator = Gaussian(complete), block_mean(side, 2)
-    enlargers: dict[str, Callable] = {
-        name: lambda images, how=how: resize(images, how) for name, how in resampling.items()
+    def regress(images: np.ndarray) -> np.ndarray:
+        return gaussian.restore(images.reshape(len(images), -1), operator, 0.0)[0].reshape(-1, side, side)
+
+    return {
+        "nearest": partial(resize, how.NEAREST),
+        "bicubic": partial(resize, how.BICUBIC),
+        "Lanczos": partial(resize, how.LANCZOS),
+        "full Gaussian": regress,
     }
-    enlargers["full Gaussian"] = lambda images: gaussian.restore(
-        images.reshape(len(images), -1), operator, 0.0
-    )[0].reshape(-1, side, side)
-    return enlargers
 
 
 def block_mean(side: int, factor: int) -> np.ndarray:
@@ -138,7 +136,7 @@ def detectors(complete: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarr
     }
 
 
-class Density:
+class MixturePeer:
     """A Gaussian mixture on dequantised pixels: its mass over a unit cube is a probability of whole values.
 
     log P(x) = log ∫ p(x + u) du over u in [0, 1)^d is taken as the logmeanexp of 32 draws of u.
@@ -170,9 +168,8 @@ def compressed_bits(rows: np.ndarray, training: np.ndarray, side: int) -> dict[s
         "xz": len(lzma.compress(raw.tobytes(), preset=9)),
         "PNG": strip.tell(),
     }
-    return {name: 8 * n / rows.size for name, n in size.items()} | {
-        "per-pixel histogram": _order_zero(rows, training)
-    }
+    bits = {name: 8 * n / rows.size for name, n in size.items()}
+    return {**bits, "per-pixel histogram": _order_zero(rows, training)}
 
 
 def _order_zero(rows: np.ndarray, training: np.ndarray) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import KNNImputer
@@ -28,7 +30,7 @@ SHOWN = 10  # images in a row of a picture
 
 
 @dataclass(frozen=True)
-class Answer:
+class Finding:
     """One line of the table: our figure beside the peers'; ``goal`` is "low", "high" or the ideal value."""
 
     task: str
@@ -38,22 +40,23 @@ class Answer:
     goal: str | float
 
     def cost(self, figure: float) -> float:
-        """Turn a figure into something where lower is better."""
-        return (
-            abs(figure - self.goal)
-            if isinstance(self.goal, float)
-            else figure * (1 if self.goal == "low" else -1)
-        )
+        """A figure as something where lower is better."""
+        if isinstance(self.goal, float):
+            return abs(figure - self.goal)
+        return figure if self.goal == "low" else -figure
 
     @property
     def best_peer(self) -> str:
-        """Name the peer with the best figure."""
+        """The peer with the best figure."""
         return min(self.peers, key=lambda name: self.cost(self.peers[name]))
 
     @property
     def ours_is_best(self) -> bool:
-        """Tell whether no peer does better."""
+        """Whether no peer does better."""
         return self.cost(self.ours) <= self.cost(self.peers[self.best_peer])
+
+
+Findings = tuple[list[Finding], list[Picture]]
 
 
 @dataclass
@@ -81,10 +84,10 @@ class Digits:
         return KNNImputer().fit_transform(flat(self.train))
 
     @cached_property
-    def densities(self) -> dict[str, peers.Density]:
+    def densities(self) -> dict[str, peers.MixturePeer]:
         """Densities of whole-valued pixels, fitted to the completed training rows."""
         components = {"full Gaussian": 1, "mixture of 20 Gaussians": 20}
-        return {name: peers.Density(self.complete, k, self.seed) for name, k in components.items()}
+        return {name: peers.MixturePeer(self.complete, k, self.seed) for name, k in components.items()}
 
 
 def flat(images: np.ndarray) -> np.ndarray:
@@ -102,7 +105,12 @@ def psnr(guess: np.ndarray, truth: np.ndarray) -> float:
     return float(10 * np.log10(TOP**2 / np.mean((guess - truth) ** 2)))
 
 
-def fill(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def strips(images: Mapping[str, np.ndarray], *more: Row) -> Callable[[], Figure]:
+    """Draw the first images of each kind, a row a kind."""
+    return lambda: plots.grid([*(Row(label, kind[:SHOWN], TOP) for label, kind in images.items()), *more])
+
+
+def fill(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Blank a fifth of the pixels of held-out digits, fill them, and see whether the intervals hold."""
     hidden = rng.random(digits.test.shape) < BLANKED
     blanked = np.where(hidden, np.nan, digits.test)
@@ -115,36 +123,31 @@ def fill(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Ans
     def rmse(guess: np.ndarray) -> float:
         return float(np.sqrt(np.mean((guess - digits.test)[hidden] ** 2))) / TOP
 
-    others = {
-        name: rmse(square(impute(flat(blanked))))
-        for name, impute in peers.imputers(flat(digits.train)).items()
-    }
-    mean, deviation = map(square, peers.Gaussian(digits.complete).fill(flat(blanked)))
+    imputers = peers.imputers(flat(digits.train))
+    others = {name: rmse(square(impute(flat(blanked)))) for name, impute in imputers.items()}
+    mean, deviation = map(square, peers.GaussianPeer(digits.complete).fill(flat(blanked)))
     others["full Gaussian"] = rmse(mean)
     reach = 1.645 * deviation
     inside = covered(np.round(mean - reach), np.round(mean + reach))
     answers = [
-        Answer("fill 20 % blanks", "RMSE, pixels 0 to 1", rmse(filled), others, "low"),
-        Answer("90 % intervals hold", "share inside", covered(low, high), {"full Gaussian": inside}, 0.9),
+        Finding("fill 20 % blanks", "RMSE, pixels 0 to 1", rmse(filled), others, "low"),
+        Finding("90 % intervals hold", "share inside", covered(low, high), {"full Gaussian": inside}, 0.9),
     ]
 
     spread = np.std(model.fill(blanked[:SHOWN], draws=32, random_state=0), axis=0)
     half = digits.test[:SHOWN].copy()
     half[:, SIDE // 2 :] = np.nan
     copies = model.fill(half, draws=3, random_state=0)
+    draws = {f"draw {k}": copy for k, copy in enumerate(copies, 1)}
     pictures = [
         Picture(
             "fill",
             "Fill the blanks",
             "Held-out digits; a fifth of the pixels blank (orange); filled with the posterior mean; and how "
             "unsure the model is of each blank (standard deviation of 32 draws, bright is unsure).",
-            lambda: plots.grid(
-                [
-                    Row("original", digits.test[:SHOWN], TOP),
-                    Row("blanked", blanked[:SHOWN], TOP),
-                    Row("filled", filled[:SHOWN], TOP),
-                    Row("unsure", spread, float(spread.max()), "magma"),
-                ]
+            strips(
+                {"original": digits.test, "blanked": blanked, "filled": filled},
+                Row("unsure", spread, float(spread.max()), "magma"),
             ),
         ),
         Picture(
@@ -152,81 +155,52 @@ def fill(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Ans
             "Several ways to end a digit",
             "Only the upper half is given. Each row below is one draw of the rest: where the half leaves a "
             "choice, the draws differ.",
-            lambda: plots.grid(
-                [Row("given", half, TOP)]
-                + [Row(f"draw {k}", copy, TOP) for k, copy in enumerate(copies, 1)]
-                + [Row("original", digits.test[:SHOWN], TOP)]
-            ),
+            strips({"given": half, **draws, "original": digits.test}),
         ),
     ]
     return answers, pictures
 
 
-def denoise(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def _sharper(task: str, ours: np.ndarray, theirs: dict[str, np.ndarray], truth: np.ndarray) -> Finding:
+    """How near images are to the truth, beside the peers'."""
+    others = {name: psnr(np.clip(guess, 0, TOP), truth) for name, guess in theirs.items()}
+    return Finding(task, "PSNR, dB", psnr(ours, truth), others, "high")
+
+
+def denoise(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Add Gaussian noise of a fifth of the peak, and clean it."""
     noisy = digits.test + rng.normal(0.0, NOISE, digits.test.shape)
     cleaned = model.denoise(noisy, NOISE)
     denoisers = peers.denoisers(digits.complete, SIDE, NOISE, rng)
     results = {name: square(clean(flat(noisy))) for name, clean in denoisers.items()}
-    answer = Answer(
-        "denoise, noise 20 %",
-        "PSNR, dB",
-        psnr(cleaned, digits.test),
-        _each_psnr(results, digits.test),
-        "high",
-    )
+    finding = _sharper("denoise, noise 20 %", cleaned, results, digits.test)
+    best = finding.best_peer
     picture = Picture(
         "denoise",
         "Clean the noise",
         "Gaussian noise of a fifth of the brightest pixel, cleaned by the model, which was never trained "
         "for it, beside the best peer.",
-        lambda: plots.grid(
-            [
-                Row("original", digits.test[:SHOWN], TOP),
-                Row("noisy", noisy[:SHOWN], TOP),
-                Row("cleaned", cleaned[:SHOWN], TOP),
-                Row(answer.best_peer, results[answer.best_peer][:SHOWN], TOP),
-            ]
-        ),
+        strips({"original": digits.test, "noisy": noisy, "cleaned": cleaned, best: results[best]}),
     )
-    return [answer], [picture]
+    return [finding], [picture]
 
 
-def _each_psnr(results: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, float]:
-    return {name: psnr(np.clip(guess, 0, TOP), truth) for name, guess in results.items()}
-
-
-def upscale(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def upscale(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Average blocks of four pixels, and ask for the larger image."""
-    small = square_mean(digits.test)
+    small = (flat(digits.test) @ peers.block_mean(SIDE, 2).T).reshape(-1, SIDE // 2, SIDE // 2)
     raised = model.upscale(small, 2)
     results = {name: enlarge(small) for name, enlarge in peers.upscalers(digits.complete, SIDE).items()}
-    answer = Answer(
-        "upscale 4x4 to 8x8", "PSNR, dB", psnr(raised, digits.test), _each_psnr(results, digits.test), "high"
-    )
     picture = Picture(
         "upscale",
         "Raise 4x4 to 8x8",
         "Each pixel of the small image is the mean of four. The model knows what digits look like, so it "
         "can say what was between.",
-        lambda: plots.grid(
-            [
-                Row("4x4", small[:SHOWN], TOP),
-                Row("Lanczos", results["Lanczos"][:SHOWN], TOP),
-                Row("raised", raised[:SHOWN], TOP),
-                Row("original", digits.test[:SHOWN], TOP),
-            ]
-        ),
+        strips({"4x4": small, "Lanczos": results["Lanczos"], "raised": raised, "original": digits.test}),
     )
-    return [answer], [picture]
+    return [_sharper("upscale 4x4 to 8x8", raised, results, digits.test)], [picture]
 
 
-def square_mean(images: np.ndarray) -> np.ndarray:
-    """Average blocks of 2 x 2 pixels."""
-    return (flat(images) @ peers.block_mean(SIDE, 2).T).reshape(len(images), SIDE // 2, SIDE // 2)
-
-
-def odd(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def odd(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Mix strangers among held-out digits: turned by a quarter, in negative, or with their rows shuffled."""
     third = len(digits.test) // 3
     base = digits.test[rng.permutation(len(digits.test))]
@@ -241,15 +215,13 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answ
     )
     strange = names != "digit"
     scores = model.anomaly_score(images)
-    others = {
-        name: float(roc_auc_score(strange, score(flat(images))))
-        for name, score in peers.detectors(digits.complete).items()
-    }
+    detectors = peers.detectors(digits.complete)
+    others = {name: float(roc_auc_score(strange, f(flat(images)))) for name, f in detectors.items()}
     realism = model.realism(images)
     answers = [
-        Answer("spot the odd images", "AUROC", float(roc_auc_score(strange, scores)), others, "high"),
-        Answer("realism of held-out digits", "mean, ideal 0.5", float(realism[~strange].mean()), {}, 0.5),
-        Answer("realism of strangers", "mean", float(realism[strange].mean()), {}, "low"),
+        Finding("spot the odd images", "AUROC", float(roc_auc_score(strange, scores)), others, "high"),
+        Finding("realism of held-out digits", "mean, ideal 0.5", float(realism[~strange].mean()), {}, 0.5),
+        Finding("realism of strangers", "mean", float(realism[strange].mean()), {}, "low"),
     ]
     oddest = np.argsort(-scores[~strange])[:SHOWN]
     picks = np.concatenate([np.flatnonzero(names == name)[:SHOWN] for name in strangers])[1::3]
@@ -271,7 +243,7 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answ
     return answers, [picture]
 
 
-def compress(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def compress(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Compress the held-out digits without loss; every byte counts, the model itself does not."""
     packed = model.compress(digits.test)
     if not np.array_equal(model.decompress(packed), digits.test):
@@ -287,19 +259,19 @@ def compress(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list
         lambda: plots.bars({"abduce": ours, **others}, "bits a pixel", "abduce"),
     )
     answers = [
-        Answer("compress, lossless", "bits a pixel", ours, others, "low"),
+        Finding("compress, lossless", "bits a pixel", ours, others, "low"),
         # what a code of that length proves: the model gives a digit at least this probability
-        Answer("log p, at least", "nats a digit", float(nats), densities, "high"),
+        Finding("log p, at least", "nats a digit", float(nats), densities, "high"),
     ]
     return answers, [picture]
 
 
-def sample(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def sample(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Draw new digits, and see how well a classifier tells them from held-out ones."""
     real, count = flat(digits.test), len(digits.test)
     samples = np.asarray(model.sample(count, random_state=0), dtype=float)
     others = {name: _told_apart(real, d.sample(count)) for name, d in digits.densities.items()}
-    answer = Answer(
+    answer = Finding(
         "samples told from digits", "AUROC, ideal 0.5", _told_apart(real, flat(samples)), others, 0.5
     )
     picture = Picture(
@@ -319,7 +291,7 @@ def _told_apart(real: np.ndarray, made: np.ndarray) -> float:
     return float(roc_auc_score(label, chance[:, 1]))
 
 
-def embed(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[Answer], list[Picture]]:
+def embed(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     """Place the digits in latent space, where neighbours should be the same digit."""
     train, test = model.transform(digits.train), model.transform(digits.test)
     dimensions = train.shape[1]
@@ -328,11 +300,8 @@ def embed(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[An
     def accuracy(near: np.ndarray, far: np.ndarray) -> float:
         return float(KNeighborsClassifier(10).fit(near, digits.train_labels).score(far, digits.test_labels))
 
-    others = {
-        f"PCA, {dimensions}": accuracy(
-            directions.transform(digits.complete), directions.transform(flat(digits.test))
-        )
-    }
+    near, far = (directions.transform(rows) for rows in (digits.complete, flat(digits.test)))
+    others = {f"PCA, {dimensions}": accuracy(near, far)}
     points = np.concatenate([train, test])[:, :2]
     labels = np.concatenate([digits.train_labels, digits.test_labels])
     picture = Picture(
@@ -342,9 +311,8 @@ def embed(model: Any, digits: Digits, rng: np.random.Generator) -> tuple[list[An
         "the image most shown), coloured by a label that the model never saw.",
         lambda: plots.latent_map(points, labels),
     )
-    return [Answer("embed, 10 neighbours", "label accuracy", accuracy(train, test), others, "high")], [
-        picture
-    ]
+    finding = Finding("embed, 10 neighbours", "label accuracy", accuracy(train, test), others, "high")
+    return [finding], [picture]
 
 
 QUESTIONS = (fill, denoise, upscale, odd, compress, sample, embed)

@@ -65,9 +65,8 @@ def run(
         energy, log_p = model.energy(grid), model.score_samples(grid)
         numbers = measures.measure(model.energy, model.score_samples, energy, held, toy)
         records.append(_record(method, model, numbers | {"seconds": seconds}))
-        panels.append(
-            Panel(method.title, method.strategy, method.heading, energy.reshape(side), -log_p.reshape(side))
-        )
+        both = energy.reshape(side), -log_p.reshape(side)
+        panels.append(Panel(method.title, method.strategy, method.heading, *both))
     show("drawing", 1.0)
     curve = toy.curve(np.linspace(0, 1, 400))[0]
     _write(output, png(draw(panels, curve), DPI))
@@ -100,21 +99,6 @@ def _record(method: Method, model: Any, numbers: dict[str, float | None]) -> dic
     }
 
 
-def headline(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Lay out the table: strategy, method, AUC, volume, covered, tangent, log p, seconds; the truth first."""
-    return [
-        (
-            str(line.get("strategy") or "–"),
-            line["title"],
-            *(
-                "–" if line.get(key) is None else f"{line[key]:.{digits}f}"
-                for key, digits in COLUMNS.values()
-            ),
-        )
-        for line in ({"title": "the truth", **result["truth"]}, *result["methods"])
-    ]
-
-
 COLUMNS = {
     "AUC": ("auc", 3),
     "volume": ("volume", 3),
@@ -123,6 +107,17 @@ COLUMNS = {
     "log p": ("log_p", 3),
     "seconds": ("seconds", 1),
 }
+
+
+def headline(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Lay out the table: strategy, method, AUC, volume, covered, tangent, log p, seconds; the truth first."""
+
+    def line(of: dict[str, Any]) -> tuple[str, ...]:
+        figures = ((of.get(key), digits) for key, digits in COLUMNS.values())
+        told = ("–" if value is None else f"{value:.{digits}f}" for value, digits in figures)
+        return str(of.get("strategy") or "–"), of["title"], *told
+
+    return [line(of) for of in ({"title": "the truth", **result["truth"]}, *result["methods"])]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ methods for binary data get the bits of :class:`~abduce.showcase.gallery.bits.Bi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,14 @@ DRAWS = 32  # of the VAE's posterior, behind its −ELBO and its log p at a poin
 
 
 class Planar:
-    """An estimator asked about points (n, 2) of the plane, which it is shown as images (n, 1, 2)."""
+    """An estimator asked about points (n, 2) of the plane, which it is shown as images (n, 1, 2).
 
-    def __init__(self, model: Any):
+    ``energy`` is a function of the estimator and such images, in the method's own units; by default the estimator's own.
+    """
+
+    def __init__(self, model: Any, energy: Callable[[Any, np.ndarray], np.ndarray] | None = None):
         self.model = model
+        self._energy = energy or (lambda model, images: model.energy(images))
 
     def fit(self, X: np.ndarray) -> Planar:
         """Fit the estimator to points (n, 2), and find log Z."""
@@ -64,27 +68,24 @@ class Planar:
         return self
 
     def energy(self, X: np.ndarray) -> np.ndarray:
-        """Energy of points, (n,), in the method's own units; of a VAE −ELBO."""
-        return self.model.energy(_images(X))
+        """Energy of points, (n,)."""
+        return self._energy(self.model, _images(X))
 
     def score_samples(self, X: np.ndarray) -> np.ndarray:
         """log p of points, nats, (n,)."""
         return self.model.score_samples(_images(X))
 
 
-class PlanarVAE(Planar):
-    """A VAE, whose energy is −ELBO = KL(q(z|x) ‖ p(z)) − E_q[log p(x|z)] by draws that all points share."""
+def _negative_elbo(vae: VAE, images: np.ndarray) -> np.ndarray:
+    """−ELBO = KL(q(z|x) ‖ p(z)) − E_q[log p(x|z)] by draws that all points share, (n,)."""
 
-    def energy(self, X: np.ndarray) -> np.ndarray:
-        vae = self.model
+    def bound(x: torch.Tensor, observed: torch.Tensor) -> tuple[torch.Tensor]:
+        return (weights.elbo(draw(vae.model_, x, observed, DRAWS, vae.inference_seed_).log_w),)
 
-        def bound(x: torch.Tensor, observed: torch.Tensor) -> tuple[torch.Tensor]:
-            return (weights.elbo(draw(vae.model_, x, observed, DRAWS, vae.inference_seed_).log_w),)
-
-        values, observed = vae.schema_.encode(_images(X))
-        with torch.no_grad():
-            elbo = by_chunk(bound, torch.from_numpy(values), torch.from_numpy(observed))[0]
-        return -elbo.numpy() - vae.schema_.log_jacobian(values, observed)
+    values, observed = vae.schema_.encode(images)
+    with torch.no_grad():
+        elbo = by_chunk(bound, torch.from_numpy(values), torch.from_numpy(observed))[0]
+    return -elbo.numpy() - vae.schema_.log_jacobian(values, observed)
 
 
 def _images(X: np.ndarray) -> np.ndarray:
@@ -95,7 +96,7 @@ def _images(X: np.ndarray) -> np.ndarray:
 class Method:
     """An estimator and its arguments, the strategy's number (0: none), what a right picture shows and what it teaches.
 
-    ``bits`` an axis code the plane for methods of binary data; 0 for those of numbers.
+    ``bits`` an axis code the plane for methods of binary data; 0 for those of numbers.  ``energy`` as in :class:`Planar`.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Method:
     right: str
     teaches: str
     bits: int = 0
+    energy: Callable[[Any, np.ndarray], np.ndarray] | None = None
 
     @property
     def heading(self) -> str:
@@ -120,7 +122,7 @@ class Method:
             model.set_params(max_epochs=max(1, self.arguments["max_epochs"] // 10))
         if self.bits:
             return BitCoded(model, self.bits)
-        return (PlanarVAE if self.estimator is VAE else Planar)(model)
+        return Planar(model, self.energy)
 
 
 NETWORK = {"hidden": (64, 64), "learning_rate": 5e-3, "batch_size": 128, "max_epochs": 150}
@@ -351,6 +353,7 @@ METHODS: tuple[Method, ...] = (
         {"latent_dim": 2, "samples": DRAWS, "max_epochs": 150},
         "a valley of the decoder's width",
         "A probability model; its energy is bounded by −ELBO, which is drawn above −log p.",
+        energy=_negative_elbo,
     ),
 )
 
