@@ -1,6 +1,6 @@
 """Run the code cells of pages as plain Python, without building them: python docs/quick.py [PAGE.md ...].
 
-Without arguments, all pages whose cells take seconds, two at a time.  Each runs in a process of its own, in this folder as
+Without arguments, all pages but the slowest, two at a time.  Each runs in a process of its own, in this folder as
 when it is built; a line that starts with ``!`` goes to the shell.  A cell that fails, or a page that takes longer than its
 limit, ends with status 1 and says where.
 """
@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SLOW = ("command_line.md", "what_from_what.md")  # minutes: only when named, and in the build
+SLOW = (
+    "command_line.md",
+)  # a process for each line: only when named, and in the build; tests/cli has its commands
 LIMIT = 600.0  # seconds a page
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

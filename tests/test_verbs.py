@@ -10,7 +10,8 @@ import typer
 import abduce
 from abduce import cli
 from abduce.estimators.methods import ENERGIES, METHODS
-from abduce.verbs import GIVES, NEEDS, REQUIRED, TAKES, VERBS
+from abduce.models.parts import POSTERIORS, PRIORS
+from abduce.verbs import FIT, GIVES, NEEDS, REQUIRED, TAKES, VERBS
 
 SOME = {"energy", "classes"}  # needs that only some estimators meet
 OF_A_MODEL = [verb for verb in VERBS.values() if verb.takes != "models"]
@@ -78,6 +79,13 @@ def test_commands_say_what_the_table_says():
                 assert (argument.option or f"--{argument.name}") in option.opts
                 usual = argument.default if argument.option_default is None else argument.option_default
                 assert option.required or option.default == usual
+
+
+def test_options_of_fit_are_arguments_of_a_vae():
+    given = abduce.VAE().get_params()
+    assert {argument.name for argument in FIT} <= set(given)
+    choices = {argument.name: argument.choices for argument in FIT}
+    assert (choices["prior"], choices["posterior"]) == (PRIORS, POSTERIORS)
 
 
 def test_the_table_imports_nothing_heavy():

@@ -50,9 +50,9 @@ def mixed(n: int = ROWS, seed: int = 0) -> pd.DataFrame:
 
 def fill(path, fitted, output, rows=None):
     source = streams.TableFile(path)
-    plan = streaming.look_through(source, fitted, quiet, rows)
-    streaming.fill(source, fitted, plan, str(output), quiet, rows)
-    return plan
+    filling = streaming.Filling(source, fitted, quiet, rows)
+    filling.write(str(output))
+    return filling
 
 
 @pytest.fixture(scope="module")
@@ -291,8 +291,7 @@ quiet = lambda *_: None
 fitted = load(sys.argv[1])
 for path in sys.argv[2:]:
     source = streams.TableFile(path)
-    plan = streaming.look_through(source, fitted, quiet, 10_000)
-    streaming.fill(source, fitted, plan, path + ".whole.parquet", quiet, 10_000)
+    streaming.Filling(source, fitted, quiet, 10_000).write(path + ".whole.parquet")
     print(json.dumps(peak()))
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -74,7 +74,7 @@ def as_option(argument: Argument) -> Option:
 
 
 def command(
-    arguments: Iterable[Argument], own: Mapping[str, Option], help: str | None = None
+    arguments: Iterable[Argument], own: dict[str, Option], help: str | None = None
 ) -> Callable[[Any], Any]:
     """Make a function a command: what it takes are arguments of a question, options of its own, or shared ones, by name.
 

@@ -70,16 +70,16 @@ def fill(data, model, output, draws, random_state, as_json, quiet):
 
 def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
     """Fill a table of any length; Ctrl-C leaves nothing and ends with status 130."""
-    from abduce.cli import streaming
+    from abduce.cli.streaming import Filling
 
     try:
         with progress(quiet, "rows") as show:
-            plan = streaming.look_through(source, fitted, show)
-            streaming.fill(source, fitted, plan, output, show)
+            filling = Filling(source, fitted, show)
+            filling.write(output)
     except KeyboardInterrupt:
         remark("interrupted; nothing was written" if output != "-" else "interrupted", quiet)
         raise typer.Exit(130) from None
-    say_filled(plan.blank, source.rows, output, as_json, quiet)
+    say_filled(filling.blank, source.rows, output, as_json, quiet)
 
 
 def say_filled(blank: int, rows: int, output: str, as_json: bool, quiet: bool, copies: int = 1) -> None:
