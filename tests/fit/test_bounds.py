@@ -328,7 +328,9 @@ def test_counts_are_whole_and_positive(cls, name, value):
 @pytest.mark.parametrize("cls", [ELBO, IWAE, Renyi, MIWAE, PIWAE, CIWAE])
 def test_gradients_are_known(cls):
     for wrong in ("score", "", None if cls is not Renyi else 3):
-        with pytest.raises(ValueError, match=rf"gradient must be one of \['plain', 'stl', 'dreg'\], got {wrong!r}"):
+        with pytest.raises(
+            ValueError, match=rf"gradient must be one of \['plain', 'stl', 'dreg'\], got {wrong!r}"
+        ):
             cls(gradient=wrong)
 
 

@@ -350,7 +350,10 @@ def test_a_kernel_of_another_model_is_refused():
             r"restart must be in \[0, 1\], got 1.5",
         ),
         (lambda: ContrastiveDivergence(chains=10), "need persistent=True, got chains=10"),
-        (lambda: NCE("uniform"), r"noise must be one of \['auto', 'normal', 'mixture', 'rates'\], got 'uniform'"),
+        (
+            lambda: NCE("uniform"),
+            r"noise must be one of \['auto', 'normal', 'mixture', 'rates'\], got 'uniform'",
+        ),
         (lambda: NCE(ratio=0), "ratio must be an int of at least 1, got 0"),
     ],
 )

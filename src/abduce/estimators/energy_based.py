@@ -31,12 +31,13 @@ from abduce.fit import checkpoint as folders
 from abduce.fit import classical as fitters
 from abduce.fit import registry
 from abduce.fit.loop import train_energy
-from abduce.fit.loss import EnergyObjective, Kernel
+from abduce.fit.loss import EnergyObjective
 from abduce.fit.settings import Settings
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.inference import partition as ladder
 from abduce.inference.energy import Energy, LogZ, NotNormalized
 from abduce.inference.importance import chunks
+from abduce.inference.kernels import Kernel
 from abduce.inference.paths import Density
 from abduce.models.families import FAMILIES
 
