@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from abduce import VAE
 from abduce.inference import annealing, hmc
 from abduce.inference.annealing import anneal, bidirectional, log_prob, path, pilot, schedule
+from abduce.inference.kernels import start
 from abduce.inference.tempering import temper
 from abduce.inference.weights import multi_sample
 
@@ -123,7 +124,7 @@ def test_a_state_on_the_path_is_the_kernels(network):
     beta = torch.rand(len(x), generator=generator(), dtype=torch.float64)
     z = torch.randn(3, len(x), 2, generator=generator(), dtype=torch.float64)
     state, ratio = lane.at(z, beta)
-    fresh = hmc.init(z, lane.log_density(beta))
+    fresh = start(z, lane.log_density(beta))
     torch.testing.assert_close(state.log_density, fresh.log_density)
     torch.testing.assert_close(state.gradient, fresh.gradient)
     torch.testing.assert_close(ratio, lane.statistic(z).detach())

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from abduce.distributions.bases import NormalBase, RatesBase
 from abduce.distributions.cells import LOG_2PI
+from abduce.inference.binary_paths import BinaryPath, BlockGibbsPath
 from abduce.inference.energy import Energy
 from abduce.inference.flips import states
-from abduce.inference.gibbs import BinaryPath, BlockGibbs, BlockGibbsPath, Gibbs, GibbsWithGradients
+from abduce.inference.gibbs import BlockGibbs, Gibbs, GibbsWithGradients
+from abduce.inference.paths import Density
 from abduce.inference.weights import multi_sample
 from abduce.models.boltzmann import RBM, GaussianRBM, Ising
 
@@ -200,8 +202,8 @@ def test_what_is_illegal_is_refused():
     with pytest.raises(ValueError, match="base: needs real cells"):
         BlockGibbsPath(machine("gaussian"), BASE)
     with pytest.raises(ValueError, match="x and observed"):
-        BinaryPath(machine("ising"), BASE, x=X)
-    path = BinaryPath(machine("ising"), BASE, x=X, observed=X > 2)
+        BinaryPath(Density(machine("ising"), BASE), BASE, x=X)
+    path = BinaryPath(Density(machine("ising"), BASE), BASE, x=X, observed=X > 2)
     with pytest.raises(ValueError, match="populations must be the 8 rows"):
         path.draw(5, 3, generator())
 
@@ -216,12 +218,20 @@ def path_of(kind: str, given: bool = False, field: Tensor | None = None, shared:
     model = machine("rbm" if kind == "block" else kind)
     known = {"x": ROWS, "observed": SEEN} if given else {}
     options = {**known, "field": field, "shared": shared}
-    return BlockGibbsPath(model, BASE, **options) if kind == "block" else BinaryPath(model, BASE, **options)  # type: ignore[arg-type]
+    return (
+        BlockGibbsPath(model, BASE, **options)
+        if kind == "block"
+        else BinaryPath(Density(model, BASE), BASE, **options)
+    )  # type: ignore[arg-type]
+
+
+def model_of(path):
+    return path.model if isinstance(path, BlockGibbsPath) else path.target.model
 
 
 def log_sums(path, given: bool, field: Tensor | None) -> Tensor:
     """log Σ exp(−E + aᵀx) over all states that agree with what each of three rows knows, (3,)."""
-    log_f = log_target(path.model, field=field).expand(3, 8)
+    log_f = log_target(model_of(path), field=field).expand(3, 8)
     if given:
         fits = ((ROWS.unsqueeze(1) == X) | ~SEEN.unsqueeze(1)).all(-1)
         log_f = log_f.masked_fill(~fits, -torch.inf)
@@ -256,7 +266,7 @@ def test_increments_lead_from_the_base_to_the_energy(kind, given, field):
     statistic = path.statistic(x)
     t = torch.tensor([0.0, 0.1, 0.35, 0.9, 1.0], dtype=torch.float64).unsqueeze(-1).expand(5, 3)
     total = sum(path.increment(statistic, t[i], t[i + 1]) for i in range(4))
-    last = -path.model.energy(x) if field is None else -path.model.energy(x) + x @ field
+    last = -model_of(path).energy(x) if field is None else -model_of(path).energy(x) + x @ field
     cells = x * BASE.logits - F.softplus(BASE.logits)
     torch.testing.assert_close(total, last - (cells.masked_fill(SEEN, 0) if given else cells).sum(-1))
     assert path.increment(statistic, torch.tensor(0.2), torch.tensor(0.4)).shape == (6, 3)
@@ -287,7 +297,9 @@ def test_shared_numbers_move_rows_alike(shared):
     """With shared numbers a row's particles do not depend on which rows come along."""
 
     def run(rows):
-        path = BinaryPath(machine("ising"), BASE, x=ROWS[rows], observed=SEEN[rows], shared=shared)
+        path = BinaryPath(
+            Density(machine("ising"), BASE), BASE, x=ROWS[rows], observed=SEEN[rows], shared=shared
+        )
         x = path.draw(40, len(rows), generator())
         return path.move(x, torch.full((len(rows),), 0.5, dtype=torch.float64), torch.ones(1), generator(1))[
             0
@@ -304,7 +316,9 @@ def test_annealed_sums_are_exact_sums(kind, given):
     x, log_w = annealed(path, 20_000, 3, 5)
     torch.testing.assert_close(multi_sample(log_w), log_sums(path, given, FIELD), atol=0.03, rtol=0)
     if given:  # what is left are draws from the conditional
-        p = torch.exp(log_target(path.model, field=FIELD) - log_sums(path, True, FIELD)[0]) * (X[:, 0] == 1)
+        p = torch.exp(log_target(model_of(path), field=FIELD) - log_sums(path, True, FIELD)[0]) * (
+            X[:, 0] == 1
+        )
         mean = torch.softmax(log_w[:, 0], 0) @ x[:, 0]
         torch.testing.assert_close(mean, p @ X, atol=0.02, rtol=0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from abduce.inference import hmc
+from abduce.inference.kernels import start
 
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=torch.float64)
@@ -39,7 +40,7 @@ def test_a_step_leaves_the_target_as_it_is():
     """Chains that start in the target stay in it, however coarse the step."""
     root = torch.linalg.cholesky(COVARIANCE)
     z = MEAN + torch.randn(40_000, 1, 2, generator=generator(), dtype=torch.float64) @ root.T
-    state = hmc.init(z, log_density)
+    state = start(z, log_density)
     size = torch.full((1, 1, 1), 0.9, dtype=torch.float64)
     g = generator(1)
     rates = []
@@ -53,7 +54,7 @@ def test_a_step_leaves_the_target_as_it_is():
 
 def test_energy_is_kept_to_second_order():
     z = torch.randn(500, 1, 2, generator=generator(), dtype=torch.float64)
-    state = hmc.init(z, log_density)
+    state = start(z, log_density)
 
     def lost(size: float) -> float:
         """Mean −log acceptance over one unit of time."""
@@ -86,7 +87,7 @@ def test_runs_repeat_and_rows_do_not_mix():
 def test_state_keeps_value_and_gradient_of_where_it_is():
     z = torch.randn(6, 3, 2, generator=generator(), dtype=torch.float64)
     state, _ = hmc.run(z, log_density, 9, seed=0)
-    fresh = hmc.init(state.x, log_density)
+    fresh = start(state.x, log_density)
     torch.testing.assert_close(state.log_density, fresh.log_density)
     torch.testing.assert_close(state.gradient, fresh.gradient)
     torch.testing.assert_close(fresh.gradient, -(state.x - MEAN) @ PRECISION)

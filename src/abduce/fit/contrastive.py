@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Kernel, Loss, check_rows, require, require_support
+from abduce.fit.loss import Loss, check_rows, require, require_support
 from abduce.fit.noise import Noise, fit_noise
 from abduce.inference.energy import Diverged, Energy
 from abduce.inference.flips import flip_energies
+from abduce.inference.kernels import Kernel
 
 STEEP = 20.0  # largest exponent of a probability flow: from there on the exponential goes on as its tangent
 CHAINS = 100

@@ -23,24 +23,13 @@ Source: LeCun et al. 2006, A Tutorial on Energy-Based Learning, on which energie
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from abduce.inference.energy import Energy
-
-
-class Kernel(Protocol):
-    """A Markov chain that leaves exp(−E) of the model it is bound to as it is; those in :mod:`abduce.inference` are."""
-
-    def init(self, x: Tensor) -> Any:
-        """Start chains at x (n, D); the state has a field ``x``."""
-        ...
-
-    def step(self, state: Any, generator: torch.Generator | None) -> tuple[Any, Any]:
-        """Move every chain once: (state, info)."""
-        ...
+from abduce.inference.kernels import Kernel
 
 
 class Loss(nn.Module, abc.ABC):

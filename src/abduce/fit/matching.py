@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Kernel, Loss, check_rows, require, require_support
+from abduce.fit.loss import Loss, check_rows, require, require_support
 from abduce.inference.energy import Energy
+from abduce.inference.kernels import Kernel
 
 
 def _gradient(model: Energy, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from abduce.checks import check_count, check_number
-from abduce.fit.loss import Kernel, Loss, check_rows, require
+from abduce.fit.loss import Loss, check_rows, require
 from abduce.inference.energy import Energy
 from abduce.inference.flips import ENUMERABLE
 from abduce.inference.integration import log_z_by_enumeration, log_z_on_grid
+from abduce.inference.kernels import Kernel
 
 POINTS = {1: 512, 2: 128}  # an axis
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abduce.fit.loss import Kernel, Loss, check_rows, require
+from abduce.fit.loss import Loss, check_rows, require
 from abduce.inference.energy import Energy
+from abduce.inference.kernels import Kernel
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from torch import Tensor
 from abduce.checks import check_choice
 from abduce.inference.importance import Evidence, by_pattern, in_precision, shared_noise
 from abduce.inference.latent import LatentVariableModel
-from abduce.inference.tempering import TARGET, GeometricPath, temper
+from abduce.inference.tempering import GAIN, TARGET, GeometricPath, smooth, temper
 from abduce.inference.weights import multi_sample
 
 STARTS = ("posterior", "prior")
@@ -104,7 +104,8 @@ def path(
         q = model.posterior(x, observed)
 
         def draw(n: int, _: int, generator: torch.Generator) -> Tensor:
-            return q.transport(_normal(n, rows, model.noise_dim, generator, x))
+            noise = torch.randn(n, rows, model.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
+            return q.transport(noise)
 
         spread = q.transport(shared_noise(256, model.noise_dim, 0, x)).std(0, keepdim=True)
         return GeometricPath(q.log_prob, joint, spread[0], draw, leapfrogs, shared)
@@ -118,10 +119,6 @@ def path(
     return GeometricPath(
         model.prior.log_prob, joint, z.std(0).repeat(len(x), 1), draw_prior, leapfrogs, shared
     )
-
-
-def _normal(n: int, rows: int, dim: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(n, rows, dim, generator=generator, dtype=like.dtype, device=like.device)
 
 
 @torch.no_grad()
@@ -138,12 +135,9 @@ def pilot(
     sizes = [log_size]
     for beta in betas[1:]:
         z, accepted = way.move(z, beta.to(z).expand(z.shape[1]), log_size.exp(), generator)
-        log_size = log_size + 0.3 * (accepted.mean(0) - TARGET)
+        log_size = log_size + GAIN * (accepted.mean(0) - TARGET)
         sizes.append(log_size)
-    # what was found at β_t serves β_t: smooth over the neighbours, since a few chains' acceptance is noisy
-    stacked = torch.stack(sizes)
-    padded = torch.cat([stacked[:1].expand(4, -1), stacked, stacked[-1:].expand(4, -1)])
-    return padded.unfold(0, 9, 1).mean(-1).exp()
+    return smooth(torch.stack(sizes)).exp()  # what was found at β_t serves β_t
 
 
 @torch.no_grad()

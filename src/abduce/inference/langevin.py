@@ -1,4 +1,4 @@
-"""Langevin dynamics on many independent chains at once.
+"""Langevin dynamics on many independent chains at once, and Hamiltonian ones in the same form.
 
     x' = x + (ε²/2) ∇log p(x) + ε · N(0, I)
 
@@ -12,34 +12,17 @@ Source: Roberts & Tweedie 1996, Exponential convergence of Langevin distribution
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from abduce.inference import hmc
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import Base, Energy, log_density
+from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start
 
 
-class State(NamedTuple):
-    """Where the chains are: x ``(n, D)``, log p(x) ``(n,)`` up to a constant, and its gradient there."""
-
-    x: Tensor
-    log_density: Tensor
-    gradient: Tensor
-
-
-class Info(NamedTuple):
-    """What a step did: acceptance probability ``(n,)``, one where nothing is adjusted."""
-
-    acceptance: Tensor
-
-
-def tempered(model: Energy, beta: float = 1.0, base: Base | None = None) -> hmc.LogDensity:
-    """x -> −β E(x) + log b(x)."""
-    if base is None:
-        return lambda x: -beta * model.energy(x)
-    return lambda x: base.log_prob(x) - beta * model.energy(x)
+def _target(kernel: Langevin | Hamiltonian) -> LogDensity:
+    return lambda x: log_density(kernel.model, x, kernel.beta, kernel.base)
 
 
 @dataclass(frozen=True)
@@ -65,28 +48,18 @@ class Langevin:
 
     def init(self, x: Tensor) -> State:
         """Start the chains at x ``(n, D)``."""
-        return State(x, *hmc.value_and_gradient(tempered(self.model, self.beta, self.base), x))
+        return start(x, _target(self))
 
     def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        """Move every chain once."""
+        """Move every chain once; without ``metropolis`` the acceptance is one."""
         eps = self.step_size
-        noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
+        noise = normal(state.x, generator)
         moved = self.init(state.x + 0.5 * eps**2 * state.gradient + eps * noise)
         if not self.metropolis:
             return moved, Info(torch.ones_like(moved.log_density))
         back = (state.x - moved.x - 0.5 * eps**2 * moved.gradient) / eps
         log_ratio = moved.log_density - state.log_density + 0.5 * (noise.square() - back.square()).sum(-1)
-        acceptance = torch.exp(log_ratio.nan_to_num(nan=-torch.inf).clamp_max(0.0))
-        uniform = torch.rand(
-            acceptance.shape, generator=generator, dtype=acceptance.dtype, device=acceptance.device
-        )
-        accept = uniform < acceptance
-        kept = State(
-            torch.where(accept.unsqueeze(-1), moved.x, state.x),
-            torch.where(accept, moved.log_density, state.log_density),
-            torch.where(accept.unsqueeze(-1), moved.gradient, state.gradient),
-        )
-        return kept, Info(acceptance)
+        return choose(state, moved, log_ratio, generator)
 
 
 @dataclass(frozen=True)
@@ -99,14 +72,10 @@ class Hamiltonian:
     beta: float = 1.0
     base: Base | None = None
 
-    def init(self, x: Tensor) -> hmc.State:
+    def init(self, x: Tensor) -> State:
         """Start the chains at x ``(n, D)``."""
-        return hmc.State(x, *hmc.value_and_gradient(tempered(self.model, self.beta, self.base), x))
+        return start(x, _target(self))
 
-    def step(self, state: hmc.State, generator: torch.Generator) -> tuple[hmc.State, Info]:
+    def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
         """Move every chain once."""
-        size = state.x.new_full((1, 1, 1), self.step_size)
-        one = hmc.State(*(t.unsqueeze(0) for t in state))
-        density = tempered(self.model, self.beta, self.base)
-        moved, info = hmc.step(one, density, size, generator, self.leapfrogs)
-        return hmc.State(*(t.squeeze(0) for t in moved)), Info(info.acceptance.squeeze(0))
+        return hmc.step(state, _target(self), self.step_size, generator, self.leapfrogs)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
-from abduce.inference.energy import Base, Bipartite, Energy, Traits, log_density
-from abduce.inference.gibbs import BinaryPath, BlockGibbsPath
+from abduce.inference.binary_paths import BinaryPath, BlockGibbsPath
+from abduce.inference.energy import Base, Bipartite, Energy, log_density
 from abduce.inference.tempering import GeometricPath, Path
 
 Likelihood = Callable[[Tensor], Tensor]  # x (..., rows, D) -> log p(seen | x) (..., rows)
@@ -78,7 +78,7 @@ def path_to(density: Density, leapfrogs: int = 5) -> Path:
         return GeometricPath(start.log_prob, density, start.scale.unsqueeze(0), draw, leapfrogs)
     if isinstance(model, Bipartite) and density.beta == 1:
         return BlockGibbsPath(model, start)
-    return BinaryPath(model, start, density.beta)
+    return BinaryPath(density, start)
 
 
 def path_given(
@@ -97,6 +97,10 @@ def path_given(
     the same random numbers, so that a row's answer does not depend on which rows come with it.
     """
     model, start = density.model, density.start
+
+    def target(z: Tensor) -> Tensor:
+        return density(z) if likelihood is None else density(z) + likelihood(z)
+
     if model.support == "real":
         given = start.condition(x, observed)
         scale = torch.where(observed, 0.0, start.scale)
@@ -104,38 +108,10 @@ def path_given(
         def base(z: Tensor) -> Tensor:
             return start.log_prob(z) - given.log_marginal
 
-        def target(z: Tensor) -> Tensor:
-            return density(z) if likelihood is None else density(z) + likelihood(z)
-
         def draw(particles: int, _: int, generator: torch.Generator) -> Tensor:
             return given.draw(particles, generator, shared)
 
         return GeometricPath(base, target, scale, draw, leapfrogs, shared)
     if isinstance(model, Bipartite) and density.beta == 1 and likelihood is None:
         return BlockGibbsPath(model, start, x, observed, field, shared)
-    energy = model if likelihood is None else _Seen(density, likelihood)
-    beta = density.beta if likelihood is None else 1.0
-    return BinaryPath(energy, start, beta, x, observed, field, shared)
-
-
-class _Seen(Energy):
-    """−(log density + log likelihood) as an energy of its own."""
-
-    traits = Traits("binary")
-
-    def __init__(self, density: Density, likelihood: Likelihood):
-        super().__init__()
-        self.density, self.likelihood = density, likelihood
-        self.n_cells = density.model.n_cells
-
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return -(self.density(x) + self.likelihood(x))
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def represent(self, x: Tensor) -> Tensor:
-        return x
+    return BinaryPath(target, start, x, observed, field, shared)

@@ -26,9 +26,11 @@ from torch import Tensor
 
 from abduce.inference import hmc
 from abduce.inference.energy import Diverged
+from abduce.inference.kernels import Info, LogDensity, State, start
 from abduce.inference.weights import effective_sample_size, resample, take
 
 TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
+GAIN = 0.3  # how far the log of a step size follows the acceptance, less the target, of one move
 
 
 class Path(Protocol):
@@ -96,6 +98,71 @@ class Particles(NamedTuple):
         return take(self.x, index.gather(0, order))
 
 
+class Tempered(NamedTuple):
+    """Particles on their way, P in each of R populations."""
+
+    t: Tensor  # where they are on the path, (R,), float64
+    x: Tensor  # (P, R, dim)
+    statistic: Tensor  # the path's, of x
+    log_w: Tensor  # normalised over P, (P, R), float64
+    log_z: Tensor  # log of ∫ f_t, as estimated so far, (R,), float64
+    log_size: Tensor  # step size that the acceptance so far asks for, (R,)
+    ancestor: Tensor  # which of the first particles each comes from, (P, R)
+
+
+def begin(
+    path: Path, particles: int, populations: int, generator: torch.Generator, step_size: float
+) -> Tempered:
+    """Draw particles from f_0."""
+    x = path.draw(particles, populations, generator)
+    zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    return Tempered(
+        zero,
+        x,
+        path.statistic(x),
+        zero.expand(particles, -1) - math.log(particles),
+        zero,
+        x.new_full((x.shape[1],), step_size).log(),
+        torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1]),
+    )
+
+
+def advance(
+    path: Path,
+    state: Tempered,
+    t: Tensor,
+    generator: torch.Generator,
+    size: Tensor | None = None,
+    resampling: bool = True,
+    shared: bool = False,
+) -> tuple[Tempered, Tensor]:
+    """Weigh the particles for f_t, resample where few carry the weight, and move them once.
+
+    ``size`` (R,) is the step size; None: that of the state.  Returns the new state, and the mean acceptance ``(R,)``.
+    """
+    particles = len(state.x)
+    log_w = state.log_w + path.increment(state.statistic, state.t, t).double()
+    gain = torch.logsumexp(log_w, 0)
+    if not bool(torch.isfinite(gain).all()):
+        raise Diverged(
+            f"annealing broke down at t = {float(t.max()):.3g}: all particles of a population have weight zero or "
+            "their energy is not finite; start from a wider base, or check that the energy rises away from the data"
+        )
+    x, log_w, ancestor = state.x, log_w - gain, state.ancestor
+    if resampling:
+        # every population draws every time, so that none's random numbers depend on another's need
+        index = resample(log_w, particles, generator, shared=shared)
+        poor = effective_sample_size(log_w) < 0.5 * particles
+        x = torch.where(poor.view(1, -1, 1), take(x, index), x)
+        ancestor = torch.where(poor, ancestor.gather(0, index), ancestor)
+        log_w = torch.where(poor, -math.log(particles), log_w)
+    x, accepted = path.move(x, t.to(x), state.log_size.exp() if size is None else size, generator)
+    rate = accepted.mean(0)
+    log_size = state.log_size + GAIN * (rate - TARGET)
+    moved = Tempered(t, x, path.statistic(x), log_w, state.log_z + gain, log_size, ancestor)
+    return moved, rate
+
+
 @torch.no_grad()
 def temper(
     path: Path,
@@ -122,74 +189,42 @@ def temper(
     show : called with t of the slowest population.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = path.draw(particles, populations, generator)
-    device, batch = x.device, x.shape[1]
-    double = {"dtype": torch.float64, "device": device}
-    t = torch.zeros(batch, **double)
-    log_w = torch.full((particles, batch), -math.log(particles), **double)
-    log_z = torch.zeros(batch, **double)
-    log_size = x.new_full((batch,), step_size).log()
-    total, count, lowest = torch.zeros_like(log_z), torch.zeros_like(log_z), torch.ones_like(log_z)
-    ancestor = torch.arange(particles, device=device).unsqueeze(1).repeat(1, batch)
-    statistic = path.statistic(x)
-    trace, sizes, steps = [t[0].clone()], [log_size[0].clone()], 0
+    state = begin(path, particles, populations, generator, step_size)
+    total, count, lowest = torch.zeros_like(state.t), torch.zeros_like(state.t), torch.ones_like(state.t)
+    trace, sizes, steps = [state.t[0]], [state.log_size[0]], 0
     last = most if plan is None else len(plan.t) - 1
-    fixed = None if plan is None else plan.sizes
     for i in range(last):
-        going = t < 1
+        going = state.t < 1
         if not bool(going.any()):
             break
+        size = None
         if plan is not None:
-            new = plan.t[i + 1].expand(batch).to(t)
-        elif i == most - 1:
-            new = torch.ones_like(t)
+            t = plan.t[i + 1].expand_as(state.t).to(state.t)
+            size = None if plan.sizes is None else plan.sizes[i + 1].expand_as(state.t).to(state.x)
         else:
-            new = _next(path, statistic, log_w, t, share)
-        log_w = log_w + path.increment(statistic, t, new).double()
-        gain = torch.logsumexp(log_w, 0)
-        if not bool(torch.isfinite(gain).all()):
-            raise Diverged(
-                f"annealing broke down at t = {float(new.max()):.3g}: all particles of a population have weight zero or "
-                "their energy is not finite; start from a wider base, or check that the energy rises away from the data"
-            )
-        log_z += gain
-        log_w = log_w - gain
-        t = new
-        if resampling:
-            # every population draws every time, so that none's random numbers depend on another's need
-            index = resample(log_w, particles, generator, shared=shared)
-            poor = effective_sample_size(log_w) < 0.5 * particles
-            x = torch.where(poor.view(1, -1, 1), take(x, index), x)
-            ancestor = torch.where(poor, ancestor.gather(0, index), ancestor)
-            log_w = torch.where(poor, -math.log(particles), log_w)
-        size = log_size.exp() if fixed is None else fixed[i + 1].expand(batch).to(x)
-        x, accepted = path.move(x, t.to(x), size, generator)
-        rate = accepted.mean(0)
-        log_size = log_size + 0.3 * (rate - TARGET)
-        statistic = path.statistic(x)
+            t = torch.ones_like(state.t) if i == most - 1 else _next(path, state, share)
+        state, rate = advance(path, state, t, generator, size, resampling, shared)
         total += torch.where(going, rate.double(), 0.0)
         lowest = torch.where(going, torch.minimum(lowest, rate.double()), lowest)
         count += going
         steps += 1
         if plan is None and bool(going[0]):
-            trace.append(t[0].clone())
-            sizes.append(log_size[0].clone())
+            trace.append(state.t[0])
+            sizes.append(state.log_size[0])
         if i % 16 == 0:
-            check_range(x)
+            check_range(state.x)
         if show is not None:
-            show(float(t.min()))
-    check_range(x)
-    survivors = (torch.nn.functional.one_hot(ancestor, particles).sum(0) > 0).sum(-1)
-    found = plan or Plan(torch.stack(trace), _smooth(torch.stack(sizes)).exp())
+            show(float(state.t.min()))
+    check_range(state.x)
     return Particles(
-        log_z,
-        x,
-        log_w,
+        state.log_z,
+        state.x,
+        state.log_w,
         total / count.clamp_min(1),
         lowest,
-        survivors,
-        found,
-        steps * particles * batch,
+        (torch.nn.functional.one_hot(state.ancestor, particles).sum(0) > 0).sum(-1),
+        plan or Plan(torch.stack(trace), smooth(torch.stack(sizes)).exp()),
+        steps * state.log_w.numel(),
     )
 
 
@@ -202,13 +237,13 @@ def check_range(x: Tensor, most: float = 1e3) -> None:
         )
 
 
-def _next(path: Path, statistic: Tensor, log_w: Tensor, t: Tensor, share: float) -> Tensor:
+def _next(path: Path, state: Tempered, share: float) -> Tensor:
     """The largest t up to 1 whose conditional effective sample size is ``share``, by bisection, ``(populations,)``."""
-    low, high = t, torch.ones_like(t)
+    low, high = state.t, torch.ones_like(state.t)
 
     def enough(new: Tensor) -> Tensor:
-        u = path.increment(statistic, t, new).double()
-        size = 2 * torch.logsumexp(log_w + u, 0) - torch.logsumexp(log_w + 2 * u, 0)
+        u = path.increment(state.statistic, state.t, new).double()
+        size = 2 * torch.logsumexp(state.log_w + u, 0) - torch.logsumexp(state.log_w + 2 * u, 0)
         return size.exp() >= share
 
     whole = enough(high)
@@ -219,9 +254,9 @@ def _next(path: Path, statistic: Tensor, log_w: Tensor, t: Tensor, share: float)
     return torch.where(whole, 1.0, high)
 
 
-def _smooth(log_sizes: Tensor, half: int = 4) -> Tensor:
-    """Average over neighbouring temperatures: a few particles' acceptance is noisy."""
-    padded = torch.cat([log_sizes[:1].expand(half), log_sizes, log_sizes[-1:].expand(half)])
+def smooth(log_sizes: Tensor, half: int = 4) -> Tensor:
+    """Average over neighbouring temperatures, (T, ...): a few particles' acceptance is noisy."""
+    padded = torch.cat([log_sizes[:1]] * half + [log_sizes] + [log_sizes[-1:]] * half)
     return padded.unfold(0, 2 * half + 1, 1).mean(-1)
 
 
@@ -234,8 +269,8 @@ class GeometricPath:
 
     def __init__(
         self,
-        base: Callable[[Tensor], Tensor],
-        target: Callable[[Tensor], Tensor],
+        base: LogDensity,
+        target: LogDensity,
         scale: Tensor,
         draw: Callable[[int, int, torch.Generator], Tensor],
         leapfrogs: int = 5,
@@ -251,30 +286,26 @@ class GeometricPath:
     def increment(self, statistic: Tensor, t: Tensor, new: Tensor) -> Tensor:
         return (new - t) * statistic
 
-    def log_density(self, t: Tensor) -> hmc.LogDensity:
+    def log_density(self, t: Tensor) -> LogDensity:
         """log f_t, up to a constant in t."""
         return lambda x: torch.lerp(self.base(x), self.target(x), t.expand(x.shape[:-1]))
 
-    def at(self, x: Tensor, t: Tensor) -> tuple[hmc.State, Tensor]:
+    def at(self, x: Tensor, t: Tensor) -> tuple[State, Tensor]:
         """The chain's state on f_t at x, and the log ratio there, ``(particles, populations)``, both from one evaluation."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             base, target = self.base(x), self.target(x)
             (d_base,) = torch.autograd.grad(base.sum(), x)
             (d_target,) = torch.autograd.grad(target.sum(), x)
-        share = t.unsqueeze(-1)
         value = torch.lerp(base, target, t.expand(base.shape)).detach()
-        return hmc.State(x.detach(), value, torch.lerp(d_base, d_target, share.expand(x.shape))), (
-            target - base
-        ).detach()
+        gradient = torch.lerp(d_base, d_target, t.unsqueeze(-1).expand(x.shape))
+        return State(x.detach(), value, gradient), (target - base).detach()
 
-    def step(
-        self, state: hmc.State, t: Tensor, size: Tensor, generator: torch.Generator
-    ) -> tuple[hmc.State, hmc.Info]:
+    def step(self, state: State, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[State, Info]:
         """One step of Hamiltonian Monte Carlo on f_t."""
         step_size = size.view(1, -1, 1) * self.scale
         return hmc.step(state, self.log_density(t), step_size, generator, self.leapfrogs, self.shared)
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        state, info = self.step(hmc.init(x, self.log_density(t)), t, size, generator)
+        state, info = self.step(start(x, self.log_density(t)), t, size, generator)
         return state.x, info.acceptance
