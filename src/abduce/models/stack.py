@@ -360,7 +360,8 @@ class Stack(Energy):
     def log_probs(self, x: Tensor, observed: Tensor) -> Tensor:
         """log p of the observed cells under each member, (n, M)."""
         coded = self.coded(x, observed)
-        slopes = [torch.from_numpy(c.log_slope(x.numpy(), observed.numpy())) for c in self.codings]
+        pairs = zip(self.codings, coded, strict=True)
+        slopes = [torch.from_numpy(c.log_slope_at(f.numpy(), observed.numpy())) for c, (f, _) in pairs]
         out = x.new_empty(len(x), len(self.members))
         for m, member in enumerate(self.members):
             coding = self.codings[member.coding]
