@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_nothing_and_keeps_the_old(tmp_path, monkeypatch):
     path.write_text("old")
 
     def full(self, file, **kwargs):
-        file.write(b"half")
+        file.write("half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)

@@ -59,13 +59,13 @@ class Linear(View):
         """Standard deviation of each cell of y, at least a thousandth, (d,)."""
         return torch.as_tensor(self.noise).to(y).expand(y.shape[-1]).clamp_min(LEAST_NOISE)
 
-    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def guess(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Spread what was seen over the cells that it came from, by how much of it did."""
         if isinstance(self.operator, Identity):
-            return y, seen
+            return y, mask
         share = self.operator.each(torch.abs)
-        known = share.adjoint(seen.to(y))
-        x = share.adjoint(y * seen) / known.clamp_min(1e-12)
+        known = share.adjoint(mask.to(y))
+        x = share.adjoint(y * mask) / known.clamp_min(1e-12)
         return x, known > 0.5 * share.adjoint(torch.ones_like(y))
 
     def hold(self, likelihood: Product, seen: Tensor) -> Linear:
@@ -84,11 +84,11 @@ class Linear(View):
         """The observation of some rows of a chunk."""
         return self if self.held is None else replace(self, held=tuple(t[index] for t in self.held))
 
-    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
-        return self._law(likelihood.gaussian(), seen).log_prob(y, seen)
+    def log_prob(self, likelihood: Product, y: Tensor, mask: Tensor) -> Tensor:
+        return self._law(likelihood.gaussian(), mask).log_prob(y, mask)
 
-    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> _Corrected:
-        return _Corrected(self, likelihood.gaussian(), y, seen)
+    def clean(self, likelihood: Product, y: Tensor, mask: Tensor) -> _Corrected:
+        return _Corrected(self, likelihood.gaussian(), y, mask)
 
     def point(self, model: Any, moments: list[Tensor]) -> Tensor:
         return moments[0].squeeze(-1)
@@ -236,8 +236,8 @@ class Flips(View):
         odds = float(torch.logit(torch.tensor(1 - self.rate, dtype=torch.float64)))
         return torch.where(seen, odds * (2 * y - 1), 0.0)
 
-    def guess(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        return y, seen
+    def guess(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return y, mask
 
     def _noisy(self, part: Distribution) -> Distribution:
         if not isinstance(part, Bernoulli):
@@ -245,18 +245,18 @@ class Flips(View):
         p = torch.sigmoid(part.logits)
         return Bernoulli(torch.logit((1 - self.rate) * p + self.rate * (1 - p), eps=1e-12))
 
-    def log_prob(self, likelihood: Product, y: Tensor, seen: Tensor) -> Tensor:
+    def log_prob(self, likelihood: Product, y: Tensor, mask: Tensor) -> Tensor:
         parts = [(cells, self._noisy(part)) for cells, part in likelihood.parts]
-        return Product(parts, likelihood.n_cells).log_prob(y, seen)
+        return Product(parts, likelihood.n_cells).log_prob(y, mask)
 
-    def clean(self, likelihood: Product, y: Tensor, seen: Tensor) -> Product:
-        field = self.field(y, seen)
+    def clean(self, likelihood: Product, y: Tensor, mask: Tensor) -> Product:
+        field = self.field(y, mask)
         parts: list[tuple[Tensor | slice, Distribution]] = []
         for cells, part in likelihood.parts:
             if isinstance(part, Bernoulli):
                 parts.append((cells, Bernoulli(part.logits + field[..., cells])))
             else:
-                parts.append((cells, part.condition(y[..., cells], seen[..., cells])))
+                parts.append((cells, part.condition(y[..., cells], mask[..., cells])))
         return Product(parts, likelihood.n_cells)
 
     def point(self, model: Any, moments: list[Tensor]) -> Tensor:

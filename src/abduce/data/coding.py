@@ -126,7 +126,11 @@ class Coding:
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d value in data units| over observed numbers, (n,); dates in days."""
-        slope = self._outer.log_slope(self._features.to(values[:, self.numbers]))
+        return self.log_slope_at(self._features.to(values[:, self.numbers]), observed)
+
+    def log_slope_at(self, features: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """The same where the features (n, F) are known already."""
+        slope = self._outer.log_slope(features[:, : len(self.numbers)])
         return over_observed(slope, observed[:, self.numbers])
 
     def log_slope_in_model(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:

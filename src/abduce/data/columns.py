@@ -54,7 +54,7 @@ def plain(value: Any, name: str) -> Any:
     )
 
 
-def read_column(series: pd.Series, name: str) -> Column:
+def read_column(series: Any, name: str) -> Column:
     """Read a column into a `Column`.
 
     Raises ValueError naming the column for infinities and for mixed or unsupported contents.

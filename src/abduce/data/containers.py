@@ -95,7 +95,7 @@ class Frames(Container):
             raise ValueError(f"{name} must have the columns seen in training: it {' and '.join(parts)}")
         return X
 
-    def modelled(self, X: Any, name: str) -> pd.DataFrame:
+    def modelled(self, X: Any, name: str) -> Any:
         return self.check(X, name)[self.labels]
 
     def _columns(self, X: Any, name: str) -> list[Column]:
@@ -173,7 +173,7 @@ def _finish(field: Field, data: np.ndarray) -> Any:
         data = _fitted(data, dtype, 1.0 if field.kind == "positive" else -np.inf).astype(dtype)
     elif "float32" in label or "float16" in label:
         dtype = np.dtype("float32" if "float32" in label else "float16")
-        data = _fitted(data, dtype, np.finfo(dtype).tiny if field.kind == "positive" else -np.inf)
+        data = _fitted(data, dtype, float(np.finfo(dtype).tiny) if field.kind == "positive" else -np.inf)
     return build_column(field, data)
 
 
@@ -258,11 +258,14 @@ class Arrays(Container):
     def read(self, X: Any, name: str) -> Pair:
         data, observed = split(self.check(X, name), name)
         observed = np.ones(data.shape, bool) if observed is None else observed
-        if self.coded:
-            data = np.array(data, np.float64)
+        out = data
         for group in self.coded:
-            data[:, group.index] = find_codes(data[:, group.index], observed[:, group.index], group, name)
-        return data, observed
+            block = data[:, group.index]
+            codes = find_codes(block, observed[:, group.index], group, name)
+            if codes is not block:
+                out = np.array(data, np.float64) if out is data else out
+                out[:, group.index] = codes
+        return out, observed
 
     def modelled(self, X: Any, name: str) -> Any:
         return X

@@ -211,7 +211,7 @@ def grouped(fields: Sequence[Field], n_cells: int) -> list[Group]:
         return [Group(fields[0].kind, np.arange(n_cells), tuple(fields))]
     kinds = np.array([f.kind for f in fields])
     places = [(kind, np.flatnonzero(kinds == kind)) for kind in KINDS]
-    return [Group(kind, cells, tuple(fields[j] for j in cells)) for kind, cells in places if cells.size]
+    return [Group(kind, cells, tuple(fields[int(j)] for j in cells)) for kind, cells in places if cells.size]
 
 
 def _shorten(value: Any) -> str:

@@ -75,20 +75,21 @@ def frame_field(column: Column, kind: str | None) -> Field:
         return Field(kind=kind, categories=_categories(column, kind), denominator=1, **base)
     if column.form == "text" and values.size:
         raise ValueError(f"column {column.name!r} holds text such as {column.first()!r}; it cannot be {kind}")
-    step = column_denominator(column)
+    if kind == "positive" and asked and values.size and values.min() <= 0:
+        raise ValueError(
+            f"column {column.name!r} has the value {values.min():g}; kind positive needs values above 0"
+        )
+    return number_field(base, kind, values, column_denominator(column))
+
+
+def number_field(base: dict[str, Any], kind: str, values: np.ndarray, step: int | None) -> Field:
+    """Describe numbers of a kind, from the observed ones (n,) and their denominator; ``base`` are the other arguments."""
     if kind == "count":
-        check_counts(values, step, column.name)
+        check_counts(values, step, base["name"])
         return Field(kind=kind, denominator=1, **base)
     if kind == "pixel":
         return pixel_field(base, values, step)
-    logs = values
-    if kind == "positive":
-        if asked and values.size and values.min() <= 0:
-            raise ValueError(
-                f"column {column.name!r} has the value {values.min():g}; kind positive needs values above 0"
-            )
-        logs = np.log(values)
-    loc, scale = location_scale(logs[:, None], None)
+    loc, scale = location_scale((np.log(values) if kind == "positive" else values)[:, None], None)
     return Field(kind=kind, loc=float(loc[0]), scale=float(scale[0]), denominator=step, **base)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from abduce.data.fields import CODED, Field, listing
-from abduce.data.infer import check_counts, location_scale, number_categories, pixel_field, pixel_range
+from abduce.data.infer import check_counts, location_scale, number_categories, number_field, pixel_range
 from abduce.data.lattice import denominators
 
 _RARE = 0.01
@@ -169,14 +169,6 @@ def image_field(values: np.ndarray, observed: np.ndarray | None, dtype: np.dtype
         cast = bool if dtype == np.bool_ else int if dtype.kind in "iu" else float
         found = tuple(cast(v) for v in found)
         return Field(kind=kind, categories=found, denominator=1, low=low, high=high, **base)
-    if kind == "pixel":
-        return pixel_field(base | {"low": low, "high": high}, seen, step)
-    if kind == "count":
-        check_counts(seen.reshape(-1), step, "pixel")
-        return Field(kind=kind, denominator=1, low=low, high=high, **base)
     if kind == "identifier" or (kind == "positive" and low <= 0):
         raise ValueError(f"kinds: pixels between {low:g} and {high:g} cannot be {kind}")
-    loc, scale = location_scale(np.log(column) if kind == "positive" else column, None)
-    return Field(
-        kind=kind, loc=float(loc[0]), scale=float(scale[0]), denominator=step, low=low, high=high, **base
-    )
+    return number_field(base | {"low": low, "high": high}, kind, seen.reshape(-1), step)

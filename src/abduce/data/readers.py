@@ -12,11 +12,14 @@ Writing is all or nothing: a file appears under its name only once it is complet
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,7 +70,7 @@ def read(path: str | os.PathLike, member: str | None = None) -> pd.DataFrame | n
         raise _unknown(path)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    try:
+    with naming(path, suffix):
         if suffix == ".npz":
             data = _read_npz(path, member)
         elif suffix == ".npy":
@@ -75,16 +78,7 @@ def read(path: str | os.PathLike, member: str | None = None) -> pd.DataFrame | n
         elif suffix == ".parquet":
             data = pd.read_parquet(path, dtype_backend="numpy_nullable")
         else:
-            data = _read_text(path, "\t" if ".tsv" in suffix else ",")
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path} is empty") from error
-    except _Clear:
-        raise
-    except (
-        Exception
-    ) as error:  # the readers raise a dozen types of their own; all mean the same to the caller
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as {suffix}: {reason}") from error
+            data = pd.read_csv(path, **text_options(suffix))
     if not len(data):
         raise ValueError(f"{path} has no rows")
     return data
@@ -94,15 +88,29 @@ class _Clear(ValueError):
     """An error that already says what is wrong with which file."""
 
 
-def _read_text(path: Path, separator: str) -> pd.DataFrame:
-    return pd.read_csv(path, **text_options(separator))
+@contextmanager
+def naming(path: Path, suffix: str) -> Iterator[None]:
+    """Name the path in what the readers raise: a dozen types of their own, all of which mean the same to the caller."""
+    try:
+        yield
+    except _Clear:
+        raise
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty") from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read as {suffix}: {reason}") from error
 
 
-def text_options(separator: str) -> dict[str, Any]:
+def text_options(suffix: str) -> dict[str, Any]:
     """Arguments of `pandas.read_csv`, the same for a whole file and for its chunks."""
     # Before pandas 3 the default parser was off in the last bit of some numbers.
     exact = {"float_precision": "round_trip"} if int(pd.__version__.split(".")[0]) < 3 else {}
-    return {"sep": separator, "dtype_backend": "numpy_nullable", "low_memory": False, **exact}
+    return {"sep": _separator(suffix), "dtype_backend": "numpy_nullable", "low_memory": False, **exact}
+
+
+def _separator(suffix: str) -> str:
+    return "\t" if ".tsv" in suffix else ","
 
 
 def _read_npz(path: Path, member: str | None) -> np.ndarray:
@@ -196,13 +204,7 @@ def write(path: str | os.PathLike, data: Any, like: str | os.PathLike | None = N
         if suffix == ".parquet":
             named = frame.rename(columns=str)
             return _atomic(path, lambda file: named.to_parquet(file, index=False))
-        blank = ["" if re.fullmatch(r"Unnamed: \d+", str(c)) else c for c in frame.columns]
-        packing: Any = "gzip" if suffix.endswith(".gz") else None
-        separator = "\t" if ".tsv" in suffix else ","
-        return _atomic(
-            path,
-            lambda file: frame.to_csv(file, index=False, header=blank, sep=separator, compression=packing),
-        )
+        return _atomic(path, lambda file: write_text(file, [frame], suffix))
     array = _as_array(data, path)
     if suffix == ".npy":
         return _atomic(path, lambda file: np.save(file, array, allow_pickle=False))
@@ -218,6 +220,24 @@ def _as_frame(data: Any, path: Path) -> pd.DataFrame:
     if array.ndim != 2:
         raise ValueError(f"{path}: a table holds 2-D data, got shape {array.shape}; use .npy or .npz")
     return pd.DataFrame(array, columns=[f"x{j}" for j in range(array.shape[1])])
+
+
+def write_text(file: Any, pieces: Iterable[pd.DataFrame], suffix: str = ".csv") -> None:
+    """Write frames to an open file as one CSV or TSV, packed or not, the header once; blank names stay blank."""
+    binary = gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if suffix.endswith(".gz") else file
+    text = io.TextIOWrapper(binary, "utf-8", newline="") if isinstance(file, io.BufferedIOBase) else binary
+    try:
+        first = True
+        for frame in pieces:
+            names = ["" if re.fullmatch(r"Unnamed: \d+", str(c)) else c for c in frame.columns]
+            frame.to_csv(text, index=False, header=names if first else False, sep=_separator(suffix))
+            first = False
+        text.flush()
+    finally:
+        if text is not binary:
+            text.detach()
+        if binary is not file:
+            binary.close()
 
 
 def _as_array(data: Any, path: Path) -> np.ndarray:

@@ -11,11 +11,8 @@ Writing is all or nothing, as in :mod:`abduce.data.readers`.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from abduce.data.readers import TABLES, _atomic, _suffix, text_options
+from abduce.data.readers import TABLES, _atomic, _suffix, naming, text_options, write_text
 
 ROWS = 65_536  # most rows of a chunk
 CELLS = 2**20  # and its most cells
@@ -85,7 +82,7 @@ class TableFile:
             raise ValueError(f"{self.path} is empty")
         self.schema: pa.Schema | None = None
         self._dtypes: dict[str, str | None] = {}
-        with self._reading():
+        with naming(self.path, self.suffix):
             if self.suffix == ".parquet":
                 with self._parquet() as file:
                     self.rows = file.metadata.num_rows
@@ -153,7 +150,7 @@ class TableFile:
     def _arrow(self, rows: int) -> Iterator[pa.Table]:
         """Tables of ``rows`` rows, whatever the file's row groups are."""
         assert self.schema is not None
-        with self._reading(), self._parquet() as file:
+        with naming(self.path, self.suffix), self._parquet() as file:
             held: list[pa.RecordBatch] = []
             count = 0
             for batch in file.iter_batches(batch_size=rows, use_threads=False):
@@ -174,8 +171,7 @@ class TableFile:
     # ------------------------------------------------------------ text
 
     def _text(self, rows: int, **options: Any) -> Iterator[pd.DataFrame]:
-        separator = "\t" if ".tsv" in self.suffix else ","
-        reader: Any = pd.read_csv(self.path, chunksize=rows, **text_options(separator), **options)
+        reader: Any = pd.read_csv(self.path, chunksize=rows, **text_options(self.suffix), **options)
         with reader:
             yield from reader
 
@@ -199,7 +195,7 @@ class TableFile:
         }
 
     def _texts(self, rows: int) -> Iterator[tuple[None, pd.DataFrame]]:
-        with self._reading():
+        with naming(self.path, self.suffix):
             for frame in self._text(rows, dtype=self._as_text):
                 different = {
                     name: dtype
@@ -207,17 +203,6 @@ class TableFile:
                     if dtype is not None and str(frame[name].dtype) != dtype
                 }
                 yield None, frame.astype(different) if different else frame
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Name the path in what the readers raise, each with a type of its own."""
-        try:
-            yield
-        except pd.errors.EmptyDataError as error:
-            raise ValueError(f"{self.path} is empty") from error
-        except (pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError, OSError, EOFError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{self.path} cannot be read as {self.suffix}: {reason}") from error
 
 
 def _join(dtypes: set[str]) -> str | None:
@@ -252,7 +237,7 @@ def write(path: str | os.PathLike, pieces: Iterable[Any], schema: pa.Schema | No
     suffix = _suffix(path)
     if suffix == ".parquet":
         return _atomic(path, lambda file: _write_parquet(file, pieces, schema))
-    return _atomic(path, lambda file: write_text(file, pieces, "\t" if ".tsv" in suffix else ",", suffix))
+    return _atomic(path, lambda file: write_text(file, pieces, suffix))
 
 
 def _write_parquet(file: IO[bytes], pieces: Iterable[Any], schema: pa.Schema | None) -> None:
@@ -270,24 +255,6 @@ def _write_parquet(file: IO[bytes], pieces: Iterable[Any], schema: pa.Schema | N
     finally:
         if writer is not None:
             writer.close()
-
-
-def write_text(file: Any, pieces: Iterable[pd.DataFrame], separator: str = ",", suffix: str = ".csv") -> None:
-    """Write frames to an open file as one CSV, the header once."""
-    binary = gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if suffix.endswith(".gz") else file
-    text = io.TextIOWrapper(binary, "utf-8", newline="") if isinstance(file, io.BufferedIOBase) else binary
-    try:
-        first = True
-        for frame in pieces:
-            names = ["" if re.fullmatch(r"Unnamed: \d+", str(c)) else c for c in frame.columns]
-            frame.to_csv(text, index=False, header=names if first else False, sep=separator)
-            first = False
-        text.flush()
-    finally:
-        if text is not binary:
-            text.detach()
-        if binary is not file:
-            binary.close()
 
 
 def retyped(schema: pa.Schema, types: dict[str, pa.DataType]) -> pa.Schema:

@@ -90,7 +90,10 @@ class Affine(Transform):
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
 
     def to(self, v: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
-        out = np.subtract(v, self.loc, dtype=dtype)
+        loc = self.loc.astype(dtype)
+        out = np.subtract(v, loc) if v.dtype == dtype else np.array(v, dtype)
+        if v.dtype != dtype:
+            out -= loc
         out /= self.scale.astype(dtype)
         return out
 
@@ -131,7 +134,10 @@ class Log(Transform):
         return np.exp(np.clip(out, -690.0, 700.0, out=out), out=out)  # neither 0 nor infinite
 
     def log_slope(self, m: np.ndarray) -> np.ndarray:
-        return -(np.log(self.scale) + np.multiply(m, self.scale, dtype=np.float64) + self.loc)
+        out = np.multiply(m, self.scale, dtype=np.float64)
+        out += np.log(self.scale)
+        out += self.loc
+        return np.negative(out, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,9 +341,10 @@ class Joined(Transform):
         return out
 
     def log_slope(self, m: np.ndarray) -> np.ndarray:
-        out = np.empty(np.shape(m))
-        for columns, t in self.parts:
-            out[..., columns] = t.log_slope(m[..., columns])
+        slopes = [t.log_slope(m[..., columns]) for columns, t in self.parts]
+        out = np.empty((self.d,) if all(s.ndim == 1 for s in slopes) else np.shape(m))
+        for (columns, _), slope in zip(self.parts, slopes, strict=True):
+            out[..., columns] = slope
         return out
 
 
