@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
     from abduce.estimators.ensemble import MixtureEnsemble
     from abduce.estimators.folder import load
+    from abduce.estimators.latent_classes import LatentClasses
     from abduce.estimators.observations import Blur, Downsample, LinearMap, Noise, Quantise
     from abduce.estimators.rubin import pool
     from abduce.estimators.sparse import PSD, SparseCoding
@@ -67,6 +68,7 @@ __all__ = [
     "Imputer",
     "Ising",
     "KMeans",
+    "LatentClasses",
     "LinearMap",
     "LogZ",
     "MaximumLikelihood",
@@ -101,6 +103,7 @@ _NAMES = {
     "estimators.folder": ("load",),
     "estimators.classical": ("PCA", "ICA", "KMeans", "GaussianMixture", "MixtureOfFactorAnalyzers"),
     "estimators.ensemble": ("MixtureEnsemble",),
+    "estimators.latent_classes": ("LatentClasses",),
     "estimators.contrastive": ("RBM", "Ising", "EnergyNetwork"),
     "estimators.autoencoders": (
         "Autoencoder",

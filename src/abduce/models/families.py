@@ -8,6 +8,7 @@ from abduce.models.boltzmann import RBM, GaussianRBM, Ising
 from abduce.models.ensemble import MixtureEnsemble
 from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents
+from abduce.models.latent_classes import LatentClassModel
 from abduce.models.mixture import GaussianMixture, KMeans
 from abduce.models.network import EnergyNetwork
 from abduce.models.sparse_coding import PSD, SparseCoding
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[Energy]] = {
         IndependentComponents,
         Ising,
         KMeans,
+        LatentClassModel,
         MixtureOfFactorAnalyzers,
         MixtureEnsemble,
         PSD,
