@@ -38,6 +38,7 @@ from abduce.data.observations import (
     Noise as Noise,
     Quantise as Quantise,
 )
+from abduce.estimators.latent_classes import LatentClasses as LatentClasses
 from abduce.estimators.rubin import pool as pool
 from abduce.estimators.sparse import (
     PSD as PSD,

@@ -38,7 +38,11 @@ class Exact(Answer):
         return torch.full((len(self.seen.y),), math.inf, dtype=torch.float64)
 
     def mean(self) -> Tensor:
-        return self.law.mean(self.seen)
+        mean = self.law.mean(self.seen)
+        if 2 not in self.levels:
+            return mean
+        bits = torch.tensor(self.levels) == 2  # laws give the probability of 1
+        return torch.where(bits, (mean > 0.5).to(mean), mean)
 
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
         return self.law.draws(self.seen, n, generator)

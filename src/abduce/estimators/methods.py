@@ -20,6 +20,7 @@ from abduce.estimators.classical import (
 from abduce.estimators.contrastive import RBM, EnergyNetwork, Ising
 from abduce.estimators.energies import EnergyEstimator
 from abduce.estimators.ensemble import MixtureEnsemble
+from abduce.estimators.latent_classes import LatentClasses
 from abduce.estimators.sparse import PSD, SparseCoding
 from abduce.estimators.vae import VAE
 
@@ -33,6 +34,7 @@ ENERGIES: dict[str, type[EnergyEstimator]] = {
         GaussianMixture,
         MixtureOfFactorAnalyzers,
         MixtureEnsemble,
+        LatentClasses,
         RBM,
         Ising,
         EnergyNetwork,

@@ -182,7 +182,7 @@ class Restoring(abc.ABC):
         seen = self._encode(X)
         names = self.schema_.names
         wanted = f"x{column}" if isinstance(column, Integral) and str(column) not in names else str(column)
-        cells = self.schema_.layout.classes
+        cells = self.model_.layout.classes
         if wanted not in names or names.index(wanted) not in cells:
             classes = listing([names[j] for j in cells]) if cells else "none"
             raise ValueError(f"column must be one of classes, of which there are {classes}; got {column!r}")

@@ -7,14 +7,17 @@ latent classes beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from abduce.data.coding import Coding
+from abduce.data.fields import CODED
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
-from abduce.fit.pool import Family, Members
+from abduce.fit.latent_classes import fit_latent_classes
+from abduce.fit.pool import Family, Given, Members
 from abduce.gaussians.em import principal_factors
 from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
@@ -44,7 +47,16 @@ def table_families(
     codings = [Coding(schema, values, observed, scores) for scores in (False, True)]
     if not codings[1].columns:  # no numbers: both codings are one
         codings = codings[:1]
-    return [GaussianFamily(coding, values, components, seed) for coding in codings]
+    families: list[Family] = [GaussianFamily(coding, values, components, seed) for coding in codings]
+    if {f.kind for f in schema.fields} <= set(CODED):
+        families.append(Given("latent classes", values, partial(_latent_classes, schema, seed), repeats=True))
+    return families
+
+
+def _latent_classes(schema: Schema, seed: int, values: np.ndarray, observed: np.ndarray) -> Model:
+    levels = [f.levels or 2 for f in schema.cell_fields]
+    energy = fit_latent_classes(torch.from_numpy(values), torch.from_numpy(observed), levels, "auto", seed)
+    return EnergyModel(energy.double(), levels=tuple(levels))
 
 
 class GaussianFamily:

@@ -17,6 +17,7 @@ from abduce.models.energy_model import EnergyModel
 from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
 from abduce.models.gaussian import IndependentComponents, PrincipalComponents
 from abduce.models.grouped_mixture import GroupedMixture
+from abduce.models.latent_classes import LatentClassModel
 from abduce.models.mixture import GaussianMixture, KMeans
 from abduce.models.model import Model
 from abduce.models.network import EnergyNetwork
@@ -37,6 +38,7 @@ ENERGIES: dict[str, type[Energy]] = {
         IndependentComponents,
         Ising,
         KMeans,
+        LatentClassModel,
         MixtureOfFactorAnalyzers,
         PSD,
         ParzenWindows,
