@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ class Exact(Answer):
     kind = "exact"
 
     def __init__(self, law: Law, seen: Seen, represent: Callable[[Tensor], Tensor], levels: tuple[int, ...]):
-        self.law, self.seen, self.represent, self.levels = law, seen, represent, levels
+        self.law: Any = law  # one of classes has chances, one of Gaussians points
+        self.seen, self.represent, self.levels = seen, represent, levels
 
     @property
     def log_evidence(self) -> Tensor:

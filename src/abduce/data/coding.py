@@ -120,8 +120,8 @@ class Coding:
     def features(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`code` of tensors; the rows asked about last are kept, as several models may read the same."""
         if self._last is None or self._last[0] is not x or self._last[1] is not observed:
-            coded = self.code(x.numpy(), observed.numpy())
-            self._last = (x, observed, *map(torch.from_numpy, coded))
+            features, seen = self.code(x.numpy(), observed.numpy())
+            self._last = x, observed, torch.from_numpy(features), torch.from_numpy(seen)
         return self._last[2], self._last[3]
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def translate(
     Y: Any,
     observation: Any,
     linear: Linear,
-    encode: Callable[[Any], tuple[Tensor, Tensor]],
+    encode: Callable[[Any], Seen],
 ) -> Seen:
     """What was seen of clean rows in model space, through the view that an observation in data units is there.
 

@@ -120,7 +120,8 @@ class Auto(Arguments, EnergyEstimator):
         """What fits a clone of an estimator to rows in model space."""
 
         def fit(values: np.ndarray, observed: np.ndarray) -> Model:
-            fresh: Any = clone(given).set_params(random_state=rows.seed)
+            fresh: Any = clone(given)
+            fresh.set_params(random_state=rows.seed)
             return fresh.fit(Encoded(rows.schema, values, observed)).model_
 
         return fit

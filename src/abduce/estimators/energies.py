@@ -45,6 +45,7 @@ class EnergyEstimator(Estimator):
 
     supports: ClassVar[tuple[str, ...]] = ("real",)
     support_: str  # "real", "binary" or "mixed"
+    mean_energy_: float  # of rows held out
     partition: str
 
     # ------------------------------------------------------------------ fit
@@ -265,7 +266,6 @@ class FittedEnergy(EnergyEstimator):
     """An energy that a method of its own fits, exactly or classically."""
 
     kept = (*Estimator.kept, "mean_energy_", "support_")
-    mean_energy_: float
 
     @abc.abstractmethod
     def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:

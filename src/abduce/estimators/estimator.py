@@ -176,7 +176,8 @@ class Estimator(
         elif np.ndim(X) <= 2:
             kind = X.dtype.kind if isinstance(X, np.ndarray) else "O"
             dtype = None if kind in "bifu" else np.float64
-            validate_data(self, X, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")
+            array: Any = X
+            validate_data(self, array, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")
 
     def _read(self, X) -> tuple[Schema, np.ndarray, np.ndarray]:
         """What ``fit`` takes X for, and X in model space; a resample keeps the schema of what it was drawn from."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from abduce.data.seen import Seen, Unanswerable, View
-from abduce.inference.energy import Base, Energy
+from abduce.inference.energy import Base, Energy, Traits
 
 BLOCK = 2**22  # numbers in one block's indicators
 
@@ -247,9 +247,7 @@ class LatentClassModel(Energy):
     tensor([1.7918])
     """
 
-    support = "mixed"
-    bounded_volume = True  # it is normalised
-    smooth = False
+    traits = Traits("mixed", bounded_volume=True, smooth=False)  # it is normalised
     log_weights: Tensor
     log_p: Tensor
 

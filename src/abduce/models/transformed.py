@@ -97,8 +97,9 @@ class Transformed(Model):
         if seen.exact:
             return _ThroughCoding(self, seen, effort)
         scale, loc = self._to_model()
-        operator = Scaled(seen.view.operator, scale)
-        inner = Seen(seen.y - seen.view.apply(loc), seen.mask, Linear(seen.view.noise, operator))
+        view: Any = seen.view
+        operator = Scaled(view.operator, scale)
+        inner = Seen(seen.y - view.apply(loc), seen.mask, Linear(view.noise, operator))
         return _Rescaled(self.model.answer(inner, effort), scale, loc)
 
     def _to_model(self) -> tuple[Tensor, Tensor]:

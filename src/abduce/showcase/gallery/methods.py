@@ -79,8 +79,10 @@ class Planar:
 def _negative_elbo(vae: VAE, images: np.ndarray) -> np.ndarray:
     """−ELBO = KL(q(z|x) ‖ p(z)) − E_q[log p(x|z)] by draws that all points share, (n,)."""
 
+    model: Any = vae.model_
+
     def bound(x: torch.Tensor, observed: torch.Tensor) -> tuple[torch.Tensor]:
-        return (weights.elbo(draw(vae.model_, x, observed, DRAWS, vae.inference_seed_).log_w),)
+        return (weights.elbo(draw(model, x, observed, DRAWS, vae.inference_seed_).log_w),)
 
     values, observed = vae.schema_.encode(images)
     with torch.no_grad():
