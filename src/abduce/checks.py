@@ -35,6 +35,17 @@ def check_number(
         raise ValueError(f"{name} must be {expected}{unit}, got {value!r}")
 
 
+def check_share(name: str, value: Any) -> None:
+    """Refuse what is no number between 0 and 1.
+
+    >>> check_share("level", 1.0)
+    Traceback (most recent call last):
+    ValueError: level must be between 0 and 1, got 1.0
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse what is not one of ``choices``.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,8 +148,9 @@ def path_of(density: Density, seen: Seen) -> Path:
     width = density.model.n_cells
     nothing = torch.zeros(len(y), width, dtype=torch.bool)
     blank = torch.zeros(len(y), width, dtype=y.dtype)
-    if isinstance(view, Flips):
-        return path_given(density, blank, nothing, field=view.field(y, mask))
+    if view.name == Flips.name:
+        flips: Any = view
+        return path_given(density, blank, nothing, field=flips.field(y, mask))
     apply, noise = view.affine(y)
 
     def likelihood(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abduce.data.operators import IDENTITY, Identity, Operator
+from abduce.data.operators import IDENTITY, Operator
 from abduce.data.seen import View
 from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.continuous import Gaussian
@@ -61,7 +61,7 @@ class Linear(View):
 
     def guess(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Spread what was seen over the cells that it came from, by how much of it did."""
-        if isinstance(self.operator, Identity):
+        if self.operator == IDENTITY:
             return y, mask
         share = self.operator.each(torch.abs)
         known = share.adjoint(mask.to(y))

@@ -155,9 +155,10 @@ def _proposal(model: LatentVariableModel, seen: Seen, rounds: int) -> Posterior:
     The encoder has seen blanks but neither noise nor coarse pixels; without a path its first guess of the clean row is
     cleaned and encoded again, ``rounds`` times.
     """
-    y, mask, view = seen
+    y, mask = seen.y, seen.mask
+    view: Any = seen.view
     path: Any = model.linear_path()
-    if isinstance(view, Linear) and path is not None:
+    if view.name == Linear.name and path is not None:
         log_r, means, chol = view.path_posterior(path, y, mask)
         still = torch.zeros_like(means[:, 0])
         return MixtureNormal(log_r, means, chol, still, still)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
-from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Estimator, Rows, Run
 from abduce.fit.pool import Family, Given, fit_pool
 from abduce.fit.table_members import COMPONENTS, table_families
@@ -23,7 +23,7 @@ from abduce.models.pool import Pool
 
 
 @preset
-class Auto(Arguments, EnergyEstimator):
+class Auto(Arguments, DensityEstimator[Pool]):
     """Fit one Gaussian, mixtures of factor analysers and Parzen windows, of numbers and of their normal scores, and pool them.
 
         p(x_blank | x_seen) = Σ_m w_m p_m(x_blank | x_seen)
@@ -80,9 +80,10 @@ class Auto(Arguments, EnergyEstimator):
 
     def _check_own(self) -> None:
         check_count("rows", self.rows)
-        if not isinstance(self.components, Iterable):
-            raise ValueError(f"components must be a sequence of ints, got {self.components!r}")
-        sizes = tuple(self.components)
+        try:
+            sizes = tuple(self.components)
+        except TypeError:
+            raise ValueError(f"components must be a sequence of ints, got {self.components!r}") from None
         if not sizes or sizes[0] != 1:
             raise ValueError(f"components must start with 1, got {self.components!r}")
         for size in sizes:
@@ -91,7 +92,7 @@ class Auto(Arguments, EnergyEstimator):
             if not isinstance(given, Estimator):
                 raise ValueError(f"extra must be estimators of abduce, got {given!r}")
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+    def _fit(self, rows: Rows, run: Run) -> tuple[Pool, Seen]:
         if rows.schema.container == "image":
             raise ValueError(
                 "Auto is for tables; for images take MixtureEnsemble, which restores them best, or VAE"
@@ -126,15 +127,10 @@ class Auto(Arguments, EnergyEstimator):
 
         return fit
 
-    @property
-    def _pool(self) -> Pool:
-        assert isinstance(self.model_, Pool)
-        return self.model_
-
     def members(self) -> pd.DataFrame:
         """Members with their weights and how they predicted hidden cells: ``error`` in standard deviations, ``log_loss`` nats.
 
         ``weight`` is that of numbers, ``class_weight`` of classes, ``row_weight`` of log p.
         """
         check_is_fitted(self)
-        return pd.DataFrame(self._pool.reports).set_index("member")
+        return pd.DataFrame(self.model_.reports).set_index("member")

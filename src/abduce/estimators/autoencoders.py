@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from abduce.estimators.arguments import TrainingArguments, preset
-from abduce.estimators.energies import TrainedEnergy
+from abduce.estimators.fitted import TrainedEnergy
 from abduce.fit.reconstruction import MeanEnergy
 from abduce.inference.energy import Energy
 from abduce.models.autoencoder import Autoencoder as Network

@@ -89,8 +89,7 @@ def _holds(values: np.ndarray, observed: np.ndarray, varied: bool) -> np.ndarray
 def held_out(model: Any, n: int) -> np.ndarray:
     """Places of the rows that ``fit`` will hold out of n to judge the training by."""
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
-    share = getattr(model, "validation_fraction", Settings.validation)
-    return Settings(validation=share, seed=seed).split(n)[1].numpy()
+    return Settings(validation=model.validation_fraction, seed=seed).split(n)[1].numpy()
 
 
 def apart(rows: np.ndarray, held: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -5,14 +5,12 @@ scikit-learn fits most of them; what is added is the energy, the probability it 
 
 from __future__ import annotations
 
-from numbers import Real
-
 from torch import Tensor
 
-from abduce.checks import check_count
+from abduce.checks import check_count, check_number
 from abduce.estimators.arguments import Arguments, check_components, preset
-from abduce.estimators.energies import FittedEnergy
 from abduce.estimators.estimator import Run
+from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
 from abduce.gaussians.em import one_thread
 from abduce.gaussians.factor_fit import factor_mixture
@@ -211,8 +209,7 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
         if q == "auto":
             q = max(1, min(20, x.shape[1] - 1))
         check_count("factors", q)
-        if not isinstance(self.pseudo_rows, Real) or not self.pseudo_rows >= 0:
-            raise ValueError(f"pseudo_rows must be a number >= 0, got {self.pseudo_rows!r}")
+        check_number("pseudo_rows", self.pseudo_rows, 0)
         with one_thread():
             law = factor_mixture(x, observed, k, int(q), float(self.pseudo_rows), seed=seed)
         return FactorAnalyzers.of(law)

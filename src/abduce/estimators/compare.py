@@ -90,7 +90,7 @@ def check_comparable(models: Mapping[str, Any]) -> None:
 
 def _has_density(field: Any, model: Any) -> tuple[str, bool]:
     """An energy gives pixels a density, where a model with latents gives their levels probabilities."""
-    return field.name, field.kind in DENSITIES or (field.kind == "pixel" and hasattr(model, "log_z_"))
+    return field.name, field.kind in DENSITIES or (field.kind == "pixel" and not model.model_.lattice_mass)
 
 
 def over_rows(values: np.ndarray) -> float:

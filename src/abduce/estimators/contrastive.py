@@ -10,7 +10,7 @@ from torch import Tensor
 
 from abduce.checks import check_count
 from abduce.estimators.arguments import TrainingArguments, preset
-from abduce.estimators.energies import TrainedEnergy
+from abduce.estimators.fitted import TrainedEnergy
 from abduce.fit.contrastive import ContrastiveDivergence, PseudoLikelihood
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.matching import DenoisingScoreMatching

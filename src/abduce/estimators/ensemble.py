@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
+from abduce.checks import check_number
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, check_components, preset
-from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Rows, Run
 from abduce.gaussians import ensemble_fit
 from abduce.models.energy_model import EnergyModel
 from abduce.models.grouped_mixture import GroupedMixture
-from abduce.models.model import Model
 from abduce.models.pool import Pool
 
 COVARIANCES = 112 * 10**6  # numbers in all of them: 450 MB in single precision
 
 
 @preset
-class MixtureEnsemble(Arguments, EnergyEstimator):
+class MixtureEnsemble(Arguments, DensityEstimator[Pool]):
     """Two mixtures of Gaussians with full covariances, whose answers are averaged: for filling and cleaning images.
 
     A tree has some hundred Gaussians, each with a covariance of its own, shrunk to that of its parent cluster and of all;
@@ -78,19 +76,14 @@ class MixtureEnsemble(Arguments, EnergyEstimator):
     keep: int | None = 8
 
     def _check_own(self) -> None:
-        for name, value, low, high, text in (
-            ("shrinkage", self.shrinkage, 0.0, float("inf"), "at least 0 or 'auto'"),
-            ("reg_covar", self.reg_covar, 0.0, float("inf"), "at least 0"),
-            ("temper", self.temper, 1e-6, 1.0, "in (0, 1]"),
-        ):
-            if value == "auto" and name == "shrinkage":
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-                raise ValueError(f"{name} must be a number {text}, got {value!r}")
+        if self.shrinkage != "auto":
+            check_number("shrinkage", self.shrinkage, 0)
+        check_number("reg_covar", self.reg_covar, 0)
+        check_number("temper", self.temper, 0, 1, above=True)
         if self.keep is not None:
             check_components("keep", self.keep, 10**9)
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+    def _fit(self, rows: Rows, run: Run) -> tuple[Pool, Seen]:
         self._support(rows.schema)
         if len(rows.x) < 2:
             raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
@@ -102,10 +95,10 @@ class MixtureEnsemble(Arguments, EnergyEstimator):
     def _pool(self, x: Tensor, rows: Rows) -> Pool:
         n, d = x.shape
         fit = max(1, COVARIANCES // d**2)  # covariances that the memory holds
-        children = self._count("children", min(round(n / max(30, 0.64 * d)), 120, 2 * fit // 3), n)
-        parents = self._count("parents", round(children / 3), n)
-        windows = self._count("windows", min(round(n / 15), 4000), n)
-        shapes = self._count("shapes", round(children / 2), n)
+        children = _count("children", self.children, min(round(n / max(30, 0.64 * d)), 120, 2 * fit // 3), n)
+        parents = _count("parents", self.parents, round(children / 3), n)
+        windows = _count("windows", self.windows, min(round(n / 15), 4000), n)
+        shapes = _count("shapes", self.shapes, round(children / 2), n)
         shrinkage = 0.38 * d if self.shrinkage == "auto" else float(self.shrinkage)
         generator = torch.Generator().manual_seed(rows.seed)
         p = ensemble_fit.principal_features(x)
@@ -121,6 +114,6 @@ class MixtureEnsemble(Arguments, EnergyEstimator):
         ]
         return Pool(rows.schema, models, codes=range(len(models)))
 
-    def _count(self, name: str, default: int, rows: int) -> int:
-        value = getattr(self, name)
-        return max(1, default) if value == "auto" else check_components(name, value, rows)
+
+def _count(name: str, value: int | str, default: int, rows: int) -> int:
+    return max(1, default) if value == "auto" else check_components(name, value, rows)

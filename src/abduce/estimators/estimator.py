@@ -10,9 +10,8 @@ from __future__ import annotations
 import abc
 import sys
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +28,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from abduce.answers.answer import Answer, Effort, blocks, gather
+from abduce.checks import check_count
 from abduce.compress import codec
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
@@ -36,9 +36,11 @@ from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.folder import keep, state
 from abduce.estimators.restoring import Restoring
 from abduce.fit.checkpoint import fingerprint
+from abduce.fit.settings import Settings
 from abduce.inference.energy import NotNormalized
 from abduce.models.model import Model
 
+M = TypeVar("M", bound=Model)
 JUDGED = 2000  # training rows, at most, that set where oddness begins
 
 
@@ -65,7 +67,7 @@ class Estimator(
     OutlierMixin,
     DensityMixin,
     BaseEstimator,
-    abc.ABC,
+    Generic[M],
 ):
     """The questions: score, flag, represent, generate, compress; :class:`Restoring` has those about clean data."""
 
@@ -80,13 +82,14 @@ class Estimator(
         -1.0,
         "",
     )  # what training reports: name, sign and unit
-    model_: Model
+    model_: M  # pyright: ignore[reportIncompatibleVariableOverride]
     schema_: Schema
     offset_: float
     edge_: list[float | None]
     inference_seed_: int
     history_: list[dict[str, float]]
     samples: int = 100
+    validation_fraction: float = Settings.validation
     random_state: Any
     contamination: float
     kinds: Any
@@ -100,7 +103,7 @@ class Estimator(
         """Refuse arguments that make no sense, before any work."""
 
     @abc.abstractmethod
-    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+    def _fit(self, rows: Rows, run: Run) -> tuple[M, Seen]:
         """The fitted model, and the rows whose log p set ``offset_``; sets ``history_`` and ``interrupted_``."""
 
     def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
@@ -314,8 +317,7 @@ class Estimator(
     def sample(self, n: int = 1, random_state=None):
         """Draw ``n`` new rows in the form the data came in."""
         check_is_fitted(self)
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a positive int, got {n!r}")
+        check_count("n", n)
         return self.schema_.decode(
             self.model_.sample(int(n), self._generator(random_state)).numpy(), snap=True
         )

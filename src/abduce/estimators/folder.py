@@ -35,8 +35,8 @@ def state(estimator: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def keep(estimator: Any, folder: str | Path) -> None:
     """Write a fitted estimator to a folder, atomically."""
     config, tensors = state(estimator)
-    fitted = {name: getattr(estimator, name) for name in estimator.kept}
-    fitted["feature_names"] = [str(c) for c in getattr(estimator, "feature_names_in_", [])]
+    fitted = {name: vars(estimator)[name] for name in estimator.kept}
+    fitted["feature_names"] = [str(c) for c in vars(estimator).get("feature_names_in_", [])]
     body = {"kind": "model", **_estimator_to_json(estimator), "fitted": fitted, **config}
     checkpoint.save(folder, body, tensors)
 
@@ -86,31 +86,33 @@ def _estimator_to_json(estimator: Any) -> dict[str, Any]:
 
 
 def _to_json(value: Any) -> Any:
-    """A constructor argument as JSON; seeds that are no numbers are not kept."""
+    """A constructor argument as JSON; seeds that are no numbers, and code, are not kept."""
+    match value:
+        case np.random.RandomState():
+            return None
+        case np.generic():
+            return value.item()
+        case BaseEstimator():
+            return _estimator_to_json(value)
+        case Mapping():  # keys may be places as well as names
+            return {"mapping": [[_to_json(k), _to_json(v)] for k, v in value.items()]}
+        case tuple() | list() | np.ndarray():
+            return [_to_json(v) for v in value]
     if registry.is_objective(value):
         return {"objective": registry.to_json(value)}
-    if callable(value):  # code is not kept
-        return "auto"
-    if isinstance(value, BaseEstimator):
-        return _estimator_to_json(value)
-    if isinstance(value, np.random.RandomState):
-        return None
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):  # keys may be places as well as names
-        return {"mapping": [[_to_json(k), _to_json(v)] for k, v in value.items()]}
-    return [_to_json(v) for v in value] if isinstance(value, tuple | list | np.ndarray) else value
+    return "auto" if callable(value) else value
 
 
 def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_from_json(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "objective" in value:
-        return registry.from_json(value["objective"])
-    if "mapping" in value:
-        return {_from_json(k): _from_json(v) for k, v in value["mapping"]}
-    from abduce.estimators.methods import METHODS
+    match value:
+        case list():
+            return [_from_json(v) for v in value]
+        case {"objective": body}:
+            return registry.from_json(body)
+        case {"mapping": pairs}:
+            return {_from_json(k): _from_json(v) for k, v in pairs}
+        case {"estimator": name, "arguments": arguments}:
+            from abduce.estimators.methods import METHODS  # every method imports this module
 
-    return METHODS[value["estimator"]](**{k: _from_json(v) for k, v in value["arguments"].items()})
+            return METHODS[name](**{k: _from_json(v) for k, v in arguments.items()})
+    return value

@@ -6,16 +6,16 @@ from abduce.checks import check_number
 from abduce.data.fields import CODED, listing
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, check_components, preset
-from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Rows, Run
 from abduce.fit.latent_classes import PSEUDO_ROWS, fit_latent_classes
 from abduce.gaussians.em import one_thread
 from abduce.models.energy_model import EnergyModel
-from abduce.models.model import Model
+from abduce.models.model import NORMALISED
 
 
 @preset
-class LatentClasses(Arguments, EnergyEstimator):
+class LatentClasses(Arguments, DensityEstimator[EnergyModel]):
     """A mixture of independent columns, p(x) = Σ_k π_k Π_j p_j(x_j | k), for yes or no, ordered and unordered classes.
 
     Everything is exact, fills, log p of rows with blanks and cleaning of flipped cells included; blanks in the training rows
@@ -56,7 +56,7 @@ class LatentClasses(Arguments, EnergyEstimator):
             check_components("components", self.components, 10**9)
         check_number("pseudo_rows", self.pseudo_rows, 0, above=True)
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+    def _fit(self, rows: Rows, run: Run) -> tuple[EnergyModel, Seen]:
         schema = rows.schema
         wrong = [f for f in schema.fields if f.kind not in CODED]
         if wrong:
@@ -71,4 +71,6 @@ class LatentClasses(Arguments, EnergyEstimator):
         levels = [f.levels or 2 for f in schema.cell_fields]
         with one_thread():
             energy = fit_latent_classes(rows.x, rows.mask, levels, k, rows.seed, float(self.pseudo_rows))
-        return EnergyModel(energy.double(), levels=tuple(levels)), Seen(rows.x, rows.mask)
+        return EnergyModel(energy.double(), partition=NORMALISED, levels=tuple(levels)), Seen(
+            rows.x, rows.mask
+        )

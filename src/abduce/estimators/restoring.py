@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from abduce.answers.answer import Answer, gather
 from abduce.answers.views import Flips, Linear
+from abduce.checks import check_choice, check_count, check_share
 from abduce.data.fields import listing
 from abduce.data.observations import Downsample, Noise, translate
 from abduce.data.schema import Schema
@@ -94,17 +95,16 @@ class Restoring(abc.ABC):
         seen = self._trusted(X, observed)
         blank = ~seen.mask.numpy()
         _check_draws(draws)
-        if parameters not in ("fixed", "bootstrap"):
-            raise ValueError(f"parameters must be 'fixed' or 'bootstrap', got {parameters!r}")
+        check_choice("parameters", parameters, ("fixed", "bootstrap"))
         if parameters == "bootstrap":
             self._check_refits(draws, seen)
-        if not blank.any():
-            copies = [X.copy() if isinstance(X, pd.DataFrame) else np.array(X) for _ in range(draws or 1)]
-            return copies if draws else copies[0]
         rows = np.flatnonzero(blank.any(1))
         values, some = seen.y.numpy().copy(), seen.rows(torch.from_numpy(rows))
         if draws is None:
-            values[rows] = gather(self.model_, some, self._effort(), lambda answer: answer.mean()).numpy()
+            width = (values.shape[1],)
+            values[rows] = gather(
+                self.model_, some, self._effort(), lambda answer: answer.mean(), width
+            ).numpy()
             return self.schema_.replace(X, values, blank)
         stack = np.repeat(values[None], draws, 0)
         generator = self._generator(random_state)
@@ -150,8 +150,7 @@ class Restoring(abc.ABC):
         The ends are quantiles of 1,000 posterior draws, the parameters as fitted, at (1 − level)/2 and (1 + level)/2; class
         cells get the classes at these quantiles of the codes.
         """
-        if not isinstance(level, Real) or not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1, got {level!r}")
+        check_share("level", level)
         seen = self._trusted(X, observed)
         blank = ~seen.mask.numpy()
         rows = np.flatnonzero(blank.any(1))
@@ -351,7 +350,7 @@ class Restoring(abc.ABC):
         if not len(rows.y):
             raise ValueError("X has no observed cell to estimate a level of noise from")
         unit = torch.tensor([f.scale for f in schema.fields], dtype=torch.float64).expand(schema.n_cells)
-        binary = isinstance(seen.view, Flips)
+        binary = seen.view.name == Flips.name
 
         def value(level: float) -> float:
             noisy = rows._replace(view=Flips(level) if binary else Linear(level / unit))
@@ -374,5 +373,5 @@ class Restoring(abc.ABC):
 
 
 def _check_draws(draws: Any) -> None:
-    if draws is not None and (isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 1):
-        raise ValueError(f"draws must be a positive int or None, got {draws!r}")
+    if draws is not None:
+        check_count("draws", draws)

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from abduce.checks import check_count, check_number, check_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Pooled:
             "missing_information",
             "variance_increase",
         )
-        data = {name: np.atleast_1d(getattr(self, name)) for name in columns}
+        data = {name: np.atleast_1d(vars(self)[name]) for name in columns}
         size = len(data["estimate"])
         if names is not None and len(names) != size:
             raise ValueError(f"names must be one for each of {size} estimates, got {len(names)}")
@@ -114,8 +115,7 @@ def pool(
     """
     q, u = np.asarray(estimates, dtype=np.float64), np.asarray(variances, dtype=np.float64)
     _check(q, u)
-    if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level!r}")
+    check_share("level", level)
     m = len(q)
     full = _whole_df(n, df, q.shape[1] if q.ndim == 2 else 1)
     estimate, within = q.mean(0), u.mean(0)
@@ -155,12 +155,12 @@ def _whole_df(n: int | None, df: float | None, p: int) -> float | None:
     if n is not None and df is not None:
         raise ValueError(f"give n or df, not both, got n={n!r} and df={df!r}")
     if df is not None:
-        if isinstance(df, bool) or not isinstance(df, Real) or not df > 0:
-            raise ValueError(f"df must be a number above 0, got {df!r}")
+        check_number("df", df, 0, above=True)
         return float(df) if np.isfinite(df) else None
     if n is None:
         return None
-    if isinstance(n, bool) or not isinstance(n, Integral) or n <= p:
+    check_count("n", n)
+    if n <= p:
         raise ValueError(f"n must be an int above the number of estimates, {p}, got {n!r}")
     return float(n - p)
 

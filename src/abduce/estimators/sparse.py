@@ -6,8 +6,8 @@ from torch import Tensor
 
 from abduce.estimators.arguments import Arguments, TrainingArguments, check_components, preset
 from abduce.estimators.autoencoders import ByReconstruction
-from abduce.estimators.energies import FittedEnergy
 from abduce.estimators.estimator import Run
+from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
 from abduce.inference.energy import Energy
 from abduce.models.sparse_coding import PSD as PredictiveEnergy

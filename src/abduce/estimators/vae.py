@@ -29,7 +29,6 @@ from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.inference.importance import PRECISIONS, log_prob
 from abduce.models.build import start_vae
 from abduce.models.choice import LIKELIHOODS, Choice
-from abduce.models.model import Model
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
@@ -49,7 +48,7 @@ def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
 
 
 @dataclass(eq=False, repr=False)
-class VAE(Estimator):
+class VAE(Estimator[VariationalAutoencoder]):
     """Fit one variational auto-encoder to data with holes, then fill, flag, clean, compress, embed, score and generate.
 
         max over θ, φ of  Σ_rows  E_{q_φ(z | x_obs)} [log p_θ(x_obs | z) + log p(z) − log q_φ(z | x_obs)]
@@ -240,7 +239,7 @@ class VAE(Estimator):
     def _check_arguments(self) -> None:
         Choice.of(self.get_params(deep=False))
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[Model, Seen]:
+    def _fit(self, rows: Rows, run: Run) -> tuple[VariationalAutoencoder, Seen]:
         x, mask, schema, seed = rows
         choice = Choice.of(self.get_params(deep=False)).named(schema)
         settings = self._settings(choice.wants_path(schema), schema.shape, seed)
@@ -252,16 +251,13 @@ class VAE(Estimator):
         self.history_, self.interrupted_ = done.history, done.interrupted
         return model.double(), Seen(x, mask)
 
-    @property
-    def _vae(self) -> VariationalAutoencoder:
-        assert isinstance(self.model_, VariationalAutoencoder)
-        return self.model_
-
     def _judged(self, n: int) -> int:
         """All rows, or of very large data as many as can be scored in seconds."""
-        shapes = self._vae.shapes
+        shapes = self.model_.shapes
         dear = 20 if shapes.image else 1
-        work = (10 * self._vae.n_cells + shapes.path * self._vae.latent_dim**2 // 10) * dear  # of one draw
+        work = (
+            10 * self.model_.n_cells + shapes.path * self.model_.latent_dim**2 // 10
+        ) * dear  # of one draw
         return min(n, max(500, 500_000_000 // (work * self.samples)))
 
     def _settings(self, path: bool, event_shape: tuple[int, ...], seed: int) -> Settings:
@@ -331,7 +327,7 @@ class VAE(Estimator):
         if samples is not None:
             check_count("samples", samples)
         seen = self._encode(X)
-        model = self._vae.joint()
+        model = self.model_.joint()
         if method == "importance":
             evidence = log_prob(
                 model, seen.y, seen.mask, samples or self.samples, self.inference_seed_, precision
@@ -379,7 +375,7 @@ class VAE(Estimator):
             check_count(name, value)
         check_choice("start", start, annealing.STARTS)
         seed = self._generator(random_state).initial_seed()
-        bounds = annealing.bidirectional(self._vae, n, samples, temperatures, start, seed=seed)
+        bounds = annealing.bidirectional(self.model_, n, samples, temperatures, start, seed=seed)
         units = float(np.mean(self._units(Seen.whole(bounds.x))))
         lower, upper = float(bounds.lower.mean()), float(bounds.upper.mean())
         return {"lower": lower + units, "upper": upper + units, "gap": upper - lower}
@@ -397,10 +393,9 @@ class VAE(Estimator):
         With ``surgery`` the KL is split further into mutual information I(x; z) and marginal KL(q(z) ‖ p(z)), q(z) being
         the average of q(z|x) over the rows of X (so that I is at most log of their number).
         """
-        if not isinstance(samples, Integral) or samples < 1:
-            raise ValueError(f"samples must be a positive int, got {samples!r}")
+        check_count("samples", samples)
         seen = self._encode(X)
-        found = diagnose(self._vae, seen.y, seen.mask, int(samples), surgery, self.inference_seed_)
+        found = diagnose(self.model_, seen.y, seen.mask, int(samples), surgery, self.inference_seed_)
         units = float(np.mean(self._units(seen)))
         return replace(found, elbo=found.elbo + units, reconstruction=found.reconstruction + units)
 
@@ -416,17 +411,15 @@ class VAE(Estimator):
         Source: Ghosh et al. 2020 (arXiv:1903.12436).
         """
         check_is_fitted(self)
-        if prior not in ("normal", "mixture", "flow"):
-            raise ValueError(f"prior must be 'normal', 'mixture' or 'flow', got {prior!r}")
-        if len(layers := self._vae.shapes.latent) > 1:
+        check_choice("prior", prior, ("normal", "mixture", "flow"))
+        if len(layers := self.model_.shapes.latent) > 1:
             raise ValueError(f"fit_prior needs one layer of latents, this model has {list(layers)}")
         for name, value in (("components", components), ("draws", draws), ("max_epochs", max_epochs)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a positive int, got {value!r}")
+            check_count(name, value)
         seen = self._encode(X)
         law = refit.prior(
-            self._vae, seen.y, seen.mask, prior, components, draws, max_epochs, self.inference_seed_
+            self.model_, seen.y, seen.mask, prior, components, draws, max_epochs, self.inference_seed_
         )
-        self._vae.set_prior(law)
+        self.model_.set_prior(law)
         self._set_offset(seen)
         return self

@@ -1,0 +1,234 @@
+"""Estimators of energies that are fitted or trained, and how an energy becomes a probability.
+
+A preset names a family of energies, how it is fitted, and its arguments; everything else is here.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from abduce.checks import check_choice, check_count, check_number
+from abduce.data.seen import Seen
+from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
+from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.estimator import Estimator, Rows, Run
+from abduce.fit.loop import train_energy
+from abduce.fit.loss import EnergyObjective
+from abduce.fit.settings import Settings
+from abduce.inference import partition as ladder
+from abduce.inference.energy import Energy, LogZ
+from abduce.inference.importance import chunks
+from abduce.inference.kernels import Kernel
+from abduce.inference.paths import Density
+from abduce.models.energy_model import EnergyModel
+
+WIDE = 2.0  # a base measure's standard deviation, in those of the data
+BASES = ("auto", "none", "normal", "box")
+
+
+class FittedEnergy(EnergyEstimator[EnergyModel]):
+    """An energy that a method of its own fits, exactly or classically."""
+
+    kept = (*Estimator.kept, "mean_energy_", "support_")
+    mean_energy_: float  # of rows held out
+
+    @abc.abstractmethod
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+        """The fitted energy, from completed rows x (n, D), float64, of which ``rows`` train and ``held`` judge."""
+
+    def _split(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Rows to train on and rows to judge by."""
+        return Settings(validation=0.1, seed=seed).split(n)
+
+    def _fit(self, rows: Rows, run: Run) -> tuple[EnergyModel, Seen]:
+        self.support_ = self._support(rows.schema)
+        if len(rows.x) < 2:
+            raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
+        x = self._completed(rows.x, rows.mask, self.support_, rows.seed)
+        train, held = self._split(len(x), rows.seed)
+        base = RatesBase if self.support_ == "binary" else NormalBase
+        start = base.fit(x[train])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rows.seed)
+            energy = self._learn(x, rows.mask, train, held, rows.seed, run)
+        energy = energy.double().eval().requires_grad_(False)
+        judged = held if len(held) else torch.arange(len(x))
+        self.mean_energy_ = float(torch.cat([energy.energy(x[part]) for part in judged.split(1000)]).mean())
+        measure = self._measure("auto", energy, start)
+        beta = self._temperature("auto", EnergyModel(energy, start), measure)
+        return EnergyModel(energy, start, beta, measure), Seen.whole(x)
+
+    # ------------------------------------------------------------------ from an energy to a probability
+
+    @property
+    def start_(self) -> Any:
+        """Where annealing starts: a measure fitted to the data."""
+        check_is_fitted(self, "model_")
+        return self.model_.start
+
+    def _normalised(self):
+        if self.partition == "auto":
+            self.normalize()
+        elif self.model_.knows_log_z():
+            self.normalize(method="closed form" if self.model_.energy.in_nats else "auto")
+        return self
+
+    def normalize(
+        self,
+        method: str = "auto",
+        beta: float | str | None = None,
+        base: str | None = None,
+        particles: int = 128,
+        populations: int = ladder.POPULATIONS,
+        refine: int = 1,
+        random_state=None,
+        show: Callable[[float], None] | None = None,
+    ) -> LogZ:
+        """Make the energy a probability, p(x) = exp(−β E(x)) b(x) / Z: estimate log Z and keep it.
+
+        Parameters
+        ----------
+        method : "auto" or a rung of the ladder
+            "closed form", "enumeration", "quadrature", "importance", "smc" or "ais"; "auto" is the first that holds.
+        beta : float, "auto" or None
+            Inverse temperature; None keeps what ``fit`` found, "auto": 1 where training gave the energy its scale, else the
+            maximum likelihood β, at which the model's mean energy is that of held-out rows.
+        base : "auto", "none", "normal", "box" or None
+            Base measure b, fitted to the data; None keeps what ``fit`` found, "auto": a Gaussian twice as wide as the data
+            where the integral would be infinite without one, else none.
+        particles, populations, refine
+            Of the sampler, where one is needed: populations never meet, and their spread is the error; ``refine`` cuts each
+            step of temperature into as many.
+        random_state : int, RandomState or None
+            Of the sampler; None: the seed of the fit.
+        show : callable or None
+            Called with the share of the way that the sampler has gone.
+
+        Returns
+        -------
+        LogZ
+            In nats, of model space (standardised cells), with the interval that holds it with 90 % probability and
+            ``diagnostics`` that say which rung it was, β, the base measure, effective sample size, acceptance.
+
+        Raises
+        ------
+        ValueError
+            For a rung that does not hold, or an infinite integral.
+        Diverged
+            Where chains run away or stand still.
+        """
+        check_is_fitted(self)
+        for name, count in (("particles", particles), ("populations", populations), ("refine", refine)):
+            check_count(name, count)
+        old = self.model_
+        measure = old.base if base is None else self._measure(base, old.energy, old.start)
+        changed = base is not None and not old.energy.in_nats
+        inverse = self._temperature("auto" if beta is None and changed else beta, old, measure)
+        new = EnergyModel(old.energy, old.start, inverse, measure, None, old.layout.levels)
+        seed = self.inference_seed_ if random_state is None else self._generator(random_state).initial_seed()
+        found = new.normalize(method, particles, populations, refine, seed, show)
+        self.model_ = new
+        self.offset_ = float(self._plausibility(self._edge())[0])
+        return found
+
+    def _temperature(self, beta: float | str | None, model: EnergyModel, measure: Any) -> float:
+        if beta is None:
+            return model.beta
+        if beta != "auto":
+            check_number("beta", beta, 0, above=True)
+            return float(beta)
+        if model.energy.in_nats:
+            return 1.0
+        density = Density(model.energy, model.start, 1.0, measure)
+        ladder.check_finite(density)
+        return ladder.fit_beta(density, self.mean_energy_, seed=self.inference_seed_)
+
+    def _measure(self, base: str, model: Energy, start: Any) -> Any:
+        check_choice("base", base, BASES)
+        if model.support == "binary":
+            if base in ("normal", "box"):
+                raise ValueError(f"base={base!r} is a measure of real cells; this model's are binary")
+            return None
+        if base == "none" or (base == "auto" and model.proper):
+            return None
+        if base == "box":
+            half = 3 * start.scale
+            return BoxBase(start.mean - half, start.mean + half)
+        return NormalBase(start.mean.clone(), WIDE**2 * start.covariance)
+
+    # ------------------------------------------------------------------ asked as an energy
+
+    def energy(self, X) -> np.ndarray:
+        """Energy of each row, ``(n,)``, in its own units; of a row with blanks −(1/β) log ∫ exp(−β E) over them."""
+        seen, model = self._encode(X), self.model_
+        if bool(seen.mask.all()):
+            parts = [
+                model.energy.energy(xs)[: part.stop - part.start] for part, xs, _ in chunks(seen.y, seen.mask)
+            ]
+            return torch.cat(parts).numpy() if parts else np.zeros(0)
+        known = 0.0 if model.partition is None or model.exact else model.partition.value
+        return -(self._plausibility(seen) - self._units(seen) + known) / model.beta
+
+    def sampling_diagnostics(self, n: int = 100, random_state=None) -> dict[str, Any]:
+        """How drawing ``n`` rows went: method, effective sample size, acceptance, split R̂ of the energy."""
+        check_is_fitted(self)
+        check_count("n", n)
+        return self.model_.generate(n, self._generator(random_state)).diagnostics
+
+
+class TrainedEnergy(FittedEnergy):
+    """An energy that is trained by gradients, by an objective; with the arguments of
+    :class:`~abduce.estimators.arguments.TrainingArguments`.
+    """
+
+    max_epochs: int | str
+    batch_size: int
+    learning_rate: float | str
+    validation_fraction: float
+    device: str
+
+    @abc.abstractmethod
+    def _make(self, x: Tensor, seed: int) -> Energy:
+        """An energy to train, for rows like x (n, D), float64."""
+
+    @abc.abstractmethod
+    def _objective(self, model: Energy) -> EnergyObjective:
+        """What trains the energy."""
+
+    @abc.abstractmethod
+    def _kernel(self, model: Energy) -> Kernel | None:
+        """The sampler of an objective that needs one."""
+
+    @abc.abstractmethod
+    def _loop(self) -> dict[str, Any]:
+        """Settings of the training loop that differ from its own defaults."""
+
+    def _split(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        return self._settings(seed).split(n)
+
+    def _settings(self, seed: int) -> Settings:
+        given = {
+            "epochs": None if self.max_epochs == "auto" else int(self.max_epochs),
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "validation": self.validation_fraction,
+            "device": self.device,
+            "masking": False,
+            "seed": seed,
+        }
+        return Settings(**given | self._loop())
+
+    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+        model = self._make(x[rows], seed).float()
+        generator, whole = torch.Generator().manual_seed(seed), x.float()
+        loss = self._objective(model).start(model, whole[rows], generator, self._kernel(model))
+        done = train_energy(loss, whole, self._settings(seed), self._report, run.checkpoint, run.redraw)
+        self.history_, self.interrupted_ = done.history, done.interrupted
+        return model
