@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from abduce.data.schema import Schema
 from abduce.distributions.heads import SCALES
 from abduce.estimators import refit
 from abduce.estimators.latent import LatentModel
@@ -224,7 +223,8 @@ class VAE(LatentModel):
             raise ValueError("X has no observed cell at all: every value is missing")
         seed = self._seed()
         self.schema_ = schema
-        self._set_shape(schema)
+        if schema.container == "image":
+            self.n_features_in_ = schema.n_cells
         x, mask = torch.from_numpy(values), torch.from_numpy(observed)
         choice = choice.named(schema)
         settings = self._settings(choice.wants_path(schema), schema.shape, seed)
@@ -309,10 +309,6 @@ class VAE(LatentModel):
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _set_shape(self, schema: Schema) -> None:
-        if schema.container == "image":
-            self.n_features_in_ = schema.n_cells
-
     # ------------------------------------------------------------------ look inside
 
     def diagnose(self, X, samples: int = 16, surgery: bool = False) -> Diagnosis:
@@ -367,18 +363,10 @@ class VAE(LatentModel):
         """Write the fitted model to a folder (safetensors + JSON), atomically."""
         check_is_fitted(self)
         config, tensors = self._state()
-        arguments = {
-            k: v for k, v in self.get_params(deep=False).items() if k not in ("callback", "objective")
-        }
+        arguments = self.get_params(deep=False) | asdict(self.model_.choice)
+        del arguments["callback"]
         arguments["objective"] = objective_to_json(self.objective)
-        layers: Any = self.latent_dim
-        if not isinstance(layers, str | Integral):
-            arguments["latent_dim"] = [int(k) for k in layers]
         arguments["random_state"] = self.random_state if isinstance(self.random_state, Integral) else None
-        arguments["likelihood"] = self.model_.choice.likelihood
-        if isinstance(self.mask_model, Mapping):
-            arguments["mask_model"] = {str(column): form for column, form in self.mask_model.items()}
-        arguments["hidden"] = self.hidden if self.hidden == "auto" else [int(w) for w in self.hidden]
         fitted = {"offset": self.offset_, "inference_seed": self.inference_seed_, "history": self.history_}
         fitted["feature_names"] = [str(c) for c in getattr(self, "feature_names_in_", [])]
         body = {"kind": "model", "estimator": "VAE", "arguments": arguments, "fitted": fitted, **config}

@@ -12,6 +12,7 @@ from abduce.models.mixture import GaussianMixture, KMeans
 from abduce.models.network import EnergyNetwork
 from abduce.models.sparse_coding import PSD, SparseCoding
 from abduce.models.stack import Stack
+from abduce.models.vae import VariationalAutoencoder
 
 FAMILIES: dict[str, type[Energy]] = {
     family.__name__: family
@@ -30,5 +31,6 @@ FAMILIES: dict[str, type[Energy]] = {
         RBM,
         SparseCoding,
         Stack,
+        VariationalAutoencoder,
     )
 }
