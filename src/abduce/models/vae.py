@@ -123,11 +123,11 @@ class VariationalAutoencoder(LatentVariableModel):
         shapes, choice, n_read = self.shapes, self.choice, self.features.n_features
         zero = self.head is None
         extra, n_out = (self.latent_dim, 2 * self.latent_dim) if zero else (0, self.head.n_parameters)
-        after: Any = (shapes.hidden, n_out, choice.activation)
+        after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": n_out, "zero_start": zero}
+        after |= {"activation": choice.activation, "dropout": choice.dropout}
         if shapes.image is None:
-            return MLP(n_read + extra, *after, dropout=choice.dropout, zero_start=zero)
-        planes = n_read // self.features.n_cells
-        return ConvolutionalEncoder(shapes.image, planes, extra, *after, choice.dropout, zero)
+            return MLP(n_read + extra, **after)
+        return ConvolutionalEncoder(shapes.image, n_read // self.features.n_cells, extra, **after)
 
     @torch.no_grad()
     def _start(self, path: LinearPath) -> None:
