@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import abduce
 from abduce import VAE
 from abduce.fit.bounds import ELBO, IWAE
 from abduce.inference.importance import log_prob
+from abduce.models.families import FAMILIES
 
 N = 160
 
@@ -153,6 +155,42 @@ def test_keeping_and_loading(case, tmp_path):
     np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
     a, b = model.sample(5, random_state=2), loaded.sample(5, random_state=2)
     (pd.testing.assert_frame_equal if isinstance(a, pd.DataFrame) else np.testing.assert_array_equal)(a, b)
+
+
+def rebuilt(model: torch.nn.Module) -> torch.nn.Module:
+    """A model of its name, its configuration after a passage through JSON, and its weights."""
+    config = json.loads(json.dumps(model.config))
+    other = FAMILIES[type(model).__name__](**config)
+    assert json.loads(json.dumps(other.config)) == config
+    other.load_state_dict(model.state_dict())
+    return other.double()
+
+
+VARIANTS = {
+    "mixture": (binary, {"prior": "mixture", "components": 3}),
+    "vamp": (binary, {"prior": "vamp", "components": 3, "posterior": "full"}),
+    "flows": (binary, {"prior": "flow", "posterior": "iaf"}),
+    "layers": (binary, {"latent_dim": (2, 3), "posterior": "top_down"}),
+    "convolutions": (pixels, {"network": "conv", "likelihood": "beta_binomial"}),
+    "columns": (table, {"likelihood": {"real": "student_t", "count": "poisson"}, "activation": "tanh"}),
+    "not at random": (
+        lambda: holed(numbers())[0],
+        {"missing": "mnar", "mask_model": {"x1": "self_masking_low"}},
+    ),
+    "refitted": (numbers, {}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_configuration_and_weights_are_a_model(name):
+    make, arguments = VARIANTS[name]
+    X = make()
+    model = VAE(**(SMALL | {"max_epochs": 1} | arguments)).fit(X)
+    if name == "refitted":
+        model.fit_prior(X, "mixture", components=2)
+    x, seen = (torch.from_numpy(a) for a in model.schema_.encode(X))
+    one, two = (log_prob(m.joint(), x, seen, 20)[0] for m in (model.model_, rebuilt(model.model_)))
+    torch.testing.assert_close(two, one, rtol=0, atol=0)
 
 
 def test_a_seed_is_a_model(case):

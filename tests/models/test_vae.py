@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from sklearn.decomposition import FactorAnalysis
 
 from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE
-from abduce.fit.loop import train
-from abduce.fit.settings import Settings
+from abduce.fit.loop import Settings, _parameter_groups, train
 from abduce.gaussians.linear import fit
 from abduce.inference.importance import log_prob
 from abduce.inference.weights import multi_sample
 from abduce.models.build import build_vae
 from abduce.models.choice import Choice
+from abduce.models.shapes import Shapes
+from abduce.models.vae import VariationalAutoencoder
 
 
 @pytest.mark.parametrize("components", [1, 4])
@@ -159,6 +161,35 @@ def test_state_dict_round_trip():
         after, wanted = (m.log_weights(x[:10], None, noise).log_w for m in (other, model))
     assert torch.equal(after, wanted)
     assert not torch.equal(before, wanted)
+
+
+@pytest.mark.parametrize("mask", [None, {"cells": [0], "shares": [0.5], "levels": [0], "signs": [0]}])
+def test_a_linear_path_and_a_mask_model_learn_at_their_own_rates(mask):
+    rows = factor_rows(d=3)
+    schema, choice = Schema.infer(rows, "real"), Choice(2, (4,))
+    shapes = replace(Shapes.of(schema, choice).beside(1), mask=mask)
+    model = VariationalAutoencoder(schema, choice, shapes)
+    settings = Settings(learning_rate=0.5, weight_decay=0.1, linear_rate=0.25, mask_rate=8.0)
+    found = {
+        p: (group["base"], group["weight_decay"])
+        for group in _parameter_groups(model.joint(), settings)
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        if name.startswith("decoder.linear."):
+            assert found[parameter] == (0.125, 0.0)
+        elif name.startswith("mask_model."):
+            assert found[parameter] == (4.0, 0.0)
+        else:
+            assert found[parameter] == (0.5, 0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_sizes_left_to_the_data_need_them():
+    schema = Schema.infer(factor_rows(), "real")
+    with pytest.raises(
+        ValueError, match="data must be summed up for what the choice leaves to them, got None"
+    ):
+        Shapes.of(schema, Choice())
 
 
 def test_mean_bits_of_a_bernoulli_start():

@@ -32,9 +32,9 @@ def reading(schema: Schema, masking: bool, means: Sequence[float] | None = None)
         for c in at
         if fields[c].kind == k
     ]
-    stats = [(math.log1p(1.0 if means is None else means[c]), 1.0) for c in count]
+    logs = [math.log1p(1.0 if means is None else means[c]) for c in count]
     loc = [(0.5 if means is None else means[c]) if fields[c].kind == "binary" else 0.0 for c in numeric]
-    return Features(schema.n_cells, numeric, count, stats, classes, masking, loc if any(loc) else None)
+    return Features(schema.n_cells, numeric, count, classes, masking, loc if any(loc) else None, logs)
 
 
 def likelihood_of(

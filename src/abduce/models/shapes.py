@@ -43,9 +43,9 @@ class Shapes:
     """Sizes and families of a VAE's parts, which follow from the choice, the columns and the data; JSON-able.
 
     ``latent`` are the units of each layer from the top down, ``hidden`` the encoder's widths, ``likelihoods`` one name for
-    each field, ``image`` the shape that convolutions read (None: no convolutions), ``logistics`` the components of a mixture
-    of logistics, ``components`` those of the prior, ``path`` those of the linear path (0: there is none) and ``mask`` the
-    arguments of a :class:`~abduce.models.missingness.MaskModel` (None: cells are missing at random).
+    each field, ``components`` those of the prior, ``logistics`` those of a mixture of logistics, ``path`` those of the linear
+    path (0: there is none), ``image`` the shape that convolutions read (None: no convolutions) and ``mask`` the arguments of a
+    :class:`~abduce.models.missingness.MaskModel` (None: cells are missing at random).
     """
 
     latent: tuple[int, ...]

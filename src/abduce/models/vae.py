@@ -153,17 +153,13 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     def _encoder(self) -> MLP | ConvolutionalEncoder:
         """Beside a linear path it reads the path's posterior mean too, and starts by moving nothing."""
         shapes, choice, n_read = self.shapes, self.choice, self.features.n_features
-        extra, n_out = (
-            (self.latent_dim, 2 * self.latent_dim) if self.head is None else (0, self.head.n_parameters)
-        )
         zero = self.head is None
+        extra, n_out = (self.latent_dim, 2 * self.latent_dim) if zero else (0, self.head.n_parameters)
+        after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": n_out, "zero_start": zero}
+        after |= {"activation": choice.activation, "dropout": choice.dropout}
         if shapes.image is None:
-            n_in: Any = n_read + extra
-            return MLP(n_in, shapes.hidden, n_out, choice.activation, dropout=choice.dropout, zero_start=zero)
-        planes = n_read // self.features.n_cells
-        return ConvolutionalEncoder(
-            shapes.image, planes, extra, shapes.hidden, n_out, choice.activation, choice.dropout, zero
-        )
+            return MLP(n_read + extra, **after)
+        return ConvolutionalEncoder(shapes.image, n_read // self.features.n_cells, extra, **after)
 
     @torch.no_grad()
     def _start(self, path: LinearPath) -> None:
@@ -220,15 +216,8 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
 def _blank_path(n: int, k: int, components: int) -> LinearPath:
     """A linear path of n features to be loaded into."""
-    eye = torch.eye(k).repeat(components, 1, 1)
-    return LinearPath(
-        torch.zeros(n, k),
-        torch.zeros(n),
-        torch.ones(n),
-        torch.ones(components),
-        torch.zeros(components, k),
-        eye,
-    )
+    zeros, ones, eye = torch.zeros, torch.ones, torch.eye(k).repeat(components, 1, 1)
+    return LinearPath(zeros(n, k), zeros(n), ones(n), ones(components), zeros(components, k), eye)
 
 
 class _Surrogate(nn.Module):

@@ -87,48 +87,38 @@ class Features(nn.Module):
     """What the encoder reads of a row: ``[features · observed, observed]``.
 
     Numbers pass as they are (model space is standardised) but for ``numeric_loc``, which centres binary ones; counts as
-    standardised log(1 + x), classes one-hot.  A hidden cell reads as zeros, and with ``reads_mask`` the mask itself is
-    appended, so that a hidden cell differs from a mean one.
+    log(1 + x) less ``count_loc``, classes, pairs of a cell and its number of classes, one-hot.  A hidden cell reads as zeros,
+    and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
     """
 
-    numeric: Tensor
-    numeric_loc: Tensor
-    count: Tensor
-    count_loc: Tensor
-    count_scale: Tensor
-    class_cell: Tensor
-    class_code: Tensor
     cell: Tensor  # that each feature is read of, the mask's left out
+    numeric_loc: Tensor
+    count_loc: Tensor
+    class_code: Tensor
 
     def __init__(
         self,
         n_cells: int,
         numeric: Sequence[int] = (),
         count: Sequence[int] = (),
-        count_stats: Sequence[tuple[float, float]] = (),
         classes: Sequence[tuple[int, int]] = (),
         reads_mask: bool = True,
         numeric_loc: Sequence[float] | None = None,
+        count_loc: Sequence[float] = (),
     ):
         super().__init__()
         self.n_cells, self.reads_mask = n_cells, reads_mask
         self.centres = numeric_loc is not None
         self.all_numeric = list(numeric) == list(range(n_cells))
-        self.register_buffer("numeric", torch.tensor(list(numeric), dtype=torch.long), persistent=False)
-        loc = torch.zeros(len(numeric)) if numeric_loc is None else torch.tensor(list(numeric_loc))
-        self.register_buffer("numeric_loc", loc.float())
-        self.register_buffer("count", torch.tensor(list(count), dtype=torch.long), persistent=False)
-        stats = torch.tensor(list(count_stats) or [(0.0, 1.0)], dtype=torch.float32)
-        self.register_buffer("count_loc", stats[:, 0].clone())
-        self.register_buffer("count_scale", stats[:, 1].clone())
         cells = [cell for cell, size in classes for _ in range(size)]
-        codes = [code for _, size in classes for code in range(size)]
-        self.register_buffer("class_cell", torch.tensor(cells, dtype=torch.long), persistent=False)
-        self.register_buffer("class_code", torch.tensor(codes, dtype=torch.float32), persistent=False)
-        self.register_buffer(
-            "cell", torch.tensor([*numeric, *count, *cells], dtype=torch.long), persistent=False
-        )
-        self.n_features = len(self.cell) + (n_cells if reads_mask else 0)
+        codes = [float(code) for _, size in classes for code in range(size)]
+        self.sizes = [len(numeric), len(count), len(cells)]
+        every = torch.tensor([*numeric, *count, *cells], dtype=torch.long)
+        self.register_buffer("cell", every, persistent=False)
+        self.register_buffer("numeric_loc", torch.tensor(list(numeric_loc or [0.0] * len(numeric))))
+        self.register_buffer("count_loc", torch.tensor(list(count_loc)))
+        self.register_buffer("class_code", torch.tensor(codes), persistent=False)
+        self.n_features = len(every) + (n_cells if reads_mask else 0)
 
     def places(self, cells: Sequence[int]) -> Tensor:
         """Where the features of some cells are, cell by cell."""
@@ -138,7 +128,7 @@ class Features(nn.Module):
     @property
     def loc(self) -> Tensor:
         """What is taken off each feature's value, counts and classes apart."""
-        return nn.functional.pad(self.numeric_loc, (0, len(self.cell) - len(self.numeric)))
+        return nn.functional.pad(self.numeric_loc, (0, len(self.cell) - self.sizes[0]))
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
         features, seen = self.cells(x, observed)
@@ -153,11 +143,8 @@ class Features(nn.Module):
         """The features of a row, blanks as they come, and which of them are observed."""
         if self.all_numeric:
             return (x - self.numeric_loc if self.centres else x), observed
-        count = torch.log1p(x[..., self.count].clamp_min(0))
-        if len(self.count):
-            count = (count - self.count_loc) / self.count_scale
-        onehot = torch.eq(x[..., self.class_cell], self.class_code).to(x.dtype)
-        features = torch.cat([x[..., self.numeric] - self.numeric_loc, count, onehot], -1)
-        if observed is None:
-            return features, None
-        return features, observed[..., self.cell]
+        numeric, count, classes = x[..., self.cell].split(self.sizes, -1)
+        count = torch.log1p(count.clamp_min(0)) - self.count_loc
+        onehot = torch.eq(classes, self.class_code).to(x.dtype)
+        features = torch.cat([numeric - self.numeric_loc, count, onehot], -1)
+        return features, None if observed is None else observed[..., self.cell]
