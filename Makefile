@@ -1,4 +1,5 @@
-# Another interpreter: make PYTHON=/path/to/python3.11. Times are on two cores; the first of each adds its installation.
+# Another interpreter: make PYTHON=/path/to/python3.11. Times are those of two cores; the first time, what a target
+# needs is installed: a few minutes for torch, seconds for the rest.
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -9,11 +10,11 @@ WORKERS ?= 2
 .PHONY: demo test lint hooks bench docs docs-quick clean
 .DEFAULT_GOAL := demo
 
-# The demonstration: a report in out/demo/report.html. DEMO_TIME; the environment takes a few minutes more, once.
+# The demonstration: a report in out/demo/report.html. One to two minutes.
 demo: $(VENV)/.installed
 	$(BIN)/abduce demo -o out/demo
 
-# Every test, doctests included. TEST_TIME.
+# Every test, doctests included. Seven minutes.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
@@ -28,15 +29,15 @@ lint: $(VENV)/.installed-lint
 hooks: $(VENV)/.installed-lint
 	$(BIN)/pre-commit install
 
-# Every benchmark, one after the other, into benchmarks/results/. Many hours; benchmarks/run_all.py --quick NAME for a look at one.
+# Every benchmark, one after the other, into benchmarks/results/. Many hours; `benchmarks/run_all.py --quick NAME` is a look at one.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/run_all.py
 
-# The documentation in docs/_build/html, pages executed as they build; it needs no network to read. DOCS_TIME.
+# The documentation in docs/_build/html, pages executed as they build; it needs no network to read. Six minutes.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# Whether the code on the pages still runs, the two slowest left out, and nothing is built. QUICK_TIME.
+# Whether the code on the pages still runs, the slowest left out, without building them. Two minutes.
 docs-quick: $(VENV)/.installed-docs
 	$(BIN)/python docs/quick.py
 
