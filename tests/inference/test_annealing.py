@@ -11,7 +11,7 @@ from models_for_tests import generator, linear_model, plain_model, quadrature, s
 from sklearn.datasets import load_digits
 
 from abduce import VAE
-from abduce.inference import annealing, hmc
+from abduce.inference import annealing
 from abduce.inference.annealing import anneal, bidirectional, log_prob, path, pilot, schedule
 from abduce.inference.kernels import start
 from abduce.inference.tempering import temper

@@ -23,6 +23,7 @@ Source: LeCun et al. 2006, A Tutorial on Energy-Based Learning, on which energie
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
@@ -44,6 +45,17 @@ class Loss(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Loss of each row, (batch, D) -> (batch,); its mean's gradient is the objective's."""
+
+
+class RowLoss(Loss):
+    """A loss that keeps nothing between steps: a function of the model, the rows and random numbers, ``(batch,)``."""
+
+    def __init__(self, model: Energy, of: Callable[[Energy, Tensor, torch.Generator | None], Tensor]):
+        super().__init__(model)
+        self.of = of
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.of(self.model, x, generator)
 
 
 class EnergyObjective(Protocol):

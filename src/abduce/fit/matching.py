@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Loss, check_rows, require, require_support
+from abduce.fit.loss import Loss, RowLoss, check_rows, require, require_support
 from abduce.inference.energy import Energy
 from abduce.inference.kernels import Kernel
 
@@ -110,14 +110,7 @@ class ScoreMatching:
     ) -> Loss:
         check_rows(model, x)
         _check_smooth(self, model)
-        return Exact(model)
-
-
-class Exact(Loss):
-    """½ ‖∇E‖² − tr ∇²E."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return score_matching(self.model, x)
+        return RowLoss(model, lambda model, x, _: score_matching(model, x))
 
 
 @dataclass(frozen=True)
@@ -144,23 +137,13 @@ class SlicedScoreMatching:
     ) -> Loss:
         check_rows(model, x)
         _check_smooth(self, model)
-        return Sliced(model, self)
+        return RowLoss(model, self._loss)
 
-
-class Sliced(Loss):
-    """Score matching along directions drawn at every step."""
-
-    def __init__(self, model: Energy, objective: SlicedScoreMatching):
-        super().__init__(model)
-        self.objective = objective
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        v = torch.randn(
-            self.objective.projections, *x.shape, generator=generator, dtype=x.dtype, device=x.device
-        )
-        if self.objective.law == "rademacher":
+    def _loss(self, model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        v = torch.randn(self.projections, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        if self.law == "rademacher":
             v = torch.where(v < 0, -1.0, 1.0).to(x.dtype)
-        return sliced_score_matching(self.model, x, v, self.objective.variance_reduced)
+        return sliced_score_matching(model, x, v, self.variance_reduced)
 
 
 @dataclass(frozen=True)
@@ -193,21 +176,13 @@ class DenoisingScoreMatching:
     ) -> Loss:
         check_rows(model, x)
         require_support(self, model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
-        low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
-        return Denoising(model, low, high)
+        return RowLoss(model, self._loss)
 
-
-class Denoising(Loss):
-    """Denoising at noise levels from low to high, with noise of both signs."""
-
-    def __init__(self, model: Energy, low: float, high: float):
-        super().__init__(model)
-        self.low, self.high = low, high
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _loss(self, model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
         factory = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        sigma: Tensor | float = self.low
-        if self.high > self.low:
-            sigma = self.low * (self.high / self.low) ** torch.rand(len(x), 1, **factory)
+        low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+        sigma: Tensor | float = low
+        if high > low:
+            sigma = low * (high / low) ** torch.rand(len(x), 1, **factory)
         noise = torch.randn(x.shape, **factory)
-        return denoising_score_matching(self.model, x, sigma, torch.stack([noise, -noise])).mean(0)
+        return denoising_score_matching(model, x, sigma, torch.stack([noise, -noise])).mean(0)

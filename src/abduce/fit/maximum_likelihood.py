@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from abduce.checks import check_count, check_number
-from abduce.fit.loss import Loss, check_rows, require
+from abduce.fit.loss import Loss, RowLoss, check_rows, require
 from abduce.inference.energy import Energy
 from abduce.inference.flips import ENUMERABLE
 from abduce.inference.integration import log_z_by_enumeration, log_z_on_grid
@@ -57,9 +57,9 @@ class MaximumLikelihood:
             "a finite log Z, and the integral of exp(−E) is infinite; take MeanEnergy",
         )
         if model.log_z() is not None:
-            return ClosedForm(model)
+            return RowLoss(model, _closed_form)
         if model.support == "binary" and model.n_cells <= ENUMERABLE:
-            return Enumerated(model)
+            return RowLoss(model, _enumerated)
         require(
             model.support == "real" and model.n_cells <= 2,
             self,
@@ -72,20 +72,14 @@ class MaximumLikelihood:
         return Gridded(model, low - more, high + more, self.points or POINTS[model.n_cells])
 
 
-class ClosedForm(Loss):
-    """E(x) + log Z by the model's formula."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        log_z = self.model.log_z()
-        assert log_z is not None  # `start` has seen it
-        return self.model.energy(x) + log_z
+def _closed_form(model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    log_z = model.log_z()
+    assert log_z is not None  # `start` has seen it
+    return model.energy(x) + log_z
 
 
-class Enumerated(Loss):
-    """E(x) + log Z by the sum over all states."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.model.energy(x) + log_z_by_enumeration(self.model)
+def _enumerated(model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    return model.energy(x) + log_z_by_enumeration(model)
 
 
 class Gridded(Loss):

@@ -11,7 +11,7 @@ log Z where it has a closed form; :mod:`abduce.inference.partition` estimates it
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -185,6 +185,16 @@ class Energy(nn.Module, abc.ABC):
         """What the model makes of whole rows, ``(batch, features)``: codes, responsibilities, hidden units."""
 
 
+class Unnormalized(Energy):
+    """An energy whose partition function has no closed form, whatever β and the base are."""
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+
 class Bipartite(Energy):
     """An energy whose hidden units, {0, 1}, are independent given the cells, and the cells given the hidden units."""
 
@@ -200,6 +210,13 @@ class Bipartite(Energy):
     def visible_scale(self) -> Tensor:
         """Standard deviation of real cells given the hidden units, (D,); of binary cells nothing: ValueError."""
 
+    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+    def represent(self, x: Tensor) -> Tensor:
+        """P(h_j = 1 | v), (batch, hidden)."""
+        return torch.sigmoid(self.hidden_logits(x))
+
 
 class Pairwise(Energy):
     """A quadratic energy of binary cells: log-odds of each cell are linear in the others."""
@@ -212,6 +229,12 @@ class Pairwise(Energy):
     @abc.abstractmethod
     def local_fields(self, x: Tensor) -> Tensor:
         """Log-odds of each cell given the others, nats, (..., D)."""
+
+
+def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments, JSON-able, from its ``locals()`` before any other is set."""
+    kept = {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
 def check_whole(observed: Tensor | None, family: str) -> None:

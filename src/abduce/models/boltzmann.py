@@ -37,8 +37,18 @@ from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
 from abduce.distributions.cells import LOG_2PI
-from abduce.inference.energy import Base, Bipartite, Energy, Pairwise, Traits, check_whole, softplus_sum
+from abduce.inference.energy import (
+    Base,
+    Bipartite,
+    Energy,
+    Pairwise,
+    Traits,
+    arguments,
+    check_whole,
+    softplus_sum,
+)
 from abduce.inference.flips import ENUMERABLE, log_sum_states, over_cells
+from abduce.inference.integration import log_z_by_enumeration
 
 Family = TypeVar("Family", bound=Energy)
 
@@ -54,7 +64,7 @@ class Ising(Pairwise):
 
     def __init__(self, n_cells: int):
         super().__init__()
-        self.config = {"n_cells": n_cells}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.weight = nn.Parameter(torch.zeros(n_cells, n_cells))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -90,7 +100,7 @@ class Ising(Pairwise):
         return (2 * x - 1) * self.local_fields(x)
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return _log_z_by_cells(self, self.n_cells, beta, base) if self.n_cells <= ENUMERABLE else None
+        return log_z_by_enumeration(self, beta, base, self.n_cells) if self.n_cells <= ENUMERABLE else None
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> None:
         return None
@@ -117,7 +127,7 @@ class RBM(Bipartite):
 
     def __init__(self, n_cells: int, hidden: int):
         super().__init__()
-        self.config = {"n_cells": n_cells, "hidden": hidden}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -184,20 +194,13 @@ class RBM(Bipartite):
 
     def log_z_by_visible(self, beta: float = 1.0, base: Base | None = None) -> Tensor:
         """log Z for any β as a sum over the states of the cells."""
-        return _log_z_by_cells(self, len(self.hidden_bias), beta, base)
+        return log_z_by_enumeration(self, beta, base, max(len(self.hidden_bias), self.n_cells))
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         hidden = len(self.hidden_bias)
         if beta == 1 and hidden <= min(ENUMERABLE, self.n_cells) and isinstance(base, RatesBase | None):
             return self.log_z_by_hidden(base)  # rates only move the biases b
         return self.log_z_by_visible(beta, base) if self.n_cells <= ENUMERABLE else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def represent(self, x: Tensor) -> Tensor:
-        """P(h_j = 1 | v), (batch, hidden)."""
-        return torch.sigmoid(self.hidden_logits(x))
 
 
 class GaussianRBM(Bipartite):
@@ -212,7 +215,7 @@ class GaussianRBM(Bipartite):
 
     def __init__(self, n_cells: int, hidden: int):
         super().__init__()
-        self.config = {"n_cells": n_cells, "hidden": hidden}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -268,13 +271,6 @@ class GaussianRBM(Bipartite):
         known = beta == 1 and base is None and len(self.hidden_bias) <= ENUMERABLE
         return self.log_z_by_hidden() if known else None
 
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def represent(self, x: Tensor) -> Tensor:
-        """P(h_j = 1 | v), (batch, hidden)."""
-        return torch.sigmoid(self.hidden_logits(x))
-
 
 def _hidden_part(u: Tensor, offset: Tensor) -> Tensor:
     """Σ_j (softplus(u_j) − λ_j u_j): what summing h out adds to −E, (...)."""
@@ -288,13 +284,3 @@ def _filled(model: Family, **tensors: Tensor) -> Family:
     for name, value in tensors.items():
         own[name].copy_(value)
     return model
-
-
-def _log_z_by_cells(model: Energy, width: int, beta: float, base: Base | None) -> Tensor:
-    """log Σ_x exp(−β E(x)) b(x) over all states of the cells; ``width`` numbers a state."""
-
-    def log_f(x: Tensor) -> Tensor:
-        log_p = -beta * model.energy(x)
-        return log_p if base is None else log_p + base.log_prob(x)
-
-    return log_sum_states(log_f, model.n_cells, max(width, model.n_cells), next(model.parameters()))
