@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from abduce.checks import check_choice, check_count, check_number
@@ -71,9 +71,7 @@ class ContrastiveDivergence:
                 f"chains and restart need persistent=True, got chains={self.chains!r}, restart={self.restart!r}"
             )
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require(kernel is not None, self, model, f"a sampler for its {model.support} cells; pass kernel=")
         assert kernel is not None
@@ -93,7 +91,7 @@ class ContrastiveDivergence:
 
 
 @torch.no_grad()
-def _run(kernel: Kernel, x: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+def _run(kernel: Kernel, x: Tensor, steps: int, generator: Generator | None) -> Tensor:
     """Where chains from x (n, D) are after some steps."""
     state = kernel.init(x)
     for _ in range(steps):
@@ -115,7 +113,7 @@ class FreshChains(Loss):
         super().__init__(model)
         self.kernel, self.k = kernel, k
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         return self.model.energy(x) - self.model.energy(_run(self.kernel, x, self.k, generator))
 
 
@@ -132,7 +130,7 @@ class PersistentChains(Loss):
         self.kernel, self.k, self.restart, self.noise = kernel, k, restart, noise
         self.register_buffer("chains", chains)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         if self.training:
             start = self.chains
             if self.noise is not None:
@@ -158,7 +156,7 @@ class NCE:
         check_count("ratio", self.ratio)
 
     def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
+        self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None
     ) -> Classifier:
         check_rows(model, x)
         legal = {"binary": ("rates",), "real": ("mixture", "normal")}.get(model.support, ())
@@ -191,7 +189,7 @@ class Classifier(Loss):
         """G(x) = −E − c − log p_n − log ν: log odds that a row is data, (..., D) -> (...)."""
         return -self.model.energy(x) - self.c - self.noise.log_prob(x) - math.log(self.ratio)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         noise = self.noise.sample(self.ratio * len(x), generator)
         against = softplus(self.log_odds(noise)).view(self.ratio, -1).sum(0)
         return softplus(-self.log_odds(x)) + against
@@ -210,9 +208,7 @@ class _Flips(abc.ABC):
     def cost(self, flips: Tensor) -> Tensor:
         """Loss of each cell, (..., D), by f_i = E(x flipped at i) − E(x)."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require_support(self, model, "binary", "ScoreMatching or DenoisingScoreMatching")
         return RowLoss(model, lambda model, x, _: self.cost(flip_energies(model, x)).sum(-1))

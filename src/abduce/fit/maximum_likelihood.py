@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.checks import check_count, check_number
 from abduce.fit.loss import Loss, RowLoss, check_rows, require
@@ -46,9 +46,7 @@ class MaximumLikelihood:
             check_count("points", self.points)
         check_number("margin", self.margin, 0, 100)
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require(
             model.proper,
@@ -72,13 +70,13 @@ class MaximumLikelihood:
         return Gridded(model, low - more, high + more, self.points or POINTS[model.n_cells])
 
 
-def _closed_form(model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _closed_form(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
     log_z = model.log_z()
     assert log_z is not None  # `start` has seen it
     return model.energy(x) + log_z
 
 
-def _enumerated(model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _enumerated(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
     return model.energy(x) + log_z_by_enumeration(model)
 
 
@@ -94,7 +92,7 @@ class Gridded(Loss):
         self.register_buffer("high", high)
         self.points = points
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         shift = None
         if self.training and generator is not None:
             shift = torch.rand(len(self.low), generator=generator, dtype=x.dtype, device=x.device) - 0.5

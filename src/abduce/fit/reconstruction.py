@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.fit.loss import Loss, RowLoss, check_rows, require
 from abduce.inference.energy import Energy
@@ -24,9 +23,7 @@ from abduce.inference.kernels import Kernel
 class MeanEnergy:
     """Minimise the mean of the model's ``training_loss(x, generator)``, or of its energy where it has no such loss."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require(
             model.bounded_volume,
@@ -38,6 +35,6 @@ class MeanEnergy:
         return RowLoss(model, _own_loss)
 
 
-def _own_loss(model: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _own_loss(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
     own = getattr(model, "training_loss", None)
     return model.energy(x) if own is None else own(x, generator)

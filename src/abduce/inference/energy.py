@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 VIEWS = {
     "real": frozenset({"blanks", "linear"}),
@@ -84,7 +84,7 @@ class Base(Protocol):
         """log b(x), nats, (..., D) -> (...)."""
         ...
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         ...
 
@@ -96,7 +96,7 @@ class Law(Protocol):
         """log p of the observed cells of each row, (batch, D) -> (batch,)."""
         ...
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         ...
 
@@ -104,9 +104,7 @@ class Law(Protocol):
         """E[x | x_obs], (batch, D); observed cells as they are."""
         ...
 
-    def complete(
-        self, x: Tensor, observed: Tensor, draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor, draws: int, generator: Generator | None = None) -> Tensor:
         """Draw whole rows given the observed cells, (draws, batch, D)."""
         ...
 
@@ -125,7 +123,7 @@ class Law(Protocol):
         y: Tensor,
         known: Tensor,
         draws: int,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
         """Draw from p(x | y), (draws, batch, D)."""
         ...
@@ -143,30 +141,11 @@ class Energy(nn.Module, abc.ABC):
     traits: Traits = Traits()
     config: dict[str, Any]  # constructor arguments, JSON-able
 
-    @property
-    def support(self) -> str:
-        """What a cell may hold: "real", "binary" or "mixed"."""
-        return self.traits.support
-
-    @property
-    def in_nats(self) -> bool:
-        """Whether β = 1 is what training meant."""
-        return self.traits.in_nats
-
-    @property
-    def proper(self) -> bool:
-        """Whether ∫ exp(−β E) is finite for every β > 0."""
-        return self.traits.proper
-
-    @property
-    def bounded_volume(self) -> bool:
-        """Whether low energy cannot spread everywhere."""
-        return self.traits.bounded_volume
-
-    @property
-    def smooth(self) -> bool:
-        """Whether there are two derivatives in x where support is real."""
-        return self.traits.smooth
+    support = property(lambda self: self.traits.support)
+    in_nats = property(lambda self: self.traits.in_nats)
+    proper = property(lambda self: self.traits.proper)
+    bounded_volume = property(lambda self: self.traits.bounded_volume)
+    smooth = property(lambda self: self.traits.smooth)
 
     @abc.abstractmethod
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.checks import check_choice
 from abduce.inference.energy import Diverged, LogZ
@@ -239,6 +239,6 @@ def mean_under(density: Density, particles: int = 256, seed: int = 0) -> float:
     """E[E(x)] under the density."""
     law = density.model.law(density.beta, density.base)
     if law is not None:
-        return float(density.model.energy(law.sample(4096, torch.Generator().manual_seed(seed))).mean())
+        return float(density.model.energy(law.sample(4096, Generator().manual_seed(seed))).mean())
     done = temper(path_to(density), particles, 1, seed)
     return float((done.log_w.exp() * density.model.energy(done.x).double()).sum(0).mean())

@@ -35,7 +35,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.checks import check_choice, check_number
@@ -161,7 +161,7 @@ class Autoencoder(Unnormalized):
         row = self._decode(h)
         return torch.sigmoid(row) if self.support == "binary" else row
 
-    def training_loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def training_loss(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The error of reconstructing x from a corrupted x, and the penalty: (batch, n_cells) -> (batch,).
 
         The KL penalty is one of the batch, and added to each of its rows.
@@ -203,7 +203,7 @@ class Autoencoder(Unnormalized):
             softplus_sum(row) - (x * row).sum(-1) if self.support == "binary" else (x - row).square().sum(-1)
         )
 
-    def _corrupt(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _corrupt(self, x: Tensor, generator: Generator | None) -> Tensor:
         if self.support == "binary":
             u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
             return torch.where(u < self.corruption, 1 - x, x)

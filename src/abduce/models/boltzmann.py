@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
@@ -142,7 +142,7 @@ class RBM(Bipartite):
         return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias)
 
     @classmethod
-    def start(cls, x: Tensor, hidden: int, generator: torch.Generator | None = None) -> RBM:
+    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> RBM:
         """Start centred and from the data's rates, with weights N(0, 0.01²): nearly independent cells (Hinton 2012)."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         logits = RatesBase.fit(x).logits
@@ -231,7 +231,7 @@ class GaussianRBM(Bipartite):
         return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
 
     @classmethod
-    def start(cls, x: Tensor, hidden: int, generator: torch.Generator | None = None) -> GaussianRBM:
+    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> GaussianRBM:
         """Start centred and from the data's means and deviations, with weights N(0, 0.01²): nearly one Gaussian."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-3)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.checks import check_choice, check_count, check_number
 from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole
@@ -69,12 +69,7 @@ class SparseCoding(Unnormalized):
     traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
 
     def __init__(
-        self,
-        n_cells: int,
-        code: int,
-        sparsity: float = 0.5,
-        iterations: int = 100,
-        tolerance: float = 1e-6,
+        self, n_cells: int, code: int, sparsity: float = 0.5, iterations: int = 100, tolerance: float = 1e-6
     ):
         super().__init__()
         _check(code, iterations, sparsity=sparsity)
@@ -185,7 +180,7 @@ class PSD(Unnormalized):
         """D z, (..., m) -> (..., d)."""
         return z @ self.dictionary.T
 
-    def training_loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def training_loss(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The energy at z* held fixed, (batch,): its gradient moves D to the code and f towards it."""
         return self.joint_energy(x, self.infer(x))
 
