@@ -105,11 +105,11 @@ def test_it_comes_back_from_its_configuration(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"architecture": "cnn"}, "architecture must be mlp or conv, got 'cnn'"),
-        ({"support": "mixed"}, "support must be real or binary"),
+        ({"architecture": "cnn"}, r"architecture must be one of \['mlp', 'conv'\], got 'cnn'"),
+        ({"support": "mixed"}, "support must be one of"),
         ({"activation": "step"}, "activation must be one of"),
         ({"hidden": ()}, "hidden must name at least one layer"),
-        ({"width": 0.0}, "width must be above 0"),
+        ({"width": 0.0}, "width must be > 0"),
         ({"architecture": "conv"}, "shape must be"),
         ({"architecture": "conv", "shape": (2, 3)}, "with 5 cells"),
     ],

@@ -13,7 +13,9 @@ from sklearn.decomposition import FactorAnalysis
 
 from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE
-from abduce.fit.loop import Settings, _parameter_groups, train
+from abduce.fit.groups import parameter_groups
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
 from abduce.gaussians.linear import fit
 from abduce.inference.importance import log_prob
 from abduce.inference.weights import multi_sample
@@ -172,7 +174,7 @@ def test_a_linear_path_and_a_mask_model_learn_at_their_own_rates(mask):
     settings = Settings(learning_rate=0.5, weight_decay=0.1, linear_rate=0.25, mask_rate=8.0)
     found = {
         p: (group["base"], group["weight_decay"])
-        for group in _parameter_groups(model.joint(), settings)
+        for group in parameter_groups(model.joint(), settings)
         for p in group["params"]
     }
     for name, parameter in model.named_parameters():

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.distributions.cells import LOG_2PI
 
@@ -28,7 +28,7 @@ class Conditional(NamedTuple):
     """
 
     log_marginal: Tensor
-    draw: Callable[[int, torch.Generator, bool], Tensor]
+    draw: Callable[[int, Generator, bool], Tensor]
 
 
 class NormalBase(nn.Module):
@@ -76,7 +76,7 @@ class NormalBase(nn.Module):
         log_det = torch.diagonal(self.root).log().sum()
         return -0.5 * z.square().sum(-1) - log_det - 0.5 * len(self.mean) * LOG_2PI
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         noise = torch.randn(
             n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
         )
@@ -94,7 +94,7 @@ class NormalBase(nn.Module):
         log_det = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
         log_marginal = -0.5 * half.square().sum(-1) - log_det - 0.5 * seen.sum(-1) * LOG_2PI
 
-        def draw(n: int, generator: torch.Generator, shared: bool = False) -> Tensor:
+        def draw(n: int, generator: Generator, shared: bool = False) -> Tensor:
             # a free draw, moved by the regression of all cells on how far the seen ones are off (Matheron's rule)
             free = _each(self, n, len(x), generator, shared)
             gap = (seen * (x - free)).permute(1, 2, 0)
@@ -124,7 +124,7 @@ class RatesBase(nn.Module):
     def log_prob(self, x: Tensor) -> Tensor:
         return x @ self.logits - torch.nn.functional.softplus(self.logits).sum()
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         u = torch.rand(
             n, len(self.logits), generator=generator, dtype=self.logits.dtype, device=self.logits.device
         )
@@ -169,7 +169,7 @@ class BoxBase(nn.Module):
         log_volume = (self.high - self.low).log().sum()
         return torch.where(inside, -log_volume, -torch.inf)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         u = torch.rand(n, len(self.low), generator=generator, dtype=self.low.dtype, device=self.low.device)
         return self.low + (self.high - self.low) * u
 
@@ -182,7 +182,7 @@ class BoxBase(nn.Module):
 
 
 def _each(
-    base: NormalBase | RatesBase | BoxBase, n: int, rows: int, generator: torch.Generator, shared: bool
+    base: NormalBase | RatesBase | BoxBase, n: int, rows: int, generator: Generator, shared: bool
 ) -> Tensor:
     """Free draws (n, rows, D), the same for every row if ``shared``."""
     drawn = base.sample(n if shared else n * rows, generator)
@@ -191,10 +191,10 @@ def _each(
 
 def _clamped(
     base: RatesBase | BoxBase, x: Tensor, observed: Tensor
-) -> Callable[[int, torch.Generator, bool], Tensor]:
+) -> Callable[[int, Generator, bool], Tensor]:
     """How to draw independent cells with the observed ones put back."""
 
-    def draw(n: int, generator: torch.Generator, shared: bool = False) -> Tensor:
+    def draw(n: int, generator: Generator, shared: bool = False) -> Tensor:
         return torch.where(observed, x, _each(base, n, len(x), generator, shared))
 
     return draw

@@ -37,7 +37,7 @@ from numbers import Real
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.checks import check_choice, check_count, check_number
 from abduce.distributions.posteriors import Posterior
@@ -71,12 +71,12 @@ class Objective(Protocol):
         x: Tensor,
         observed: Tensor | None,
         progress: float,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
         rows: int | None = None,
     ) -> Bound: ...
 
 
-def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: Generator | None) -> Tensor:
     return torch.randn(
         samples, x.shape[0], model.noise_dim, generator=generator, dtype=x.dtype, device=x.device
     )

@@ -20,16 +20,17 @@ chains that start anew (arXiv:1903.08689).
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Loss, check_rows, require, require_support
+from abduce.fit.loss import Loss, RowLoss, check_rows, require, require_support
 from abduce.fit.noise import Noise, fit_noise
 from abduce.inference.energy import Diverged, Energy
 from abduce.inference.flips import flip_energies
@@ -70,12 +71,9 @@ class ContrastiveDivergence:
                 f"chains and restart need persistent=True, got chains={self.chains!r}, restart={self.restart!r}"
             )
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
-        if kernel is None:
-            require(False, self, model, f"a sampler for its {model.support} cells; pass kernel=")
+        require(kernel is not None, self, model, f"a sampler for its {model.support} cells; pass kernel=")
         assert kernel is not None
         own = getattr(kernel, "model", model)
         require(
@@ -87,16 +85,13 @@ class ContrastiveDivergence:
         if not self.persistent:
             return FreshChains(model, kernel, self.k)
         pick = torch.randint(len(x), (self.chains or CHAINS,), generator=generator, device=x.device)
-        noise = (
-            fit_noise("rates" if model.support == "binary" else "normal", x, generator)
-            if self.restart
-            else None
-        )
+        name = "rates" if model.support == "binary" else "normal"
+        noise = fit_noise(name, x, generator) if self.restart else None
         return PersistentChains(model, kernel, self.k, x[pick].clone(), self.restart, noise)
 
 
 @torch.no_grad()
-def _run(kernel: Kernel, x: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+def _run(kernel: Kernel, x: Tensor, steps: int, generator: Generator | None) -> Tensor:
     """Where chains from x (n, D) are after some steps."""
     state = kernel.init(x)
     for _ in range(steps):
@@ -118,7 +113,7 @@ class FreshChains(Loss):
         super().__init__(model)
         self.kernel, self.k = kernel, k
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         return self.model.energy(x) - self.model.energy(_run(self.kernel, x, self.k, generator))
 
 
@@ -135,7 +130,7 @@ class PersistentChains(Loss):
         self.kernel, self.k, self.restart, self.noise = kernel, k, restart, noise
         self.register_buffer("chains", chains)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         if self.training:
             start = self.chains
             if self.noise is not None:
@@ -161,7 +156,7 @@ class NCE:
         check_count("ratio", self.ratio)
 
     def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
+        self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None
     ) -> Classifier:
         check_rows(model, x)
         legal = {"binary": ("rates",), "real": ("mixture", "normal")}.get(model.support, ())
@@ -194,7 +189,7 @@ class Classifier(Loss):
         """G(x) = −E − c − log p_n − log ν: log odds that a row is data, (..., D) -> (...)."""
         return -self.model.energy(x) - self.c - self.noise.log_prob(x) - math.log(self.ratio)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         noise = self.noise.sample(self.ratio * len(x), generator)
         against = softplus(self.log_odds(noise)).view(self.ratio, -1).sum(0)
         return softplus(-self.log_odds(x)) + against
@@ -206,12 +201,17 @@ def _steep_exp(u: Tensor) -> Tensor:
     return torch.exp(below) * (1 + u - below)
 
 
-class _Flips:
+class _Flips(abc.ABC):
     """An objective of what flipping each cell costs: binary cells, and nothing else."""
 
-    def _check(self, model: Energy, x: Tensor) -> None:
+    @abc.abstractmethod
+    def cost(self, flips: Tensor) -> Tensor:
+        """Loss of each cell, (..., D), by f_i = E(x flipped at i) − E(x)."""
+
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require_support(self, model, "binary", "ScoreMatching or DenoisingScoreMatching")
+        return RowLoss(model, lambda model, x, _: self.cost(flip_energies(model, x)).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -221,51 +221,21 @@ class MinimumProbabilityFlow(_Flips):
     An exponent above 20 goes on as a straight line, so that no row overflows.
     """
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
-        self._check(model, x)
-        return Flow(model)
-
-
-class Flow(Loss):
-    """Flow of probability out of each row."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return _steep_exp(-0.5 * flip_energies(self.model, x)).sum(-1)
+    def cost(self, flips: Tensor) -> Tensor:
+        return _steep_exp(-0.5 * flips)
 
 
 @dataclass(frozen=True)
 class PseudoLikelihood(_Flips):
     """Minimise −Σ_i log p(x_i | the other cells); convex where E is linear in its parameters."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
-        self._check(model, x)
-        return Conditionals(model)
-
-
-class Conditionals(Loss):
-    """−log of each cell's conditional probability, added up."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return softplus(-flip_energies(self.model, x)).sum(-1)
+    def cost(self, flips: Tensor) -> Tensor:
+        return softplus(-flips)
 
 
 @dataclass(frozen=True)
 class RatioMatching(_Flips):
     """Minimise Σ_i σ(E(x) − E(x flipped at i))²."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
-        self._check(model, x)
-        return Ratios(model)
-
-
-class Ratios(Loss):
-    """Squared probability of each flip."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.sigmoid(-flip_energies(self.model, x)).square().sum(-1)
+    def cost(self, flips: Tensor) -> Tensor:
+        return torch.sigmoid(-flips).square()

@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.fit.optimizer import rate
 
@@ -15,7 +15,7 @@ def fit_density(
     density: nn.Module, z: Tensor, epochs: int, seed: int, batch: int = 512, learning_rate: float = 2e-3
 ) -> None:
     """Fit a density in place to rows z (n, dim) by maximum likelihood; the best epoch on a held-out tenth is kept."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     order = torch.randperm(len(z), generator=generator)
     held, rows = z[order[: len(z) // 10]], z[order[len(z) // 10 :]]
     optimizer = torch.optim.Adam(density.parameters(), learning_rate)

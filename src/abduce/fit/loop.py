@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.fit.bounds import Objective
 from abduce.fit.checkpoint import TrainingState, data_digest
@@ -93,7 +93,7 @@ def descend(
     identity = {"settings": {**asdict(settings), "device": None}}
     state = TrainingState(checkpoint, identity | {"data": data_digest(x, observed)}) if checkpoint else None
     fabric = Fabric(accelerator=settings.device, devices=1)
-    generator = torch.Generator(device=fabric.device).manual_seed(settings.seed)
+    generator = Generator(device=fabric.device).manual_seed(settings.seed)
     mask = None if bool(observed.all()) else fabric.to_device(observed)
     x = fabric.to_device(x)
     rows, held = (part.to(x.device) for part in settings.split(len(x)))
@@ -105,6 +105,7 @@ def descend(
     n_steps, epochs = max(1, len(rows) // batch), settings.n_epochs(len(rows))
     total, every = epochs * n_steps, max(1, epochs // 100)
     average = Average(step, settings.average * total)
+    parts = step, optimizer, generator, average
     run, first = Run(), 0
     judged = step.comparable and len(held) > 0
     best = copy.deepcopy(step.state_dict()) if judged else {}
@@ -112,7 +113,7 @@ def descend(
         step.eval()
         run.best, run.best_epoch = step.validate(held_x, held_mask, settings.seed)["valid"], 0
     if state and state.exists():
-        first, best = _resume(state, run, step, optimizer, generator, average, best)
+        first, best = _resume(state, run, parts, best)
 
     started = time.perf_counter()
     try:
@@ -156,7 +157,7 @@ def descend(
             if callback:
                 callback(record)
             if state and due:
-                _keep(state, run, epoch + 1, step, optimizer, generator, average, best)
+                _keep(state, run, epoch + 1, parts, best)
             if settings.patience and run.bad >= settings.patience:
                 break
             if not math.isfinite(record["train"]):
@@ -174,17 +175,12 @@ def descend(
     return run
 
 
-def _keep(
-    state: TrainingState,
-    run: Run,
-    epoch: int,
-    step: Step,
-    optimizer: Any,
-    generator: torch.Generator,
-    average: Average,
-    best: dict[str, Tensor],
-) -> None:
+Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
+
+
+def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts, best: dict[str, Tensor]) -> None:
     """Write all that a run needs to go on after ``epoch`` epochs."""
+    step, optimizer, generator, average = parts
     progress = {"epoch": epoch, "bad": run.bad, "history": run.history, "best_epoch": run.best_epoch}
     groups = {"model": step.state_dict(), "moments": moments(optimizer), "average": average.state()}
     if run.best > -math.inf:
@@ -194,15 +190,10 @@ def _keep(
 
 
 def _resume(
-    state: TrainingState,
-    run: Run,
-    step: Step,
-    optimizer: Any,
-    generator: torch.Generator,
-    average: Average,
-    best: dict[str, Tensor],
+    state: TrainingState, run: Run, parts: Parts, best: dict[str, Tensor]
 ) -> tuple[int, dict[str, Tensor]]:
     """Put back what :func:`_keep` wrote: the epochs done, and the best weights."""
+    step, optimizer, generator, average = parts
     progress, tensors = state.load()
     step.load_state_dict(tensors["model"])
     generator.set_state(tensors["generator"]["state"].cpu())

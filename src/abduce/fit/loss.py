@@ -23,10 +23,10 @@ Source: LeCun et al. 2006, A Tutorial on Energy-Based Learning, on which energie
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.inference.energy import Energy
 from abduce.inference.kernels import Kernel
@@ -42,16 +42,25 @@ class Loss(nn.Module, abc.ABC):
         self.model = model
 
     @abc.abstractmethod
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Loss of each row, (batch, D) -> (batch,); its mean's gradient is the objective's."""
+
+
+class RowLoss(Loss):
+    """A loss that keeps nothing between steps: a function of the model, the rows and random numbers, ``(batch,)``."""
+
+    def __init__(self, model: Energy, of: Callable[[Energy, Tensor, Generator | None], Tensor]):
+        super().__init__(model)
+        self.of = of
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.of(self.model, x, generator)
 
 
 class EnergyObjective(Protocol):
     """What trains an energy."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         """Check that the pair is legal, and give the loss."""
         ...
 

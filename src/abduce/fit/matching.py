@@ -28,10 +28,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Loss, check_rows, require, require_support
+from abduce.fit.loss import Loss, RowLoss, check_rows, require, require_support
 from abduce.inference.energy import Energy
 from abduce.inference.kernels import Kernel
 
@@ -60,26 +60,27 @@ def _curvature(gradient: Tensor, x: Tensor, v: Tensor, keep: bool) -> Tensor:
     return (product * v).sum(-1)
 
 
-def score_matching(model: Energy, x: Tensor) -> Tensor:
-    """½ ‖∇E‖² − tr ∇²E of each row, (batch, D) -> (batch,)."""
+def _slope(model: Energy, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """∇E(x) (batch, D), and vᵀ∇²E(x) v (directions, batch), as differentiable in the parameters as gradients are on."""
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         x, gradient = _gradient(model, x, True)
-        axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
-        curvature = _curvature(gradient, x, axes.expand(-1, *x.shape), keep)
-        loss = 0.5 * gradient.square().sum(-1) - curvature.sum(0)
-    return loss if keep else loss.detach()
+        curvature = _curvature(gradient, x, v, keep)
+    return gradient if keep else gradient.detach(), curvature if keep else curvature.detach()
+
+
+def score_matching(model: Energy, x: Tensor) -> Tensor:
+    """½ ‖∇E‖² − tr ∇²E of each row, (batch, D) -> (batch,)."""
+    axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
+    gradient, curvature = _slope(model, x, axes.expand(-1, *x.shape))
+    return 0.5 * gradient.square().sum(-1) - curvature.sum(0)
 
 
 def sliced_score_matching(model: Energy, x: Tensor, v: Tensor, variance_reduced: bool = True) -> Tensor:
     """½ ‖∇E‖² (or ½ (vᵀ∇E)²) − vᵀ∇²E v, averaged over directions v (directions, batch, D), of each row (batch,)."""
-    keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x, gradient = _gradient(model, x, True)
-        curvature = _curvature(gradient, x, v, keep).mean(0)
-        slope = gradient.square().sum(-1) if variance_reduced else (v * gradient).sum(-1).square().mean(0)
-        loss = 0.5 * slope - curvature
-    return loss if keep else loss.detach()
+    gradient, curvature = _slope(model, x, v)
+    slope = gradient.square().sum(-1) if variance_reduced else (v * gradient).sum(-1).square().mean(0)
+    return 0.5 * slope - curvature.mean(0)
 
 
 def denoising_score_matching(model: Energy, x: Tensor, sigma: Tensor | float, noise: Tensor) -> Tensor:
@@ -105,19 +106,10 @@ def _check_smooth(objective: object, model: Energy) -> None:
 class ScoreMatching:
     """Minimise ½ ‖∇E‖² − tr ∇²E, exactly: D second derivatives a row, in one pass; for many cells take the sliced kind."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         _check_smooth(self, model)
-        return Exact(model)
-
-
-class Exact(Loss):
-    """½ ‖∇E‖² − tr ∇²E."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return score_matching(self.model, x)
+        return RowLoss(model, lambda model, x, _: score_matching(model, x))
 
 
 @dataclass(frozen=True)
@@ -139,28 +131,16 @@ class SlicedScoreMatching:
         check_count("projections", self.projections)
         check_choice("law", self.law, ("rademacher", "normal"))
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         _check_smooth(self, model)
-        return Sliced(model, self)
+        return RowLoss(model, self._loss)
 
-
-class Sliced(Loss):
-    """Score matching along directions drawn at every step."""
-
-    def __init__(self, model: Energy, objective: SlicedScoreMatching):
-        super().__init__(model)
-        self.objective = objective
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        v = torch.randn(
-            self.objective.projections, *x.shape, generator=generator, dtype=x.dtype, device=x.device
-        )
-        if self.objective.law == "rademacher":
+    def _loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+        v = torch.randn(self.projections, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        if self.law == "rademacher":
             v = torch.where(v < 0, -1.0, 1.0).to(x.dtype)
-        return sliced_score_matching(self.model, x, v, self.objective.variance_reduced)
+        return sliced_score_matching(model, x, v, self.variance_reduced)
 
 
 @dataclass(frozen=True)
@@ -188,26 +168,16 @@ class DenoisingScoreMatching:
         else:
             check_number("sigma", self.sigma, 0, above=True)
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require_support(self, model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
-        low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
-        return Denoising(model, low, high)
+        return RowLoss(model, self._loss)
 
-
-class Denoising(Loss):
-    """Denoising at noise levels from low to high, with noise of both signs."""
-
-    def __init__(self, model: Energy, low: float, high: float):
-        super().__init__(model)
-        self.low, self.high = low, high
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
         factory = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        sigma: Tensor | float = self.low
-        if self.high > self.low:
-            sigma = self.low * (self.high / self.low) ** torch.rand(len(x), 1, **factory)
+        low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+        sigma: Tensor | float = low
+        if high > low:
+            sigma = low * (high / low) ** torch.rand(len(x), 1, **factory)
         noise = torch.randn(x.shape, **factory)
-        return denoising_score_matching(self.model, x, sigma, torch.stack([noise, -noise])).mean(0)
+        return denoising_score_matching(model, x, sigma, torch.stack([noise, -noise])).mean(0)

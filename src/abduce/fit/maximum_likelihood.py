@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.checks import check_count, check_number
-from abduce.fit.loss import Loss, check_rows, require
+from abduce.fit.loss import Loss, RowLoss, check_rows, require
 from abduce.inference.energy import Energy
 from abduce.inference.flips import ENUMERABLE
 from abduce.inference.integration import log_z_by_enumeration, log_z_on_grid
@@ -46,9 +46,7 @@ class MaximumLikelihood:
             check_count("points", self.points)
         check_number("margin", self.margin, 0, 100)
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require(
             model.proper,
@@ -57,9 +55,9 @@ class MaximumLikelihood:
             "a finite log Z, and the integral of exp(−E) is infinite; take MeanEnergy",
         )
         if model.log_z() is not None:
-            return ClosedForm(model)
+            return RowLoss(model, _closed_form)
         if model.support == "binary" and model.n_cells <= ENUMERABLE:
-            return Enumerated(model)
+            return RowLoss(model, _enumerated)
         require(
             model.support == "real" and model.n_cells <= 2,
             self,
@@ -72,20 +70,14 @@ class MaximumLikelihood:
         return Gridded(model, low - more, high + more, self.points or POINTS[model.n_cells])
 
 
-class ClosedForm(Loss):
-    """E(x) + log Z by the model's formula."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        log_z = self.model.log_z()
-        assert log_z is not None  # `start` has seen it
-        return self.model.energy(x) + log_z
+def _closed_form(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+    log_z = model.log_z()
+    assert log_z is not None  # `start` has seen it
+    return model.energy(x) + log_z
 
 
-class Enumerated(Loss):
-    """E(x) + log Z by the sum over all states."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.model.energy(x) + log_z_by_enumeration(self.model)
+def _enumerated(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+    return model.energy(x) + log_z_by_enumeration(model)
 
 
 class Gridded(Loss):
@@ -100,7 +92,7 @@ class Gridded(Loss):
         self.register_buffer("high", high)
         self.points = points
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         shift = None
         if self.training and generator is not None:
             shift = torch.rand(len(self.low), generator=generator, dtype=x.dtype, device=x.device) - 0.5

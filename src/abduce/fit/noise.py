@@ -11,7 +11,7 @@ Source: Gutmann & Hyvärinen 2012 (JMLR 13), section 2.4, on the choice of noise
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.distributions.bases import NormalBase, RatesBase
 from abduce.distributions.cells import LOG_2PI
@@ -36,7 +36,7 @@ class MixtureNoise(nn.Module):
         self.register_buffer("roots", torch.linalg.cholesky(covariances))
 
     @classmethod
-    def fit(cls, x: Tensor, generator: torch.Generator, components: int | None = None) -> MixtureNoise:
+    def fit(cls, x: Tensor, generator: Generator, components: int | None = None) -> MixtureNoise:
         """Fit to rows (n, D); None: as many components as leave 10 D rows to each, at most 20."""
         rows = x.double()
         n, d = rows.shape
@@ -74,7 +74,7 @@ class MixtureNoise(nn.Module):
         """log density, nats, (..., D) -> (...)."""
         return torch.logsumexp(self._log_joint(x.reshape(-1, x.shape[-1])), -1).view(x.shape[:-1])
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         z = torch.randn(
@@ -86,7 +86,7 @@ class MixtureNoise(nn.Module):
 Noise = NormalBase | MixtureNoise | RatesBase
 
 
-def fit_noise(name: str, x: Tensor, generator: torch.Generator) -> Noise:
+def fit_noise(name: str, x: Tensor, generator: Generator) -> Noise:
     """Fit the noise called ``name`` ("normal", "mixture", "rates") to rows (n, D)."""
     if name == "normal":
         return NormalBase.fit(x, widen=1.5)

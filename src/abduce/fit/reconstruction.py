@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from abduce.fit.loss import Loss, check_rows, require
+from abduce.fit.loss import Loss, RowLoss, check_rows, require
 from abduce.inference.energy import Energy
 from abduce.inference.kernels import Kernel
 
@@ -24,9 +23,7 @@ from abduce.inference.kernels import Kernel
 class MeanEnergy:
     """Minimise the mean of the model's ``training_loss(x, generator)``, or of its energy where it has no such loss."""
 
-    def start(
-        self, model: Energy, x: Tensor, generator: torch.Generator, kernel: Kernel | None = None
-    ) -> Loss:
+    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
         check_rows(model, x)
         require(
             model.bounded_volume,
@@ -35,12 +32,9 @@ class MeanEnergy:
             "a bounded volume of low energy (a bottleneck, a penalty or corruption), else the energy collapses to a constant; "
             "limit the code, or take ScoreMatching, NCE or ContrastiveDivergence",
         )
-        return Reconstruction(model)
+        return RowLoss(model, _own_loss)
 
 
-class Reconstruction(Loss):
-    """The loss that the family defines."""
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        own = getattr(self.model, "training_loss", None)
-        return self.model.energy(x) if own is None else own(x, generator)
+def _own_loss(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+    own = getattr(model, "training_loss", None)
+    return model.energy(x) if own is None else own(x, generator)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ class Settings:
 
     def split(self, n: int) -> tuple[Tensor, Tensor]:
         """Rows to train on and rows held out, by the seed; below 20 rows none are held out."""
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(n, generator=Generator().manual_seed(self.seed))
         held = int(self.validation * n) if n >= 20 else 0
         return order[held:], order[:held]

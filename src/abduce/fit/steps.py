@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.data.masks import hide
 from abduce.fit.bounds import Objective, forward_kl
@@ -26,7 +26,7 @@ class Step(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, x: Tensor, observed: Tensor | None, progress: float, generator: torch.Generator
+        self, x: Tensor, observed: Tensor | None, progress: float, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """A batch's loss, and the value to report, both scalars; a larger value is better."""
 
@@ -66,7 +66,7 @@ class LatentStep(Step):
 
     @torch.no_grad()
     def validate(self, x, observed, seed):
-        generator = torch.Generator(device=x.device).manual_seed(seed)
+        generator = Generator(device=x.device).manual_seed(seed)
         values = []
         for index in torch.arange(len(x)).chunk(math.ceil(len(x) / ROWS)):  # evenly: none is of one row
             seen = None if observed is None else observed[index]
@@ -91,7 +91,7 @@ class EnergyStep(Step):
         return loss, -loss.detach()
 
     def validate(self, x, observed, seed):
-        generator = torch.Generator(device=x.device).manual_seed(seed)
+        generator = Generator(device=x.device).manual_seed(seed)
         # losses of the score differentiate by x themselves: no no_grad here
         values = [self.loss(part, generator).detach() for part in x.split(ROWS)]
         return {"valid": -float(torch.cat(values).mean())}

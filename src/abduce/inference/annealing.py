@@ -34,7 +34,7 @@ import itertools
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.checks import check_choice
 from abduce.inference.importance import Evidence, by_pattern, in_precision, shared_noise
@@ -43,7 +43,6 @@ from abduce.inference.tempering import GAIN, TARGET, GeometricPath, smooth, temp
 from abduce.inference.weights import multi_sample
 
 STARTS = ("posterior", "prior")
-SCHEDULES = ("sigmoid", "linear")
 PILOTS = 4  # chains that only find step sizes
 ISLANDS = 4  # populations of SMC that never meet: their spread is the standard error
 
@@ -64,18 +63,13 @@ class Bounds(NamedTuple):
     x: Tensor
 
 
-def schedule(temperatures: int, kind: str = "sigmoid", steepness: float = 4.0) -> Tensor:
-    """Inverse temperatures 0 = β_0 < ... < β_T = 1, ``(temperatures + 1,)``, float64.
+def schedule(temperatures: int, steepness: float = 4.0) -> Tensor:
+    """Inverse temperatures 0 = β_0 < ... < β_T = 1, β_t ∝ σ(δ (2t/T − 1)), finer at both ends; ``(T + 1,)``, float64.
 
-    ``"sigmoid"`` is β_t ∝ σ(δ (2t/T − 1)), finer at both ends, δ the ``steepness``; ``"linear"`` is β_t = t/T.
-
-    >>> schedule(4, "linear").tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0]
+    >>> schedule(2).tolist()
+    [0.0, 0.5, 1.0]
     """
-    check_choice("schedule", kind, SCHEDULES)
     t = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64)
-    if kind == "linear":
-        return t
     curve = torch.sigmoid(steepness * (2 * t - 1))
     return (curve - curve[0]) / (curve[-1] - curve[0])
 
@@ -103,18 +97,18 @@ def path(
     if start == "posterior":
         q = model.posterior(x, observed)
 
-        def draw(n: int, _: int, generator: torch.Generator) -> Tensor:
+        def draw(n: int, _: int, generator: Generator) -> Tensor:
             noise = torch.randn(n, rows, model.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
             return q.transport(noise)
 
         spread = q.transport(shared_noise(256, model.noise_dim, 0, x)).std(0, keepdim=True)
         return GeometricPath(q.log_prob, joint, spread[0], draw, leapfrogs, shared)
 
-    def draw_prior(n: int, _: int, generator: torch.Generator) -> Tensor:
+    def draw_prior(n: int, _: int, generator: Generator) -> Tensor:
         z = model.prior.sample(n * rows, generator, dtype=x.dtype, device=x.device).to(x.dtype)
         return z.view(n, rows, -1).repeat(1, len(x) // rows, 1)
 
-    generator = torch.Generator(device=x.device).manual_seed(0)
+    generator = Generator(device=x.device).manual_seed(0)
     z = model.prior.sample(256, generator, dtype=x.dtype, device=x.device).to(x.dtype)
     return GeometricPath(
         model.prior.log_prob, joint, z.std(0).repeat(len(x), 1), draw_prior, leapfrogs, shared
@@ -129,7 +123,7 @@ def pilot(
 
     The logarithm of each row's size moves by the pilot chains' acceptance, less the target, at the temperature before.
     """
-    generator = torch.Generator(device=way.scale.device).manual_seed(seed)
+    generator = Generator(device=way.scale.device).manual_seed(seed)
     z = way.draw(chains, len(way.scale), generator)
     log_size = z.new_full((z.shape[1],), step_size).log()
     sizes = [log_size]
@@ -154,7 +148,7 @@ def anneal(
     With ``exact``, posterior draws ``(1 or chains, batch, latent)``, the chains run in reverse, from β = 1 to 0; their weights
     then say 1/E[1/w] = p(x).
     """
-    generator = torch.Generator(device=way.scale.device).manual_seed(seed)
+    generator = Generator(device=way.scale.device).manual_seed(seed)
     reverse = exact is not None
     z = exact.repeat(chains // len(exact), 1, 1) if reverse else way.draw(chains, len(way.scale), generator)
     steps = range(len(betas) - 1, 0, -1) if reverse else range(1, len(betas))
@@ -183,7 +177,6 @@ def log_prob(
     samples: int = 16,
     temperatures: int = 100,
     start: str = "posterior",
-    kind: str = "sigmoid",
     leapfrogs: int = 5,
     seed: int = 0,
     precision: str = "double",
@@ -196,7 +189,7 @@ def log_prob(
     """
     check_choice("method", method, ("ais", "smc"))
     check_choice("start", start, STARTS)
-    betas = schedule(temperatures, kind).to(x.device)
+    betas = schedule(temperatures).to(x.device)
     model, dtype = in_precision(model, precision)
 
     def run(xs: Tensor, os: Tensor | None) -> tuple[Tensor, ...]:
@@ -228,7 +221,6 @@ def bidirectional(
     chains: int = 16,
     temperatures: int = 100,
     start: str = "posterior",
-    kind: str = "sigmoid",
     leapfrogs: int = 5,
     seed: int = 0,
 ) -> Bounds:
@@ -239,10 +231,10 @@ def bidirectional(
     """
     check_choice("start", start, STARTS)
     parameter = next(model.parameters())
-    generator = torch.Generator(device=parameter.device).manual_seed(seed)
+    generator = Generator(device=parameter.device).manual_seed(seed)
     z = model.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device).to(parameter.dtype)
     x = model.likelihood(z).sample(generator)
-    betas = schedule(temperatures, kind).to(x.device)
+    betas = schedule(temperatures).to(x.device)
     k, seeds = z.shape[1], itertools.count(seed + 1)
 
     def run(both: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:

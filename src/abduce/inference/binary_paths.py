@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
 from abduce.distributions.cells import LOG_2PI
@@ -51,7 +51,7 @@ class BlockGibbsPath:
             )
         _check_given(self.x, self.observed)
 
-    def draw(self, particles: int, populations: int, generator: torch.Generator) -> Tensor:
+    def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
         """Draw from f_0."""
         return _draw(self, particles, populations, generator)
 
@@ -67,7 +67,7 @@ class BlockGibbsPath:
         hidden = softplus_sum(new.unsqueeze(-1) * u) - softplus_sum(t.unsqueeze(-1) * u)
         return (new - t) * rest + hidden
 
-    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw the hidden units at t, then the blank cells; ``size`` does not matter."""
         model, base, t = self.model, self.base, t.unsqueeze(-1)
         h = bernoulli(t * model.hidden_logits(x), generator, self.shared)
@@ -101,7 +101,7 @@ class BinaryPath:
     def __post_init__(self) -> None:
         _check_given(self.x, self.observed)
 
-    def draw(self, particles: int, populations: int, generator: torch.Generator) -> Tensor:
+    def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
         """Draw from f_0."""
         return _draw(self, particles, populations, generator)
 
@@ -113,7 +113,7 @@ class BinaryPath:
     def increment(self, statistic: Tensor, t: Tensor, new: Tensor) -> Tensor:
         return (new - t) * statistic
 
-    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Propose ``flips`` flips, one after the other; ``size`` does not matter."""
 
         def log_density(x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class BinaryPath:
 
 
 def _draw(
-    path: BlockGibbsPath | BinaryPath, particles: int, populations: int, generator: torch.Generator
+    path: BlockGibbsPath | BinaryPath, particles: int, populations: int, generator: Generator
 ) -> Tensor:
     if path.x is not None and len(path.x) != populations:
         raise ValueError(f"populations must be the {len(path.x)} rows of x, got {populations}")

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.priors import closed_form_kl
 from abduce.inference.latent import LatentVariableModel
@@ -52,7 +52,7 @@ def diagnose(
 
     The aggregate posterior is that of these rows, so I(x; z) is at most log of their number.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     means, units, likely, kls, drawn, own = [], [], [], [], [], []
     for i in range(0, len(x), ROWS):
         xs, seen = x[i : i + ROWS], None if observed is None else observed[i : i + ROWS]

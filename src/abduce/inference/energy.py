@@ -11,11 +11,12 @@ log Z where it has a closed form; :mod:`abduce.inference.partition` estimates it
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.gaussians.law import Law
 
@@ -85,7 +86,7 @@ class Base(Protocol):
         """log b(x), nats, (..., D) -> (...)."""
         ...
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         ...
 
@@ -102,30 +103,11 @@ class Energy(nn.Module, abc.ABC):
     traits: Traits = Traits()
     config: dict[str, Any]  # constructor arguments, JSON-able
 
-    @property
-    def support(self) -> str:
-        """What a cell may hold: "real", "binary" or "mixed"."""
-        return self.traits.support
-
-    @property
-    def in_nats(self) -> bool:
-        """Whether β = 1 is what training meant."""
-        return self.traits.in_nats
-
-    @property
-    def proper(self) -> bool:
-        """Whether ∫ exp(−β E) is finite for every β > 0."""
-        return self.traits.proper
-
-    @property
-    def bounded_volume(self) -> bool:
-        """Whether low energy cannot spread everywhere."""
-        return self.traits.bounded_volume
-
-    @property
-    def smooth(self) -> bool:
-        """Whether there are two derivatives in x where support is real."""
-        return self.traits.smooth
+    support = property(lambda self: self.traits.support)
+    in_nats = property(lambda self: self.traits.in_nats)
+    proper = property(lambda self: self.traits.proper)
+    bounded_volume = property(lambda self: self.traits.bounded_volume)
+    smooth = property(lambda self: self.traits.smooth)
 
     @abc.abstractmethod
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -148,6 +130,16 @@ class Energy(nn.Module, abc.ABC):
         raise ValueError(f"{type(self).__name__} has no decoder from its features to rows")
 
 
+class Unnormalized(Energy):
+    """An energy whose partition function has no closed form, whatever β and the base are."""
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+
 class Bipartite(Energy):
     """An energy whose hidden units, {0, 1}, are independent given the cells, and the cells given the hidden units."""
 
@@ -163,6 +155,13 @@ class Bipartite(Energy):
     def visible_scale(self) -> Tensor:
         """Standard deviation of real cells given the hidden units, (D,); of binary cells nothing: ValueError."""
 
+    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
+        return None
+
+    def represent(self, x: Tensor) -> Tensor:
+        """P(h_j = 1 | v), (batch, hidden)."""
+        return torch.sigmoid(self.hidden_logits(x))
+
 
 class Pairwise(Energy):
     """A quadratic energy of binary cells: log-odds of each cell are linear in the others."""
@@ -175,6 +174,12 @@ class Pairwise(Energy):
     @abc.abstractmethod
     def local_fields(self, x: Tensor) -> Tensor:
         """Log-odds of each cell given the others, nats, (..., D)."""
+
+
+def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments, JSON-able, from its ``locals()`` before any other is set."""
+    kept = {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
 def check_whole(observed: Tensor | None, family: str) -> None:

@@ -55,8 +55,8 @@ def over_cells(some: Callable[[Tensor], Tensor], n_cells: int, width: int, devic
     return torch.cat([_bounded(some, part, len(parts) > 1) for part in parts], -1)
 
 
-def states(n_cells: int, like: Tensor, first: int = 0, count: int | None = None) -> Tensor:
-    """List states by number, cell i the i-th binary digit: (2^n_cells, n_cells), or ``count`` of them from ``first`` on.
+def states(n_cells: int, like: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    """List states by number, cell i the i-th binary digit: (2^n_cells, n_cells), or those from ``first`` up to ``last``.
 
     >>> states(2, torch.zeros(()))
     tensor([[0., 0.],
@@ -64,8 +64,7 @@ def states(n_cells: int, like: Tensor, first: int = 0, count: int | None = None)
             [0., 1.],
             [1., 1.]])
     """
-    last = 2**n_cells if count is None else first + count
-    number = torch.arange(first, last, device=like.device).unsqueeze(-1)
+    number = torch.arange(first, 2**n_cells if last is None else last, device=like.device).unsqueeze(-1)
     return (number >> torch.arange(n_cells, device=like.device) & 1).to(like.dtype)
 
 
@@ -77,12 +76,16 @@ def log_sum_states(log_f: Callable[[Tensor], Tensor], n_cells: int, width: int, 
     >>> log_sum_states(lambda x: x.sum(-1), 3, 3, torch.zeros(()))  # 3 log(1 + e)
     tensor(3.9398)
     """
-    count = max(1, CHUNK // max(width, 1))
-    total = 2**n_cells
-    firsts = range(0, total, count)
+    chunk = max(1, CHUNK // max(width, 1))
+    return log_sum(lambda first, last: log_f(states(n_cells, like, first, last)), 2**n_cells, chunk)
+
+
+def log_sum(log_f: Callable[[int, int], Tensor], count: int, chunk: int) -> Tensor:
+    """Sum in chunks: log Σ_i exp(log_f_i), ``log_f(first, last)`` giving those from ``first`` up to ``last`` of ``count``."""
+    firsts = range(0, count, chunk)
 
     def some(first: int) -> Tensor:
-        return torch.logsumexp(log_f(states(n_cells, like, first, min(count, total - first))), 0)
+        return torch.logsumexp(log_f(first, min(first + chunk, count)), 0)
 
     return torch.logsumexp(torch.stack([_bounded(some, first, len(firsts) > 1) for first in firsts]), 0)
 

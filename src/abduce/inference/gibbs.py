@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.bases import RatesBase
 from abduce.inference.energy import Bipartite, Energy, Pairwise
@@ -46,7 +46,7 @@ class BlockGibbs:
         return Cells(x)
 
     @torch.no_grad()
-    def step(self, state: Cells, generator: torch.Generator | None = None) -> tuple[Cells, Info]:
+    def step(self, state: Cells, generator: Generator | None = None) -> tuple[Cells, Info]:
         """Move every chain once."""
         (old,) = state
         h = bernoulli(self.model.hidden_logits(old), generator)
@@ -85,7 +85,7 @@ class Gibbs:
         return Cells(x)
 
     @torch.no_grad()
-    def step(self, state: Cells, generator: torch.Generator | None = None) -> tuple[Cells, Info]:
+    def step(self, state: Cells, generator: Generator | None = None) -> tuple[Cells, Info]:
         """Move every chain once: one sweep."""
         x = state.x.clone()
         level = uniform(x, generator)
@@ -149,7 +149,7 @@ class GibbsWithGradients:
         """Start the chains at x."""
         return start(x, self._log_density)
 
-    def step(self, state: State, generator: torch.Generator | None = None) -> tuple[State, Info]:
+    def step(self, state: State, generator: Generator | None = None) -> tuple[State, Info]:
         """Move every chain once: ``flips`` proposals."""
         acceptance = torch.zeros_like(state.log_density)
         for _ in range(self.flips):
@@ -162,7 +162,7 @@ def flip(
     log_density: LogDensity,
     state: State,
     clamp: Tensor | None,
-    generator: torch.Generator | None,
+    generator: Generator | None,
     shared: bool = False,
 ) -> tuple[State, Info]:
     """One proposal of Gibbs with gradients for chains of any leading axes."""
@@ -185,7 +185,7 @@ def flip(
     return choose(state, proposal, proposal.log_density - value + back, generator, shared)
 
 
-def bernoulli(logits: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
+def bernoulli(logits: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
     """Draw zeros and ones with these log-odds, at least in single precision: uniform numbers in bfloat16 are 1/256 apart."""
     p = torch.sigmoid(logits.float() if logits.dtype.itemsize < 4 else logits)
     drawn = uniform(p, generator, shared)

@@ -9,7 +9,7 @@ Source: Neal 2011 (arXiv:1206.1901).
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start
 
@@ -18,7 +18,7 @@ def step(
     state: State,
     log_density: LogDensity,
     step_size: Tensor | float,
-    generator: torch.Generator,
+    generator: Generator,
     leapfrogs: int = 5,
     shared: bool = False,
 ) -> tuple[State, Info]:
@@ -52,7 +52,7 @@ def run(
 
     Returns the last state and the mean acceptance of each row over the last third, ``(batch,)``.
     """
-    generator = torch.Generator(device=z.device).manual_seed(seed)
+    generator = Generator(device=z.device).manual_seed(seed)
     state = start(z, log_density)
     log_size = z.new_full((1, z.shape[1], 1), step_size).log()
     warmup = max(1, 2 * steps // 3)

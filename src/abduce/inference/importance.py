@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abduce.checks import check_choice
 from abduce.inference.latent import LatentVariableModel
 from abduce.inference.weights import Weights, effective_sample_size, multi_sample, pareto_k, standard_error
 
@@ -110,8 +111,7 @@ def by_pattern(
 
 def in_precision(model: LatentVariableModel, precision: str) -> tuple[LatentVariableModel, torch.dtype]:
     """The model in ``"double"`` (as it is) or in ``"single"`` precision (a copy), and the type of numbers it takes."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, PRECISIONS)
     if precision == "single":
         return copy.deepcopy(model).float(), torch.float32
     return model, torch.float64

@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from abduce.distributions.bases import BoxBase
-from abduce.inference.energy import Base, Energy, LogZ
-from abduce.inference.flips import ENUMERABLE, log_sum_states
+from abduce.inference.energy import Base, Energy, LogZ, log_density
+from abduce.inference.flips import ENUMERABLE, log_sum, log_sum_states
 
 WIDTH = 16  # numbers that an energy may hold for each cell of a state
 CHUNK = 1 << 15  # points at once
@@ -44,34 +43,22 @@ def _factory(energy: Energy) -> dict[str, Any]:
     return {"dtype": torch.get_default_dtype(), "device": None}
 
 
-def _log_mass(energy: Energy, x: Tensor, beta: float | Tensor, base: Base | None) -> Tensor:
-    """−β E + log b of each row."""
-    value = -beta * energy.energy(x)
-    return value if base is None else value + base.log_prob(x)
-
-
-def _total(part: Callable[[int, int], Tensor], count: int, grad: bool) -> Tensor:
-    """log Σ exp of ``part(start, stop)`` over ``count`` points, a chunk at a time."""
-    spans = [(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    if grad and len(spans) > 1:
-        sums = [checkpoint(part, *span, use_reentrant=False) for span in spans]
-    else:
-        sums = [part(*span) for span in spans]
-    return torch.logsumexp(torch.stack(sums), 0)
-
-
-def log_z_by_enumeration(energy: Energy, beta: float | Tensor = 1.0, base: Base | None = None) -> Tensor:
+def log_z_by_enumeration(
+    energy: Energy, beta: float | Tensor = 1.0, base: Base | None = None, width: int | None = None
+) -> Tensor:
     """log Σ_x exp(−β E(x)) b(x) over all binary x, nats: a differentiable scalar.
 
-    Raises ``ValueError`` if the support is not binary, or there are more than 20 cells.
+    ``width`` is how many numbers the energy holds for each state (None: 16 a cell).  Raises ``ValueError`` if the support is
+    not binary, or there are more than 20 cells.
     """
-    family, d = type(energy).__name__, energy.n_cells
+    d = energy.n_cells
     if energy.support != "binary" or d > ENUMERABLE:
         raise ValueError(
-            f"enumeration needs at most {ENUMERABLE} binary cells, got {d} {energy.support} ones of {family}"
+            f"enumeration needs at most {ENUMERABLE} binary cells, got {d} {energy.support} ones of "
+            f"{type(energy).__name__}"
         )
     like = torch.zeros((), **_factory(energy))
-    return log_sum_states(lambda x: _log_mass(energy, x, beta, base), d, WIDTH * d, like)
+    return log_sum_states(lambda x: log_density(energy, x, beta, base), d, width or WIDTH * d, like)
 
 
 def _check_small(energy: Energy) -> None:
@@ -109,10 +96,9 @@ def log_z_on_grid(
         if hollow:
             inside = ((index >= points // 4) & (index < 3 * points // 4)).all(-1)
             index = index[~inside]
-        x = low + spacing * (index + middle)
-        return torch.logsumexp(_log_mass(energy, x, beta, base), 0)
+        return log_density(energy, low + spacing * (index + middle), beta, base)
 
-    return _total(part, points**d, torch.is_grad_enabled()) + spacing.log().sum()
+    return log_sum(part, points**d, CHUNK) + spacing.log().sum()
 
 
 def _first_box(energy: Energy, base: Base | None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 LogDensity = Callable[[Tensor], Tensor]  # (..., D) -> (...), nats, up to a constant
 
@@ -21,7 +21,7 @@ class Kernel(Protocol):
         """Start chains at x (n, D); the state has a field ``x``."""
         ...
 
-    def step(self, state: Any, generator: torch.Generator | None) -> tuple[Any, Any]:
+    def step(self, state: Any, generator: Generator | None) -> tuple[Any, Any]:
         """Move every chain once: (state, info)."""
         ...
 
@@ -50,7 +50,7 @@ def start(x: Tensor, log_density: LogDensity) -> State:
 
 
 def choose(
-    old: State, new: State, log_ratio: Tensor, generator: torch.Generator | None, shared: bool = False
+    old: State, new: State, log_ratio: Tensor, generator: Generator | None, shared: bool = False
 ) -> tuple[State, Info]:
     """Take the new state with probability min(1, exp(log_ratio)), the old one else; a ratio that is NaN is a refusal."""
     acceptance = log_ratio.nan_to_num(nan=-torch.inf).clamp_max(0.0).exp()
@@ -64,12 +64,12 @@ def choose(
     return taken, Info(acceptance)
 
 
-def uniform(like: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
+def uniform(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
     """Uniform numbers in [0, 1) in the shape of ``like``; with ``shared`` the same ones along its second axis."""
     return torch.rand(_shape(like, shared), generator=generator, dtype=like.dtype, device=like.device)
 
 
-def normal(like: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
+def normal(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
     """Standard normal numbers, likewise."""
     return torch.randn(_shape(like, shared), generator=generator, dtype=like.dtype, device=like.device)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.inference import hmc
 from abduce.inference.energy import Base, Energy, log_density
@@ -32,7 +32,7 @@ class Langevin:
     >>> from abduce.models.gaussian import PrincipalComponents
     >>> model = PrincipalComponents(2, 1).double()
     >>> kernel = Langevin(model, step_size=0.5)
-    >>> g = torch.Generator().manual_seed(0)
+    >>> g = Generator().manual_seed(0)
     >>> state = kernel.init(torch.zeros(1000, 2, dtype=torch.float64))
     >>> for _ in range(50):
     ...     state, info = kernel.step(state, g)
@@ -50,7 +50,7 @@ class Langevin:
         """Start the chains at x ``(n, D)``."""
         return start(x, _target(self))
 
-    def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: State, generator: Generator) -> tuple[State, Info]:
         """Move every chain once; without ``metropolis`` the acceptance is one."""
         eps = self.step_size
         noise = normal(state.x, generator)
@@ -76,6 +76,6 @@ class Hamiltonian:
         """Start the chains at x ``(n, D)``."""
         return start(x, _target(self))
 
-    def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: State, generator: Generator) -> tuple[State, Info]:
         """Move every chain once."""
         return hmc.step(state, _target(self), self.step_size, generator, self.leapfrogs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
@@ -64,7 +64,7 @@ class LatentVariableModel(Energy):
 
     def energy(self, x: Tensor, observed: Tensor | None = None, samples: int = 64) -> Tensor:
         """−log p(x_obs), estimated from ``samples`` importance draws with fixed noise shared by all rows."""
-        generator = torch.Generator(device=x.device).manual_seed(0)
+        generator = Generator(device=x.device).manual_seed(0)
         noise = torch.randn(samples, 1, self.noise_dim, generator=generator, dtype=x.dtype, device=x.device)
         return -multi_sample(self.log_weights(x, observed, noise).log_w)
 
@@ -80,7 +80,7 @@ class LatentVariableModel(Energy):
         """Posterior mean of the latents."""
         return self.posterior(x).mean
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw z from the prior, then x given z: ``(n, cells)``."""
         parameter = next(self.parameters())
         z = self.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device)

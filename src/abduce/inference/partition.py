@@ -27,8 +27,9 @@ from typing import Any
 
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Generator, Tensor
 
+from abduce.checks import check_choice
 from abduce.inference.energy import Diverged, LogZ
 from abduce.inference.flips import ENUMERABLE
 from abduce.inference.integration import log_z_by_enumeration, log_z_by_quadrature
@@ -36,7 +37,8 @@ from abduce.inference.paths import Density, path_to
 from abduce.inference.tempering import Particles, temper
 from abduce.inference.weights import effective_sample_size
 
-METHODS = ("auto", "closed form", "enumeration", "quadrature", "importance", "smc", "ais")
+RUNGS = ("closed form", "enumeration", "importance", "quadrature", "smc")
+METHODS = ("auto", *RUNGS, "ais")
 POPULATIONS = 8
 LEVEL = 0.9  # probability with which the interval is to hold log Z
 
@@ -58,18 +60,22 @@ def log_z(
     temperature into as many.  Raises ValueError where
     the integral is infinite, :class:`~abduce.inference.energy.Diverged` where chains run away.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     if populations < 2:
         raise ValueError(
             f"populations must be an int >= 2, for their spread is the error, got {populations!r}"
         )
+    sampler = {
+        "particles": particles,
+        "populations": populations,
+        "share": share,
+        "refine": refine,
+        "seed": seed,
+        "show": show,
+    }
     check_finite(density)
-    rungs = (
-        ["closed form", "enumeration", "importance", "quadrature", "smc"] if method == "auto" else [method]
-    )
-    for rung in rungs:
-        found = _climb(density, rung, particles, populations, share, refine, seed, show)
+    for rung in RUNGS if method == "auto" else [method]:
+        found = _climb(density, rung, sampler)
         if found is not None:
             return found
     why = {
@@ -90,16 +96,7 @@ def check_finite(density: Density) -> None:
         )
 
 
-def _climb(
-    density: Density,
-    rung: str,
-    particles: int,
-    populations: int,
-    share: float,
-    refine: int,
-    seed: int,
-    show: Callable[[float], None] | None,
-) -> LogZ | None:
+def _climb(density: Density, rung: str, sampler: dict[str, Any]) -> LogZ | None:
     model, beta, base = density.model, density.beta, density.base
     if rung == "closed form":
         with torch.no_grad():
@@ -117,7 +114,7 @@ def _climb(
     if rung == "importance":
         law: Any = model.law(beta, base)
         return law.log_z() if hasattr(law, "log_z") else None
-    return estimate(density, rung, particles, populations, share, refine, seed, show)[0]
+    return estimate(density, rung, **sampler)[0]
 
 
 def estimate(
@@ -242,6 +239,6 @@ def mean_under(density: Density, particles: int = 256, seed: int = 0) -> float:
     """E[E(x)] under the density."""
     law = density.model.law(density.beta, density.base)
     if law is not None:
-        return float(density.model.energy(law.sample(4096, torch.Generator().manual_seed(seed))).mean())
+        return float(density.model.energy(law.sample(4096, Generator().manual_seed(seed))).mean())
     done = temper(path_to(density), particles, 1, seed)
     return float((done.log_w.exp() * density.model.energy(done.x).double()).sum(0).mean())

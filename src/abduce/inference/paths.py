@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.bases import NormalBase, RatesBase
 from abduce.inference.binary_paths import BinaryPath, BlockGibbsPath
@@ -72,7 +72,7 @@ def path_to(density: Density, leapfrogs: int = 5) -> Path:
     model, start = density.model, density.start
     if model.support == "real":
 
-        def draw(particles: int, populations: int, generator: torch.Generator) -> Tensor:
+        def draw(particles: int, populations: int, generator: Generator) -> Tensor:
             return start.sample(particles * populations, generator).view(particles, populations, -1)
 
         return GeometricPath(start.log_prob, density, start.scale.unsqueeze(0), draw, leapfrogs)
@@ -108,7 +108,7 @@ def path_given(
         def base(z: Tensor) -> Tensor:
             return start.log_prob(z) - given.log_marginal
 
-        def draw(particles: int, _: int, generator: torch.Generator) -> Tensor:
+        def draw(particles: int, _: int, generator: Generator) -> Tensor:
             return given.draw(particles, generator, shared)
 
         return GeometricPath(base, target, scale, draw, leapfrogs, shared)

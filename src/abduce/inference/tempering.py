@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.inference import hmc
 from abduce.inference.energy import Diverged
@@ -36,7 +36,7 @@ GAIN = 0.3  # how far the log of a step size follows the acceptance, less the ta
 class Path(Protocol):
     """Densities f_t over rows of cells; x is ``(particles, populations, dim)``, t ``(populations,)``."""
 
-    def draw(self, particles: int, populations: int, generator: torch.Generator, /) -> Tensor:
+    def draw(self, particles: int, populations: int, generator: Generator, /) -> Tensor:
         """Draw from f_0."""
         ...
 
@@ -48,7 +48,7 @@ class Path(Protocol):
         """log f_new(x) − log f_t(x), ``(particles, populations)``."""
         ...
 
-    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Move once, f_t invariant; ``size`` (populations,) is a step size.
 
         Returns the new x, and the acceptance ``(particles, populations)``.
@@ -91,7 +91,7 @@ class Particles(NamedTuple):
     plan: Plan  # of the first population, where it chose its own
     evaluations: int  # moves of single particles
 
-    def draws(self, n: int, generator: torch.Generator) -> Tensor:
+    def draws(self, n: int, generator: Generator) -> Tensor:
         """Draw n of the particles of each population by their weights, in random order: ``(n, R, dim)``."""
         index = resample(self.log_w, n, generator)
         order = torch.rand(index.shape, generator=generator, device=index.device).argsort(0)
@@ -110,9 +110,7 @@ class Tempered(NamedTuple):
     ancestor: Tensor  # which of the first particles each comes from, (P, R)
 
 
-def begin(
-    path: Path, particles: int, populations: int, generator: torch.Generator, step_size: float
-) -> Tempered:
+def begin(path: Path, particles: int, populations: int, generator: Generator, step_size: float) -> Tempered:
     """Draw particles from f_0."""
     x = path.draw(particles, populations, generator)
     zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
@@ -131,7 +129,7 @@ def advance(
     path: Path,
     state: Tempered,
     t: Tensor,
-    generator: torch.Generator,
+    generator: Generator,
     size: Tensor | None = None,
     resampling: bool = True,
     shared: bool = False,
@@ -188,7 +186,7 @@ def temper(
     shared : all populations use the same random numbers to resample (the path sees to its own moves).
     show : called with t of the slowest population.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     state = begin(path, particles, populations, generator, step_size)
     total, count, lowest = torch.zeros_like(state.t), torch.zeros_like(state.t), torch.ones_like(state.t)
     trace, sizes, steps = [state.t[0]], [state.log_size[0]], 0
@@ -272,7 +270,7 @@ class GeometricPath:
         base: LogDensity,
         target: LogDensity,
         scale: Tensor,
-        draw: Callable[[int, int, torch.Generator], Tensor],
+        draw: Callable[[int, int, Generator], Tensor],
         leapfrogs: int = 5,
         shared: bool = False,
     ):
@@ -301,11 +299,11 @@ class GeometricPath:
         gradient = torch.lerp(d_base, d_target, t.unsqueeze(-1).expand(x.shape))
         return State(x.detach(), value, gradient), (target - base).detach()
 
-    def step(self, state: State, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: State, t: Tensor, size: Tensor, generator: Generator) -> tuple[State, Info]:
         """One step of Hamiltonian Monte Carlo on f_t."""
         step_size = size.view(1, -1, 1) * self.scale
         return hmc.step(state, self.log_density(t), step_size, generator, self.leapfrogs, self.shared)
 
-    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         state, info = self.step(start(x, self.log_density(t)), t, size, generator)
         return state.x, info.acceptance

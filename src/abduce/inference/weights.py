@@ -24,7 +24,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 class Weights(NamedTuple):
@@ -135,7 +135,7 @@ def pareto_k(log_w: Tensor) -> Tensor:
     return shape.masked_fill(top[:, 0] == top[:, -1], -torch.inf)
 
 
-def resample(log_w: Tensor, n: int, generator: torch.Generator | None = None, shared: bool = False) -> Tensor:
+def resample(log_w: Tensor, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
     """Draw ``n`` sample indices per row in proportion to the weights, shape ``(n, batch)``.
 
     Systematic resampling: one uniform number a row, ``n`` evenly spaced points; each sample is taken ⌊n w⌋ or ⌈n w⌉

@@ -32,13 +32,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from abduce.inference.energy import Base, Energy, Law, Traits, check_whole, softplus_sum
+from abduce.checks import check_choice, check_number
+from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole, softplus_sum
 
 PENALTIES = ("none", "sparse", "contractive", "saturating")
 SHRINK = 0.5  # half the width of the dead zone of the shrinking activation
@@ -80,7 +81,7 @@ ACTIVATIONS = {
 }
 
 
-class Autoencoder(Energy):
+class Autoencoder(Unnormalized):
     """An auto-encoder with ``code`` units behind ``hidden`` layers, mirrored in the decoder, plain or regularised.
 
     ``activation`` is that of every layer but the last: "sigmoid", "tanh", "relu", "linear", "ramp" (u clipped to [0, 1]) or
@@ -115,19 +116,7 @@ class Autoencoder(Energy):
     ):
         super().__init__()
         tied = (penalty == "contractive" or energy == "potential") if tied is None else tied
-        self.config = {
-            "n_cells": n_cells,
-            "code": code,
-            "hidden": list(hidden),
-            "activation": activation,
-            "tied": tied,
-            "penalty": penalty,
-            "strength": strength,
-            "corruption": corruption,
-            "target": target,
-            "energy": energy,
-            "support": support,
-        }
+        self.config = arguments(locals()) | {"hidden": list(hidden)}
         _check(**self.config)
         self.n_cells, self.form = n_cells, energy
         self.penalty = penalty if strength else "none"
@@ -163,12 +152,6 @@ class Autoencoder(Energy):
             return (0.5 * square - softplus_sum(u)) / self.corruption**2
         return self._error(x, self.represent(x))
 
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
-        return None
-
     def represent(self, x: Tensor) -> Tensor:
         """The code h of each row, (..., code)."""
         return self.activation.value(self._inputs(x)[-1])
@@ -178,7 +161,7 @@ class Autoencoder(Energy):
         row = self._decode(h)
         return torch.sigmoid(row) if self.support == "binary" else row
 
-    def training_loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def training_loss(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The error of reconstructing x from a corrupted x, and the penalty: (batch, n_cells) -> (batch,).
 
         The KL penalty is one of the batch, and added to each of its rows.
@@ -220,7 +203,7 @@ class Autoencoder(Energy):
             softplus_sum(row) - (x * row).sum(-1) if self.support == "binary" else (x - row).square().sum(-1)
         )
 
-    def _corrupt(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _corrupt(self, x: Tensor, generator: Generator | None) -> Tensor:
         if self.support == "binary":
             u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
             return torch.where(u < self.corruption, 1 - x, x)
@@ -269,21 +252,15 @@ def _check(
     support: str,
 ) -> None:
     """Refuse arguments, and combinations of them, that have no meaning."""
-    choices: list[tuple[str, Any, Any]] = [
-        ("activation", activation, tuple(ACTIVATIONS)),
-        ("penalty", penalty, PENALTIES),
-        ("energy", energy, ("reconstruction", "potential")),
-        ("support", support, ("real", "binary")),
-    ]
-    for name, got, allowed in choices:
-        if got not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {got!r}")
+    check_choice("activation", activation, tuple(ACTIVATIONS))
+    check_choice("penalty", penalty, PENALTIES)
+    check_choice("energy", energy, ("reconstruction", "potential"))
+    check_choice("support", support, ("real", "binary"))
     if min(n_cells, code, *hidden) < 1:
         raise ValueError(
             f"n_cells, code and hidden must be at least 1, got {n_cells}, {code} and {tuple(hidden)}"
         )
-    if not strength >= 0:
-        raise ValueError(f"strength must be at least 0, got {strength}")
+    check_number("strength", strength, 0)
     if not corruption >= 0 or (support == "binary" and corruption > 0.5):
         limit = ", and at most a half for binary cells" if support == "binary" else ""
         raise ValueError(f"corruption must be at least 0{limit}, got {corruption}")

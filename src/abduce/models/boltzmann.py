@@ -32,13 +32,23 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
 from abduce.distributions.cells import LOG_2PI
-from abduce.inference.energy import Base, Bipartite, Energy, Pairwise, Traits, check_whole, softplus_sum
+from abduce.inference.energy import (
+    Base,
+    Bipartite,
+    Energy,
+    Pairwise,
+    Traits,
+    arguments,
+    check_whole,
+    softplus_sum,
+)
 from abduce.inference.flips import ENUMERABLE, log_sum_states, over_cells
+from abduce.inference.integration import log_z_by_enumeration
 
 Family = TypeVar("Family", bound=Energy)
 
@@ -54,7 +64,7 @@ class Ising(Pairwise):
 
     def __init__(self, n_cells: int):
         super().__init__()
-        self.config = {"n_cells": n_cells}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.weight = nn.Parameter(torch.zeros(n_cells, n_cells))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -90,7 +100,7 @@ class Ising(Pairwise):
         return (2 * x - 1) * self.local_fields(x)
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return _log_z_by_cells(self, self.n_cells, beta, base) if self.n_cells <= ENUMERABLE else None
+        return log_z_by_enumeration(self, beta, base, self.n_cells) if self.n_cells <= ENUMERABLE else None
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> None:
         return None
@@ -117,7 +127,7 @@ class RBM(Bipartite):
 
     def __init__(self, n_cells: int, hidden: int):
         super().__init__()
-        self.config = {"n_cells": n_cells, "hidden": hidden}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -132,7 +142,7 @@ class RBM(Bipartite):
         return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias)
 
     @classmethod
-    def start(cls, x: Tensor, hidden: int, generator: torch.Generator | None = None) -> RBM:
+    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> RBM:
         """Start centred and from the data's rates, with weights N(0, 0.01²): nearly independent cells (Hinton 2012)."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         logits = RatesBase.fit(x).logits
@@ -184,20 +194,13 @@ class RBM(Bipartite):
 
     def log_z_by_visible(self, beta: float = 1.0, base: Base | None = None) -> Tensor:
         """log Z for any β as a sum over the states of the cells."""
-        return _log_z_by_cells(self, len(self.hidden_bias), beta, base)
+        return log_z_by_enumeration(self, beta, base, max(len(self.hidden_bias), self.n_cells))
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         hidden = len(self.hidden_bias)
         if beta == 1 and hidden <= min(ENUMERABLE, self.n_cells) and isinstance(base, RatesBase | None):
             return self.log_z_by_hidden(base)  # rates only move the biases b
         return self.log_z_by_visible(beta, base) if self.n_cells <= ENUMERABLE else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def represent(self, x: Tensor) -> Tensor:
-        """P(h_j = 1 | v), (batch, hidden)."""
-        return torch.sigmoid(self.hidden_logits(x))
 
 
 class GaussianRBM(Bipartite):
@@ -212,7 +215,7 @@ class GaussianRBM(Bipartite):
 
     def __init__(self, n_cells: int, hidden: int):
         super().__init__()
-        self.config = {"n_cells": n_cells, "hidden": hidden}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -228,7 +231,7 @@ class GaussianRBM(Bipartite):
         return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
 
     @classmethod
-    def start(cls, x: Tensor, hidden: int, generator: torch.Generator | None = None) -> GaussianRBM:
+    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> GaussianRBM:
         """Start centred and from the data's means and deviations, with weights N(0, 0.01²): nearly one Gaussian."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-3)
@@ -268,13 +271,6 @@ class GaussianRBM(Bipartite):
         known = beta == 1 and base is None and len(self.hidden_bias) <= ENUMERABLE
         return self.log_z_by_hidden() if known else None
 
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def represent(self, x: Tensor) -> Tensor:
-        """P(h_j = 1 | v), (batch, hidden)."""
-        return torch.sigmoid(self.hidden_logits(x))
-
 
 def _hidden_part(u: Tensor, offset: Tensor) -> Tensor:
     """Σ_j (softplus(u_j) − λ_j u_j): what summing h out adds to −E, (...)."""
@@ -288,13 +284,3 @@ def _filled(model: Family, **tensors: Tensor) -> Family:
     for name, value in tensors.items():
         own[name].copy_(value)
     return model
-
-
-def _log_z_by_cells(model: Energy, width: int, beta: float, base: Base | None) -> Tensor:
-    """log Σ_x exp(−β E(x)) b(x) over all states of the cells; ``width`` numbers a state."""
-
-    def log_f(x: Tensor) -> Tensor:
-        log_p = -beta * model.energy(x)
-        return log_p if base is None else log_p + base.log_prob(x)
-
-    return log_sum_states(log_f, model.n_cells, max(width, model.n_cells), next(model.parameters()))

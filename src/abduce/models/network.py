@@ -17,11 +17,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from abduce.inference.energy import Base, Energy, Law, Traits, check_whole
+from abduce.checks import check_choice, check_number
+from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole
 from abduce.nets.mlp import ACTIVATIONS, MLP
 
 
-class EnergyNetwork(Energy):
+class EnergyNetwork(Unnormalized):
     """A network as energy, E(x) = f_θ(x) + ‖x‖² / 2w², nats; without the bowl where cells are binary.
 
     ``architecture`` "mlp" reads the cells in any order, ``hidden`` the sizes of its layers; "conv" reads them as an image of
@@ -47,25 +48,17 @@ class EnergyNetwork(Energy):
         width: float = 2.0,
     ):
         super().__init__()
-        if architecture not in ("mlp", "conv"):
-            raise ValueError(f"architecture must be mlp or conv, got {architecture!r}")
-        if support not in ("real", "binary"):
-            raise ValueError(f"support must be real or binary, got {support!r}")
+        self.config = arguments(locals()) | {
+            "hidden": list(hidden),
+            "shape": None if shape is None else list(shape),
+        }
+        check_choice("architecture", architecture, ("mlp", "conv"))
+        check_choice("support", support, ("real", "binary"))
         if not hidden:
             raise ValueError("hidden must name at least one layer, got none")
-        if not width > 0:
-            raise ValueError(f"width must be above 0, got {width}")
+        check_number("width", width, 0, above=True)
         self.n_cells, self.width = n_cells, width
         self.traits = Traits(support, smooth=activation != "relu")
-        self.config = {
-            "n_cells": n_cells,
-            "hidden": list(hidden),
-            "activation": activation,
-            "shape": None if shape is None else list(shape),
-            "architecture": architecture,
-            "support": support,
-            "width": width,
-        }
         layers = (
             MLP(n_cells, hidden, 1, activation).net
             if architecture == "mlp"
@@ -78,12 +71,6 @@ class EnergyNetwork(Energy):
         f = self.top(self.represent(x)).squeeze(-1)
         return f if self.support == "binary" else f + x.square().sum(-1) / (2 * self.width**2)
 
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
-        return None
-
     def represent(self, x: Tensor) -> Tensor:
         """Activations of the last hidden layer, (..., features); of a convolutional one, flattened."""
         rows = self.body(x.reshape(-1, self.n_cells))
@@ -94,8 +81,7 @@ def _convolutions(
     n_cells: int, channels: Sequence[int], activation: str, shape: Sequence[int] | None
 ) -> nn.Sequential:
     """Strided convolutions over an image, their activations flattened, and a linear layer: (n, n_cells) -> (n, 1)."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
+    check_choice("activation", activation, sorted(ACTIVATIONS))
     if shape is None or len(shape) not in (2, 3) or math.prod(shape) != n_cells:
         raise ValueError(
             f"shape must be (H, W) or (H, W, C) with {n_cells} cells for a convolutional net, got {shape}"

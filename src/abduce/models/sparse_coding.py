@@ -24,9 +24,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from abduce.inference.energy import Base, Energy, Law, Traits, check_whole
+from abduce.checks import check_choice, check_count, check_number
+from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole
 
 
 def fista(
@@ -54,7 +55,7 @@ def fista(
     return z
 
 
-class SparseCoding(Energy):
+class SparseCoding(Unnormalized):
     """Sparse coding with ``code`` columns, E(y) = min_z ‖y − W z‖² + λ‖z‖₁, λ = ``sparsity`` > 0.
 
     scikit-learn's dictionaries minimise ½‖y − W z‖² + a‖z‖₁: λ = 2a.  Raises ValueError where λ is not above 0.
@@ -68,24 +69,13 @@ class SparseCoding(Energy):
     traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
 
     def __init__(
-        self,
-        n_cells: int,
-        code: int,
-        sparsity: float = 0.5,
-        iterations: int = 100,
-        tolerance: float = 1e-6,
+        self, n_cells: int, code: int, sparsity: float = 0.5, iterations: int = 100, tolerance: float = 1e-6
     ):
         super().__init__()
         _check(code, iterations, sparsity=sparsity)
         self.n_cells, self.code, self.sparsity = n_cells, code, sparsity
         self.iterations, self.tolerance = iterations, tolerance
-        self.config = {
-            "n_cells": n_cells,
-            "code": code,
-            "sparsity": sparsity,
-            "iterations": iterations,
-            "tolerance": tolerance,
-        }
+        self.config = arguments(locals())
         self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
 
     @classmethod
@@ -104,21 +94,6 @@ class SparseCoding(Energy):
         """‖y − W z‖² + λ‖z‖₁, whose minimum over z is the energy: (..., d) and (..., m) -> (...)."""
         return (x - self.decode(z)).square().sum(-1) + self.sparsity * z.abs().sum(-1)
 
-    def joint_log_z(self, beta: float = 1.0) -> float:
-        """log ∫∫ exp(−β (‖y − W z‖² + λ‖z‖₁)) dy dz = (d/2) log(π/β) + m log(2/(βλ)), nats.
-
-        The code is kept beside the row, not minimised over: this is not log Z of :meth:`energy`.
-        """
-        return 0.5 * self.n_cells * math.log(math.pi / beta) + self.code * math.log(
-            2 / (beta * self.sparsity)
-        )
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
-        return None
-
     @torch.no_grad()
     def represent(self, x: Tensor) -> Tensor:
         """The code z* of each row, (..., m); no gradient flows through it."""
@@ -130,17 +105,13 @@ class SparseCoding(Energy):
         """W z, (..., m) -> (..., d)."""
         return z @ self.dictionary.T
 
-    def training_loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The energy of each row, (batch,): unit columns are all that keeps it from collapsing."""
-        return self.energy(x)
-
     @torch.no_grad()
     def project_(self) -> None:
         """Scale the columns of W to unit length."""
         self.dictionary.copy_(_unit(self.dictionary))
 
 
-class PSD(Energy):
+class PSD(Unnormalized):
     """Predictive sparse decomposition, E(y) = min_z ½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖², f(y) = g · tanh(V y + c).
 
     ``sparsity`` is λ > 0 and ``prediction`` α ≥ 0.  Two energies go by the name:
@@ -169,21 +140,11 @@ class PSD(Energy):
     ):
         super().__init__()
         _check(code, iterations, sparsity=sparsity)
-        if not prediction >= 0:
-            raise ValueError(f"prediction must be at least 0, got {prediction}")
-        if energy not in ("optimal", "predicted"):
-            raise ValueError(f"energy must be optimal or predicted, got {energy!r}")
+        check_number("prediction", prediction, 0)
+        check_choice("energy", energy, ("optimal", "predicted"))
         self.n_cells, self.code, self.sparsity, self.prediction = n_cells, code, sparsity, prediction
         self.form, self.iterations, self.tolerance = energy, iterations, tolerance
-        self.config = {
-            "n_cells": n_cells,
-            "code": code,
-            "sparsity": sparsity,
-            "prediction": prediction,
-            "energy": energy,
-            "iterations": iterations,
-            "tolerance": tolerance,
-        }
+        self.config = arguments(locals())
         self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
         self.filters = nn.Linear(n_cells, code)
         self.gain = nn.Parameter(torch.ones(code))
@@ -197,12 +158,6 @@ class PSD(Energy):
         reconstruction = 0.5 * (x - self.decode(z)).square().sum(-1)
         surprise = (z - self.predict(x)).square().sum(-1)
         return reconstruction + self.sparsity * z.abs().sum(-1) + self.prediction * surprise
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
-        return None
 
     def represent(self, x: Tensor) -> Tensor:
         """The code of each row, (..., m): z* without gradients, or the prediction f(y), as the energy has it."""
@@ -225,7 +180,7 @@ class PSD(Energy):
         """D z, (..., m) -> (..., d)."""
         return z @ self.dictionary.T
 
-    def training_loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def training_loss(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The energy at z* held fixed, (batch,): its gradient moves D to the code and f towards it."""
         return self.joint_energy(x, self.infer(x))
 
@@ -240,7 +195,6 @@ def _unit(columns: Tensor) -> Tensor:
 
 
 def _check(code: int, iterations: int, sparsity: float) -> None:
-    if code < 1 or iterations < 1:
-        raise ValueError(f"code and iterations must be at least 1, got {code} and {iterations}")
-    if not sparsity > 0:
-        raise ValueError(f"sparsity must be above 0, got {sparsity}")
+    check_count("code", code)
+    check_count("iterations", iterations)
+    check_number("sparsity", sparsity, 0, above=True)
