@@ -426,5 +426,5 @@ def test_rows_at_most():
     stack = fit_stack(schema, values, observed, 0, 50, SIZES)
     windows = [m.law for m in stack.members if "windows" in m.name]
     assert len(windows) == 2
-    assert {len(law.centres) for law in windows} == {50}
+    assert {len(law.means) for law in windows} == {50}
     assert [isinstance(c, Coding) for c in stack.codings] == [True, True]

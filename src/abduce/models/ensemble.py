@@ -19,6 +19,7 @@ from abduce.data.seen import Seen
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.ensemble_law import EnsembleLaw
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
+from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
@@ -72,11 +73,7 @@ class MixtureEnsemble(Energy):
         return model
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        rows = x.reshape(-1, self.n_cells)
-        seen = Seen.whole(rows)
-        if observed is not None:
-            seen = Seen(rows, observed.expand_as(x).reshape(-1, self.n_cells))
-        return -self._law().log_prob(seen).view(x.shape[:-1])
+        return energy(self._law(), x, observed)
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
