@@ -349,7 +349,7 @@ def _alone(model: MixtureEnsemble, member: GroupedMixtureLaw) -> Callable[[str, 
     loc, scale = field.loc, field.scale
     scaled = GroupedMixtureLaw(
         member.log_weights,
-        member.centres * scale + loc,
+        member.means * scale + loc,
         member.group,
         member.covariances * scale**2,
         member.temper,

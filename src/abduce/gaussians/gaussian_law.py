@@ -24,7 +24,7 @@ from torch import Tensor
 
 from abduce.data.seen import CELLS, Seen
 from abduce.distributions.cells import LOG_2PI
-from abduce.gaussians.mixture import DenseMixture, Given, Look, Sight
+from abduce.gaussians.mixture import DenseMixture, Given, Look, Sight, patterns_of
 
 BUDGET = 2**22  # numbers in one block's largest tensor
 
@@ -117,8 +117,8 @@ class GaussianMixtureLaw(DenseMixture):
     def _blocks(self, y: Tensor, mask: Tensor) -> Iterator[_Block]:
         """Factorise each pattern of blanks once, and solve for all rows that have it."""
         k, d = self.means.shape
-        whole = bool(mask.all())
-        patterns, which = _patterns(mask, whole)
+        patterns, which = patterns_of(mask)
+        whole = bool(patterns.all())
         for group, rows, first in _grouped(which, k * d * d, k * d):
             pattern = patterns[group]
             root = self.roots.unsqueeze(0) if whole else _masked_root(self.covariances, pattern.unsqueeze(1))
@@ -132,7 +132,7 @@ class GaussianMixtureLaw(DenseMixture):
 
     def _pull(self, chosen: Tensor, residual: Tensor, mask: Tensor, cross: Tensor) -> Tensor:
         """cross_k C_oo⁻¹ residual_o for chosen components k (draws, rows) and residuals (draws, rows, d)."""
-        patterns, which = _patterns(mask, bool(mask.all()))
+        patterns, which = patterns_of(mask)
         count, d = self.means.shape
         width = cross.shape[1]
         flat = residual.flatten(0, 1)
@@ -203,13 +203,6 @@ def whole_log_density(means: Tensor, roots: Tensor, x: Tensor) -> Tensor:
     z = torch.linalg.solve_triangular(roots, (x - means.unsqueeze(1)).mT, upper=False)
     log_det = torch.diagonal(roots, dim1=-2, dim2=-1).log().sum(-1)
     return -log_det - 0.5 * (z.square().sum(-2).mT + x.shape[-1] * LOG_2PI)
-
-
-def _patterns(mask: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
-    """The patterns of blanks (U, d), and which of them each row has (rows,)."""
-    if whole:
-        return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
-    return torch.unique(mask, dim=0, return_inverse=True)
 
 
 def _grouped(key: Tensor, square: int, line: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

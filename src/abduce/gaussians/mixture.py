@@ -3,7 +3,8 @@
     p(y) = Σ_k π_k N(y; k),     R_k ∝ π_k N(y; k),     E[x | y] = Σ_k R_k E[x | y, k]
 
 A structure of covariances gives blocks of rows conditioned on what was seen of them (:class:`Given`); the rest is written
-here once.  Where covariances are written out, a conditional draw chooses a component k by R and moves a draw u of whole rows of it,
+here once.  Where covariances are written out, a conditional draw chooses a component k by R and moves a draw u of whole rows
+of it,
 
     x = u + cov(x, y) cov(y)⁻¹ (y − A u − noise · e),     u ~ N(μ_k, C_k),  e ~ N(0, I),
 
@@ -172,6 +173,13 @@ class DenseMixture(Mixture):
         for g, place in alike(torch.arange(len(z)), self.group[chosen].flatten()):
             out[place] += z[place] @ self.root(g).mT
         return out.view(n, rows, d)
+
+
+def patterns_of(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The patterns of blanks in a mask, (U, d), and which of them each row has, (rows,)."""
+    if len(mask) == 1 or (len(mask) and bool((mask == mask[0]).all())):
+        return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    return torch.unique(mask, dim=0, return_inverse=True)
 
 
 def alike(rows: Tensor, which: Tensor) -> Iterator[tuple[int, Tensor]]:
