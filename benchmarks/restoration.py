@@ -219,7 +219,7 @@ def classical(train: np.ndarray, seed: int) -> list[tuple[str, tuple[str, ...], 
 
 def both_log_probs(law: GroupedMixtureLaw, x: Tensor, seen: Tensor) -> Tensor:
     """log p of whole images and of the pixels seen, (2, n)."""
-    return torch.stack([law.log_prob(x), law.log_prob(x, seen)])
+    return torch.stack([law.log_prob(Seen.whole(x)), law.log_prob(Seen(x, seen))])
 
 
 def of_missing(log_probs: Tensor, seen: Tensor) -> float:
@@ -348,7 +348,7 @@ def _alone(model: MixtureEnsemble, member: GroupedMixtureLaw) -> Callable[[str, 
     loc, scale = field.loc, field.scale
     scaled = GroupedMixtureLaw(
         member.log_weights,
-        member.centres * scale + loc,
+        member.means * scale + loc,
         member.group,
         member.covariances * scale**2,
         member.temper,

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians of a few factors and noise each (factor analysers): exact, at the cost of the factors.
+"""A mixture of factor analysers, Gaussians of a few factors and noise; apart, as full covariances take 4 times as long.
 
     p(x) = Σ_k π_k N(x; μ_k, W_k W_kᵀ + Ψ_k),      Ψ_k diagonal, W_k (D, q)
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, choose_evenly
+from abduce.gaussians.mixture import Given, Mixture, choose_evenly, patterns_of
 
 BUDGET = 2**22  # numbers in one chunk's largest tensor
 
@@ -87,11 +87,8 @@ class FactorMixtureLaw(Mixture):
         q = self.loadings.shape[2]
         precision = 1 / self.noise
         scaled = self.loadings * precision.unsqueeze(-1)  # Ψ⁻¹ W, (K, D, q)
-        if bool(mask.all()):
-            pattern, which = x.new_ones(1, x.shape[1]), x.new_zeros(len(x), dtype=torch.long)
-        else:
-            patterns, which = torch.unique(mask, dim=0, return_inverse=True)
-            pattern = patterns.to(x)
+        patterns, which = patterns_of(mask)
+        pattern = patterns.to(x)
         outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
         gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
         root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from abduce.data.seen import CELLS, Seen
 from abduce.distributions.cells import LOG_2PI
-from abduce.gaussians.mixture import Given, Look, Mixture, choose, moved, standard_normal
+from abduce.gaussians.mixture import DenseMixture, Given, Look, Sight, patterns_of
 
 BUDGET = 2**22  # numbers in one block's largest tensor
 
@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
     log_prob: Tensor
 
 
-class GaussianMixtureLaw(Mixture):
+class GaussianMixtureLaw(DenseMixture):
     """Mixture of K Gaussians over D cells; K = 1 is a plain Gaussian.
 
     ``log_weights`` (K,) up to a constant, ``means`` (K, D), ``covariances`` (K, D, D), positive definite.
@@ -56,8 +56,7 @@ class GaussianMixtureLaw(Mixture):
                 f"({k}, {d}), got {tuple(log_weights.shape)} and {tuple(covariances.shape)}"
             )
         self.log_weights = torch.log_softmax(log_weights, 0)
-        self.means = means
-        self.covariances = covariances
+        self.means, self.covariances, self.group = means, covariances, torch.arange(k)
         self.roots, failed = torch.linalg.cholesky_ex(covariances)
         if bool(failed.any()):
             bad = failed.nonzero().flatten().tolist()
@@ -85,20 +84,16 @@ class GaussianMixtureLaw(Mixture):
         for block in image._blocks(y, mask):
             yield block.given(self.means, cross)
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def root(self, g: int) -> Tensor:
+        return self.roots[g]
+
+    def sight(self, seen: Seen) -> Sight:
         image, cross, look = self._image(seen)
-        shares = image.shares(seen._replace(view=CELLS))
 
         def pull(chosen: Tensor, residual: Tensor) -> Tensor:
             return image._pull(chosen, residual, seen.mask, cross)
 
-        return moved(self._draw, pull, look, shares, seen, n, generator, shared)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
-        return self._draw(chosen, generator)[:, 0]
+        return Sight(image.shares(seen._replace(view=CELLS)), pull, look)
 
     def statistics(self, seen: Seen) -> Statistics:
         """Expected sufficient statistics of rows, blanks integrated out: the E-step of EM."""
@@ -122,8 +117,8 @@ class GaussianMixtureLaw(Mixture):
     def _blocks(self, y: Tensor, mask: Tensor) -> Iterator[_Block]:
         """Factorise each pattern of blanks once, and solve for all rows that have it."""
         k, d = self.means.shape
-        whole = bool(mask.all())
-        patterns, which = _patterns(mask, whole)
+        patterns, which = patterns_of(mask)
+        whole = bool(patterns.all())
         for group, rows, first in _grouped(which, k * d * d, k * d):
             pattern = patterns[group]
             root = self.roots.unsqueeze(0) if whole else _masked_root(self.covariances, pattern.unsqueeze(1))
@@ -137,7 +132,7 @@ class GaussianMixtureLaw(Mixture):
 
     def _pull(self, chosen: Tensor, residual: Tensor, mask: Tensor, cross: Tensor) -> Tensor:
         """cross_k C_oo⁻¹ residual_o for chosen components k (draws, rows) and residuals (draws, rows, d)."""
-        patterns, which = _patterns(mask, bool(mask.all()))
+        patterns, which = patterns_of(mask)
         count, d = self.means.shape
         width = cross.shape[1]
         flat = residual.flatten(0, 1)
@@ -148,17 +143,6 @@ class GaussianMixtureLaw(Mixture):
             pulled = torch.cholesky_solve(flat[rows].mT, root).mT @ cross[component].mT
             out[rows[first]] = pulled[first]
         return out.unflatten(0, chosen.shape)
-
-    def _draw(self, chosen: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
-        """Draw from components (draws, rows): (draws, rows, D); with ``shared`` by the same noise for all rows."""
-        (draws, rows), d = chosen.shape, self.means.shape[1]
-        z = standard_normal((draws, 1 if shared else rows, d), self.means, generator)
-        z = z.expand(-1, rows, -1).reshape(-1, d)
-        out = torch.empty_like(z)
-        for group, place, first in _grouped(chosen.flatten(), d * d, d):
-            drawn = self.means[group].unsqueeze(1) + z[place] @ self.roots[group].mT
-            out[place[first]] = drawn[first]
-        return out.view(draws, rows, d)
 
     def _image(self, seen: Seen) -> tuple[GaussianMixtureLaw, Tensor, Look | None]:
         """The law of what is seen, cov(x, y) of each component, (K, D, d), and how it is seen."""
@@ -219,13 +203,6 @@ def whole_log_density(means: Tensor, roots: Tensor, x: Tensor) -> Tensor:
     z = torch.linalg.solve_triangular(roots, (x - means.unsqueeze(1)).mT, upper=False)
     log_det = torch.diagonal(roots, dim1=-2, dim2=-1).log().sum(-1)
     return -log_det - 0.5 * (z.square().sum(-2).mT + x.shape[-1] * LOG_2PI)
-
-
-def _patterns(mask: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
-    """The patterns of blanks (U, d), and which of them each row has (rows,)."""
-    if whole:
-        return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
-    return torch.unique(mask, dim=0, return_inverse=True)
 
 
 def _grouped(key: Tensor, square: int, line: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

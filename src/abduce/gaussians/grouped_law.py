@@ -1,7 +1,7 @@
-"""A mixture of many Gaussians of which groups share a covariance, for many cells: one factorisation a group, few groups a row.
+"""A mixture of many Gaussians of which groups share a covariance; apart, as a covariance for each takes 2 to 13 times as long.
 
-Apart from the mixture with a covariance for each component: that would be as many factorisations as centres, and here few are
-made at once, as one of hundreds of cells fills a processor's cache.
+That is for 200 centres in 4 groups, 20 cells; five Gaussians each of its own covariance take 29 times as long here, a group
+and a pattern of blanks at a time, as by :mod:`abduce.gaussians.gaussian_law`, which takes many at once.
 
     p(x) = Σ_i π_i N(x; c_i, C_g(i)),     n centres c_i, G covariances
 
@@ -36,13 +36,13 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.factor_law import FactorMixtureLaw
-from abduce.gaussians.mixture import Given, Look, Mixture, choose, moved, standard_normal
+from abduce.gaussians.mixture import DenseMixture, Given, Look, Sight, alike, patterns_of
 
 FACTORS = 12  # of each group's moments, where groups are ranked
 FEW = 32  # observed cells up to which a row is answered by all groups: it tells them apart badly, and costs little
 
 
-class GroupedMixtureLaw(Mixture):
+class GroupedMixtureLaw(DenseMixture):
     """Mixture of n Gaussians over D cells, those of one group with one covariance.
 
     ``log_weights`` (n,) up to a constant, ``centres`` (n, D), ``group`` (n,) whole numbers below G, and ``covariances``
@@ -96,7 +96,7 @@ class GroupedMixtureLaw(Mixture):
     def _blocks(self, view: _Image, seen: Seen) -> Iterator[Given]:
         kept = None if self.keep is None else view.best(seen, self.keep)
         y = seen.y.to(self.means)
-        patterns, which = torch.unique(seen.mask, dim=0, return_inverse=True)
+        patterns, which = patterns_of(seen.mask)
         places = [pattern.nonzero().squeeze(1) for pattern in patterns]
         every = torch.arange(len(y))
         for g, members in enumerate(self.members):
@@ -104,7 +104,7 @@ class GroupedMixtureLaw(Mixture):
             if not len(rows) or not len(members):
                 continue
             moments = view.moments(g)
-            for p, own in _alike(rows, which):
+            for p, own in alike(rows, which):
                 yield self._block(view, g, moments, places[p], own, y[own][:, places[p]])
 
     def _block(
@@ -132,11 +132,9 @@ class GroupedMixtureLaw(Mixture):
         log_share = log_weights + self.temper * log_density
         return Given(rows, log_weights + log_density, regress, members, log_share)
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def sight(self, seen: Seen) -> Sight:
         view = _Image(self, seen)
-        patterns, which = torch.unique(seen.mask, dim=0, return_inverse=True)
+        patterns, which = patterns_of(seen.mask)
 
         def pull(chosen: Tensor, residual: Tensor) -> Tensor:
             out = residual.new_empty(*chosen.shape, self.means.shape[1])
@@ -144,7 +142,7 @@ class GroupedMixtureLaw(Mixture):
             for g in group.unique().tolist():
                 cross, covariance = view.moments(g)
                 mine = group == g
-                for p, rows in _alike(mine.any(0).nonzero().squeeze(1), which):
+                for p, rows in alike(mine.any(0).nonzero().squeeze(1), which):
                     s, b = mine[:, rows].nonzero(as_tuple=True)
                     b, place = rows[b], patterns[p].nonzero().squeeze(1)
                     root = self._root(view, g, covariance, place)
@@ -152,32 +150,15 @@ class GroupedMixtureLaw(Mixture):
                     out[s, b] = (cross[:, place] @ solved).mT
             return out
 
-        return moved(self._draw, pull, view.look, self.shares(seen), seen, n, generator, shared)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
-        chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
-        return self._draw(chosen, generator)[:, 0]
-
-    def _draw(self, chosen: Tensor, generator: torch.Generator | None, shared: bool = False) -> Tensor:
-        """Draw from components (draws, rows): (draws, rows, D); with ``shared`` by the same noise for all rows."""
-        (draws, rows), d = chosen.shape, self.means.shape[1]
-        z = standard_normal((draws, 1 if shared else rows, d), self.means, generator)
-        z = z.expand(draws, rows, -1)
-        out = self.means[chosen]
-        group = self.group[chosen]
-        for g in group.unique().tolist():
-            mine = group == g
-            out[mine] += z[mine] @ self._whole_root(g).mT
-        return out
+        return Sight(self.shares(seen), pull, view.look)
 
     def _root(self, view: _Image, g: int, covariance: Tensor, place: Tensor) -> Tensor:
         """Cholesky factor of the covariance of the cells ``place`` of what is seen."""
         if len(place) == len(covariance):
-            return self._whole_root(g) if view.look is None else _cholesky(covariance, g)
+            return self.root(g) if view.look is None else _cholesky(covariance, g)
         return _cholesky(covariance[place][:, place], g)
 
-    def _whole_root(self, g: int) -> Tensor:
+    def root(self, g: int) -> Tensor:
         if g not in self._roots:
             self._roots[g] = _cholesky(self.covariances[g], g)
         return self._roots[g]
@@ -261,13 +242,6 @@ class _Image:
             self.linear(rank.loadings.mT.flatten(0, 1)).unflatten(0, (len(rank.means), -1)).mT,
             rank.noise @ squared + self.look[1].square(),
         )
-
-
-def _alike(rows: Tensor, which: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Split rows by which pattern each has."""
-    key, order = torch.sort(which[rows], stable=True)
-    keys, count = torch.unique_consecutive(key, return_counts=True)
-    yield from zip(keys.tolist(), rows[order].split(count.tolist()), strict=True)
 
 
 def _cholesky(covariance: Tensor, g: int) -> Tensor:

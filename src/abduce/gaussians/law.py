@@ -47,3 +47,11 @@ class Law(Protocol):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         ...
+
+
+def energy(law: Law, x: Tensor, observed: Tensor | None = None) -> Tensor:
+    """−log p of rows (..., D), or of the cells of them that were observed, nats, (...)."""
+    rows = x.reshape(-1, x.shape[-1])
+    if observed is None:
+        return -law.log_prob(Seen.whole(rows)).view(x.shape[:-1])
+    return -law.log_prob(Seen(rows, observed.expand_as(x).reshape(rows.shape))).view(x.shape[:-1])

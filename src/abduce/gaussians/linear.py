@@ -1,4 +1,6 @@
-"""The linear path: a mixture of Gaussians in latent space seen through one linear map and noise.
+"""The linear path: a mixture of Gaussians in latent space seen through one linear map and noise, which all components share.
+
+Apart from the mixture of factor analysers, as a VAE asks for the law of the latents: components have means in latent space.
 
     c ~ π,   z | c ~ N(m_c, S_c),   y | z ~ N(W z + b, diag(D))
 

@@ -3,7 +3,8 @@
     p(y) = Σ_k π_k N(y; k),     R_k ∝ π_k N(y; k),     E[x | y] = Σ_k R_k E[x | y, k]
 
 A structure of covariances gives blocks of rows conditioned on what was seen of them (:class:`Given`); the rest is written
-here once.  A conditional draw chooses a component k by R and moves a draw u of whole rows of it,
+here once.  Where covariances are written out, a conditional draw chooses a component k by R and moves a draw u of whole rows
+of it,
 
     x = u + cov(x, y) cov(y)⁻¹ (y − A u − noise · e),     u ~ N(μ_k, C_k),  e ~ N(0, I),
 
@@ -120,30 +121,72 @@ class Mixture(abc.ABC):
         return out / total.unsqueeze(1)
 
 
-def moved(
-    draw: Callable[[Tensor, torch.Generator | None, bool], Tensor],
-    pull: Callable[[Tensor, Tensor], Tensor],
-    look: Look | None,
-    shares: Tensor,
-    seen: Seen,
-    n: int,
-    generator: torch.Generator | None,
-    shared: bool,
-) -> Tensor:
-    """Draw whole rows of components chosen by ``shares`` (rows, K), and move each to agree with what was seen, (n, rows, D).
+class Sight(NamedTuple):
+    """What is seen of rows, as a mixture of its own.
 
-    ``draw`` gives rows of components (n, rows); ``pull`` cov(x, y) cov(y)⁻¹ r for components and residuals (n, rows, d);
-    ``look`` are A and the noise's standard deviations, None where cells are seen as they are.
+    ``shares`` (rows, K) of the components; ``pull`` gives cov(x, y) cov(y)⁻¹ r for components and residuals (n, rows, d);
+    ``look`` is A as a function, and the noise's standard deviations; None where cells are seen as they are.
     """
-    y, mask = seen.y, seen.mask
-    chosen = choose(shares, n, generator, shared)
-    u = v = draw(chosen, generator, shared)
-    if look is not None:
-        apply, noise = look
-        v = apply(u)
-        v = v + noise * standard_normal((n, 1 if shared else len(y), v.shape[-1]), v, generator)
-    out = (u + pull(chosen, torch.where(mask, y.to(v) - v, 0.0))).to(y)
-    return torch.where(mask, y, out) if look is None else out
+
+    shares: Tensor
+    pull: Callable[[Tensor, Tensor], Tensor]
+    look: Look | None
+
+
+class DenseMixture(Mixture):
+    """A mixture with covariances written out, each of a group of components: ``group`` (K,)."""
+
+    group: Tensor
+
+    @abc.abstractmethod
+    def root(self, g: int) -> Tensor:
+        """Cholesky factor of a group's covariance, (D, D)."""
+
+    @abc.abstractmethod
+    def sight(self, seen: Seen) -> Sight:
+        """The mixture that what was seen is of, given it."""
+
+    def draws(
+        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
+    ) -> Tensor:
+        y, own = seen.y, 1 if shared else len(seen.y)
+        sight = self.sight(seen)
+        chosen = choose(sight.shares, n, generator, shared)
+        u = v = self._drawn(chosen, own, generator)
+        if sight.look is not None:
+            apply, noise = sight.look
+            v = apply(u)
+            v = v + noise * standard_normal((n, own, v.shape[-1]), v, generator)
+        out = (u + sight.pull(chosen, torch.where(seen.mask, y.to(v) - v, 0.0))).to(y)
+        return torch.where(seen.mask, y, out) if seen.exact else out
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (n, D)."""
+        chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
+        return self._drawn(chosen, 1, generator)[:, 0]
+
+    def _drawn(self, chosen: Tensor, own: int, generator: torch.Generator | None) -> Tensor:
+        """Draw from components (n, rows), with the noise of so many ``own`` rows: (n, rows, D)."""
+        (n, rows), d = chosen.shape, self.means.shape[1]
+        z = standard_normal((n, own, d), self.means, generator).expand(n, rows, d).reshape(-1, d)
+        out = self.means[chosen.flatten()]
+        for g, place in alike(torch.arange(len(z)), self.group[chosen].flatten()):
+            out[place] += z[place] @ self.root(g).mT
+        return out.view(n, rows, d)
+
+
+def patterns_of(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The patterns of blanks in a mask, (U, d), and which of them each row has, (rows,)."""
+    if len(mask) == 1 or (len(mask) and bool((mask == mask[0]).all())):
+        return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    return torch.unique(mask, dim=0, return_inverse=True)
+
+
+def alike(rows: Tensor, which: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Split rows by the value that ``which`` has for each."""
+    key, order = torch.sort(which[rows], stable=True)
+    keys, count = torch.unique_consecutive(key, return_counts=True)
+    yield from zip(keys.tolist(), rows[order].split(count.tolist()), strict=True)
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

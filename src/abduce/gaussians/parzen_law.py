@@ -1,6 +1,6 @@
-"""Parzen windows: one Gaussian kernel around every row, all of one covariance, which is that of factors and noise.
+"""Parzen windows: a kernel of factors and noise around each row; apart, as 1,000 factor analysers would take 9 times as long.
 
-Apart from the mixture of factor analysers, as rows meet thousands of centres in matrix products only.
+All kernels have one covariance, so that rows meet centres in matrix products only.
 
     p(x) = 1/n Σ_i N(x; c_i, h² (W Wᵀ + Ψ))
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, choose, choose_evenly, standard_normal
+from abduce.gaussians.mixture import Given, Mixture, choose, choose_evenly, patterns_of, standard_normal
 
 BUDGET = 2**22  # numbers in one chunk's largest tensor
 
@@ -78,7 +78,7 @@ class ParzenLaw(Mixture):
     def neighbours(self, seen: Seen) -> Neighbours:
         """Kernels of rows that fit into memory at once."""
         x, observed = seen.y, seen.mask
-        patterns, which = torch.unique(observed, dim=0, return_inverse=True)
+        patterns, which = patterns_of(observed)
         pattern = patterns.to(x)
         W = self.loadings
         q = W.shape[1]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy, Traits
 
 
@@ -58,11 +59,7 @@ class MixtureOfFactorAnalyzers(Energy):
         return model
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        rows = x.reshape(-1, self.n_cells)
-        seen = Seen.whole(rows)
-        if observed is not None:
-            seen = Seen(rows, observed.expand_as(x).reshape(-1, self.n_cells))
-        return -self._law().log_prob(seen).view(x.shape[:-1])
+        return energy(self._law(), x, observed)
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return self.log_weights.new_zeros(()) if beta == 1 and base is None else None

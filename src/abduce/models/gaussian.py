@@ -28,10 +28,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from abduce.data.seen import Seen
 from abduce.distributions.bases import NormalBase
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy, Traits, check_whole
 
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
@@ -94,8 +94,7 @@ class PrincipalComponents(Energy):
         if observed is not None and not bool(observed.all()):
             if not self.proper:
                 check_whole(observed, "PrincipalComponents(energy='reconstruction')")
-            seen = Seen(x.reshape(-1, self.n_cells), observed.expand_as(x).reshape(-1, self.n_cells))
-            return -self._gaussian().log_prob(seen).view(x.shape[:-1]) - self._log_volume()
+            return energy(self._gaussian(), x, observed) - self._log_volume()
         within, beyond = self._precisions()
         residual = x - self.mean
         score = residual @ self.directions

@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw, whole_log_density
+from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy, Traits, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -55,11 +55,9 @@ class GaussianMixture(Energy):
         return model
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        rows = x.reshape(-1, self.n_cells)
         if observed is not None and not bool(observed.all()):
-            seen = observed.expand_as(x).reshape(-1, self.n_cells)
-            return -self._law().log_prob(Seen(rows, seen)).view(x.shape[:-1])
-        return -torch.logsumexp(self._log_joint(rows), -1).view(x.shape[:-1])
+            return energy(self._law(), x, observed)
+        return -torch.logsumexp(self._log_joint(x.reshape(-1, self.n_cells)), -1).view(x.shape[:-1])
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return self.log_weights.new_zeros(()) if beta == 1 and base is None else None
