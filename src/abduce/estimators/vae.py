@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -245,9 +246,11 @@ class VAE(Estimator[VariationalAutoencoder]):
         settings = self._settings(choice.wants_path(schema), schema.shape, seed)
         model = start_vae(schema, choice, x, mask, *settings.split(len(x)), seed, self.trim)
         objective = self._objective(bool(mask.all()))
-        done = train(
-            model.joint(), objective, x.float(), mask, settings, self._report, run.checkpoint, run.redraw
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # dropout draws from the global generator
+            done = train(
+                model.joint(), objective, x.float(), mask, settings, self._report, run.checkpoint, run.redraw
+            )
         self.history_, self.interrupted_ = done.history, done.interrupted
         return model.double(), Seen(x, mask)
 
