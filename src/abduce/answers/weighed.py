@@ -90,7 +90,7 @@ class Weighed(Answer):
     @torch.no_grad()
     def latents(self) -> Tensor:
         x, observed = self.seen.view.guess(self.seen.y, self.seen.mask)
-        return by_chunk(lambda v, o: (self.model.posterior(v, o).mean,), x, observed)[0]
+        return by_chunk(lambda v, o: (self.model.codes(v, o),), x, observed)[0]
 
     def points(self, count: int) -> Tensor:
         return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")

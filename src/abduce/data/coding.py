@@ -59,10 +59,10 @@ class Coding:
                 if scores:
                     columns[int(j)] = NormalScores.of(v)
         shares = {}
-        for j in np.setdiff1d(np.arange(schema.n_cells), numbers):
+        for j in sorted(set(range(schema.n_cells)) - set(numbers.tolist())):
             levels = len(schema.cell_fields[j].categories or (0, 1))
             seen = values[observed[:, j], j].astype(int)
-            shares[int(j)] = (np.bincount(seen, minlength=levels) + 0.5) / (len(seen) + 0.5 * levels)
+            shares[j] = (np.bincount(seen, minlength=levels) + 0.5) / (len(seen) + 0.5 * levels)
         self._set(schema, scores, loc, scale, rare, columns, shares)
 
     def _set(
@@ -126,7 +126,11 @@ class Coding:
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d value in data units| over observed numbers, (n,); dates in days."""
-        return self.log_slope_at(self._features.to(values[:, self.numbers]), observed)
+        known = values[:, self.numbers]
+        features = (
+            self._features.to(known) if self.columns else known
+        )  # lines have one slope wherever they are
+        return self.log_slope_at(features, observed)
 
     def log_slope_at(self, features: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """The same where the features (n, F) are known already."""

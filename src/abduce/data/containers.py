@@ -1,12 +1,13 @@
 """Containers of rows, a data frame or an array: their cells as one matrix of numbers, and back.
 
-Between a container and its model stands a matrix (n, D) of *data values*: numbers as they are, dates in days, codes for
-coded kinds.  Its other form are *lattice codes*, whole numbers k with value k / denominator, which lose nothing.
+Cells come in as model values, by their fields' transforms, and go out from *data values*: numbers, dates in days, codes for
+coded kinds.  Their other form are *lattice codes*, whole numbers k with value k / denominator, which lose nothing.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from abduce.data.arrays import find_codes, numeric_array, split, take
 from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
-from abduce.data.fields import CODED, Field, Group, grouped, listing
+from abduce.data.fields import CODED, Field, Group, grouped, listing, side_by_side
 from abduce.data.lattice import float_type, negative_zero, round_codes
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -24,10 +25,10 @@ class Container(abc.ABC):
     """The make of a container of rows, as seen in training."""
 
     @abc.abstractmethod
-    def read(self, X: Any, name: str) -> Pair:
-        """Data values (n, D), which may be X's own memory, 0 where missing, and the mask of observed cells.
+    def encode(self, X: Any, name: str, dtype: Any) -> Pair:
+        """Model values (n, D) of type ``dtype``, whatever they are where missing, and the mask of observed cells.
 
-        ValueError or TypeError, naming ``name`` and the column, for data of another make.
+        ValueError or TypeError, naming ``name`` and the column, for data of another make and values that a kind cannot hold.
         """
 
     @abc.abstractmethod
@@ -57,14 +58,25 @@ def same_length(rows: int, given: int) -> None:
         raise ValueError(f"X has {rows} rows but values has {given}")
 
 
-def refuse(
-    wrong: np.ndarray, data: np.ndarray, group: Group, names: list[str], X: str, expected: str
-) -> None:
-    """Raise ValueError naming the first of a group's cells marked ``wrong``, its value, and what was expected."""
+# What cells of a kind may hold that not every number is, and how a message says so.
+_HELD = {
+    "count": (lambda v: (v >= 0) & (v == np.rint(v)), "whole numbers 0, 1, 2, ... (kind count)"),
+    "positive": (lambda v: v > 0, "values above 0 (kind positive)"),
+}
+
+
+def _check(kind: str, data: np.ndarray, observed: np.ndarray, names: Sequence[str], X: str) -> None:
+    """Refuse observed values that cells of a kind cannot hold."""
+    if kind in _HELD:
+        holds, expected = _HELD[kind]
+        _refuse(~holds(data) & observed, data, names, X, expected)
+
+
+def _refuse(wrong: np.ndarray, data: np.ndarray, names: Sequence[str], X: str, expected: str) -> None:
+    """Raise ValueError naming the first of the cells (n, d) marked ``wrong``, its value, and what was expected."""
     if wrong.any():
         row, j = np.argwhere(wrong)[0]
-        column = names[group.cells[j]]
-        raise ValueError(f"{X}: column {column!r} expects {expected}, got {data[row, j]:g} in row {row}")
+        raise ValueError(f"{X}: column {names[j]!r} expects {expected}, got {data[row, j]:g} in row {row}")
 
 
 # ---------------------------------------------------------------- frames
@@ -102,7 +114,9 @@ class Frames(Container):
         X = self.check(X, name)
         return [read_column(X[label], f.name) for f, label in zip(self.fields, self.labels, strict=True)]
 
-    def _gather(self, X: Any, name: str, dtype: Any, of_column: Any) -> Pair:
+    def _gather(
+        self, X: Any, name: str, dtype: Any, of_column: Callable[[Column, Field], np.ndarray]
+    ) -> Pair:
         columns = self._columns(X, name)
         out = np.empty((len(columns[0].values), len(columns)), dtype)
         observed = np.empty(out.shape, bool)
@@ -111,8 +125,15 @@ class Frames(Container):
             out[:, j] = of_column(column, field)
         return out, observed
 
-    def read(self, X: Any, name: str) -> Pair:
-        return self._gather(X, name, np.float64, lambda c, f: lookup(c, f) if f.coded else numbers(c, f))
+    def encode(self, X: Any, name: str, dtype: Any) -> Pair:
+        def of_column(column: Column, field: Field) -> np.ndarray:
+            if field.coded:
+                return lookup(column, field)
+            data = numbers(column, field)
+            _check(field.kind, data[:, None], column.observed[:, None], [field.name], name)
+            return data if field.transform.as_is else field.transform.to(data, dtype)
+
+        return self._gather(X, name, dtype, of_column)
 
     def write(self, data: np.ndarray) -> pd.DataFrame:
         return self._assemble([_finish(f, data[:, j]) for j, f in enumerate(self.fields)], len(data))
@@ -240,7 +261,7 @@ class Arrays(Container):
     def __init__(self, fields: tuple[Field, ...], shape: tuple[int, ...], dtype: str, names: list[str]):
         self.shape, self.dtype, self.names = shape, np.dtype(dtype), names
         self.groups = grouped(fields, len(names))
-        self.coded = [group for group in self.groups if group.kind in CODED]
+        self.transform = side_by_side(self.groups, len(names))
 
     def check(self, X: Any, name: str) -> np.ndarray:
         """X as an array of numbers with rows of the shape seen in training; ValueError if it is none."""
@@ -255,17 +276,23 @@ class Arrays(Container):
             raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
         return array
 
-    def read(self, X: Any, name: str) -> Pair:
+    def encode(self, X: Any, name: str, dtype: Any) -> Pair:
         data, observed = split(self.check(X, name), name)
         observed = np.ones(data.shape, bool) if observed is None else observed
-        out = data
-        for group in self.coded:
-            block = data[:, group.index]
-            codes = find_codes(block, observed[:, group.index], group, name)
-            if codes is not block:
-                out = np.array(data, np.float64) if out is data else out
-                out[:, group.index] = codes
-        return out, observed
+        values = data
+        for group in self.groups:
+            block, known = data[:, group.index], observed[:, group.index]
+            if group.kind in CODED:
+                codes = find_codes(block, known, group, name)
+                if codes is not block:
+                    values = np.array(data, np.float64) if values is data else values
+                    values[:, group.index] = codes
+            elif group.kind in _HELD:
+                _check(group.kind, block, known, self._names(group), name)
+        return self.transform.to(values, dtype), observed
+
+    def _names(self, group: Group) -> list[str]:
+        return [self.names[j] for j in group.cells]
 
     def modelled(self, X: Any, name: str) -> Any:
         return X
@@ -304,7 +331,7 @@ class Arrays(Container):
             block, known = flat[:, group.index], observed[:, group.index]
             codes, wrong = self._block_codes(block, known, group)
             expected = "values on the training data's lattice"
-            refuse(wrong & known, block, group, self.names, "X", expected)
+            _refuse(wrong & known, block, self._names(group), "X", expected)
             k[:, group.index] = codes
         if seen is not None:
             k[~observed] = 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from abduce.data.transform import Affine, Log, Transform, Whole, index_of, joined
+from abduce.data.transform import Affine, Joined, Log, Transform, Whole, index_of, joined
 
 KINDS = ("real", "positive", "count", "binary", "ordinal", "categorical", "pixel")
 CODED = ("binary", "ordinal", "categorical")
@@ -212,6 +212,13 @@ def grouped(fields: Sequence[Field], n_cells: int) -> list[Group]:
     kinds = np.array([f.kind for f in fields])
     places = [(kind, np.flatnonzero(kinds == kind)) for kind in KINDS]
     return [Group(kind, cells, tuple(fields[int(j)] for j in cells)) for kind, cells in places if cells.size]
+
+
+def side_by_side(groups: Sequence[Group], n_cells: int) -> Transform:
+    """The transform of all cells of a row."""
+    if len(groups) == 1:
+        return groups[0].transform
+    return Joined(tuple((group.index, group.transform) for group in groups), n_cells)
 
 
 def _shorten(value: Any) -> str:

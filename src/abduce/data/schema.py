@@ -19,12 +19,12 @@ import pandas as pd
 
 from abduce.data.arrays import numeric_array, split
 from abduce.data.columns import read_column
-from abduce.data.containers import Arrays, Container, Frames, column_labels, refuse
-from abduce.data.fields import CODED, KINDS, WHOLE, Field, Group, grouped, listing
+from abduce.data.containers import Arrays, Container, Frames, column_labels
+from abduce.data.fields import CODED, KINDS, WHOLE, Field, Group, grouped, listing, side_by_side
 from abduce.data.infer import frame_field, resolve_kinds
 from abduce.data.infer_arrays import array_fields, image_field
 from abduce.data.layout import Layout
-from abduce.data.transform import Joined, Transform, over_observed
+from abduce.data.transform import Transform, over_observed
 
 __all__ = ["KINDS", "Field", "Group", "Schema"]
 
@@ -161,8 +161,7 @@ class Schema:
     @cached_property
     def transform(self) -> Transform:
         """The map from data values (..., D), codes of coded kinds, to model values."""
-        parts = tuple((group.index, group.transform) for group in self.groups)
-        return parts[0][1] if len(parts) == 1 else Joined(parts, self.n_cells)
+        return side_by_side(self.groups, self.n_cells)
 
     @cached_property
     def _form(self) -> Container:
@@ -180,16 +179,7 @@ class Schema:
         text among numbers, values never seen in a coded column, and values a positive or count column cannot
         hold.
         """
-        data, observed = self._form.read(X, name)
-        for group in self.groups:
-            block, known = data[:, group.index], observed[:, group.index]
-            if group.kind == "count":
-                wrong = ((block < 0) | (block != np.rint(block))) & known
-                expected = "whole numbers 0, 1, 2, ... (kind count)"
-                refuse(wrong, block, group, self.names, name, expected)
-            elif group.kind == "positive":
-                refuse((block <= 0) & known, block, group, self.names, name, "values above 0 (kind positive)")
-        values = self.transform.to(data, dtype)
+        values, observed = self._form.encode(X, name, dtype)
         if not observed.all():
             values[~observed] = 0.0
         return values, observed
@@ -253,7 +243,10 @@ class Schema:
         out = np.zeros(len(values))
         for group in self.groups:
             if group.kind in ("real", "positive") or (pixels and group.kind == "pixel"):
-                slope = group.transform.log_slope(values[:, group.index])
+                t = group.transform
+                slope = t.log_slope(
+                    values if t.line else values[:, group.index]
+                )  # a line has one slope everywhere
                 out += over_observed(slope, observed[:, group.index])
         return out
 

@@ -19,7 +19,7 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import ndtri
@@ -32,6 +32,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 class Transform(abc.ABC):
     """The map from data values v (..., d) to model values m (..., d); `to` and `back` return new arrays."""
+
+    as_is: ClassVar[bool] = False  # whether model values are the data values themselves
 
     @property
     @abc.abstractmethod
@@ -73,8 +75,8 @@ class Affine(Transform):
     @classmethod
     def of(cls, loc: Any, scale: Any, low: float = -np.inf, high: float = np.inf) -> Affine:
         """From numbers or (d,) arrays; by default values never stop."""
-        loc = np.atleast_1d(np.asarray(loc, np.float64))
-        return cls(*(np.array(np.broadcast_to(p, loc.shape), np.float64) for p in (loc, scale, low, high)))
+        loc = np.array(loc, np.float64, ndmin=1)
+        return cls(loc, *(np.full(loc.shape, p, np.float64) for p in (scale, low, high)))
 
     @property
     def line(self) -> Pair:
@@ -143,6 +145,8 @@ class Log(Transform):
 @dataclass(frozen=True, eq=False)
 class Whole(Transform):
     """m = v, whole numbers from 0 to ``top``: counts (to infinity), and the codes of classes (to K − 1)."""
+
+    as_is = True
 
     top: np.ndarray
 
@@ -329,9 +333,10 @@ class Joined(Transform):
         return out[0], out[1]
 
     def to(self, v: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
-        out = np.empty(np.shape(v), dtype)
+        out = np.array(v, dtype, order="C")
         for columns, t in self.parts:
-            out[..., columns] = t.to(v[..., columns], dtype)
+            if not t.as_is:
+                out[..., columns] = t.to(v[..., columns], dtype)
         return out
 
     def back(self, m: np.ndarray) -> np.ndarray:
@@ -377,7 +382,7 @@ def _alike(*transforms: Sequence[Transform]) -> list[tuple[slice | np.ndarray, l
     """Columns whose transforms are of the same classes, and stop or not: as an index, and one by one."""
     found: dict[tuple, list[int]] = {}
     for j, column in enumerate(zip(*transforms, strict=True)):
-        key = tuple((type(t), bool(np.isfinite(t.edges[0]).any())) for t in column)
+        key = tuple((type(t), t.edges[0][0] > -np.inf) for t in column)
         found.setdefault(key, []).append(j)
     return [(index_of(np.array(places, int)), places) for places in found.values()]
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from abduce.data.seen import Unanswerable
 from abduce.gaussians.law import Law
 
 VIEWS = {
@@ -127,7 +128,11 @@ class Energy(nn.Module, abc.ABC):
 
     def decode(self, z: Tensor) -> Tensor:
         """Rows (n, D) of codes, for families with a decoder."""
-        raise ValueError(f"{type(self).__name__} has no decoder from its features to rows")
+        raise Unanswerable(f"{type(self).__name__} has no decoder from its features to rows")
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor | None:
+        """New rows (n, D) at β = 1 without a base, of families that have exact draws; None of the others."""
+        return None
 
 
 class Unnormalized(Energy):

@@ -40,6 +40,10 @@ def generate(
     law = density.model.law(density.beta, density.base)
     if law is not None:
         return Generated(law.sample(n, generator), {"method": "exact"})
+    if density.beta == 1 and density.base is None:
+        exact = density.model.sample(n, generator)
+        if exact is not None:
+            return Generated(exact, {"method": "exact"})
     path = path_to(density)
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     particles = max(PARTICLES, n)

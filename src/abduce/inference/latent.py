@@ -45,6 +45,10 @@ class LatentVariableModel(Energy):
     def chances(self, moments: list[Tensor], cell: int) -> Tensor:
         """Probability of each level of a class cell from averaged moments, (..., levels)."""
 
+    def codes(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What a row is embedded as, the posterior mean of the latents, (batch, latent)."""
+        return self.posterior(x, observed).mean
+
     def linear_path(self) -> LinearPath | None:
         """A linear-Gaussian model over the same latents and cells that inference may start from, if there is one."""
         return None

@@ -286,6 +286,10 @@ class NotAtRandom(LatentVariableModel):
         latent, u = z[..., : self.model.latent_dim], z[..., self.model.latent_dim :]
         return MaskedLaw(self.model.likelihood(latent), self._mask[0], u)
 
+    def codes(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Those of the values alone."""
+        return self.model.codes(x, observed)
+
     def point(self, moments: list[Tensor]) -> Tensor:
         return self.model.point(moments)
 

@@ -253,7 +253,7 @@ class _Pooled(Answer):
         """
         pool, units = self.pool, self.pool.units
         repeated = np.array(pool.repeats, bool)
-        cells = torch.as_tensor(units.cells)
+        cells = torch.tensor(units.cells, dtype=torch.long)
         data = torch.empty(chosen.shape[1], len(seen.y), len(cells), dtype=torch.float64)
         which_rows = (~seen.mask[:, cells[torch.from_numpy(repeated)]]).any(1)
         for kind, own in enumerate(chosen):
