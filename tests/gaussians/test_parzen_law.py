@@ -112,7 +112,7 @@ def test_draws_have_the_moments_of_the_dense_law():
 def test_linear_views_are_those_of_the_dense_law(monkeypatch):
     made = parts()
     ours, plain = ParzenLaw(*made, 0.8), dense(*made, 0.8)
-    x, observed, whole = rows(plain, 8)
+    _, observed, whole = rows(plain, 8)
 
     def pairs(v):
         return torch.stack([v[..., 0] + v[..., 1], v[..., 2] - v[..., 3]], -1)
