@@ -257,6 +257,10 @@ def test_what_is_seen_through_a_map():
     seen = through(pairs, noise, y, torch.ones_like(y, dtype=torch.bool))
     torch.testing.assert_close(ours.log_prob(seen), ours.dense().log_prob(seen))
     torch.testing.assert_close(ours.mean(seen), ours.dense().mean(seen))
+    few = seen.rows(torch.tensor([3, 1]))
+    every = ours.draws(seen, 7, torch.Generator().manual_seed(6), shared=True)
+    again = ours.draws(few, 7, torch.Generator().manual_seed(6), shared=True)
+    torch.testing.assert_close(again, every[:, [3, 1]])
     n = 20_000
     drawn = ours.draws(seen, n, torch.Generator().manual_seed(5))
     error = 5 * drawn.std(0) / n**0.5

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import linalg, stats
 from sklearn.decomposition import FactorAnalysis
 
+from abduce.data.seen import Seen
 from abduce.gaussians.linear import LinearPath, _step, choose, fit
 
 
@@ -94,6 +95,13 @@ def test_mixture_density_equals_scipy_over_chunks():
         for pi, m, S in zip(path.weights.numpy(), path.means.numpy(), path.covariances.numpy(), strict=True)
     ]
     np.testing.assert_allclose(path.log_prob(y, None), np.logaddexp.reduce(parts), atol=1e-9)
+
+
+def test_written_out_it_is_the_same_law():
+    path = a_path(3)
+    y = torch.randn(20, 5, generator=generator(4), dtype=torch.float64)
+    seen = torch.rand(20, 5, generator=generator(5)) < 0.7
+    torch.testing.assert_close(path.dense().log_prob(Seen(y, seen)), path.log_prob(y, seen))
 
 
 @pytest.mark.parametrize("components", [1, 4])

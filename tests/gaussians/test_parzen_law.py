@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from views_for_tests import through
 
 from abduce.data.seen import Seen
 from abduce.gaussians import parzen_law
@@ -106,6 +107,40 @@ def test_draws_have_the_moments_of_the_dense_law():
     assert ((new.mean(0) - centres.mean(0)).abs() < 5 * new.std(0) / n**0.5).all()
     scale = torch.outer(expected.diagonal().sqrt(), expected.diagonal().sqrt())
     assert ((new.T.cov() - expected) / scale).abs().max() < 0.06
+
+
+def test_linear_views_are_those_of_the_dense_law(monkeypatch):
+    made = parts()
+    ours, plain = ParzenLaw(*made, 0.8), dense(*made, 0.8)
+    _, observed, whole = rows(plain, 8)
+
+    def pairs(v):
+        return torch.stack([v[..., 0] + v[..., 1], v[..., 2] - v[..., 3]], -1)
+
+    noise = torch.tensor([0.2, 0.4], dtype=torch.float64)
+    seen = through(pairs, noise, pairs(whole), observed[:, :2])
+    monkeypatch.setattr(parzen_law, "BUDGET", 100)  # a few rows in each chunk
+    torch.testing.assert_close(ours.log_prob(seen), plain.log_prob(seen), **CLOSE)
+    torch.testing.assert_close(ours.mean(seen), plain.mean(seen), **CLOSE)
+    torch.testing.assert_close(ours.responsibilities(seen), plain.responsibilities(seen), **CLOSE)
+    n = 20_000
+    drawn = ours.draws(seen, n, torch.Generator().manual_seed(6))
+    assert ((drawn.mean(0) - plain.mean(seen)).abs() < 5 * drawn.std(0) / n**0.5).all()
+
+
+def test_shared_draws_do_not_depend_on_who_comes_along(monkeypatch):
+    made = parts()
+    law = ParzenLaw(*made, 0.8)
+    x, observed, _ = rows(dense(*made, 0.8), 8)
+    seen, pair = Seen(x, observed), torch.tensor([5, 2])
+
+    def drawn(seen: Seen) -> torch.Tensor:
+        return law.draws(seen, 7, torch.Generator().manual_seed(7), shared=True)
+
+    torch.testing.assert_close(drawn(seen.rows(pair)), drawn(seen)[:, pair], **CLOSE)
+    every = drawn(seen)
+    monkeypatch.setattr(parzen_law, "BUDGET", 100)
+    torch.testing.assert_close(drawn(seen), every, **CLOSE)
 
 
 def test_points_stand_for_the_law_of_each_cell():

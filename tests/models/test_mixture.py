@@ -11,7 +11,7 @@ from models_for_tests import generator, some_seen
 from scipy.stats import kstest, multivariate_normal, norm
 from views_for_tests import through
 
-from abduce.data.seen import Seen
+from abduce.data.seen import Seen, Unanswerable
 from abduce.distributions.bases import NormalBase
 from abduce.models.hard_mixture_law import HardMixtureLaw
 from abduce.models.mixture import GaussianMixture, KMeans
@@ -201,6 +201,9 @@ def test_hard_mixture_repeats_and_rows_do_not_mix():
         law.log_prob(Seen(x, observed))[pair], law.log_prob(Seen(x[pair], observed[pair]))
     )
     torch.testing.assert_close(law.mean(Seen(x, observed))[pair], law.mean(Seen(x[pair], observed[pair])))
+    seen = Seen(x, observed)
+    every = law.draws(seen, 6, generator(5), shared=True)
+    torch.testing.assert_close(law.draws(seen.rows(pair), 6, generator(5), shared=True), every[:, pair])
 
 
 @pytest.mark.parametrize("model", [mixture(), KMeans.of(CENTRES)])
@@ -220,3 +223,10 @@ def test_what_they_refuse():
         HardMixtureLaw(CENTRES, 0.0)
     with pytest.raises(ValueError, match="are singular; use fewer components, a larger reg_covar"):
         GaussianMixture.of(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1, 2, 2))
+
+
+def test_log_p_behind_noise_is_not_known_of_a_hard_mixture():
+    y = rows()
+    seen = through(lambda v: v, torch.ones(2, dtype=torch.float64), y, torch.ones_like(y, dtype=torch.bool))
+    with pytest.raises(Unanswerable, match="not known for a hard mixture"):
+        HardMixtureLaw(CENTRES, BETA).log_prob(seen)

@@ -88,7 +88,7 @@ def _step(
             weight = r[own, c].unsqueeze(1)
             one = torch.cat([f.mean[own, c], torch.ones_like(weight)], 1)  # (b, q + 1)
             target[c] += x[own].mT @ (weight * one)  # x is zero where it was not seen
-            power[c] += (weight * x[own].square()).sum(0)
+            power[c] += (weight * x[own] * x[own]).sum(0)
             if not blanks:
                 second = (weight * one).mT @ one
                 second[:q, :q] += weight.sum() * torch.cholesky_inverse(f.root[0, c])

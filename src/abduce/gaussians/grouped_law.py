@@ -91,9 +91,7 @@ class GroupedMixtureLaw(DenseMixture):
 
     def given(self, seen: Seen) -> Iterator[Given]:
         """Each group with each pattern of blanks, for the rows that have the one and are answered by the other."""
-        yield from self._blocks(_Image(self, seen), seen)
-
-    def _blocks(self, view: _Image, seen: Seen) -> Iterator[Given]:
+        view = _Image(self, seen)
         kept = None if self.keep is None else view.best(seen, self.keep)
         y = seen.y.to(self.means)
         patterns, which = patterns_of(seen.mask)
