@@ -237,7 +237,7 @@ def test_states_count_in_binary():
     assert {tuple(row) for row in states(3, torch.zeros(())).tolist()} == set(
         itertools.product((0.0, 1.0), repeat=3)
     )
-    torch.testing.assert_close(states(5, torch.zeros(()), 7, 9), states(5, torch.zeros(()))[7:16])
+    torch.testing.assert_close(states(5, torch.zeros(()), 7, 16), states(5, torch.zeros(()))[7:16])
     total = log_sum_states(lambda x: x @ torch.arange(3.0), 3, 3, torch.zeros(()))
     assert float(total) == pytest.approx(sum(math.log1p(math.exp(i)) for i in range(3)), rel=1e-6)
 

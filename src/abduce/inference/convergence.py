@@ -23,7 +23,7 @@ def _halves(trace: Tensor) -> Tensor:
 def split_r_hat(trace: Tensor) -> float:
     """R̂ of a scalar's trace, ``(draws, chains)``; NaN with fewer than four draws, 1 where nothing varies.
 
-    >>> g = Generator().manual_seed(0)
+    >>> g = torch.Generator().manual_seed(0)
     >>> steady = torch.randn(500, 4, generator=g)
     >>> round(split_r_hat(steady), 2), split_r_hat(steady + torch.tensor([0.0, 0.0, 0.0, 3.0])) > 1.3
     (1.0, True)
@@ -42,7 +42,7 @@ def split_r_hat(trace: Tensor) -> float:
 def chain_sample_size(trace: Tensor) -> float:
     """Effective number of independent draws in a scalar's trace, ``(draws, chains)``; NaN with fewer than four draws.
 
-    >>> g = Generator().manual_seed(0)
+    >>> g = torch.Generator().manual_seed(0)
     >>> bool(abs(chain_sample_size(torch.randn(1000, 4, generator=g)) / 4000 - 1) < 0.1)
     True
     """
