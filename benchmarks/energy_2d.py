@@ -48,7 +48,7 @@ from abduce.fit.settings import Settings
 from abduce.inference.energy import Energy
 from abduce.inference.integration import log_z_by_quadrature
 from abduce.inference.langevin import Hamiltonian
-from abduce.models.network import EnergyNetwork
+from abduce.models.network import NetworkEnergy
 
 BATCH, HALF = 256, 6.0  # rows a step; half the width of the box
 HIDDEN = (64, 64)
@@ -104,7 +104,7 @@ class Ours:
 
     def __call__(self, data: Plane, seed: int, steps: int | None = None) -> tuple[Energy, float]:
         torch.manual_seed(seed)
-        model = EnergyNetwork(2, HIDDEN, width=self.width)
+        model = NetworkEnergy(2, HIDDEN, width=self.width)
         kernel = None if self.step is None else Hamiltonian(model, self.step, leapfrogs=6)
         start = time.process_time()
         loss = self.objective.start(model, data.train, torch.Generator().manual_seed(seed), kernel)
@@ -156,7 +156,7 @@ def peer_model(width: float | None) -> nn.Module:
     class Network(BaseModel):
         def __init__(self):
             super().__init__()
-            self.net = EnergyNetwork(2, HIDDEN, width=width or 1.0)
+            self.net = NetworkEnergy(2, HIDDEN, width=width or 1.0)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.net.energy(x) if width else self.net.top(self.net.represent(x)).squeeze(-1)

@@ -1,4 +1,4 @@
-"""Couplings of an Ising model recovered from samples, by every objective that needs no log Z.
+"""Couplings of an IsingEnergy model recovered from samples, by every objective that needs no log Z.
 
 python benchmarks/ising_recovery.py [--cells 50] [--rows 10000] [--sweeps 1000]
 
@@ -38,7 +38,7 @@ from abduce.inference.energy import Energy
 from abduce.inference.gibbs import Gibbs
 from abduce.inference.partition import log_z
 from abduce.inference.paths import Density
-from abduce.models.boltzmann import Ising
+from abduce.models.boltzmann import IsingEnergy
 
 SNAPSHOTS = 5  # of all chains, for the yardstick
 
@@ -47,18 +47,18 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def truth(cells: int, seed: int) -> Ising:
+def truth(cells: int, seed: int) -> IsingEnergy:
     """Random couplings without fields in the ±1 form: b_i = −½ Σ_j J_ij in the 0/1 form."""
     k = torch.randn(cells, cells, generator=generator(seed), dtype=torch.float64) * 3 / math.sqrt(cells)
     coupling = -(k + k.T)
     coupling = coupling - torch.diag(torch.diagonal(coupling))
-    return Ising.of(coupling, -0.5 * coupling.sum(1))
+    return IsingEnergy.of(coupling, -0.5 * coupling.sum(1))
 
 
-def draw(model: Ising, rows: int, sweeps: int, seed: int) -> list[Tensor]:
+def draw(model: IsingEnergy, rows: int, sweeps: int, seed: int) -> list[Tensor]:
     """Snapshots of ``rows`` Gibbs chains: the last is the data, all are for the yardstick."""
     g = generator(1000 + seed)
-    kernel = Gibbs(Ising.of(model.coupling.detach().float(), model.bias.detach().float()))
+    kernel = Gibbs(IsingEnergy.of(model.coupling.detach().float(), model.bias.detach().float()))
     state = kernel.init((torch.rand(rows, model.n_cells, generator=g) < 0.5).float())
     kept = []
     for i in range(1, sweeps + 1):
@@ -74,7 +74,7 @@ def pairs(cells: int) -> tuple[Tensor, Tensor]:
 
 
 def standard_error(
-    model: Ising, snapshots: list[Tensor], rows: int, phi: Callable[[Tensor], Tensor] | None
+    model: IsingEnergy, snapshots: list[Tensor], rows: int, phi: Callable[[Tensor], Tensor] | None
 ) -> float:
     """Root mean square over couplings of the asymptotic standard error with ``rows`` rows.
 
@@ -118,7 +118,7 @@ def standard_error(
 
 
 def nce_standard_error(
-    true: Ising, loss: Classifier, snapshots: list[Tensor], rows: int
+    true: IsingEnergy, loss: Classifier, snapshots: list[Tensor], rows: int
 ) -> tuple[float, float, float]:
     """The same for noise-contrastive estimation with fresh noise without end, E[log p − log p_n], and log Z, nats.
 
@@ -177,9 +177,9 @@ def stochastic(loss: Loss, x: Tensor, steps: int, batch: int, rate: float, seed:
             parameter.copy_(total / (steps - steps // 2))
 
 
-def off(model: Energy, true: Ising) -> float:
+def off(model: Energy, true: IsingEnergy) -> float:
     """Root mean square error of the couplings."""
-    assert isinstance(model, Ising)
+    assert isinstance(model, IsingEnergy)
     i, j = pairs(true.n_cells)
     return float((model.coupling - true.coupling).detach()[i, j].square().mean().sqrt())
 
@@ -196,7 +196,9 @@ SAMPLED: dict[str, tuple[EnergyObjective, int, float]] = {  # steps of a batch o
 }
 
 
-def recover(true: Ising, snapshots: list[Tensor], seed: int, quick: bool) -> dict[str, dict[str, float]]:
+def recover(
+    true: IsingEnergy, snapshots: list[Tensor], seed: int, quick: bool
+) -> dict[str, dict[str, float]]:
     """Error, own and best possible standard error, and seconds of each method."""
     x = snapshots[-1]
     best = standard_error(true, snapshots, len(x), None)
@@ -205,7 +207,7 @@ def recover(true: Ising, snapshots: list[Tensor], seed: int, quick: bool) -> dic
     }
     for name, (objective, phi) in FLIPS.items():
         own = standard_error(true, snapshots, len(x), phi)
-        model = Ising.start(x)
+        model = IsingEnergy.start(x)
         start = time.perf_counter()
         full_batch(objective.start(model, x, generator(seed)), x, 500)
         seconds = time.perf_counter() - start
@@ -213,7 +215,7 @@ def recover(true: Ising, snapshots: list[Tensor], seed: int, quick: bool) -> dic
         say(name, found[name])
     x = x.float()
     for name, (objective, steps, rate) in SAMPLED.items():
-        model = Ising.start(x)
+        model = IsingEnergy.start(x)
         start = time.perf_counter()
         loss = objective.start(model, x, generator(seed), Gibbs(model))
         stochastic(loss, x, 50 if quick else steps, 1000, rate, seed)
@@ -233,7 +235,7 @@ def main() -> None:
     args = parse(parser)
     cells, rows, sweeps = (10, 1000, 100) if args.quick else (args.cells, args.rows, args.sweeps)
     report = Report(
-        "ising_recovery", f"An Ising model of {cells} spins recovered from {rows:,} samples", args
+        "ising_recovery", f"An IsingEnergy model of {cells} spins recovered from {rows:,} samples", args
     )
     runs = []
     for seed in range(args.seeds):

@@ -1,4 +1,4 @@
-"""log Z of a trained RBM with 784 x 500 units, beside the published figure and plain annealed importance sampling.
+"""log Z of a trained RBMEnergy with 784 x 500 units, beside the published figure and plain annealed importance sampling.
 
 The machine is Salakhutdinov & Murray's (2008) CD25, from `rbm_cd25_500.npz` in the folder that ABDUCE_DATA names.  Published,
 with 14,500 temperatures chosen by hand and 100 chains: log Z = 451.28, and −86.34 nats for the mean test image.  Ours: a pilot
@@ -19,17 +19,17 @@ from abduce.distributions.bases import RatesBase
 from abduce.inference.partition import estimate, interval
 from abduce.inference.paths import Density, path_to
 from abduce.inference.tempering import Plan, temper
-from abduce.models.boltzmann import RBM
+from abduce.models.boltzmann import RBMEnergy
 
 LOG_Z, TEST = 451.28, -86.34  # published
 
 
-def machine() -> tuple[RBM, torch.Tensor]:
+def machine() -> tuple[RBMEnergy, torch.Tensor]:
     """The machine in single precision, and the binarised test images."""
     with np.load(data_folder() / "rbm_cd25_500.npz", allow_pickle=False) as file:
         parts = (torch.from_numpy(file[k].astype(np.float32)) for k in ("W", "visible_bias", "hidden_bias"))
         x = torch.from_numpy(np.unpackbits(file["x_test"], axis=1)[:, :784].astype(np.float32))
-        return RBM.of(*parts).requires_grad_(False), x
+        return RBMEnergy.of(*parts).requires_grad_(False), x
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     model, x = machine()
     energy = float(model.energy(x).double().mean())
     bases = {"base rates": RatesBase.fit(x), "uniform": RatesBase(torch.zeros(784))}
-    report = Report("partition_rbm", "log Z of a trained RBM, 784 x 500 units", args)
+    report = Report("partition_rbm", "log Z of a trained RBMEnergy, 784 x 500 units", args)
     rows, kept = [], []
     for seed in range(args.seeds):
         (found, _), seconds = timed(

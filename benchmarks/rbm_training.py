@@ -35,7 +35,7 @@ from abduce.inference.generate import generate
 from abduce.inference.gibbs import BlockGibbs
 from abduce.inference.partition import estimate
 from abduce.inference.paths import Density
-from abduce.models.boltzmann import RBM
+from abduce.models.boltzmann import RBMEnergy
 from abduce.showcase.plots import Row, grid, png, theme
 
 HIDDEN, BATCH = 500, 100
@@ -44,13 +44,13 @@ TARGET = -100.0  # log p to be above within 15 minutes of two cores
 SPEED_ROWS = 20_000
 
 
-def ours(x: Tensor, epochs: int, low: bool = False, seed: int = 0) -> RBM:
+def ours(x: Tensor, epochs: int, low: bool = False, seed: int = 0) -> RBMEnergy:
     """A centred machine by persistent contrastive divergence; rate down to zero, the last tenth of the weights averaged.
 
     With ``low`` matrix products are in bfloat16, weights and everything else in single precision.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = RBM.start(x, HIDDEN, generator)
+    model = RBMEnergy.start(x, HIDDEN, generator)
     loss = ContrastiveDivergence(k=1, persistent=True).start(model, x, generator, BlockGibbs(model))
     settings = Settings(
         epochs=epochs,
@@ -71,13 +71,15 @@ def ours(x: Tensor, epochs: int, low: bool = False, seed: int = 0) -> RBM:
     return model.requires_grad_(False)
 
 
-def peer(x: np.ndarray, epochs: int, seed: int = 0) -> RBM:
+def peer(x: np.ndarray, epochs: int, seed: int = 0) -> RBMEnergy:
     """What scikit-learn trains, at a constant rate, as an energy of ours."""
     found = BernoulliRBM(
         HIDDEN, learning_rate=PEER_RATE, batch_size=BATCH, n_iter=epochs, random_state=seed
     ).fit(x)
     parts = (found.components_.T, found.intercept_visible_, found.intercept_hidden_)
-    return RBM.of(*(torch.from_numpy(np.array(part, np.float32)) for part in parts)).requires_grad_(False)
+    return RBMEnergy.of(*(torch.from_numpy(np.array(part, np.float32)) for part in parts)).requires_grad_(
+        False
+    )
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Quality:
         return f"{self.log_p:.2f} ({low:.2f} to {high:.2f})"
 
 
-def judge(model: RBM, train: Tensor, test: Tensor, refine: int) -> Quality:
+def judge(model: RBMEnergy, train: Tensor, test: Tensor, refine: int) -> Quality:
     """log p of the test images."""
     found, _ = estimate(Density(model, RatesBase.fit(train)), particles=64, refine=refine)
     return Quality(found, float(model.energy(test).double().mean()))
@@ -132,7 +134,7 @@ def speed(report: Report, x: Tensor, epochs: int, repeats: int) -> None:
     report.keep("seconds", {"updates": updates, **seconds})
 
 
-def picture(model: RBM, train: Tensor) -> None:
+def picture(model: RBMEnergy, train: Tensor) -> None:
     """Draw 60 new digits, annealed from the base rates: each cell's probability given the last hidden units drawn."""
     generator = torch.Generator().manual_seed(0)
     x = generate(Density(model, RatesBase.fit(train)), 60, generator, share=0.99, after=200).x
@@ -161,7 +163,7 @@ def main() -> None:
     few, epochs, refine = 10, args.epochs, args.refine
     if args.quick:
         train, few, epochs, refine = train[:5000], 1, 2, 2
-    report = Report("rbm_training", "An RBM, 784 x 500 units, on binarised MNIST", args)
+    report = Report("rbm_training", "An RBMEnergy, 784 x 500 units, on binarised MNIST", args)
     if "speed" in args.only:
         speed(report, train, 2, args.seeds)
     runs = []

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from abduce.inference.energy import Base, Energy, Law, Traits
 from abduce.inference.flips import states
-from abduce.models.boltzmann import Ising
+from abduce.models.boltzmann import IsingEnergy
 
 
 class Quadratic(Energy):
@@ -59,10 +59,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def small_ising(cells: int = 4, seed: int = 0) -> Ising:
-    """An Ising model of a few spins, with random couplings and fields."""
+def small_ising(cells: int = 4, seed: int = 0) -> IsingEnergy:
+    """An IsingEnergy model of a few spins, with random couplings and fields."""
     g = generator(seed)
-    return Ising.of(
+    return IsingEnergy.of(
         torch.randn(cells, cells, generator=g, dtype=torch.float64),
         0.5 * torch.randn(cells, generator=g, dtype=torch.float64),
     )

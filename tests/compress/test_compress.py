@@ -17,7 +17,7 @@ from torch import nn
 
 from abduce import VAE
 from abduce.compress import codec as task
-from abduce.compress.container import CompressedDataError, Container, Reader, varint
+from abduce.compress.container import CompressedDataError, Packed, Reader, varint
 from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.masses import NORMAL, count_masses, mixture_masses
 from abduce.compress.stack import BitStack
@@ -287,8 +287,8 @@ def test_payload_of_other_rows_is_refused(models):
     from abduce.fit.checkpoint import fingerprint
 
     own = fingerprint(*names)
-    box = Container.from_bytes(model.compress(X), own, 25)
-    box.payload = Container.from_bytes(model.compress(X[::-1].copy()), own, 25).payload
+    box = Packed.from_bytes(model.compress(X), own, 25)
+    box.payload = Packed.from_bytes(model.compress(X[::-1].copy()), own, 25).payload
     with pytest.raises(CompressedDataError, match="does not decode"):
         model.decompress(box.to_bytes())
 

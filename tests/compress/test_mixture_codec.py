@@ -13,9 +13,9 @@ from abduce.compress.container import CompressedDataError
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.models.gaussian import IndependentComponents
+from abduce.models.gaussian import IndependentComponentsEnergy
 from abduce.models.hard_mixture_law import HardMixtureLaw
-from abduce.models.mixture import GaussianMixture, KMeans
+from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
 NAME = b"a fitted law"
 SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -335,7 +335,7 @@ def test_other_model_is_refused():
 def test_families_with_nothing_to_code_with_are_refused():
     X = numbers(20)
     schema, _ = fitted(X, "gaussian")
-    for model in (IndependentComponents(4).double(), None):
+    for model in (IndependentComponentsEnergy(4).double(), None):
         with pytest.raises(
             ValueError, match=rf"{type(model).__name__}.*neither latents.*PPCA, GMM and k-means"
         ):
@@ -355,12 +355,12 @@ def test_energies_are_coded_by_their_own_law():
     X = numbers(100)
     schema, law = fitted(X, "k-means")
     assert isinstance(law, HardMixtureLaw)
-    model = KMeans.of(law.centres)
+    model = KMeansEnergy.of(law.centres)
     data = task.compress(model, schema, X, NAME, beta=1.5)
     assert data == task.compress(law, schema, X, NAME)
     assert_same(task.decompress(model, schema, data, NAME, beta=1.5), X)
     _, law = fitted(X, "mixture")
-    mixture = GaussianMixture.of(law.log_weights, law.means, law.covariances)
+    mixture = GaussianMixtureEnergy.of(law.log_weights, law.means, law.covariances)
     assert_same(task.decompress(mixture, schema, task.compress(mixture, schema, X, NAME), NAME), X)
     with pytest.raises(ValueError, match=r"GaussianMixture.*neither latents"):  # no law at another β
         task.compress(mixture, schema, X, NAME, beta=0.5)

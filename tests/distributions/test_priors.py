@@ -17,7 +17,7 @@ from abduce.distributions.flows import FlowPrior
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal
 from abduce.distributions.priors import (
     DiagonalMixture,
-    GaussianMixture,
+    GaussianMixturePrior,
     StandardNormal,
     VampPrior,
     as_mixture,
@@ -30,14 +30,14 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def mixture(components: int = 3, k: int = 2) -> tuple[GaussianMixture, list]:
+def mixture(components: int = 3, k: int = 2) -> tuple[GaussianMixturePrior, list]:
     g = generator()
     roots = torch.randn(components, k, k, generator=g, dtype=torch.float64)
     covariances = roots @ roots.mT + 0.3 * torch.eye(k).double()
     means = 3 * torch.randn(components, k, generator=g, dtype=torch.float64)
     weights = torch.softmax(torch.randn(components, generator=g, dtype=torch.float64), 0)
     parts = list(zip(weights.numpy(), means.numpy(), covariances.numpy(), strict=True))
-    return GaussianMixture(weights, means, covariances).double(), parts
+    return GaussianMixturePrior(weights, means, covariances).double(), parts
 
 
 def test_standard_normal_against_scipy():
@@ -77,7 +77,7 @@ def test_mixture_draws_have_its_moments():
 def test_mixture_has_nothing_to_train_and_is_kept_with_the_model():
     prior, _ = mixture()
     assert not list(prior.parameters())
-    other = GaussianMixture(torch.ones(3) / 3, torch.zeros(3, 2), torch.eye(2).repeat(3, 1, 1)).double()
+    other = GaussianMixturePrior(torch.ones(3) / 3, torch.zeros(3, 2), torch.eye(2).repeat(3, 1, 1)).double()
     other.load_state_dict(prior.state_dict())
     z = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
     assert torch.equal(other.log_prob(z), prior.log_prob(z))

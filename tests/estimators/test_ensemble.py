@@ -15,7 +15,7 @@ from abduce.data.examples import load_digits_images
 from abduce.data.seen import Seen
 from abduce.gaussians import ensemble_fit
 from abduce.models import grouped_mixture
-from abduce.models.grouped_mixture import GroupedMixture
+from abduce.models.grouped_mixture import GroupedMixtureEnergy
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -84,12 +84,12 @@ def test_windows_share_the_covariance_of_their_parent():
     assert set(member.group.tolist()) == {0, 1}
 
 
-def model(d: int = 4, kind: str = "tree") -> GroupedMixture:
+def model(d: int = 4, kind: str = "tree") -> GroupedMixtureEnergy:
     x, _ = stretched(d=d)
     x = x.float()
     if kind == "tree":
-        return GroupedMixture.of(ensemble_fit.tree(x, x, 2, 6, 10.0, 0.01, generator()), 3, 0.5)
-    return GroupedMixture.of(ensemble_fit.windows(x, x, 2, 40, 10.0, 0.01, generator()), None, 0.5)
+        return GroupedMixtureEnergy.of(ensemble_fit.tree(x, x, 2, 6, 10.0, 0.01, generator()), 3, 0.5)
+    return GroupedMixtureEnergy.of(ensemble_fit.windows(x, x, 2, 40, 10.0, 0.01, generator()), None, 0.5)
 
 
 @pytest.mark.parametrize("kind", ["tree", "windows"])
@@ -97,7 +97,7 @@ def test_parameters_stay_in_single_precision(kind):
     energy = model(kind=kind).double()
     assert {t.dtype for t in energy.buffers() if t.is_floating_point()} == {torch.float32}
     assert energy.energy(torch.zeros(2, 3, 4, dtype=torch.float64)).dtype == torch.float64
-    again = GroupedMixture(**energy.config).double()
+    again = GroupedMixtureEnergy(**energy.config).double()
     again.load_state_dict(energy.state_dict())
     x = torch.randn(5, 4, generator=generator(), dtype=torch.float64)
     assert torch.equal(again.energy(x), energy.energy(x))

@@ -22,7 +22,7 @@ from abduce.fit.noise import MixtureNoise
 from abduce.inference.energy import Diverged
 from abduce.inference.flips import states
 from abduce.inference.gibbs import BlockGibbs
-from abduce.models.boltzmann import RBM, Ising
+from abduce.models.boltzmann import IsingEnergy, RBMEnergy
 
 FLIPS = [MinimumProbabilityFlow(), PseudoLikelihood(), RatioMatching()]
 
@@ -67,7 +67,7 @@ def test_it_is_its_formula_by_brute_force(objective):
 def test_it_is_convex_for_an_ising_model(objective):
     """The Hessian in J and b has no negative eigenvalue, anywhere."""
     x, p = exact_law(small_ising(3))
-    model = Ising(3).double()
+    model = IsingEnergy(3).double()
     loss = objective.start(model, x, generator())
     sizes = [q.numel() for q in model.parameters()]
 
@@ -95,7 +95,7 @@ def test_probability_flow_keeps_neighbours_that_are_data():
 
 
 def test_probability_flow_does_not_overflow():
-    model = Ising.of(torch.zeros(2, 2), torch.tensor([200.0, -1.0]))
+    model = IsingEnergy.of(torch.zeros(2, 2), torch.tensor([200.0, -1.0]))
     loss = MinimumProbabilityFlow().start(model, torch.zeros(1, 2), generator())
     value = loss(torch.zeros(1, 2)).sum()
     assert float(value.detach()) == pytest.approx(
@@ -209,7 +209,7 @@ class Jump:
         return State(self.to), None
 
 
-def block_gibbs(model: RBM, x: torch.Tensor) -> torch.Tensor:
+def block_gibbs(model: RBMEnergy, x: torch.Tensor) -> torch.Tensor:
     """Transition probabilities v → h → v' between all states, by enumeration."""
 
     def bernoulli(logits, values):
@@ -223,7 +223,7 @@ def block_gibbs(model: RBM, x: torch.Tensor) -> torch.Tensor:
 
 def test_cd_vanishes_at_the_truth_under_the_exact_transition():
     torch.manual_seed(0)
-    model = RBM(4, 2).double()
+    model = RBMEnergy(4, 2).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator(3), dtype=torch.float64))
@@ -253,7 +253,7 @@ def test_cds_gradient_is_the_one_of_its_draws():
 def test_pcd_goes_on_from_its_chains_and_trains_a_small_rbm():
     """With many chains the gradient at the truth is zero but for sampling noise, and the chains follow the model's law."""
     torch.manual_seed(1)
-    model = moved(RBM(5, 2).double(), 0.3)
+    model = moved(RBMEnergy(5, 2).double(), 0.3)
     x, p = exact_law(model)
     objective = ContrastiveDivergence(k=2, persistent=True, chains=20_000)
     loss = objective.start(model, x, generator(), BlockGibbs(model))
@@ -336,9 +336,9 @@ def test_what_is_missing_is_named(objective, model, missing):
 
 
 def test_a_kernel_of_another_model_is_refused():
-    model = RBM(4, 2)
+    model = RBMEnergy(4, 2)
     with pytest.raises(ValueError, match="a kernel bound to it, and this one is bound to another RBM"):
-        ContrastiveDivergence().start(model, torch.zeros(3, 4), generator(), BlockGibbs(RBM(4, 2)))
+        ContrastiveDivergence().start(model, torch.zeros(3, 4), generator(), BlockGibbs(RBMEnergy(4, 2)))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.fit import classical as fitters
 from abduce.gaussians import gaussian_fit
-from abduce.models.gaussian import IndependentComponents
+from abduce.models.gaussian import IndependentComponentsEnergy
 
 
 def table(n: int = 300, d: int = 5, k: int = 2, seed: int = 0) -> Tensor:
@@ -154,7 +154,7 @@ def test_unmixing_is_a_maximum_of_the_likelihood():
 def test_independent_components_recover_what_they_drew():
     g = generator(1)
     W = torch.randn(3, 3, generator=g, dtype=torch.float64)
-    truth = IndependentComponents.of(torch.tensor([1.0, -2.0, 5.0], dtype=torch.float64), W)
+    truth = IndependentComponentsEnergy.of(torch.tensor([1.0, -2.0, 5.0], dtype=torch.float64), W)
     x = truth.sample(20_000, g)
     model = fitters.independent_components(x)
     product = model.unmixing.detach() @ torch.linalg.inv(W)

@@ -19,7 +19,7 @@ from energies_for_tests import (
 
 from abduce.fit.maximum_likelihood import MaximumLikelihood
 from abduce.fit.reconstruction import MeanEnergy
-from abduce.models.boltzmann import RBM, Ising
+from abduce.models.boltzmann import IsingEnergy, RBMEnergy
 
 
 def rows(n: int = 500, d: int = 2, seed: int = 0) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_the_gradient_vanishes_at_the_truth():
 
 def test_it_is_the_log_likelihood_of_a_small_rbm():
     torch.manual_seed(0)
-    model = moved(RBM(5, 3).double(), 0.4)
+    model = moved(RBMEnergy(5, 3).double(), 0.4)
     x, p = exact_law(model)
     loss = MaximumLikelihood().start(model, x, generator())
     torch.testing.assert_close(loss(x), -p.log())
@@ -98,7 +98,7 @@ def test_the_grid_moves_in_training_only():
 def test_an_ising_model_is_learnt_from_its_own_law():
     model = small_ising(5, seed=2)
     x, p = exact_law(model)
-    learnt = Ising(5).double()
+    learnt = IsingEnergy(5).double()
     loss = MaximumLikelihood().start(learnt, x, generator())
     minimise(loss, x, p)
     torch.testing.assert_close(learnt.coupling, model.coupling, atol=1e-5, rtol=0)
@@ -108,7 +108,7 @@ def test_an_ising_model_is_learnt_from_its_own_law():
 @pytest.mark.parametrize(
     ("model", "missing"),
     [
-        (Ising(21), "at most 20 binary cells.*21 binary ones"),
+        (IsingEnergy(21), "at most 20 binary cells.*21 binary ones"),
         (Quadratic(torch.eye(3)), "differentiable log Z.*3 real ones"),
         (Plain(lambda x: x.square().sum(-1), 2, proper=False), "finite log Z"),
     ],

@@ -19,7 +19,7 @@ from abduce.inference.flips import states
 from abduce.inference.gibbs import BlockGibbs, Gibbs, GibbsWithGradients
 from abduce.inference.paths import Density
 from abduce.inference.weights import multi_sample
-from abduce.models.boltzmann import RBM, GaussianRBM, Ising
+from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
 
 D = 3
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -31,7 +31,9 @@ CLAMP = torch.tensor([False, True, False])
 
 def machine(kind: str, d: int = D, hidden: int = 2, size: float = 1.0, seed: int = 0) -> Energy:
     torch.manual_seed(seed)
-    model = Ising(d) if kind == "ising" else (RBM if kind == "rbm" else GaussianRBM)(d, hidden)
+    model = (
+        IsingEnergy(d) if kind == "ising" else (RBMEnergy if kind == "rbm" else GaussianRBMEnergy)(d, hidden)
+    )
     for offset in model.buffers():
         offset.copy_(torch.rand(offset.shape, generator=generator(seed)))
     return shaken(model.double(), size, seed).requires_grad_(False)  # type: ignore[return-value]
@@ -192,7 +194,7 @@ def test_block_gibbs_of_real_cells_leaves_the_mixture_as_it_is():
 
 def test_what_is_illegal_is_refused():
     for make in (Gibbs, GibbsWithGradients):
-        with pytest.raises(ValueError, match="binary cells, but GaussianRBM has real"):
+        with pytest.raises(ValueError, match="binary cells, but GaussianRBMEnergy has real"):
             make(machine("gaussian"))
     with pytest.raises(ValueError, match="flips must be at least 1, got 0"):
         GibbsWithGradients(machine("ising"), flips=0)

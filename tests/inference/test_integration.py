@@ -11,7 +11,7 @@ from energies_for_tests import Plain, Quadratic, exact_law, generator, gradient,
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
 from abduce.inference import flips, integration
 from abduce.inference.integration import log_z_by_enumeration, log_z_by_quadrature, log_z_on_grid
-from abduce.models.boltzmann import Ising
+from abduce.models.boltzmann import IsingEnergy
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -29,7 +29,7 @@ def gaussian_log_z(covariance: torch.Tensor, beta: float = 1.0) -> float:
 
 def test_enumeration_of_independent_cells():
     bias = torch.linspace(-2, 1, 17, dtype=torch.float64)
-    model = Ising.of(torch.zeros(17, 17, dtype=torch.float64), bias)
+    model = IsingEnergy.of(torch.zeros(17, 17, dtype=torch.float64), bias)
     expected = torch.nn.functional.softplus(0.7 * bias).sum()
     assert float(log_z_by_enumeration(model, 0.7).detach()) == pytest.approx(float(expected), abs=1e-10)
     base = RatesBase(torch.linspace(0, 1, 17, dtype=torch.float64))
@@ -148,6 +148,6 @@ def test_a_shifted_grid_and_a_hollow_one():
 
 def test_what_is_too_large_is_refused():
     with pytest.raises(ValueError, match="at most 20 binary cells, got 21"):
-        log_z_by_enumeration(Ising(21))
+        log_z_by_enumeration(IsingEnergy(21))
     with pytest.raises(ValueError, match="at most 3 real cells, got 4"):
         log_z_by_quadrature(Quadratic(torch.eye(4)))

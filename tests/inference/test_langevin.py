@@ -8,13 +8,13 @@ import torch
 from abduce.distributions.bases import NormalBase
 from abduce.inference.convergence import chain_sample_size, split_r_hat
 from abduce.inference.langevin import Hamiltonian, Langevin
-from abduce.models.gaussian import PrincipalComponents
+from abduce.models.gaussian import PrincipalComponentsEnergy
 
 
-def model(noise: float = 1.0) -> PrincipalComponents:
+def model(noise: float = 1.0) -> PrincipalComponentsEnergy:
     """N(0, diag(4, 1)) in a turned frame."""
     turn = torch.linalg.qr(torch.tensor([[1.0, 1.0], [0.5, -1.0]], dtype=torch.float64))[0]
-    return PrincipalComponents.of(
+    return PrincipalComponentsEnergy.of(
         torch.zeros(2, dtype=torch.float64),
         turn[:, :1],
         torch.tensor([4.0], dtype=torch.float64),

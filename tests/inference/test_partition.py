@@ -14,10 +14,10 @@ from abduce.inference.energy import Diverged, Traits
 from abduce.inference.partition import estimate, fit_beta, interval, log_z, mean_under
 from abduce.inference.paths import Density, path_given, path_to
 from abduce.inference.tempering import Plan, temper
-from abduce.models.boltzmann import RBM, GaussianRBM, Ising
-from abduce.models.gaussian import IndependentComponents, PrincipalComponents
-from abduce.models.mixture import KMeans
-from abduce.models.network import EnergyNetwork
+from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
+from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy
+from abduce.models.mixture import KMeansEnergy
+from abduce.models.network import NetworkEnergy
 
 DOUBLE = torch.float64
 
@@ -31,11 +31,11 @@ def small(i: int) -> Density:
 
     strength = 0.3 + 1.2 * torch.rand(1, generator=g).item()
     if i % 3 == 0:
-        model = RBM.of(strength * normal(10, 6), 0.5 * normal(10), 0.5 * normal(6))
+        model = RBMEnergy.of(strength * normal(10, 6), 0.5 * normal(10), 0.5 * normal(6))
     elif i % 3 == 1:
-        model = Ising.of(strength * normal(8, 8), 0.5 * normal(8))
+        model = IsingEnergy.of(strength * normal(8, 8), 0.5 * normal(8))
     else:
-        model = GaussianRBM.of(
+        model = GaussianRBMEnergy.of(
             0.5 * strength * normal(5, 4), normal(5), normal(4), torch.exp(0.2 * normal(5))
         )
     model.requires_grad_(False)
@@ -97,7 +97,7 @@ def test_finer_temperatures_narrow_the_interval():
 def test_every_rung_agrees_in_the_plane():
     """Two independent components: closed form, quadrature and sampling."""
     W = torch.tensor([[1.5, 0.4], [-0.3, 0.9]], dtype=DOUBLE)
-    model = IndependentComponents.of(torch.zeros(2, dtype=DOUBLE), W).requires_grad_(False)
+    model = IndependentComponentsEnergy.of(torch.zeros(2, dtype=DOUBLE), W).requires_grad_(False)
     density = Density(model, NormalBase(torch.zeros(2, dtype=DOUBLE), 3 * torch.eye(2, dtype=DOUBLE)))
     closed = log_z(density, "closed form")
     assert closed.value == pytest.approx(2 * math.log(math.pi) - math.log(float(torch.linalg.det(W))))
@@ -109,7 +109,7 @@ def test_every_rung_agrees_in_the_plane():
 
 
 def test_k_means_by_bounded_weights():
-    model = KMeans.of(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=DOUBLE)).requires_grad_(False)
+    model = KMeansEnergy.of(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=DOUBLE)).requires_grad_(False)
     density = Density(model, NormalBase(torch.zeros(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE)), beta=2.0)
     weights, grid = log_z(density, "importance"), log_z(density, "quadrature")
     assert weights.value == pytest.approx(grid.value, abs=1e-3)
@@ -118,7 +118,7 @@ def test_k_means_by_bounded_weights():
 def test_a_base_measure_makes_a_valley_finite():
     """The distance to the principal subspace, under N(0, s²I): −½ (d − q) log(1 + 2 β s²), by quadrature and sampling too."""
     eye = torch.eye(3, dtype=DOUBLE)
-    model = PrincipalComponents.of(
+    model = PrincipalComponentsEnergy.of(
         torch.zeros(3, dtype=DOUBLE),
         eye[:, :1],
         torch.ones(1, dtype=DOUBLE),
@@ -143,12 +143,12 @@ def test_a_base_measure_makes_a_valley_finite():
 
 def test_the_temperature_of_a_quadratic_energy():
     """‖y‖² in d cells has mean d / 2β: the fit finds β = d / 2Ē, by exact draws and by sampling."""
-    model = KMeans.of(torch.zeros(1, 4, dtype=DOUBLE)).requires_grad_(False)
+    model = KMeansEnergy.of(torch.zeros(1, 4, dtype=DOUBLE)).requires_grad_(False)
     base = NormalBase(torch.zeros(4, dtype=DOUBLE), torch.eye(4, dtype=DOUBLE))
     assert fit_beta(Density(model, base), 1.0) == pytest.approx(2.0, rel=0.05)
     assert mean_under(Density(model, base, 2.0)) == pytest.approx(1.0, rel=0.05)
 
-    class Bowl(EnergyNetwork):
+    class Bowl(NetworkEnergy):
         """The same without a law: it has to be sampled."""
 
         traits = Traits(in_nats=False)
@@ -163,7 +163,7 @@ def test_the_temperature_of_a_quadratic_energy():
 
 def test_rungs_that_do_not_hold_say_why():
     net = Density(
-        EnergyNetwork(5).double(), NormalBase(torch.zeros(5, dtype=DOUBLE), torch.eye(5, dtype=DOUBLE))
+        NetworkEnergy(5).double(), NormalBase(torch.zeros(5, dtype=DOUBLE), torch.eye(5, dtype=DOUBLE))
     )
     for method, why in (
         ("closed form", "no closed form"),
@@ -180,7 +180,7 @@ def test_rungs_that_do_not_hold_say_why():
 
 
 def test_chains_that_run_away_or_stand_still_are_no_answer():
-    class Slope(EnergyNetwork):
+    class Slope(NetworkEnergy):
         """Falls for ever."""
 
         def energy(self, x, observed=None):
@@ -193,7 +193,7 @@ def test_chains_that_run_away_or_stand_still_are_no_answer():
 
 def test_paths_given_some_cells_lead_to_the_marginal():
     """exp(−F(x_obs)) summed over the blank cells by hand, for a machine and for a free-form path."""
-    model = RBM.of(
+    model = RBMEnergy.of(
         torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE),
         torch.zeros(6, dtype=DOUBLE),
         torch.zeros(3, dtype=DOUBLE),

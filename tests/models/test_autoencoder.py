@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from abduce.models.autoencoder import ACTIVATIONS, Autoencoder
+from abduce.models.autoencoder import ACTIVATIONS, AutoencoderEnergy
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -19,10 +19,10 @@ def rows(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
-def build(n_cells: int = 5, code: int = 3, seed: int = 0, **arguments) -> Autoencoder:
+def build(n_cells: int = 5, code: int = 3, seed: int = 0, **arguments) -> AutoencoderEnergy:
     """A model in double precision, its biases and weights moved off their start."""
     torch.manual_seed(seed)
-    model = Autoencoder(n_cells, code, **arguments).double()
+    model = AutoencoderEnergy(n_cells, code, **arguments).double()
     g = generator(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +30,7 @@ def build(n_cells: int = 5, code: int = 3, seed: int = 0, **arguments) -> Autoen
     return model
 
 
-def minimise(model: Autoencoder, loss, steps: int = 300) -> float:
+def minimise(model: AutoencoderEnergy, loss, steps: int = 300) -> float:
     """Run L-BFGS on a deterministic loss, and give the value reached."""
     optimizer = torch.optim.LBFGS(
         model.parameters(),
@@ -274,9 +274,9 @@ def test_the_potential_is_minus_log_density_of_the_corrupted_data():
     assert potential[between] - potential[centre] > 0.3
 
 
-def _read_by_error(model: Autoencoder) -> Autoencoder:
+def _read_by_error(model: AutoencoderEnergy) -> AutoencoderEnergy:
     """The same parameters, with the reconstruction error for energy."""
-    other = Autoencoder(**{**model.config, "energy": "reconstruction"}).double()
+    other = AutoencoderEnergy(**{**model.config, "energy": "reconstruction"}).double()
     other.load_state_dict(model.state_dict())
     return other
 
@@ -295,7 +295,7 @@ def _read_by_error(model: Autoencoder) -> Autoencoder:
 )
 def test_it_comes_back_from_its_configuration(arguments):
     model = build(**arguments)
-    again = Autoencoder(**model.config).double()
+    again = AutoencoderEnergy(**model.config).double()
     again.load_state_dict(model.state_dict())
     x = (rows(4, 5) > 0).double()
     assert torch.equal(again.energy(x), model.energy(x))

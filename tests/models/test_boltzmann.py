@@ -14,7 +14,7 @@ from abduce.distributions.bases import NormalBase, RatesBase
 from abduce.inference import flips
 from abduce.inference.energy import Energy, Traits
 from abduce.inference.flips import flip_energies, log_sum_states, states
-from abduce.models.boltzmann import RBM, GaussianRBM, Ising
+from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
 
 
 def every(d: int) -> Tensor:
@@ -25,7 +25,7 @@ def every(d: int) -> Tensor:
 def machine(kind: str, d: int = 4, hidden: int = 3, size: float = 0.7, seed: int = 0) -> Energy:
     """A machine with strong couplings, double precision."""
     torch.manual_seed(seed)
-    model = {"ising": Ising, "rbm": RBM, "gaussian": GaussianRBM}[kind](
+    model = {"ising": IsingEnergy, "rbm": RBMEnergy, "gaussian": GaussianRBMEnergy}[kind](
         *((d,) if kind == "ising" else (d, hidden))
     )
     for offset in model.buffers():
@@ -35,10 +35,10 @@ def machine(kind: str, d: int = 4, hidden: int = 3, size: float = 0.7, seed: int
 
 def joint(model: Energy, v: Tensor, h: Tensor) -> Tensor:
     """−E(v, h) of a restricted machine, written term by term, (v, h)."""
-    assert isinstance(model, RBM | GaussianRBM)
+    assert isinstance(model, RBMEnergy | GaussianRBMEnergy)
     W, b, c, mu = model.weight, model.bias, model.hidden_bias, model.offset
     h = h - model.hidden_offset
-    if isinstance(model, GaussianRBM):
+    if isinstance(model, GaussianRBMEnergy):
         s = model.visible_scale()
         pairs = torch.einsum("vi,ij,hj->vh", (v - mu) / s, W, h)
         return pairs + h @ c - 0.5 * ((v - b) / s).square().sum(-1, keepdim=True)
@@ -113,25 +113,25 @@ def test_log_z_with_temperature_and_base(kind):
     for beta, b in ((1.0, None), (0.3, None), (1.0, base), (2.0, base)):
         log_b = 0.0 if b is None else b.log_prob(x)
         torch.testing.assert_close(model.log_z(beta, b), torch.logsumexp(-beta * model.energy(x) + log_b, 0))
-    if isinstance(model, RBM):
+    if isinstance(model, RBMEnergy):
         torch.testing.assert_close(model.log_z_by_hidden(base), model.log_z_by_visible(1, base))
 
 
 @torch.no_grad()
 def test_log_z_of_large_machines():
-    assert Ising(21).log_z() is None
-    assert RBM(21, 21).log_z() is None
-    assert RBM(784, 5).log_z(beta=0.5) is None  # the hidden units do not separate
+    assert IsingEnergy(21).log_z() is None
+    assert RBMEnergy(21, 21).log_z() is None
+    assert RBMEnergy(784, 5).log_z(beta=0.5) is None  # the hidden units do not separate
     # without weights: D log 2 + hidden log 2
-    model = RBM(784, 5)
+    model = RBMEnergy(784, 5)
     torch.nn.init.zeros_(model.weight)
     assert float(model.log_z()) == pytest.approx(789 * math.log(2), rel=1e-6)
-    model = RBM(6, 500)
+    model = RBMEnergy(6, 500)
     torch.nn.init.zeros_(model.weight)
     assert float(model.log_z(0.5)) == pytest.approx(6 * math.log(2) + 250 * math.log(2), rel=1e-6)
-    assert GaussianRBM(2, 21).log_z() is None
+    assert GaussianRBMEnergy(2, 21).log_z() is None
     base = NormalBase(torch.zeros(2), torch.eye(2))
-    assert GaussianRBM(2, 3).log_z(base=base) is None
+    assert GaussianRBMEnergy(2, 3).log_z(base=base) is None
 
 
 def test_log_z_of_real_cells():
@@ -151,7 +151,7 @@ def test_log_z_of_real_cells():
 def test_offsets_centre_the_gradient_and_not_the_distribution():
     """By W it is that of (v − μ)(h − λ)ᵀ, data minus model; another b and c make up for the offsets."""
     model, x = machine("rbm"), every(4)
-    assert isinstance(model, RBM)
+    assert isinstance(model, RBMEnergy)
     mu, lam = model.offset, model.hidden_offset
     data, own = x[3:9], x[7:]
     value = model.energy(data).mean() - model.energy(own).mean()
@@ -164,7 +164,7 @@ def test_offsets_centre_the_gradient_and_not_the_distribution():
     for a, b, c in zip(found, moments(data), moments(own), strict=True):
         torch.testing.assert_close(a, c - b)
     W = model.weight
-    same = RBM.of(W, model.bias - W @ lam, model.hidden_bias - mu @ W)
+    same = RBMEnergy.of(W, model.bias - W @ lam, model.hidden_bias - mu @ W)
     torch.testing.assert_close(torch.softmax(-same.energy(x), 0), torch.softmax(-model.energy(x), 0))
     torch.testing.assert_close(same.represent(x), model.represent(x))
 
@@ -216,8 +216,8 @@ def test_flips_are_differences_of_energies(kind, wrap, chunk, monkeypatch):
 
 
 def test_flips_need_binary_cells():
-    with pytest.raises(ValueError, match="binary cells, but GaussianRBM has real"):
-        flip_energies(GaussianRBM(3, 2), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="binary cells, but GaussianRBMEnergy has real"):
+        flip_energies(GaussianRBMEnergy(3, 2), torch.zeros(1, 3))
 
 
 def test_ising_features_are_the_conditionals():
@@ -247,15 +247,15 @@ def test_starts():
         torch.rand(5000, 3, generator=generator(), dtype=torch.float64) < torch.tensor([0.1, 0.5, 0.8])
     ).double()
     rates = rows.mean(0)
-    for model in (Ising.start(rows), RBM.start(rows, 2, generator(1))):
+    for model in (IsingEnergy.start(rows), RBMEnergy.start(rows, 2, generator(1))):
         x = every(3)
         p = torch.softmax(-model.energy(x), 0)
         torch.testing.assert_close(p @ x, rates, atol=0.01, rtol=0)
     real = 3 * torch.randn(5000, 2, generator=generator(), dtype=torch.float64) + 1
-    model = GaussianRBM.start(real, 2, generator(1))
+    model = GaussianRBMEnergy.start(real, 2, generator(1))
     torch.testing.assert_close(model.visible_scale(), real.std(0, correction=0))
     torch.testing.assert_close(model.visible(torch.full((2,), 0.5).double()), real.mean(0))
-    again = GaussianRBM.start(real, 2, generator(1))
+    again = GaussianRBMEnergy.start(real, 2, generator(1))
     assert torch.equal(model.weight, again.weight)
 
 

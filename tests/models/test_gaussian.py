@@ -12,16 +12,16 @@ from scipy.stats import kstest, multivariate_normal
 
 from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase
-from abduce.models.gaussian import IndependentComponents, PrincipalComponents
+from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy
 
 D, Q = 4, 2
 KINDS = ["probabilistic", "reconstruction"]
 
 
-def principal(energy="probabilistic", d: int = D, q: int = Q, seed: int = 0) -> PrincipalComponents:
+def principal(energy="probabilistic", d: int = D, q: int = Q, seed: int = 0) -> PrincipalComponentsEnergy:
     g = generator(seed)
     directions = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0][:, :q]
-    return PrincipalComponents.of(
+    return PrincipalComponentsEnergy.of(
         torch.randn(d, generator=g, dtype=torch.float64),
         directions,
         1 + torch.rand(q, generator=g, dtype=torch.float64),
@@ -144,17 +144,17 @@ def test_all_components():
 
 def test_refusals_of_principal_components():
     with pytest.raises(ValueError, match="between 1 and the number of cells, 3, got 4"):
-        PrincipalComponents(3, 4)
+        PrincipalComponentsEnergy(3, 4)
     with pytest.raises(ValueError, match="energy must be one of"):
-        PrincipalComponents(3, 1, energy="squared")  # pyright: ignore
+        PrincipalComponentsEnergy(3, 1, energy="squared")  # pyright: ignore
     with pytest.raises(ValueError, match="singular; use fewer components"):
-        PrincipalComponents.of(torch.zeros(2), torch.eye(2)[:, :1], torch.ones(1), torch.zeros(()))
+        PrincipalComponentsEnergy.of(torch.zeros(2), torch.eye(2)[:, :1], torch.ones(1), torch.zeros(()))
 
 
-def independent(d: int = 2, seed: int = 0) -> IndependentComponents:
+def independent(d: int = 2, seed: int = 0) -> IndependentComponentsEnergy:
     g = generator(seed)
     W = torch.eye(d, dtype=torch.float64) + 0.4 * torch.randn(d, d, generator=g, dtype=torch.float64)
-    return IndependentComponents.of(torch.randn(d, generator=g, dtype=torch.float64), W)
+    return IndependentComponentsEnergy.of(torch.randn(d, generator=g, dtype=torch.float64), W)
 
 
 @pytest.mark.parametrize("beta", [0.7, 1.0, 3.0])
@@ -177,7 +177,7 @@ def test_log_z_at_one_and_its_gradient():
 
 
 def test_energy_of_independent_components_near_and_far():
-    model = IndependentComponents(1)
+    model = IndependentComponentsEnergy(1)
     x = torch.tensor([[0.0], [0.3], [400.0]], dtype=torch.float64, requires_grad=True)
     energy = model.double().energy(x)
     expected = [0.0, math.log(math.cosh(0.3)), 400 - math.log(2)]

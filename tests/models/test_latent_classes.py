@@ -13,8 +13,8 @@ from torch import Tensor
 
 from abduce.data.seen import Blanks, Seen, Unanswerable
 from abduce.fit import latent_classes as fitting
-from abduce.fit.latent_classes import Runs, Table, fit_latent_classes, short_runs
-from abduce.models.latent_classes import LatentClassLaw, LatentClassModel, Levels
+from abduce.fit.latent_classes import ClassTable, Runs, fit_latent_classes, short_runs
+from abduce.models.latent_classes import LatentClassesEnergy, LatentClassLaw, Levels
 
 SIZES = [2, 3, 2, 4, 1]
 
@@ -197,14 +197,14 @@ def test_what_cannot_be_answered_is_said():
 
 def test_energy_is_minus_log_p_and_normalised():
     law, rows = random_law(), every_row()
-    model = LatentClassModel.of(SIZES, law.log_weights, law.log_p)
+    model = LatentClassesEnergy.of(SIZES, law.log_weights, law.log_p)
     energy = model.energy(rows.view(4, 12, -1))
     torch.testing.assert_close(energy.flatten(), -law.log_prob(Seen.whole(rows)))
     assert float(model.log_z()) == 0 == pytest.approx(float(torch.logsumexp(-energy.flatten(), 0)), abs=1e-12)
     assert model.log_z(0.5) is None is model.law(0.5)
     r = model.represent(rows)
     torch.testing.assert_close(r.sum(1), torch.ones(len(rows)).double())
-    again = LatentClassModel(**json.loads(json.dumps(model.config))).double()
+    again = LatentClassesEnergy(**json.loads(json.dumps(model.config))).double()
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again.energy(rows), energy.flatten(), rtol=0, atol=0)
 
@@ -212,7 +212,7 @@ def test_energy_is_minus_log_p_and_normalised():
 def test_between_codes_a_value_is_a_share_of_each():
     """On binary cells Π_j p_j^{x_j} (1 − p_j)^{1 − x_j}, and its gradient is that formula's."""
     law = random_law([2, 2, 2])
-    model = LatentClassModel.of([2, 2, 2], law.log_weights, law.log_p)
+    model = LatentClassesEnergy.of([2, 2, 2], law.log_weights, law.log_p)
     x = torch.tensor([[0.2, 0.7, 0.5]], dtype=torch.float64, requires_grad=True)
     value = model.energy(x)
     no, yes = law.log_p[:, 0::2], law.log_p[:, 1::2]
@@ -236,7 +236,7 @@ def table(
     return law.sample(n, g), law
 
 
-def nearest(truth: LatentClassLaw, found: LatentClassModel) -> tuple[Tensor, Tensor]:
+def nearest(truth: LatentClassLaw, found: LatentClassesEnergy) -> tuple[Tensor, Tensor]:
     """Weights and level probabilities of the fit, its components in the order that is nearest to the truth."""
     order = min(
         permutations(range(len(truth.log_weights))),
@@ -271,7 +271,7 @@ def test_one_component_has_the_columns_shares():
 def test_em_never_falls_and_ends_where_the_gradient_is_zero():
     x, _ = table(300, [2, 3, 2, 4, 2], 3, apart=1.0)
     observed = torch.rand(x.shape, generator=generator(1)) < 0.8
-    data = Table(x, observed, Levels([2, 3, 2, 4, 2]), 2.0)
+    data = ClassTable(x, observed, Levels([2, 3, 2, 4, 2]), 2.0)
     runs, values = short_runs(data, 3, 4, generator()), []
     for _ in range(3000):
         runs = data.step(runs)
@@ -290,7 +290,7 @@ def test_em_never_falls_and_ends_where_the_gradient_is_zero():
 
 def test_runs_side_by_side_are_runs_alone():
     x, _ = table(200, [2, 3, 2], 2)
-    data = Table(x, x >= 0, Levels([2, 3, 2]), 1.0)
+    data = ClassTable(x, x >= 0, Levels([2, 3, 2]), 1.0)
     p = torch.randn(3, 2, 7, generator=generator(), dtype=torch.float64)
     both = data.step(Runs(torch.zeros(3, 2).double(), data.levels.log_normalised(p), torch.zeros(3).double()))
     for s in range(3):

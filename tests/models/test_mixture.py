@@ -14,7 +14,7 @@ from views_for_tests import through
 from abduce.data.seen import Seen, Unanswerable
 from abduce.distributions.bases import NormalBase
 from abduce.models.hard_mixture_law import HardMixtureLaw
-from abduce.models.mixture import GaussianMixture, KMeans
+from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
 CENTRES = torch.tensor([[-1.0, 0.2], [0.9, 0.5], [0.1, -1.3]], dtype=torch.float64)
 BETA = 1.4
@@ -30,10 +30,10 @@ def plane(half: float = 7.0, points: int = 701) -> tuple[torch.Tensor, torch.Ten
     return torch.cartesian_prod(axis, axis).view(points, points, 2), 2 * (axis[1] - axis[0]).log()
 
 
-def mixture() -> GaussianMixture:
+def mixture() -> GaussianMixtureEnergy:
     root = torch.randn(3, 2, 4, generator=generator(), dtype=torch.float64) / 2
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
-    return GaussianMixture.of(weights, CENTRES, root @ root.mT)
+    return GaussianMixtureEnergy.of(weights, CENTRES, root @ root.mT)
 
 
 def test_energy_of_a_mixture_is_minus_its_log_density():
@@ -70,11 +70,11 @@ def test_score_of_a_mixture_is_the_responsible_pull():
 
 def test_a_mixture_of_equal_round_components_tends_to_k_means():
     x = rows()
-    hard = KMeans.of(CENTRES).energy(x).detach()
+    hard = KMeansEnergy.of(CENTRES).energy(x).detach()
     gaps = []
     for beta in (10.0, 100.0, 1000.0):
         eye = torch.eye(2, dtype=torch.float64).repeat(3, 1, 1) / (2 * beta)
-        soft = GaussianMixture.of(torch.zeros(3, dtype=torch.float64), CENTRES, eye)
+        soft = GaussianMixtureEnergy.of(torch.zeros(3, dtype=torch.float64), CENTRES, eye)
         offset = math.log(3) + math.log(math.pi / beta)
         gaps.append((hard - (soft.energy(x) - offset) / beta).max().item())
         assert (hard >= (soft.energy(x) - offset) / beta - 1e-12).all()  # Σ exp ≥ max exp
@@ -83,7 +83,7 @@ def test_a_mixture_of_equal_round_components_tends_to_k_means():
 
 
 def test_k_means_is_the_squared_distance_to_the_nearest():
-    model, x = KMeans.of(CENTRES), rows().requires_grad_()
+    model, x = KMeansEnergy.of(CENTRES), rows().requires_grad_()
     distance = (x.unsqueeze(1) - CENTRES).norm(dim=-1)
     energy = model.energy(x)
     torch.testing.assert_close(energy, distance.amin(1).square())
@@ -96,14 +96,14 @@ def test_k_means_is_the_squared_distance_to_the_nearest():
 
 
 def test_one_centre_is_a_gaussian():
-    model, x = KMeans.of(CENTRES[:1]), rows()
+    model, x = KMeansEnergy.of(CENTRES[:1]), rows()
     expected = multivariate_normal(CENTRES[0], np.eye(2) / (2 * BETA)).logpdf(x)
     log_z = model.log_z(BETA)
     np.testing.assert_allclose((-BETA * model.energy(x) - log_z).detach(), expected, atol=1e-10)
     assert model.law(BETA).log_z().value == pytest.approx(log_z.item(), abs=1e-12)
     assert model.law(BETA).log_z().kind == "exact"
-    assert KMeans.of(CENTRES).log_z(BETA) is None
-    assert KMeans.of(CENTRES).law(BETA, NormalBase.fit(x)) is None
+    assert KMeansEnergy.of(CENTRES).log_z(BETA) is None
+    assert KMeansEnergy.of(CENTRES).law(BETA, NormalBase.fit(x)) is None
 
 
 @pytest.mark.parametrize(("a", "beta"), [(1.0, 1.0), (0.3, 2.0), (2.0, 0.1)])
@@ -206,7 +206,7 @@ def test_hard_mixture_repeats_and_rows_do_not_mix():
     torch.testing.assert_close(law.draws(seen.rows(pair), 6, generator(5), shared=True), every[:, pair])
 
 
-@pytest.mark.parametrize("model", [mixture(), KMeans.of(CENTRES)])
+@pytest.mark.parametrize("model", [mixture(), KMeansEnergy.of(CENTRES)])
 def test_rebuilt_from_its_configuration(model):
     twin = type(model)(**model.config).double()
     twin.load_state_dict(model.state_dict())
@@ -218,11 +218,11 @@ def test_rebuilt_from_its_configuration(model):
 
 def test_what_they_refuse():
     with pytest.raises(ValueError, match="components must be at least 1, got 0"):
-        KMeans(2, 0)
+        KMeansEnergy(2, 0)
     with pytest.raises(ValueError, match="beta must be positive"):
         HardMixtureLaw(CENTRES, 0.0)
     with pytest.raises(ValueError, match="are singular; use fewer components, a larger reg_covar"):
-        GaussianMixture.of(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1, 2, 2))
+        GaussianMixtureEnergy.of(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1, 2, 2))
 
 
 def test_log_p_behind_noise_is_not_known_of_a_hard_mixture():

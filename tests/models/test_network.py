@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from abduce.models.network import EnergyNetwork
+from abduce.models.network import NetworkEnergy
 
 IMAGE = {"n_cells": 7 * 6 * 2, "hidden": (4, 8), "shape": (7, 6, 2), "architecture": "conv"}
 
@@ -16,9 +16,9 @@ def rows(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def network(**arguments) -> EnergyNetwork:
+def network(**arguments) -> NetworkEnergy:
     torch.manual_seed(0)
-    return EnergyNetwork(**{"n_cells": 5, "hidden": (16, 12), **arguments}).double()
+    return NetworkEnergy(**{"n_cells": 5, "hidden": (16, 12), **arguments}).double()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"activation": "relu"}, {"support": "binary"}, IMAGE], ids=str)
@@ -94,7 +94,7 @@ def test_an_image_is_read_row_by_row_with_the_channel_last():
 @pytest.mark.parametrize("arguments", [{"width": 1.0}, {"support": "binary"}, IMAGE], ids=str)
 def test_it_comes_back_from_its_configuration(arguments):
     model = network(**arguments)
-    again = EnergyNetwork(**model.config).double()
+    again = NetworkEnergy(**model.config).double()
     again.load_state_dict(model.state_dict())
     x = rows(4, model.n_cells)
     assert torch.equal(again.energy(x), model.energy(x))

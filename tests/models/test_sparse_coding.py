@@ -1,4 +1,4 @@
-"""Sparse coding where its code is known, and PSD where it is sparse coding."""
+"""Sparse coding where its code is known, and PSDEnergy where it is sparse coding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Lasso
 
-from abduce.models.sparse_coding import PSD, SparseCoding, fista
+from abduce.models.sparse_coding import PSDEnergy, SparseCodingEnergy, fista
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -22,23 +22,23 @@ def unit(d: int, m: int, seed: int = 1) -> torch.Tensor:
     return torch.nn.functional.normalize(rows(d, m, seed=seed), dim=0)
 
 
-def converged(d: int = 4, m: int = 9, sparsity: float = 0.6) -> SparseCoding:
-    model = SparseCoding.from_dictionary(unit(d, m), sparsity, iterations=5000)
+def converged(d: int = 4, m: int = 9, sparsity: float = 0.6) -> SparseCodingEnergy:
+    model = SparseCodingEnergy.from_dictionary(unit(d, m), sparsity, iterations=5000)
     model.tolerance = 1e-14
     return model
 
 
-def psd(prediction: float, **arguments) -> PSD:
+def psd(prediction: float, **arguments) -> PSDEnergy:
     torch.manual_seed(0)
     arguments = {"sparsity": 0.3, "iterations": 5000, "tolerance": 1e-14, **arguments}
-    model = PSD(4, 9, prediction=prediction, **arguments).double()
+    model = PSDEnergy(4, 9, prediction=prediction, **arguments).double()
     with torch.no_grad():
         model.dictionary.copy_(unit(4, 9))
     return model
 
 
 def test_an_orthonormal_dictionary_is_a_soft_threshold_and_a_huber_energy():
-    model = SparseCoding.from_dictionary(torch.eye(3, dtype=torch.float64), sparsity=0.8)
+    model = SparseCodingEnergy.from_dictionary(torch.eye(3, dtype=torch.float64), sparsity=0.8)
     x = 2 * rows(5, 7, 3)
     size = x.abs()
     torch.testing.assert_close(model.represent(x), x.sign() * (size - 0.4).clamp_min(0))
@@ -61,7 +61,7 @@ def test_the_code_is_the_lasso():
 
 def test_fewer_steps_lose_little():
     """A hundred steps, in single precision, against the minimum: never below it, and little above."""
-    exact, quick = converged(8, 24), SparseCoding.from_dictionary(unit(8, 24).float(), 0.6)
+    exact, quick = converged(8, 24), SparseCodingEnergy.from_dictionary(unit(8, 24).float(), 0.6)
     x = 2 * rows(300, 8)
     excess = (quick.energy(x.float()) / exact.energy(x) - 1).detach()
     assert excess.min() > -1e-6
@@ -102,7 +102,7 @@ def test_learning_finds_the_dictionary():
     z = rows(2000, 6, seed=4) * (torch.rand(2000, 6, generator=generator(5)) < 0.15)
     x = z @ truth.T
     torch.manual_seed(0)
-    model = SparseCoding(6, 6, sparsity=0.1, iterations=30).double()
+    model = SparseCodingEnergy(6, 6, sparsity=0.1, iterations=30).double()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for i in range(300):
         optimizer.zero_grad()
@@ -115,7 +115,7 @@ def test_learning_finds_the_dictionary():
 
 
 def test_psd_without_prediction_is_sparse_coding():
-    """½‖y − Dz‖² + λ‖z‖₁ is half the energy of SparseCoding with 2λ."""
+    """½‖y − Dz‖² + λ‖z‖₁ is half the energy of SparseCodingEnergy with 2λ."""
     plain = converged(sparsity=0.6)
     model, x = psd(0.0), 2 * rows(30, 4)
     torch.testing.assert_close(model.energy(x), 0.5 * plain.energy(x))
@@ -144,7 +144,7 @@ def test_psd_has_two_energies():
 def test_psd_learns_to_predict_the_code():
     x = rows(500, 2, seed=2) @ torch.tensor([[1.5, 0.3], [0.0, 0.5]], dtype=torch.float64)
     torch.manual_seed(0)
-    model = PSD(2, 4, sparsity=0.1, iterations=30).double()
+    model = PSDEnergy(2, 4, sparsity=0.1, iterations=30).double()
 
     def missed() -> float:
         with torch.no_grad():
@@ -184,11 +184,14 @@ def test_it_comes_back_from_its_configuration(model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SparseCoding(2, 4, sparsity=0.0), "sparsity must be > 0, got 0.0"),
-        (lambda: SparseCoding(2, 0), "code must be an int of at least 1, got 0"),
-        (lambda: PSD(2, 4, prediction=-1.0), "prediction must be >= 0, got -1.0"),
-        (lambda: PSD(2, 4, energy="best"), r"energy must be one of \['optimal', 'predicted'\], got 'best'"),
-        (lambda: PSD(2, 4).energy(torch.zeros(1, 2), torch.tensor([[True, False]])), "row with blanks"),
+        (lambda: SparseCodingEnergy(2, 4, sparsity=0.0), "sparsity must be > 0, got 0.0"),
+        (lambda: SparseCodingEnergy(2, 0), "code must be an int of at least 1, got 0"),
+        (lambda: PSDEnergy(2, 4, prediction=-1.0), "prediction must be >= 0, got -1.0"),
+        (
+            lambda: PSDEnergy(2, 4, energy="best"),
+            r"energy must be one of \['optimal', 'predicted'\], got 'best'",
+        ),
+        (lambda: PSDEnergy(2, 4).energy(torch.zeros(1, 2), torch.tensor([[True, False]])), "row with blanks"),
     ],
 )
 def test_errors_name_the_argument(make, message):

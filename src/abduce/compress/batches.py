@@ -25,7 +25,7 @@ SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
 
 
-class Batch(NamedTuple):
+class Coded(NamedTuple):
     """What became of a batch: its rows, whether their latents were paid for, and the bits on the stack after it."""
 
     rows: int
@@ -119,7 +119,7 @@ class BlankPattern:
 
 def encode(
     codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarray
-) -> tuple[BitStack, list[Batch]]:
+) -> tuple[BitStack, list[Coded]]:
     """Push all rows onto an empty stack: the stack, and what became of each batch."""
     stack = BitStack()
     done, trace = 0, []
@@ -145,7 +145,7 @@ def encode(
         if plain:
             last_plain = size
         last, done = max(size, 1), done + size
-        trace.append(Batch(size, plain, stack.bits))
+        trace.append(Coded(size, plain, stack.bits))
     return stack, trace
 
 

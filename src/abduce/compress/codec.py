@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from abduce.compress.batches import Batch, BlankPattern, Codec, decode, encode, observed_rates
-from abduce.compress.container import CompressedDataError, Container
+from abduce.compress.batches import BlankPattern, Codec, Coded, decode, encode, observed_rates
+from abduce.compress.container import CompressedDataError, Packed
 from abduce.compress.extras import carry, check_whole, put_back
 from abduce.compress.latent_codec import LatentCodec
 from abduce.compress.lattice import Lattice, Ranges, wider_ranges
@@ -120,7 +120,7 @@ def _prepared(model: Any, schema: Schema, X: Any, beta: float = 1.0, base: Any =
         yield _Rows(k, observed, extras, ranges, rates, blanks, make(Lattice.of(schema, ranges), blanks))
 
 
-def _write(rows: _Rows, fingerprint: bytes) -> tuple[bytes, list[Batch]]:
+def _write(rows: _Rows, fingerprint: bytes) -> tuple[bytes, list[Coded]]:
     """The compressed file, decoded and compared, and what became of each batch of rows."""
     k, observed = rows.k, rows.observed
     stack, batches = encode(rows.codec, rows.blanks, k, observed)
@@ -129,7 +129,7 @@ def _write(rows: _Rows, fingerprint: bytes) -> tuple[bytes, list[Batch]]:
     if not (np.array_equal(k, back) and np.array_equal(observed, mask)):
         raise RuntimeError("compress: what was written does not decode to the same rows; nothing is returned")
     check = _digest(k, observed)
-    box = Container(fingerprint, len(k), check, payload, rows.rates, rows.ranges, rows.extras)
+    box = Packed(fingerprint, len(k), check, payload, rows.rates, rows.ranges, rows.extras)
     return box.to_bytes(), batches
 
 
@@ -159,7 +159,7 @@ def decompress(
     """
     with steady(model):
         make = coder(model, beta, base)
-        container = Container.from_bytes(data, fingerprint, schema.n_cells)
+        container = Packed.from_bytes(data, fingerprint, schema.n_cells)
         blanks = BlankPattern(container.rates, schema.n_cells)
         codec = make(Lattice.of(schema, container.ranges), blanks)
         k, observed = decode(BitStack(container.payload), codec, blanks, container.rows)

@@ -79,7 +79,7 @@ class Reader:
 
 
 @dataclass
-class Container:
+class Packed:
     """What a compressed file holds; ``rates`` are bytes 0..255 (share of cells observed), one or one a cell."""
 
     fingerprint: bytes
@@ -108,7 +108,7 @@ class Container:
         return MAGIC + bytes([VERSION]) + varint(len(body)) + body
 
     @classmethod
-    def from_bytes(cls, data: bytes, fingerprint: bytes, n_cells: int) -> Container:
+    def from_bytes(cls, data: bytes, fingerprint: bytes, n_cells: int) -> Packed:
         """Read the file; CompressedDataError if it is not ours, of another version or model, truncated or changed."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data must be bytes, got {type(data).__name__}")

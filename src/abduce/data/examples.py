@@ -234,7 +234,7 @@ class Ring:
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class TwoGaussians:
     """p(x) = sum_k w_k N(x; mean_k, cov_k); weights (K,), means (K, 2), covariances (K, 2, 2)."""
 
     weights: np.ndarray
@@ -290,7 +290,7 @@ def ring(radius: float = 1.0, noise: float = 0.1) -> Ring:
     return Ring(radius, noise)
 
 
-def gaussian_mixture(components: int = 5, radius: float = 1.0) -> GaussianMixture:
+def gaussian_mixture(components: int = 5, radius: float = 1.0) -> TwoGaussians:
     """Make a pinwheel of Gaussians: long ellipses on a circle, each turned by 45 degrees from its radius."""
     angle = 2 * np.pi * np.arange(components) / components
     means = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -299,9 +299,7 @@ def gaussian_mixture(components: int = 5, radius: float = 1.0) -> GaussianMixtur
         [np.stack([np.cos(turn), -np.sin(turn)], axis=1), np.stack([np.sin(turn), np.cos(turn)], axis=1)], 1
     )
     spread = np.diag([0.3**2, 0.08**2]) * radius**2
-    return GaussianMixture(
-        np.full(components, 1 / components), means, axes @ spread @ axes.transpose(0, 2, 1)
-    )
+    return TwoGaussians(np.full(components, 1 / components), means, axes @ spread @ axes.transpose(0, 2, 1))
 
 
 TOYS: dict[str, Callable[[], Toy]] = {

@@ -49,7 +49,7 @@ class StandardNormal(nn.Module):
         return torch.randn(n, self.latent_dim, generator=generator, **factory)
 
 
-class GaussianMixture(nn.Module):
+class GaussianMixturePrior(nn.Module):
     """Mixture prior p(z) = Σ_c π_c N(z; m_c, S_c): latents in clusters.
 
     ``weights`` (C,), ``means`` (C, k), ``covariances`` (C, k, k); kept fixed in training.
@@ -72,7 +72,7 @@ class GaussianMixture(nn.Module):
         self.register_buffer("whitening", inverse.float())  # whitening_c (z − m_c) is standard normal
 
     @classmethod
-    def blank(cls, latent_dim: int, components: int) -> GaussianMixture:
+    def blank(cls, latent_dim: int, components: int) -> GaussianMixturePrior:
         """A mixture of so many components, all N(0, I): to be loaded into."""
         eye = torch.eye(latent_dim).repeat(components, 1, 1)
         return cls(torch.full((components,), 1 / components), eye.new_zeros(components, latent_dim), eye)
@@ -117,10 +117,10 @@ class DiagonalMixture(nn.Module):
         """Draw ``(n, latent)``."""
         return self.gaussian_mixture().sample(n, generator, **factory)
 
-    def gaussian_mixture(self) -> GaussianMixture:
+    def gaussian_mixture(self) -> GaussianMixturePrior:
         """The mixture as it is now, fixed."""
         scales = torch.diag_embed(torch.exp(2 * self.log_scales.detach()))
-        return GaussianMixture(torch.softmax(self.logits.detach(), -1), self.means.detach(), scales).to(
+        return GaussianMixturePrior(torch.softmax(self.logits.detach(), -1), self.means.detach(), scales).to(
             self.means
         )
 
@@ -161,12 +161,12 @@ class VampPrior(nn.Module):
         return self.gaussian_mixture().sample(n, generator, **factory)
 
     @torch.no_grad()
-    def gaussian_mixture(self) -> GaussianMixture:
+    def gaussian_mixture(self) -> GaussianMixturePrior:
         """The mixture as it is now, fixed."""
         q = self._components()
         root = torch.diag_embed(q.log_scale.exp()) if isinstance(q, DiagonalNormal) else q.root
         weights = q.mean.new_full((len(self.pseudo),), 1 / len(self.pseudo))
-        return GaussianMixture(weights, q.mean, root @ root.mT).to(q.mean)
+        return GaussianMixturePrior(weights, q.mean, root @ root.mT).to(q.mean)
 
 
 def _mixture_log_prob(z: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
@@ -179,9 +179,9 @@ def _mixture_log_prob(z: Tensor, log_weights: Tensor, means: Tensor, log_scales:
     return total.view(z.shape[:-1])
 
 
-def as_mixture(prior: nn.Module) -> GaussianMixture | None:
+def as_mixture(prior: nn.Module) -> GaussianMixturePrior | None:
     """The prior as a fixed mixture of Gaussians, where it is one."""
-    if isinstance(prior, GaussianMixture):
+    if isinstance(prior, GaussianMixturePrior):
         return prior
     return prior.gaussian_mixture() if isinstance(prior, DiagonalMixture | VampPrior) else None
 

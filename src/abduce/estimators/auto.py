@@ -15,8 +15,8 @@ from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.energies import DensityEstimator
-from abduce.estimators.estimator import Estimator, Rows, Run
-from abduce.fit.pool import Family, Given, fit_pool
+from abduce.estimators.estimator import Estimator, Rows, RunOptions
+from abduce.fit.pool import Family, GivenMember, fit_pool
 from abduce.fit.table_members import COMPONENTS, table_families
 from abduce.models.model import Model
 from abduce.models.pool import Pool
@@ -92,7 +92,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
             if not isinstance(given, Estimator):
                 raise ValueError(f"extra must be estimators of abduce, got {given!r}")
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[Pool, Seen]:
+    def _fit(self, rows: Rows, run: RunOptions) -> tuple[Pool, Seen]:
         if rows.schema.container == "image":
             raise ValueError(
                 "Auto is for tables; for images take MixtureEnsemble, which restores them best, or VAE"
@@ -113,7 +113,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
             table_families(rows.schema, values, observed, tuple(self.components), rows.seed)
         )
         for i, given in enumerate(self.extra):
-            families.append(Given(f"{type(given).__name__} {i + 1}", values, self._fitter(given, rows)))
+            families.append(GivenMember(f"{type(given).__name__} {i + 1}", values, self._fitter(given, rows)))
         pool = fit_pool(rows.schema, values, observed, families, rows.seed, show)
         return pool, Seen(rows.x, rows.mask)
 

@@ -11,7 +11,7 @@ from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.fitted import TrainedEnergy
 from abduce.fit.reconstruction import MeanEnergy
 from abduce.inference.energy import Energy
-from abduce.models.autoencoder import Autoencoder as Network
+from abduce.models.autoencoder import AutoencoderEnergy
 
 
 class ByReconstruction(TrainedEnergy):
@@ -31,7 +31,7 @@ class _Autoencoder(ByReconstruction):
     supports: ClassVar[tuple[str, ...]] = ("real", "binary")
 
     def _network(self, x: Tensor, **arguments: Any) -> Energy:
-        return Network(x.shape[1], support=self.support_, **arguments)
+        return AutoencoderEnergy(x.shape[1], support=self.support_, **arguments)
 
 
 @preset

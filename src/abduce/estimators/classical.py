@@ -9,13 +9,13 @@ from torch import Tensor
 
 from abduce.checks import check_count, check_number
 from abduce.estimators.arguments import Arguments, check_components, preset
-from abduce.estimators.estimator import Run
+from abduce.estimators.estimator import RunOptions
 from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
 from abduce.gaussians.em import one_thread
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.inference.energy import Energy
-from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers as FactorAnalyzers
+from abduce.models.factor_analyzers import FactorAnalyzersEnergy
 
 
 @preset
@@ -51,7 +51,9 @@ class PCA(Arguments, FittedEnergy):
     components: int | str = "auto"
     form: str = "probabilistic"
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         if self.form not in ("probabilistic", "reconstruction"):
             raise ValueError(f"form must be 'probabilistic' or 'reconstruction', got {self.form!r}")
         q = self.components
@@ -84,7 +86,9 @@ class ICA(Arguments, FittedEnergy):
     (500, 2)
     """
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         return fitters.independent_components(x, seed)
 
 
@@ -117,7 +121,9 @@ class KMeans(Arguments, FittedEnergy):
 
     components: int = 8
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         return fitters.k_means(x[rows], check_components("components", self.components, len(rows)), seed)
 
 
@@ -151,7 +157,9 @@ class GaussianMixture(Arguments, FittedEnergy):
     covariance_type: str = "full"
     reg_covar: float = 1e-3
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         k = check_components("components", self.components, len(x))
         return fitters.gaussian_mixture(
             x,
@@ -203,7 +211,9 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
     factors: int | str = "auto"
     pseudo_rows: float = 20.0
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         k = check_components("components", self.components, len(x) // 2)
         q = self.factors
         if q == "auto":
@@ -212,4 +222,4 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
         check_number("pseudo_rows", self.pseudo_rows, 0)
         with one_thread():
             law = factor_mixture(x, observed, k, int(q), float(self.pseudo_rows), seed=seed)
-        return FactorAnalyzers.of(law)
+        return FactorAnalyzersEnergy.of(law)

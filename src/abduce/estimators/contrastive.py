@@ -17,10 +17,8 @@ from abduce.fit.matching import DenoisingScoreMatching
 from abduce.inference.energy import Energy
 from abduce.inference.gibbs import BlockGibbs, Gibbs, GibbsWithGradients
 from abduce.inference.langevin import Langevin
-from abduce.models.boltzmann import RBM as BinaryRBM
-from abduce.models.boltzmann import GaussianRBM
-from abduce.models.boltzmann import Ising as IsingEnergy
-from abduce.models.network import EnergyNetwork as Network
+from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
+from abduce.models.network import NetworkEnergy
 
 PERSISTENT = ContrastiveDivergence(k=1, persistent=True)
 
@@ -62,7 +60,7 @@ class RBM(TrainingArguments, TrainedEnergy):
 
     def _make(self, x: Tensor, seed: int) -> Energy:
         check_count("hidden", self.hidden)
-        family = BinaryRBM if self.support_ == "binary" else GaussianRBM
+        family = RBMEnergy if self.support_ == "binary" else GaussianRBMEnergy
         return family.start(x, self.hidden, torch.Generator().manual_seed(seed))
 
     def _objective(self, model: Energy | None) -> Any:
@@ -168,7 +166,7 @@ class EnergyNetwork(TrainingArguments, TrainedEnergy):
     step_size: float = 0.1
 
     def _make(self, x: Tensor, seed: int) -> Energy:
-        return Network(
+        return NetworkEnergy(
             x.shape[1],
             tuple(self.hidden),
             self.activation,

@@ -9,10 +9,10 @@ from abduce.checks import check_number
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.energies import DensityEstimator
-from abduce.estimators.estimator import Rows, Run
+from abduce.estimators.estimator import Rows, RunOptions
 from abduce.gaussians import ensemble_fit
 from abduce.models.energy_model import EnergyModel
-from abduce.models.grouped_mixture import GroupedMixture
+from abduce.models.grouped_mixture import GroupedMixtureEnergy
 from abduce.models.pool import Pool
 
 COVARIANCES = 112 * 10**6  # numbers in all of them: 450 MB in single precision
@@ -83,7 +83,7 @@ class MixtureEnsemble(Arguments, DensityEstimator[Pool]):
         if self.keep is not None:
             check_components("keep", self.keep, 10**9)
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[Pool, Seen]:
+    def _fit(self, rows: Rows, run: RunOptions) -> tuple[Pool, Seen]:
         self._support(rows.schema)
         if len(rows.x) < 2:
             raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
@@ -109,7 +109,7 @@ class MixtureEnsemble(Arguments, DensityEstimator[Pool]):
         ]
         keep = [None, None] if self.keep is None else [self.keep, max(1, self.keep // 2)]
         models = [
-            EnergyModel(GroupedMixture.of(member, k, float(self.temper)))
+            EnergyModel(GroupedMixtureEnergy.of(member, k, float(self.temper)))
             for member, k in zip(members, keep, strict=True)
         ]
         return Pool(rows.schema, models, codes=range(len(models)))

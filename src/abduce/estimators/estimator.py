@@ -53,7 +53,7 @@ class Rows(NamedTuple):
     seed: int
 
 
-class Run(NamedTuple):
+class RunOptions(NamedTuple):
     """A folder that keeps the state of a run, and another draw of the rows for each epoch, in model space."""
 
     checkpoint: Path | None = None
@@ -103,7 +103,7 @@ class Estimator(
         """Refuse arguments that make no sense, before any work."""
 
     @abc.abstractmethod
-    def _fit(self, rows: Rows, run: Run) -> tuple[M, Seen]:
+    def _fit(self, rows: Rows, run: RunOptions) -> tuple[M, Seen]:
         """The fitted model, and the rows whose log p set ``offset_``; sets ``history_`` and ``interrupted_``."""
 
     def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
@@ -120,7 +120,7 @@ class Estimator(
         self.history_, self.interrupted_ = [], False
         rows = Rows(torch.from_numpy(values), torch.from_numpy(observed), schema, seed)
         draws = None if redraw is None else self._redraws(redraw, rows.x.shape)
-        self.model_, judged = self._fit(rows, Run(Path(checkpoint) if checkpoint else None, draws))
+        self.model_, judged = self._fit(rows, RunOptions(Path(checkpoint) if checkpoint else None, draws))
         self.n_iter_ = max(1, len(self.history_))
         self._set_offset(judged)
 

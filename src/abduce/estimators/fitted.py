@@ -18,7 +18,7 @@ from abduce.checks import check_choice, check_count, check_number
 from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
 from abduce.estimators.energies import EnergyEstimator
-from abduce.estimators.estimator import Estimator, Rows, Run
+from abduce.estimators.estimator import Estimator, Rows, RunOptions
 from abduce.fit.loop import train_energy
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.settings import Settings
@@ -40,14 +40,16 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
     mean_energy_: float  # of rows held out
 
     @abc.abstractmethod
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         """The fitted energy, from completed rows x (n, D), float64, of which ``rows`` train and ``held`` judge."""
 
     def _split(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
         """Rows to train on and rows to judge by."""
         return Settings(validation=0.1, seed=seed).split(n)
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[EnergyModel, Seen]:
+    def _fit(self, rows: Rows, run: RunOptions) -> tuple[EnergyModel, Seen]:
         self.support_ = self._support(rows.schema)
         if len(rows.x) < 2:
             raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
@@ -225,7 +227,9 @@ class TrainedEnergy(FittedEnergy):
         }
         return Settings(**given | self._loop())
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         model = self._make(x[rows], seed).float()
         generator, whole = torch.Generator().manual_seed(seed), x.float()
         loss = self._objective(model).start(model, whole[rows], generator, self._kernel(model))

@@ -7,7 +7,7 @@ from abduce.data.fields import CODED, listing
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.energies import DensityEstimator
-from abduce.estimators.estimator import Rows, Run
+from abduce.estimators.estimator import Rows, RunOptions
 from abduce.fit.latent_classes import PSEUDO_ROWS, fit_latent_classes
 from abduce.gaussians.em import one_thread
 from abduce.models.energy_model import EnergyModel
@@ -56,7 +56,7 @@ class LatentClasses(Arguments, DensityEstimator[EnergyModel]):
             check_components("components", self.components, 10**9)
         check_number("pseudo_rows", self.pseudo_rows, 0, above=True)
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[EnergyModel, Seen]:
+    def _fit(self, rows: Rows, run: RunOptions) -> tuple[EnergyModel, Seen]:
         schema = rows.schema
         wrong = [f for f in schema.fields if f.kind not in CODED]
         if wrong:

@@ -10,7 +10,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
-from abduce.distributions.priors import GaussianMixture as MixturePrior
+from abduce.distributions.priors import GaussianMixturePrior
 from abduce.fit.density import fit_density
 from abduce.models.parts import PRIORS
 from abduce.models.vae import VariationalAutoencoder
@@ -47,7 +47,7 @@ def prior(
         count = min(components, len(z))
         found = GaussianMixture(count, reg_covar=1e-4, random_state=seed % 2**32).fit(z.numpy())
         parts = (found.weights_, found.means_, found.covariances_)
-        return MixturePrior(*(torch.from_numpy(np.asarray(t)) for t in parts)).double()
+        return GaussianMixturePrior(*(torch.from_numpy(np.asarray(t)) for t in parts)).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         law = PRIORS[family](model.latent_dim)

@@ -6,12 +6,11 @@ from torch import Tensor
 
 from abduce.estimators.arguments import Arguments, TrainingArguments, check_components, preset
 from abduce.estimators.autoencoders import ByReconstruction
-from abduce.estimators.estimator import Run
+from abduce.estimators.estimator import RunOptions
 from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
 from abduce.inference.energy import Energy
-from abduce.models.sparse_coding import PSD as PredictiveEnergy
-from abduce.models.sparse_coding import SparseCoding as SparseEnergy
+from abduce.models.sparse_coding import PSDEnergy, SparseCodingEnergy
 
 
 @preset
@@ -48,10 +47,12 @@ class SparseCoding(Arguments, FittedEnergy):
     sparsity: float = 0.5
     iterations: int = 100
 
-    def _learn(self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: Run) -> Energy:
+    def _learn(
+        self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
+    ) -> Energy:
         check_components("code", self.code, len(rows))
         dictionary = fitters.dictionary(x[rows], self.code, self.sparsity, seed)
-        return SparseEnergy.from_dictionary(dictionary, self.sparsity, self.iterations)
+        return SparseCodingEnergy.from_dictionary(dictionary, self.sparsity, self.iterations)
 
 
 @preset
@@ -89,4 +90,4 @@ class PSD(TrainingArguments, ByReconstruction):
     learning_rate: float = 1e-2
 
     def _make(self, x: Tensor, seed: int) -> Energy:
-        return PredictiveEnergy(x.shape[1], self.code, self.sparsity, self.prediction, self.form)
+        return PSDEnergy(x.shape[1], self.code, self.sparsity, self.prediction, self.form)

@@ -21,7 +21,7 @@ from abduce.checks import check_choice, check_count
 from abduce.data.seen import Seen
 from abduce.distributions.heads import SCALES
 from abduce.estimators import refit
-from abduce.estimators.estimator import Estimator, Rows, Run
+from abduce.estimators.estimator import Estimator, Rows, RunOptions
 from abduce.fit.bounds import ELBO, IWAE, Objective
 from abduce.fit.loop import train
 from abduce.fit.settings import Settings
@@ -240,7 +240,7 @@ class VAE(Estimator[VariationalAutoencoder]):
     def _check_arguments(self) -> None:
         Choice.of(self.get_params(deep=False))
 
-    def _fit(self, rows: Rows, run: Run) -> tuple[VariationalAutoencoder, Seen]:
+    def _fit(self, rows: Rows, run: RunOptions) -> tuple[VariationalAutoencoder, Seen]:
         x, mask, schema, seed = rows
         choice = Choice.of(self.get_params(deep=False)).named(schema)
         settings = self._settings(choice.wants_path(schema), schema.shape, seed)

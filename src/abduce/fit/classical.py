@@ -27,15 +27,15 @@ from abduce.gaussians import gaussian_fit, linear
 from abduce.gaussians.em import one_thread
 from abduce.gaussians.gaussian_fit import CovarianceType
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.models.gaussian import IndependentComponents, PrincipalComponents, PrincipalEnergy
-from abduce.models.mixture import GaussianMixture, KMeans
+from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy, PrincipalEnergy
+from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
 FLOOR = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
 
 
 def principal_components(
     x: Tensor, observed: Tensor | None, components: int, energy: PrincipalEnergy = "probabilistic"
-) -> PrincipalComponents:
+) -> PrincipalComponentsEnergy:
     """Fit principal components: directions, variances λ along them, and σ² the mean of the variances left out.
 
     λ are those of the sample covariance (n − 1).  With all D components nothing is left out, and σ² is the smallest λ,
@@ -53,7 +53,7 @@ def principal_components(
             )
         directions, scales, _ = torch.linalg.svd(path.W, full_matrices=False)
         noise = path.noise[0]
-        return PrincipalComponents.of(path.b, directions, scales.square() + noise, noise, energy)
+        return PrincipalComponentsEnergy.of(path.b, directions, scales.square() + noise, noise, energy)
     found = decomposition.PCA(components, svd_solver="full" if d <= 500 else "auto", random_state=0).fit(
         x.numpy()
     )
@@ -69,10 +69,10 @@ def principal_components(
             f"{_constant(x)}; use fewer components, or drop constant and repeated columns"
         )
     directions = _tensor(found.components_).mT
-    return PrincipalComponents.of(_tensor(found.mean_), directions, variances, noise, energy)
+    return PrincipalComponentsEnergy.of(_tensor(found.mean_), directions, variances, noise, energy)
 
 
-def independent_components(x: Tensor, seed: int = 0) -> IndependentComponents:
+def independent_components(x: Tensor, seed: int = 0) -> IndependentComponentsEnergy:
     """Fit independent components to complete rows: W and μ that minimise mean E(y) + log Z, from where FastICA ends.
 
     The rows are whitened first, so that the problem is as well conditioned as it can be.
@@ -94,7 +94,7 @@ def independent_components(x: Tensor, seed: int = 0) -> IndependentComponents:
         warnings.simplefilter("ignore", ConvergenceWarning)
         fast = decomposition.FastICA(whiten=False, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]
         start = _tensor(fast.fit(white.numpy()).components_)
-    model = IndependentComponents.of(torch.zeros_like(mean), start)
+    model = IndependentComponentsEnergy.of(torch.zeros_like(mean), start)
     optimiser = torch.optim.LBFGS(
         model.parameters(),
         max_iter=500,
@@ -114,7 +114,7 @@ def independent_components(x: Tensor, seed: int = 0) -> IndependentComponents:
     optimiser.step(loss)  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         location = mean + torch.linalg.solve(whitening, model.mean)
-        return IndependentComponents.of(location, model.unmixing @ whitening)
+        return IndependentComponentsEnergy.of(location, model.unmixing @ whitening)
 
 
 def gaussian_mixture(
@@ -125,7 +125,7 @@ def gaussian_mixture(
     reg_covar: float = 1e-6,
     seed: int = 0,
     whole: Tensor | None = None,
-) -> GaussianMixture:
+) -> GaussianMixtureEnergy:
     """Fit a Gaussian mixture by EM; ``reg_covar`` is added to the diagonal of each covariance.
 
     With blanks it starts from rows completed by draws of one Gaussian (``whole``, where they are there already), then each
@@ -156,15 +156,15 @@ def gaussian_mixture(
             f"covariance of a component is singular with components={components} and reg_covar={reg_covar}"
             f"{_constant(whole)}; use fewer components, a larger reg_covar, or drop constant columns"
         ) from error
-    return GaussianMixture.of(law.log_weights, law.means, law.covariances)
+    return GaussianMixtureEnergy.of(law.log_weights, law.means, law.covariances)
 
 
-def k_means(x: Tensor, components: int, seed: int = 0) -> KMeans:
+def k_means(x: Tensor, components: int, seed: int = 0) -> KMeansEnergy:
     """Fit k-means to complete rows: the lowest mean energy of ten runs of Lloyd's algorithm from k-means++ seedings."""
     _check(x, None, components)
     found = cluster.KMeans(components, n_init=10, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]
     found = found.fit(x.numpy())
-    return KMeans.of(_tensor(found.cluster_centers_))
+    return KMeansEnergy.of(_tensor(found.cluster_centers_))
 
 
 def enough_components(x: Tensor, share: float = 0.95) -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from abduce.data.seen import Seen
-from abduce.models.latent_classes import BLOCK, LatentClassModel, Levels
+from abduce.models.latent_classes import BLOCK, LatentClassesEnergy, Levels
 
 PSEUDO_ROWS = 6.0  # α; from 3 to 12 predict hidden cells of tables of many makes about as well
 WEIGHT_ROWS = 1.0  # a
@@ -44,7 +44,7 @@ def fit_latent_classes(
     starts: int = STARTS,
     iterations: int = 200,
     tolerance: float = 3e-6,
-) -> LatentClassModel:
+) -> LatentClassesEnergy:
     """Fit K latent classes to codes x (n, D) of cells that have ``levels`` (D,) each; blank cells may hold anything.
 
     ``components`` K, or "auto": 1, 2, 4, ... up to what predicts a tenth of the cells best, hidden from the fit, by log loss.
@@ -63,7 +63,7 @@ def fit_latent_classes(
         raise ValueError(
             f"components must be 'auto' or an int from 1 to the number of rows, {len(x)}, got {components!r}"
         )
-    table = Table(x, seen, places, pseudo_rows)
+    table = ClassTable(x, seen, places, pseudo_rows)
     start = start or short_runs(table, int(components), starts, generator)
     return climb(table, start, iterations, tolerance).model(places)
 
@@ -80,13 +80,13 @@ class Runs(NamedTuple):
         i = self.value.argmax().view(1)
         return Runs(*(t[i] for t in self))
 
-    def model(self, levels: Levels) -> LatentClassModel:
+    def model(self, levels: Levels) -> LatentClassesEnergy:
         """The best of them as an energy."""
         best = self.best()
-        return LatentClassModel.of(levels.sizes.tolist(), best.log_weights[0], best.log_p[0])
+        return LatentClassesEnergy.of(levels.sizes.tolist(), best.log_weights[0], best.log_p[0])
 
 
-class Table:
+class ClassTable:
     """Indicators of rows (n, D), a block at a time, and the prior that goes with them."""
 
     def __init__(self, x: Tensor, observed: Tensor, levels: Levels, pseudo_rows: float):
@@ -109,9 +109,9 @@ class Table:
         count = sum((h.sum(0) for h in self), self.x.new_zeros(len(self.levels.cells))) + 0.5
         return count / self.levels.totals(count)[self.levels.cells]
 
-    def of(self, rows: Tensor) -> Table:
+    def of(self, rows: Tensor) -> ClassTable:
         """Some of the rows, with the prior of all."""
-        part = Table(self.x[rows], self.observed[rows], self.levels, 1.0)
+        part = ClassTable(self.x[rows], self.observed[rows], self.levels, 1.0)
         part.shares, part.prior = self.shares, self.prior
         return part
 
@@ -134,7 +134,7 @@ class Table:
         return Runs((size / size.sum(1, keepdim=True)).log(), log_p, value)
 
 
-def climb(table: Table, runs: Runs, iterations: int, tolerance: float) -> Runs:
+def climb(table: ClassTable, runs: Runs, iterations: int, tolerance: float) -> Runs:
     """Steps of EM, until no run's objective rises by more than ``tolerance`` nats an observed cell."""
     before, least = None, tolerance * float(table.observed.sum())
     for _ in range(iterations):
@@ -145,7 +145,7 @@ def climb(table: Table, runs: Runs, iterations: int, tolerance: float) -> Runs:
     return runs
 
 
-def short_runs(table: Table, components: int, starts: int, generator: torch.Generator) -> Runs:
+def short_runs(table: ClassTable, components: int, starts: int, generator: torch.Generator) -> Runs:
     """The best of some short runs on some of the rows, each from as many rows taken at random as it has components.
 
     A component starts half way from the columns' shares to its row.
@@ -168,7 +168,7 @@ def _chosen(
     some = torch.randperm(len(x), generator=generator)[:SOME]
     x, seen = x[some].double(), seen[some]
     hidden = seen & (torch.rand(x.shape, generator=generator) < HIDDEN)
-    table = Table(x, seen & ~hidden, levels, pseudo_rows)
+    table = ClassTable(x, seen & ~hidden, levels, pseudo_rows)
     truth = levels.indicators(x, hidden)
     best, highest, size, worse = None, -math.inf, 1, 0
     while best is None or (size <= min(MOST, len(x) // 2) and worse < PATIENCE):

@@ -54,7 +54,7 @@ class Family(Protocol):
         ...
 
 
-class Given:
+class GivenMember:
     """One member that some function fits to model values (n, D) with their mask."""
 
     def __init__(

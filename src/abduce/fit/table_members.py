@@ -17,15 +17,15 @@ from abduce.data.fields import CODED
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.fit.latent_classes import fit_latent_classes
-from abduce.fit.pool import Family, Given, Members
+from abduce.fit.pool import Family, GivenMember, Members
 from abduce.gaussians.em import principal_factors
 from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
 from abduce.models.energy_model import EnergyModel
-from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
+from abduce.models.factor_analyzers import FactorAnalyzersEnergy
 from abduce.models.model import Model
-from abduce.models.parzen import ParzenWindows
+from abduce.models.parzen import ParzenEnergy
 from abduce.models.transformed import Transformed
 
 BANDWIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0)
@@ -49,7 +49,9 @@ def table_families(
         codings = codings[:1]
     families: list[Family] = [GaussianFamily(coding, values, components, seed) for coding in codings]
     if {f.kind for f in schema.fields} <= set(CODED):
-        families.append(Given("latent classes", values, partial(_latent_classes, schema, seed), repeats=True))
+        families.append(
+            GivenMember("latent classes", values, partial(_latent_classes, schema, seed), repeats=True)
+        )
     return families
 
 
@@ -103,7 +105,7 @@ class GaussianFamily:
             few = law if few is None or k <= 5 else few
             laws[title] = law
         assert few is not None
-        out = {t: self._member(MixtureOfFactorAnalyzers.of(law)) for t, law in laws.items()}
+        out = {t: self._member(FactorAnalyzersEnergy.of(law)) for t, law in laws.items()}
         # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
         centres = list(laws.values())[-1].mean(seen)
         within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
@@ -113,7 +115,7 @@ class GaussianFamily:
             title = self._windows(h)
             if only is None or title in only:
                 law = ParzenLaw(centres, loadings[0], noise[0], h, keys)
-                out[title] = self._member(ParzenWindows.of(law))
+                out[title] = self._member(ParzenEnergy.of(law))
         return out
 
     def alternatives(self, members: Members) -> list[list[str]]:
@@ -127,7 +129,7 @@ class GaussianFamily:
     def _windows(self, h: float) -> str:
         return f"Parzen windows of {self.about}, h = {h:g}"
 
-    def _member(self, energy: MixtureOfFactorAnalyzers | ParzenWindows) -> Model:
+    def _member(self, energy: FactorAnalyzersEnergy | ParzenEnergy) -> Model:
         return Transformed.of(EnergyModel(energy.double()), self.coding)
 
 

@@ -4,7 +4,7 @@ A path of unnormalised densities leads from a start q0, the prior or the encoder
 
     π_β(z) ∝ q0(z)^{1−β} p(z, x_obs)^β,      0 = β_0 < β_1 < ... < β_T = 1.
 
-*Annealed importance sampling* (:func:`anneal`): a chain starts at z_0 ~ q0, and z_t moves by Hamiltonian Monte Carlo on
+*AnnealedChains importance sampling* (:func:`anneal`): a chain starts at z_0 ~ q0, and z_t moves by Hamiltonian Monte Carlo on
 π_{β_t}; with r(z) = log p(z, x_obs) − log q0(z),
 
     log w = Σ_t (β_t − β_{t−1}) r(z_{t−1}),     E[w] = p(x_obs),
@@ -47,7 +47,7 @@ PILOTS = 4  # chains that only find step sizes
 ISLANDS = 4  # populations of SMC that never meet: their spread is the standard error
 
 
-class Annealed(NamedTuple):
+class AnnealedChains(NamedTuple):
     """Where chains ended: log weights ``(chains, batch)``, z ``(chains, batch, latent)``, mean acceptance ``(batch,)``."""
 
     log_w: Tensor
@@ -142,7 +142,7 @@ def anneal(
     chains: int = 16,
     seed: int = 0,
     exact: Tensor | None = None,
-) -> Annealed:
+) -> AnnealedChains:
     """Run annealed importance sampling along ``way`` with fixed step sizes ``(T + 1, batch)``.
 
     With ``exact``, posterior draws ``(1 or chains, batch, latent)``, the chains run in reverse, from β = 1 to 0; their weights
@@ -166,7 +166,7 @@ def anneal(
         z = state.x
         rates.append(info.acceptance.mean(0))
     acceptance = torch.stack(rates).mean(0) if rates else z.new_full((z.shape[1],), torch.nan)
-    return Annealed(log_w, z, acceptance)
+    return AnnealedChains(log_w, z, acceptance)
 
 
 def log_prob(

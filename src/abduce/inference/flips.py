@@ -28,8 +28,8 @@ def flip_energies(model: Energy, x: Tensor) -> Tensor:
     A family that can do it in one pass has a method ``flip_energies``; any other is asked for the energy of the D flipped
     copies.  ValueError if the cells are not binary.
 
-    >>> from abduce.models.boltzmann import Ising
-    >>> model = Ising.of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.5, 0.0]))
+    >>> from abduce.models.boltzmann import IsingEnergy
+    >>> model = IsingEnergy.of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.5, 0.0]))
     >>> flip_energies(model, torch.tensor([1.0, 0.0])).detach()
     tensor([ 0.5000, -1.0000])
     """

@@ -24,7 +24,7 @@ from abduce.inference.energy import Bipartite, Energy, Pairwise
 from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start, uniform
 
 
-class Cells(NamedTuple):
+class CellStates(NamedTuple):
     """Where the chains are: x ``(n, D)``."""
 
     x: Tensor
@@ -41,12 +41,12 @@ class BlockGibbs:
     clamp: Tensor | None = None
     field: Tensor | None = None
 
-    def init(self, x: Tensor) -> Cells:
+    def init(self, x: Tensor) -> CellStates:
         """Start the chains at x."""
-        return Cells(x)
+        return CellStates(x)
 
     @torch.no_grad()
-    def step(self, state: Cells, generator: Generator | None = None) -> tuple[Cells, Info]:
+    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Info]:
         """Move every chain once."""
         (old,) = state
         h = bernoulli(self.model.hidden_logits(old), generator)
@@ -60,7 +60,7 @@ class BlockGibbs:
             x = mean + scale * normal(mean, generator)
         if self.clamp is not None:
             x = torch.where(self.clamp, old, x)
-        return Cells(x), Info(old.new_ones(len(old)))
+        return CellStates(x), Info(old.new_ones(len(old)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +80,19 @@ class Gibbs:
     def __post_init__(self) -> None:
         _check_binary(self.model)
 
-    def init(self, x: Tensor) -> Cells:
+    def init(self, x: Tensor) -> CellStates:
         """Start the chains at x."""
-        return Cells(x)
+        return CellStates(x)
 
     @torch.no_grad()
-    def step(self, state: Cells, generator: Generator | None = None) -> tuple[Cells, Info]:
+    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Info]:
         """Move every chain once: one sweep."""
         x = state.x.clone()
         level = uniform(x, generator)
         free = torch.ones_like(x) if self.clamp is None else 1 - self.clamp.to(x).expand_as(x)
         linear = _linear(self.base, self.field)
         sweep = self._sweep_ising if isinstance(self.model, Pairwise) else self._sweep
-        return Cells(sweep(x, level, free, linear)), Info(x.new_ones(len(x)))
+        return CellStates(sweep(x, level, free, linear)), Info(x.new_ones(len(x)))
 
     def _sweep_ising(self, x: Tensor, level: Tensor, free: Tensor, linear: Tensor | float) -> Tensor:
         assert isinstance(self.model, Pairwise)

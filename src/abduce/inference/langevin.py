@@ -29,8 +29,8 @@ def _target(kernel: Langevin | Hamiltonian) -> LogDensity:
 class Langevin:
     """Langevin dynamics on exp(−β E) b.
 
-    >>> from abduce.models.gaussian import PrincipalComponents
-    >>> model = PrincipalComponents(2, 1).double()
+    >>> from abduce.models.gaussian import PrincipalComponentsEnergy
+    >>> model = PrincipalComponentsEnergy(2, 1).double()
     >>> kernel = Langevin(model, step_size=0.5)
     >>> g = Generator().manual_seed(0)
     >>> state = kernel.init(torch.zeros(1000, 2, dtype=torch.float64))

@@ -81,7 +81,7 @@ ACTIVATIONS = {
 }
 
 
-class Autoencoder(Unnormalized):
+class AutoencoderEnergy(Unnormalized):
     """An auto-encoder with ``code`` units behind ``hidden`` layers, mirrored in the decoder, plain or regularised.
 
     ``activation`` is that of every layer but the last: "sigmoid", "tanh", "relu", "linear", "ramp" (u clipped to [0, 1]) or
@@ -94,7 +94,7 @@ class Autoencoder(Unnormalized):
 
     Raises ValueError where an argument is not one of its choices, or the combination has no meaning.
 
-    >>> model = Autoencoder(5, code=3, penalty="contractive", strength=0.1)
+    >>> model = AutoencoderEnergy(5, code=3, penalty="contractive", strength=0.1)
     >>> x = torch.zeros(4, 5)
     >>> model.energy(x).shape, model.represent(x).shape
     (torch.Size([4]), torch.Size([4, 3]))

@@ -1,13 +1,13 @@
 """Boltzmann machines: pairs of units that attract or repel each other.
 
-    Ising         x in {0,1}^D    E(x) = −½ xᵀJx − bᵀx,                      J symmetric, zero diagonal
-    RBM           v in {0,1}^D    E(v, h) = −bᵀ(v − μ) − cᵀ(h − λ) − (v − μ)ᵀW(h − λ)
-    GaussianRBM   v in R^D        E(v, h) = ½ ‖(v − b)/s‖² − cᵀ(h − λ) − ((v − μ)/s)ᵀW(h − λ)
+    IsingEnergy         x in {0,1}^D    E(x) = −½ xᵀJx − bᵀx,                      J symmetric, zero diagonal
+    RBMEnergy           v in {0,1}^D    E(v, h) = −bᵀ(v − μ) − cᵀ(h − λ) − (v − μ)ᵀW(h − λ)
+    GaussianRBMEnergy   v in R^D        E(v, h) = ½ ‖(v − b)/s‖² − cᵀ(h − λ) − ((v − μ)/s)ᵀW(h − λ)
 
 The hidden units h in {0,1}^m of the two restricted machines are summed out, E(v) = −log Σ_h exp(−E(v, h)):
 
-    RBM           E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j),         u = c + Wᵀ(v − μ)
-    GaussianRBM   E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j),     u = c + Wᵀ((v − μ)/s)
+    RBMEnergy           E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j),         u = c + Wᵀ(v − μ)
+    GaussianRBMEnergy   E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j),     u = c + Wᵀ((v − μ)/s)
 
 Given one side, the units of the other are independent:
 
@@ -53,7 +53,7 @@ from abduce.inference.integration import log_z_by_enumeration
 Family = TypeVar("Family", bound=Energy)
 
 
-class Ising(Pairwise):
+class IsingEnergy(Pairwise):
     """The fully visible Boltzmann machine, E(x) = −½ xᵀJx − bᵀx for x in {0, 1}^D.
 
     J is symmetric with a zero diagonal by construction: ½ (A + Aᵀ) off the diagonal of the one parameter matrix A.
@@ -70,13 +70,13 @@ class Ising(Pairwise):
         self.bias = nn.Parameter(torch.zeros(n_cells))
 
     @classmethod
-    def of(cls, coupling: Tensor, bias: Tensor) -> Ising:
+    def of(cls, coupling: Tensor, bias: Tensor) -> IsingEnergy:
         """Build from J (D, D), of which the symmetric part off the diagonal counts, and b (D,); in their dtype."""
         model = cls(len(bias)).to(bias)
         return _filled(model, weight=coupling, bias=bias)
 
     @classmethod
-    def start(cls, x: Tensor) -> Ising:
+    def start(cls, x: Tensor) -> IsingEnergy:
         """Start from the data's rates, J = 0: what the cells would be if they were independent."""
         logits = RatesBase.fit(x).logits
         return cls.of(torch.zeros(x.shape[-1], x.shape[-1]), logits)
@@ -110,13 +110,13 @@ class Ising(Pairwise):
         return torch.sigmoid(self.local_fields(x))
 
 
-class RBM(Bipartite):
+class RBMEnergy(Bipartite):
     """The restricted Boltzmann machine with binary cells.
 
     E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ(v − μ), with ``weight`` W (D, hidden), ``bias`` b (D,),
     ``hidden_bias`` c (hidden,), ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,).
 
-    >>> model = RBM(6, 2)
+    >>> model = RBMEnergy(6, 2)
     >>> torch.allclose(model.log_z_by_hidden(), model.log_z_by_visible())
     True
     """
@@ -136,13 +136,13 @@ class RBM(Bipartite):
         self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> RBM:
+    def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> RBMEnergy:
         """Build from W (D, hidden), b (D,) and c (hidden,) without offsets; in their dtype."""
         model = cls(*weight.shape).to(weight)
         return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias)
 
     @classmethod
-    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> RBM:
+    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> RBMEnergy:
         """Start centred and from the data's rates, with weights N(0, 0.01²): nearly independent cells (Hinton 2012)."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         logits = RatesBase.fit(x).logits
@@ -203,7 +203,7 @@ class RBM(Bipartite):
         return self.log_z_by_visible(beta, base) if self.n_cells <= ENUMERABLE else None
 
 
-class GaussianRBM(Bipartite):
+class GaussianRBMEnergy(Bipartite):
     """The machine with real cells, a mixture of 2^hidden Gaussians N(b + s · W(h − λ), s²) that share their scales s (D,).
 
     E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ((v − μ)/s), with ``weight`` W (D, hidden), ``bias`` b
@@ -225,13 +225,13 @@ class GaussianRBM(Bipartite):
         self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor, scale: Tensor) -> GaussianRBM:
+    def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor, scale: Tensor) -> GaussianRBMEnergy:
         """Build from W (D, hidden), b (D,), c (hidden,) and s (D,) without offsets; in their dtype."""
         model = cls(*weight.shape).to(weight)
         return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
 
     @classmethod
-    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> GaussianRBM:
+    def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> GaussianRBMEnergy:
         """Start centred and from the data's means and deviations, with weights N(0, 0.01²): nearly one Gaussian."""
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-3)

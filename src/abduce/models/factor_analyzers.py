@@ -21,12 +21,12 @@ from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy, Traits
 
 
-class MixtureOfFactorAnalyzers(Energy):
+class FactorAnalyzersEnergy(Energy):
     """Mixture of ``components`` K factor analysers with ``factors`` q each, of rows of ``n_cells`` D.
 
     ``represent`` gives the factors E[z | y] of one component, (batch, q), or the responsibilities p(k | y), (batch, K).
 
-    >>> model = MixtureOfFactorAnalyzers(n_cells=3, components=2, factors=1)  # starts as a standard Gaussian
+    >>> model = FactorAnalyzersEnergy(n_cells=3, components=2, factors=1)  # starts as a standard Gaussian
     >>> model.energy(torch.zeros(1, 3))  # 3/2 log 2π
     tensor([2.7568])
     """
@@ -50,7 +50,7 @@ class MixtureOfFactorAnalyzers(Energy):
         self.register_buffer("noise", torch.ones(components, n_cells))
 
     @classmethod
-    def of(cls, law: FactorMixtureLaw) -> MixtureOfFactorAnalyzers:
+    def of(cls, law: FactorMixtureLaw) -> FactorAnalyzersEnergy:
         """Build from a fitted law."""
         k, d, q = law.loadings.shape
         model = cls(d, k, q).to(law.means)

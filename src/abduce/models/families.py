@@ -11,40 +11,40 @@ from torch import nn
 from abduce.data.schema import Schema
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
 from abduce.inference.energy import Energy, LogZ
-from abduce.models.autoencoder import Autoencoder
-from abduce.models.boltzmann import RBM, GaussianRBM, Ising
+from abduce.models.autoencoder import AutoencoderEnergy
+from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
 from abduce.models.energy_model import EnergyModel
-from abduce.models.factor_analyzers import MixtureOfFactorAnalyzers
-from abduce.models.gaussian import IndependentComponents, PrincipalComponents
-from abduce.models.grouped_mixture import GroupedMixture
-from abduce.models.latent_classes import LatentClassModel
-from abduce.models.mixture import GaussianMixture, KMeans
+from abduce.models.factor_analyzers import FactorAnalyzersEnergy
+from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy
+from abduce.models.grouped_mixture import GroupedMixtureEnergy
+from abduce.models.latent_classes import LatentClassesEnergy
+from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 from abduce.models.model import Model
-from abduce.models.network import EnergyNetwork
-from abduce.models.parzen import ParzenWindows
+from abduce.models.network import NetworkEnergy
+from abduce.models.parzen import ParzenEnergy
 from abduce.models.pool import Pool
-from abduce.models.sparse_coding import PSD, SparseCoding
+from abduce.models.sparse_coding import PSDEnergy, SparseCodingEnergy
 from abduce.models.transformed import Transformed
 from abduce.models.vae import VariationalAutoencoder
 
 ENERGIES: dict[str, type[Energy]] = {
     family.__name__: family
     for family in (
-        Autoencoder,
-        EnergyNetwork,
-        GaussianMixture,
-        GaussianRBM,
-        GroupedMixture,
-        IndependentComponents,
-        Ising,
-        KMeans,
-        LatentClassModel,
-        MixtureOfFactorAnalyzers,
-        PSD,
-        ParzenWindows,
-        PrincipalComponents,
-        RBM,
-        SparseCoding,
+        AutoencoderEnergy,
+        NetworkEnergy,
+        GaussianMixtureEnergy,
+        GaussianRBMEnergy,
+        GroupedMixtureEnergy,
+        IndependentComponentsEnergy,
+        IsingEnergy,
+        KMeansEnergy,
+        LatentClassesEnergy,
+        FactorAnalyzersEnergy,
+        PSDEnergy,
+        ParzenEnergy,
+        PrincipalComponentsEnergy,
+        RBMEnergy,
+        SparseCodingEnergy,
     )
 }
 

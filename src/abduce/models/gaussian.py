@@ -37,13 +37,13 @@ from abduce.inference.energy import Base, Energy, Traits, check_whole
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
 
 
-class PrincipalComponents(Energy):
+class PrincipalComponentsEnergy(Energy):
     """Principal components as a Gaussian ("probabilistic") or as the distance to their subspace ("reconstruction").
 
     ``n_cells`` D, ``components`` q of 1..D.  The first is in nats; the second is in squared units of the cells, so that β
     is free.  ``represent`` gives the posterior mean of the latents, diag(√(λ − σ²)/λ) Uᵀ (y−μ), or the scores Uᵀ (y−μ).
 
-    >>> model = PrincipalComponents.of(torch.zeros(2), torch.eye(2)[:, :1], torch.tensor([4.0]), torch.tensor(1.0))
+    >>> model = PrincipalComponentsEnergy.of(torch.zeros(2), torch.eye(2)[:, :1], torch.tensor([4.0]), torch.tensor(1.0))
     >>> model.energy(torch.tensor([[2.0, 1.0]]))  # ½ (4/4 + 1/1)
     tensor([1.])
     """
@@ -78,7 +78,7 @@ class PrincipalComponents(Energy):
         variances: Tensor,
         noise: Tensor,
         energy: PrincipalEnergy = "probabilistic",
-    ) -> PrincipalComponents:
+    ) -> PrincipalComponentsEnergy:
         """Build from μ (D,), orthonormal U (D, q), variances λ (q,) of the data along U, and σ² () across."""
         model = cls(*directions.shape, energy=energy).to(mean)
         if model.proper and not (bool((variances > 0).all()) and float(noise) > 0):
@@ -168,12 +168,12 @@ class PrincipalComponents(Energy):
             )
 
 
-class IndependentComponents(Energy):
+class IndependentComponentsEnergy(Energy):
     """Independent components, E(y) = Σ_i log cosh(w_iᵀ (y−μ)), with W square; ``represent`` gives the sources W (y−μ).
 
     ``n_cells`` D.  In nats: at β = 1 it is the likelihood of sources 1/(π cosh u).
 
-    >>> model = IndependentComponents(2)
+    >>> model = IndependentComponentsEnergy(2)
     >>> round(model.log_z().item(), 4), round(2 * math.log(math.pi), 4)
     (2.2895, 2.2895)
     """
@@ -186,7 +186,7 @@ class IndependentComponents(Energy):
         self.unmixing = nn.Parameter(torch.eye(n_cells))
 
     @classmethod
-    def of(cls, mean: Tensor, unmixing: Tensor) -> IndependentComponents:
+    def of(cls, mean: Tensor, unmixing: Tensor) -> IndependentComponentsEnergy:
         """Build from μ (D,) and W (D, D)."""
         model = cls(len(mean)).to(mean)
         model.load_state_dict({"mean": mean, "unmixing": unmixing})

@@ -21,14 +21,14 @@ from abduce.inference.energy import Base, Energy, Traits
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
 
-class GroupedMixture(Energy):
+class GroupedMixtureEnergy(Energy):
     """``centres`` Gaussians in ``groups`` of one covariance each, of ``n_cells`` cells.
 
     ``keep`` is how many groups a row with blanks is answered by (None: all), ``temper`` how far posteriors of components are
     flattened: see :class:`~abduce.gaussians.grouped_law.GroupedMixtureLaw`.  Parameters stay in single precision whatever
     the module is cast to.  ``represent`` gives responsibilities by group, (batch, G).
 
-    >>> model = GroupedMixture(n_cells=3, centres=2, groups=1)  # starts as a standard Gaussian
+    >>> model = GroupedMixtureEnergy(n_cells=3, centres=2, groups=1)  # starts as a standard Gaussian
     >>> model.energy(torch.zeros(1, 3, dtype=torch.float64))  # 3/2 log 2π
     tensor([2.7568], dtype=torch.float64)
     """
@@ -52,7 +52,7 @@ class GroupedMixture(Energy):
         self._made: tuple[tuple[int, ...], GroupedMixtureLaw] | None = None
 
     @classmethod
-    def of(cls, member: Member, keep: int | None = None, temper: float = 1.0) -> GroupedMixture:
+    def of(cls, member: Member, keep: int | None = None, temper: float = 1.0) -> GroupedMixtureEnergy:
         """Build from fitted parameters, see :mod:`abduce.gaussians.ensemble_fit`."""
         n, d = member.centres.shape
         model = cls(d, n, len(member.covariances), keep, temper)
@@ -91,5 +91,5 @@ class GroupedMixture(Energy):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}  # copies and pickles do without the law
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GroupedMixture:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GroupedMixtureEnergy:
         return super()._apply(lambda t: t.to(fn(t[:0]).device), recurse)

@@ -236,13 +236,13 @@ class LatentClassLaw:
         return (slice(i, i + size) for i in range(0, rows, size))
 
 
-class LatentClassModel(Energy):
+class LatentClassesEnergy(Energy):
     """Latent classes as an energy, E(x) = −log Σ_k π_k Π_j p_j(x_j | k), of a row or of the cells of it that were observed.
 
     ``levels`` (D,) of each cell, ``components`` K; starts with all levels equally likely.  ``represent`` gives the
     responsibilities p(k | x), (rows, K).
 
-    >>> model = LatentClassModel(levels=[2, 3], components=4)
+    >>> model = LatentClassesEnergy(levels=[2, 3], components=4)
     >>> model.energy(torch.tensor([[1.0, 2.0]]))  # log 6
     tensor([1.7918])
     """
@@ -263,7 +263,7 @@ class LatentClassModel(Energy):
         self.register_buffer("log_p", start.repeat(components, 1))
 
     @classmethod
-    def of(cls, levels: Sequence[int], log_weights: Tensor, log_p: Tensor) -> LatentClassModel:
+    def of(cls, levels: Sequence[int], log_weights: Tensor, log_p: Tensor) -> LatentClassesEnergy:
         """Build from log weights (K,) and log-probabilities of levels (K, ΣL), each up to a constant."""
         law = LatentClassLaw(levels, log_weights, log_p)
         model = cls(levels, len(log_weights)).to(log_p)

@@ -22,12 +22,12 @@ from abduce.inference.energy import Base, Energy, Traits, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
 
-class GaussianMixture(Energy):
+class GaussianMixtureEnergy(Energy):
     """Gaussian mixture, E(y) = −log Σ_k π_k N(y; μ_k, C_k), of a row or of the cells of it that were observed.
 
     ``n_cells`` D, ``components`` K.  ``represent`` gives the responsibilities p(k | y), (batch, K).
 
-    >>> model = GaussianMixture(n_cells=3, components=2)  # starts as a standard Gaussian
+    >>> model = GaussianMixtureEnergy(n_cells=3, components=2)  # starts as a standard Gaussian
     >>> model.energy(torch.zeros(1, 3))  # 3/2 log 2π
     tensor([2.7568])
     """
@@ -47,7 +47,7 @@ class GaussianMixture(Energy):
         self.register_buffer("roots", torch.eye(n_cells).repeat(components, 1, 1))
 
     @classmethod
-    def of(cls, log_weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:
+    def of(cls, log_weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixtureEnergy:
         """Build from log weights (K,) up to a constant, means (K, D) and covariances (K, D, D)."""
         law = GaussianMixtureLaw(log_weights, means, covariances)
         model = cls(means.shape[1], len(means)).to(means)
@@ -77,12 +77,12 @@ class GaussianMixture(Energy):
         return self.log_weights + whole_log_density(self.means, self.roots, x)
 
 
-class KMeans(Energy):
+class KMeansEnergy(Energy):
     """k-means, E(y) = min_k ‖y − w_k‖², in squared units of the cells, so that β is free.
 
     ``n_cells`` D, ``components`` K.  ``represent`` gives the distances ‖y − w_k‖, (batch, K).
 
-    >>> model = KMeans.of(torch.tensor([[-1.0], [1.0]]))
+    >>> model = KMeansEnergy.of(torch.tensor([[-1.0], [1.0]]))
     >>> model.energy(torch.tensor([[0.5], [-3.0]])).tolist()
     [0.25, 4.0]
     """
@@ -97,7 +97,7 @@ class KMeans(Energy):
         self.centres = nn.Parameter(torch.randn(components, n_cells))  # apart, so that each can learn its own
 
     @classmethod
-    def of(cls, centres: Tensor) -> KMeans:
+    def of(cls, centres: Tensor) -> KMeansEnergy:
         """Build from centres w (K, D)."""
         model = cls(centres.shape[1], len(centres)).to(centres)
         model.load_state_dict({"centres": centres})

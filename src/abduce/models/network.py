@@ -22,7 +22,7 @@ from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole
 from abduce.nets.mlp import ACTIVATIONS, MLP
 
 
-class EnergyNetwork(Unnormalized):
+class NetworkEnergy(Unnormalized):
     """A network as energy, E(x) = f_θ(x) + ‖x‖² / 2w², nats; without the bowl where cells are binary.
 
     ``architecture`` "mlp" reads the cells in any order, ``hidden`` the sizes of its layers; "conv" reads them as an image of
@@ -32,7 +32,7 @@ class EnergyNetwork(Unnormalized):
     Raises ValueError where an argument is not one of its choices, or the shape does not hold ``n_cells`` cells.
 
     >>> import torch
-    >>> model = EnergyNetwork(2, hidden=(8,))
+    >>> model = NetworkEnergy(2, hidden=(8,))
     >>> model.energy(torch.zeros(5, 3, 2)).shape
     torch.Size([5, 3])
     """

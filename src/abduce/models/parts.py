@@ -10,7 +10,7 @@ from typing import Any
 
 from abduce.distributions.flows import FlowHead, FlowPrior
 from abduce.distributions.posteriors import DiagonalHead, FullHead
-from abduce.distributions.priors import DiagonalMixture, GaussianMixture, StandardNormal, VampPrior
+from abduce.distributions.priors import DiagonalMixture, GaussianMixturePrior, StandardNormal, VampPrior
 from abduce.models.hierarchy import BottomUp, TopDown
 
 # made of: the number of latents, components of a mixture, a VampPrior's encoder and the pseudo-inputs that it starts from
@@ -21,7 +21,7 @@ PRIORS: dict[str, Callable[..., Any]] = {
     "flow": lambda k, *_: FlowPrior(k, transforms=4),
 }
 # those that are fitted, not learned: a linear path's, and what a mixture refitted to latents is kept as
-FIXED = {GaussianMixture.name: lambda k, components, *_: GaussianMixture.blank(k, components)}
+FIXED = {GaussianMixturePrior.name: lambda k, components, *_: GaussianMixturePrior.blank(k, components)}
 
 # heads that read q(z|x) off an encoder; made of: the number of latents, transforms of a flow and widths of its layers
 POSTERIORS: dict[str, Callable[..., Any]] = {

@@ -12,7 +12,7 @@ from abduce.gaussians.parzen_law import ParzenLaw
 from abduce.inference.energy import Base, Energy, Traits
 
 
-class ParzenWindows(Energy):
+class ParzenEnergy(Energy):
     """Gaussian kernels around ``rows`` centres, ``factors`` columns of loadings; ``keyed`` ones know their own rows.
 
     See :class:`~abduce.gaussians.parzen_law.ParzenLaw`.  ``represent`` gives the nearest centre's shares.
@@ -36,7 +36,7 @@ class ParzenWindows(Energy):
         self.register_buffer("keys", torch.zeros(rows, dtype=torch.int64) if keyed else None)
 
     @classmethod
-    def of(cls, law: ParzenLaw) -> ParzenWindows:
+    def of(cls, law: ParzenLaw) -> ParzenEnergy:
         """Build from a fitted law."""
         rows, cells = law.means.shape
         model = cls(cells, rows, law.loadings.shape[1], law.keys is not None).to(law.means)

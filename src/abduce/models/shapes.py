@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from abduce.data.schema import Schema
-from abduce.distributions.priors import GaussianMixture
+from abduce.distributions.priors import GaussianMixturePrior
 from abduce.models.choice import Choice, choose_likelihoods
 from abduce.models.missingness import describe
 
@@ -103,7 +103,7 @@ class Shapes:
     def beside(self, components: int) -> Shapes:
         """The shapes with a linear path of so many components, which brings its own prior and posterior."""
         return replace(
-            self, prior=GaussianMixture.name, components=components, posterior="path", path=components
+            self, prior=GaussianMixturePrior.name, components=components, posterior="path", path=components
         )
 
 

@@ -1,7 +1,7 @@
 """Sparse coding: few columns of a dictionary explain a row; and a network that predicts which.
 
-    SparseCoding   E(y) = min_z ‖y − W z‖² + λ‖z‖₁
-    PSD            E(y) = min_z ½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖²,        f(y) = g · tanh(V y + c)
+    SparseCodingEnergy   E(y) = min_z ‖y − W z‖² + λ‖z‖₁
+    PSDEnergy            E(y) = min_z ½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖²,        f(y) = g · tanh(V y + c)
 
 W and D (d, m) have columns of unit length, without which the code would shrink and the columns grow; z (m,) is the code.  Both
 inner problems are ½ zᵀG z − bᵀz + λ‖z‖₁, solved by FISTA: proximal steps of length 1/L, L the largest eigenvalue of G, from a
@@ -13,8 +13,8 @@ point ahead of the last one,
 with k_{t+1} = (1 + √(1 + 4k_t²))/2, k_0 = 1.  At the minimum ∂E/∂z vanishes (or z does not move), so that the gradient in y,
 W, D and f is the partial one at fixed z* (the envelope theorem).
 
-Energies are squared errors, so β is free; both are convex inside, even in y for SparseCoding, and grow at least linearly in
-every direction as long as λ > 0, so that Z is finite.
+Energies are squared errors, so β is free; both are convex inside, even in y for SparseCodingEnergy, and grow at least linearly
+in every direction as long as λ > 0, so that Z is finite.
 
 Sources: Olshausen & Field 1996; Beck & Teboulle 2009 (FISTA); Kavukcuoglu, Ranzato & LeCun 2008 (arXiv:1010.3467).
 """
@@ -55,12 +55,12 @@ def fista(
     return z
 
 
-class SparseCoding(Unnormalized):
+class SparseCodingEnergy(Unnormalized):
     """Sparse coding with ``code`` columns, E(y) = min_z ‖y − W z‖² + λ‖z‖₁, λ = ``sparsity`` > 0.
 
     scikit-learn's dictionaries minimise ½‖y − W z‖² + a‖z‖₁: λ = 2a.  Raises ValueError where λ is not above 0.
 
-    >>> model = SparseCoding.from_dictionary(torch.eye(2), sparsity=1.0)
+    >>> model = SparseCodingEnergy.from_dictionary(torch.eye(2), sparsity=1.0)
     >>> x = torch.tensor([[3.0, 0.25]])  # beyond λ/2 linear, within it a square
     >>> model.energy(x).detach(), model.represent(x)
     (tensor([2.8125]), tensor([[2.5000, 0.0000]]))
@@ -79,7 +79,9 @@ class SparseCoding(Unnormalized):
         self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
 
     @classmethod
-    def from_dictionary(cls, dictionary: Tensor, sparsity: float, iterations: int = 100) -> SparseCoding:
+    def from_dictionary(
+        cls, dictionary: Tensor, sparsity: float, iterations: int = 100
+    ) -> SparseCodingEnergy:
         """Take a dictionary that was fitted elsewhere, (d, m); its columns are kept as they are."""
         model = cls(*dictionary.shape, sparsity=sparsity, iterations=iterations).to(dictionary.dtype)
         with torch.no_grad():
@@ -111,7 +113,7 @@ class SparseCoding(Unnormalized):
         self.dictionary.copy_(_unit(self.dictionary))
 
 
-class PSD(Unnormalized):
+class PSDEnergy(Unnormalized):
     """Predictive sparse decomposition, E(y) = min_z ½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖², f(y) = g · tanh(V y + c).
 
     ``sparsity`` is λ > 0 and ``prediction`` α ≥ 0.  Two energies go by the name:
@@ -119,9 +121,9 @@ class PSD(Unnormalized):
         energy="optimal"     at the best code z*
         energy="predicted"   at z = f(y), without a search: ½‖y − D f(y)‖² + λ‖f(y)‖₁, never below the optimal one
 
-    Training is the same for both, at z*.  With α = 0 the optimal energy is half that of SparseCoding with 2λ.
+    Training is the same for both, at z*.  With α = 0 the optimal energy is half that of SparseCodingEnergy with 2λ.
 
-    >>> model = PSD(2, 8)
+    >>> model = PSDEnergy(2, 8)
     >>> model.energy(torch.zeros(5, 3, 2)).shape
     torch.Size([5, 3])
     """

@@ -25,7 +25,7 @@ from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import MixtureNormal, Posterior
-from abduce.distributions.priors import GaussianMixture
+from abduce.distributions.priors import GaussianMixturePrior
 from abduce.gaussians.linear import LinearPath
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.choice import Choice
@@ -129,7 +129,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         """The prior, and the head that reads the posterior off the encoder: None beside a linear path."""
         shapes, choice = self.shapes, self.choice
         if path is not None:
-            return GaussianMixture(path.weights, path.means, path.covariances), None
+            return GaussianMixturePrior(path.weights, path.means, path.covariances), None
         if pseudo is None:
             pseudo = torch.zeros(shapes.components, self.features.n_features)
         prior = (PRIORS | FIXED)[shapes.prior](shapes.latent[0], shapes.components, self.encode, pseudo)
