@@ -57,13 +57,32 @@ def coder(model: Any, beta: float = 1.0, base: Any = None) -> Callable[[Lattice,
 
     An energy's law is that at inverse temperature ``beta`` with the base measure ``base``.
     """
+    found = _found(model, beta, base)
+    if found is None:
+        raise _no_codec(type(model).__name__)
+    return found
+
+
+def check(model: Any, name: str) -> None:
+    """Refuse a model that nothing codes, calling it by ``name``."""
+    if _found(model) is None:
+        raise _no_codec(name)
+
+
+def _found(
+    model: Any, beta: float = 1.0, base: Any = None
+) -> Callable[[Lattice, BlankPattern], Codec] | None:
     law = model.law(beta, base) if isinstance(model, Energy) else None
     for source in (model, law):
         for family in type(source).mro():
             if family in CODECS:
                 return partial(CODECS[family], source)
-    raise ValueError(
-        f"compress cannot code rows with {type(model).__name__}: it has neither latents with a posterior (as VAE has) nor "
+    return None
+
+
+def _no_codec(name: str) -> ValueError:
+    return ValueError(
+        f"compress cannot code rows with {name}: it has neither latents with a posterior (as VAE has) nor "
         "Gaussian conditionals of its cells (as PPCA, GMM and k-means have), nor has a pool of models (as Auto is); fit a "
         "VAE or a GaussianMixture to the same data (abduce fit --model vae)"
     )

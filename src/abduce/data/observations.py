@@ -213,7 +213,7 @@ def _array(Y: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         raise ValueError(f"X must have shape (n, {', '.join(map(str, shape))}), got {array.shape}")
     if np.isinf(array).any():
         raise ValueError("X contains infinity")
-    y = torch.from_numpy(array.reshape(len(array), -1))
+    y = torch.from_numpy(np.array(array.reshape(len(array), -1)))  # a copy: frames may be read-only
     return y.nan_to_num(), ~torch.isnan(y)
 
 

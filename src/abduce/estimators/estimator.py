@@ -31,7 +31,7 @@ from abduce.answers.answer import Answer, Effort, blocks, gather
 from abduce.checks import check_count
 from abduce.compress import codec
 from abduce.data.schema import Schema
-from abduce.data.seen import Seen
+from abduce.data.seen import Seen, Unanswerable
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.folder import keep, state
 from abduce.estimators.restoring import Restoring
@@ -309,7 +309,11 @@ class Estimator(
         width = self._n_features_out
         if z.ndim != 2 or z.shape[1] != width:
             raise ValueError(f"Z must have shape (n, {width}), got {tuple(z.shape)}")
-        return self.schema_.decode(self.model_.decode(z).detach().numpy())
+        try:
+            rows = self.model_.decode(z)
+        except Unanswerable:
+            raise ValueError(f"{type(self).__name__} has no decoder from its features to rows") from None
+        return self.schema_.decode(rows.detach().numpy())
 
     # ------------------------------------------------------------------ generate
 
@@ -334,7 +338,9 @@ class Estimator(
         check_is_fitted(self)
         if len(X):
             self._check_columns(X, reset=False)
-        return codec.compress(self.model_.coder(), self.schema_, X, fingerprint(*state(self)))
+        coder = self.model_.coder()
+        codec.check(coder, type(self).__name__)
+        return codec.compress(coder, self.schema_, X, fingerprint(*state(self)))
 
     def decompress(self, data: bytes):
         """Turn the bytes of :meth:`compress` back into X.
