@@ -85,7 +85,7 @@ def test_options_of_fit_are_arguments_of_a_vae():
     given = abduce.VAE().get_params()
     assert {argument.name for argument in FIT} <= set(given)
     choices = {argument.name: argument.choices for argument in FIT}
-    assert (choices["prior"], choices["posterior"]) == (PRIORS, POSTERIORS)
+    assert (choices["prior"], choices["posterior"]) == (tuple(PRIORS), tuple(POSTERIORS))
 
 
 def test_the_table_imports_nothing_heavy():

@@ -29,6 +29,18 @@ class Through(View):
     def clean(self, likelihood, y, mask):
         raise NotImplementedError
 
+    def point(self, model, moments):
+        raise NotImplementedError
+
+    def centre(self, clean):
+        raise NotImplementedError
+
+    def hold(self, likelihood, mask):
+        raise NotImplementedError
+
+    def rows(self, index):
+        raise NotImplementedError
+
 
 def through(apply: Callable[[Tensor], Tensor], noise: Tensor, y: Tensor, mask: Tensor) -> Seen:
     """Rows seen through A and noise."""

@@ -235,6 +235,7 @@ QUESTIONS = (
         "Score every row of DATA: log p of its observed cells, in nats.",
         "rows",
         "numbers",
+        (SAMPLES,),
         needs=("log Z",),
     ),
     Verb(

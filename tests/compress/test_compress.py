@@ -24,6 +24,8 @@ from abduce.compress.stack import BitStack
 from abduce.compress.symbols import DigitSymbols
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.pixels import DiscretizedLogisticMixture
+from abduce.estimators.folder import state
+from abduce.fit.checkpoint import fingerprint
 
 RNG = np.random.default_rng(0)
 QUICK = {"latent_dim": 2, "hidden": [16], "max_epochs": 2, "random_state": 0}
@@ -283,10 +285,7 @@ def test_truncated_or_changed_data_are_refused(models):
 def test_payload_of_other_rows_is_refused(models):
     # a checksum of the rows stands behind that of the file
     model, X = models("binary image")
-    names = model._state()
-    from abduce.fit.checkpoint import fingerprint
-
-    own = fingerprint(*names)
+    own = fingerprint(*state(model))
     box = Packed.from_bytes(model.compress(X), own, 25)
     box.payload = Packed.from_bytes(model.compress(X[::-1].copy()), own, 25).payload
     with pytest.raises(CompressedDataError, match="does not decode"):

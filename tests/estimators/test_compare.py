@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from abduce.estimators.latent import warn_of_heavy_tails
 from sklearn.exceptions import NotFittedError
 
 import abduce
 from abduce import VAE, cli
+from abduce.estimators.vae import warn_of_heavy_tails
 
 ROWS = np.random.default_rng(0).normal(size=(300, 3)) @ np.array(
     [[3.0, 1.0, -2.0], [0.0, 0.5, 1.0], [0.0, 0.0, 0.3]]

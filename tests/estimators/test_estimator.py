@@ -166,7 +166,7 @@ def test_fill_draws_vary_where_blank_and_nowhere_else(on_table, on_array):
     mean = np.mean(model.fill(X, draws=200, random_state=0), 0)
     np.testing.assert_allclose(mean, model.fill(X), atol=0.8)
     for draws in (0, -1, 1.5, "two"):
-        with pytest.raises(ValueError, match="draws must be a positive int or None"):
+        with pytest.raises(ValueError, match="draws must be an int >= 1"):
             model.fill(X, draws=draws)
 
 
@@ -302,7 +302,7 @@ def test_samples_come_in_the_datas_form(on_array, on_images, on_table):
     assert new.dtype == X.dtype
     assert set(np.unique(new)) <= set(range(17))
     for n in (0, -3, 2.5):
-        with pytest.raises(ValueError, match="n must be a positive int"):
+        with pytest.raises(ValueError, match="n must be an int >= 1"):
             model.sample(n)
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from abduce import Flips
-from abduce.data.seen import Seen
 from abduce.estimators.latent_classes import LatentClasses
 
 
@@ -103,9 +102,7 @@ def test_fills_tables_of_all_kinds_of_classes(model):
 def test_chances_of_a_class_are_calibrated(model):
     """p(tows | the rest), told by name in model space, against how often cars do tow."""
     frame = cars(4000, seed=7)
-    x, seen = model._encode(frame)
-    seen[:, 2] = False
-    p = model.model_.law().chances(Seen(x, seen), 2)[:, 1].numpy()
+    p = model.class_probabilities(frame, "tows")[True].to_numpy()
     tows = frame["tows"].to_numpy()
     for low, high in ((0.0, 0.2), (0.2, 0.8), (0.8, 1.0)):
         some = (p >= low) & (p < high)
@@ -126,7 +123,7 @@ def test_samples_and_oddness(model):
     )
     assert model.anomaly_score(torn).mean() > model.anomaly_score(frame).mean() + 0.3
     assert (model.predict(frame) == -1).mean() == pytest.approx(0.1, abs=0.08)
-    assert model.transform(frame).shape == (3000, model.model_.config["components"])
+    assert model.transform(frame).shape == (3000, model.model_.energy.config["components"])
     np.testing.assert_allclose(model.transform(frame).sum(1), 1.0)
 
 

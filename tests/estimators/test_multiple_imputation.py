@@ -9,6 +9,7 @@ from scipy import stats
 
 from abduce import RBM, VAE, EnergyNetwork, GaussianMixture, KMeans, pool
 from abduce.estimators.bootstrap import Encoded, apart, held_out, refit, resample
+from abduce.fit.settings import Settings
 
 REPETITIONS = 24
 
@@ -127,7 +128,7 @@ def test_copies_of_a_row_stay_on_one_side():
 def test_the_rows_held_out_are_those_that_fit_holds_out(model):
     model.set_params(random_state=3).fit(np.random.default_rng(0).normal(size=(50, 2)))
     seed = model.inference_seed_
-    settings = model._settings(model.schema_, 50, seed) if isinstance(model, VAE) else model._settings(seed)
+    settings = Settings(validation=model.validation_fraction, seed=seed)
     np.testing.assert_array_equal(settings.split(50)[1], held_out(model, 50))
 
 
@@ -229,7 +230,7 @@ def test_what_is_refused():
     X = np.random.default_rng(0).normal(size=(30, 2))
     X[:5, 0] = np.nan
     model = gaussian().fit(X)
-    with pytest.raises(ValueError, match="parameters must be 'fixed' or 'bootstrap', got 'bayes'"):
+    with pytest.raises(ValueError, match=r"parameters must be one of .*, got 'bayes'"):
         model.fill(X, draws=2, parameters="bayes")
     with pytest.raises(ValueError, match="parameters='bootstrap' needs draws"):
         model.fill(X, parameters="bootstrap")

@@ -53,7 +53,7 @@ def in_units(model: PCA) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of a Gaussian model in the data's units."""
     loc = np.broadcast_to([f.loc for f in model.schema_.fields], model.schema_.n_cells)
     scale = np.broadcast_to([f.scale for f in model.schema_.fields], model.schema_.n_cells)
-    law = model.model_.law()
+    law = model.model_.law
     return loc + scale * law.means[0].numpy(), law.covariances[0].numpy() * np.outer(scale, scale)
 
 
@@ -309,7 +309,7 @@ def test_wrong_shapes_and_arguments(vae):
         model.restore(np.full((1, 6, 6), np.inf), Noise(1.0))
     with pytest.raises(TypeError, match="observation must be Blanks"):
         model.restore(X, 0.3)
-    with pytest.raises(ValueError, match="draws must be a positive int or None, got 0"):
+    with pytest.raises(ValueError, match="draws must be an int >= 1, got 0"):
         model.restore(X, Noise(1.0), draws=0)
     with pytest.raises(ValueError, match="noise must be a number, or 'estimate', got 'guess'"):
         model.denoise(X, "guess")

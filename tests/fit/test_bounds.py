@@ -321,7 +321,7 @@ COUNTS = [
 @pytest.mark.parametrize(("cls", "name"), COUNTS)
 @pytest.mark.parametrize("value", [0, -3, True, 2.0, math.nan, "5", None])
 def test_counts_are_whole_and_positive(cls, name, value):
-    with pytest.raises(ValueError, match=f"{name} must be an int of at least 1, got {value!r}"):
+    with pytest.raises(ValueError, match=f"{name} must be an int >= 1, got {value!r}"):
         cls(**{name: value})
     assert getattr(cls(**{name: np.int64(3)}), name) == 3
 

@@ -344,7 +344,7 @@ def test_a_kernel_of_another_model_is_refused():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ContrastiveDivergence(k=0), "k must be an int of at least 1, got 0"),
+        (lambda: ContrastiveDivergence(k=0), "k must be an int >= 1, got 0"),
         (
             lambda: ContrastiveDivergence(persistent=True, restart=1.5),
             r"restart must be in \[0, 1\], got 1.5",
@@ -354,7 +354,7 @@ def test_a_kernel_of_another_model_is_refused():
             lambda: NCE("uniform"),
             r"noise must be one of \['auto', 'normal', 'mixture', 'rates'\], got 'uniform'",
         ),
-        (lambda: NCE(ratio=0), "ratio must be an int of at least 1, got 0"),
+        (lambda: NCE(ratio=0), "ratio must be an int >= 1, got 0"),
     ],
 )
 def test_arguments_are_checked(make, words):

@@ -166,7 +166,7 @@ def test_kinks_are_refused(objective):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SlicedScoreMatching(projections=0), "projections must be an int of at least 1, got 0"),
+        (lambda: SlicedScoreMatching(projections=0), "projections must be an int >= 1, got 0"),
         (lambda: DenoisingScoreMatching(0.0), "sigma must be > 0, got 0.0"),
         (lambda: DenoisingScoreMatching((1.0, 0.1)), "the higher sigma must be >= 1, got 0.1"),
         (lambda: DenoisingScoreMatching((1.0, 2.0, 3.0)), r"a number or a pair \(low, high\)"),

@@ -140,5 +140,5 @@ def test_rows_of_another_width_are_refused():
 
 
 def test_a_grid_without_points_is_refused():
-    with pytest.raises(ValueError, match="points must be an int of at least 1, got 0"):
+    with pytest.raises(ValueError, match="points must be an int >= 1, got 0"):
         MaximumLikelihood(points=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from abduce.gaussians.ensemble_law import EnsembleLaw
 from views_for_tests import through
 
 from abduce.data.seen import Seen
@@ -163,28 +162,6 @@ def test_gradient_of_the_density():
     (a,) = torch.autograd.grad(ours.log_prob(Seen.whole(x)).sum(), x)
     (b,) = torch.autograd.grad(plain.log_prob(Seen.whole(x)).sum(), x)
     torch.testing.assert_close(a, b)
-
-
-def test_an_ensemble_is_a_mixture_whose_answers_are_averaged():
-    (one, plain), (two, other) = laws("shared"), laws("one each", 3)
-    weights = torch.tensor([1.0, 3.0])
-    law = EnsembleLaw([one, two], weights)
-    x, observed, whole = rows(plain)
-    expected = torch.logsumexp(
-        torch.stack([plain.log_prob(Seen.whole(whole)), other.log_prob(Seen.whole(whole))])
-        + torch.tensor([[0.25], [0.75]]).log(),
-        0,
-    )
-    torch.testing.assert_close(law.log_prob(Seen.whole(whole)), expected)
-    mean = 0.25 * plain.mean(Seen(x, observed)) + 0.75 * other.mean(Seen(x, observed))
-    torch.testing.assert_close(law.mean(Seen(x, observed)), mean)
-    n = 20_000
-    g = torch.Generator().manual_seed(6)
-    drawn = law.draws(Seen(x[:5], observed[:5]), n, g)
-    assert ((drawn.mean(0) - mean[:5]).abs() < 5 * drawn.std(0) / n**0.5 + 1e-9).all()
-    new = law.sample(n, g)
-    own = 0.25 * plain.log_weights.exp() @ plain.means + 0.75 * other.log_weights.exp() @ other.means
-    assert ((new.mean(0) - own).abs() < 5 * new.std(0) / n**0.5).all()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import abduce
 from abduce import VAE
 from abduce.fit.bounds import ELBO, IWAE
 from abduce.inference.importance import log_prob
-from abduce.models.families import FAMILIES
+from abduce.models.families import rebuild
 
 N = 160
 
@@ -160,7 +160,7 @@ def test_keeping_and_loading(case, tmp_path):
 def rebuilt(model: torch.nn.Module) -> torch.nn.Module:
     """A model of its name, its configuration after a passage through JSON, and its weights."""
     config = json.loads(json.dumps(model.config))
-    other = FAMILIES[type(model).__name__](**config)
+    other = rebuild({"family": type(model).__name__, "config": config})
     assert json.loads(json.dumps(other.config)) == config
     other.load_state_dict(model.state_dict())
     return other.double()

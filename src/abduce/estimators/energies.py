@@ -21,6 +21,7 @@ from abduce.data.fields import listing
 from abduce.data.schema import Schema
 from abduce.estimators.estimator import Estimator, M
 from abduce.fit import classical
+from abduce.inference import partition as ladder
 from abduce.inference.energy import LogZ
 
 REAL = ("real", "positive", "pixel")  # kinds of columns that are cells of a real energy
@@ -113,9 +114,67 @@ class EnergyEstimator(Estimator[M]):
         check_is_fitted(self, "model_")
         return self.model_.base
 
+    def normalize(
+        self,
+        method: str = "auto",
+        beta: float | str | None = None,
+        base: str | None = None,
+        particles: int = 128,
+        populations: int = ladder.POPULATIONS,
+        refine: int = 1,
+        random_state=None,
+        show: Callable[[float], None] | None = None,
+    ) -> LogZ:
+        """Make the energy a probability, p(x) = exp(−β E(x)) b(x) / Z: estimate log Z and keep it.
+
+        Parameters
+        ----------
+        method : "auto" or a rung of the ladder
+            "closed form", "enumeration", "quadrature", "importance", "smc" or "ais"; "auto" is the first that holds.
+        beta : float, "auto" or None
+            Inverse temperature; None keeps what ``fit`` found, "auto": 1 where training gave the energy its scale, else the
+            maximum likelihood β, at which the model's mean energy is that of held-out rows.
+        base : "auto", "none", "normal", "box" or None
+            Base measure b, fitted to the data; None keeps what ``fit`` found, "auto": a Gaussian twice as wide as the data
+            where the integral would be infinite without one, else none.
+        particles, populations, refine
+            Of the sampler, where one is needed: populations never meet, and their spread is the error; ``refine`` cuts each
+            step of temperature into as many.
+        random_state : int, RandomState or None
+            Of the sampler; None: the seed of the fit.
+        show : callable or None
+            Called with the share of the way that the sampler has gone.
+
+        Returns
+        -------
+        LogZ
+            In nats, of model space (standardised cells), with the interval that holds it with 90 % probability and
+            ``diagnostics`` that say which rung it was, β, the base measure, effective sample size, acceptance.
+
+        Raises
+        ------
+        ValueError
+            For a rung that does not hold, or an infinite integral.
+        Diverged
+            Where chains run away or stand still.
+        """
+        check_is_fitted(self)
+        for name, count in (("particles", particles), ("populations", populations), ("refine", refine)):
+            check_count(name, count)
+        effort = {"particles": particles, "populations": populations, "refine": refine}
+        return self._estimate(method, beta, base, effort, random_state, show)
+
     @abc.abstractmethod
-    def normalize(self, method: str = "auto") -> LogZ:
-        """log Z, which is kept."""
+    def _estimate(
+        self,
+        method: str,
+        beta: float | str | None,
+        base: str | None,
+        effort: dict[str, int],
+        random_state: Any,
+        show: Callable[[float], None] | None,
+    ) -> LogZ:
+        """log Z of a fitted model, which is kept; arguments as in :meth:`normalize`."""
 
     @abc.abstractmethod
     def energy(self, X) -> np.ndarray:
@@ -152,10 +211,16 @@ class DensityEstimator(EnergyEstimator[M]):
     def _normalised(self):
         return self
 
-    def normalize(self, method: str = "auto") -> LogZ:
-        """log Z = 0, as it is: there is nothing to estimate, whatever the ``method``."""
-        check_is_fitted(self)
-        return self.model_.partition or LogZ.exact(0.0)
+    def _estimate(
+        self,
+        method: str,
+        beta: float | str | None,
+        base: str | None,
+        effort: dict[str, int],
+        random_state: Any,
+        show: Callable[[float], None] | None,
+    ) -> LogZ:
+        return self.model_.partition or LogZ.exact(0.0)  # there is nothing to estimate
 
     def energy(self, X) -> np.ndarray:
         """−log p of each row in model space, nats ``(n,)``."""

@@ -176,7 +176,7 @@ class Estimator(
         if isinstance(X, pd.DataFrame):
             frame: Any = X
             validate_data(self, frame, reset=reset, skip_check_array=True)
-        elif np.ndim(X) <= 2:
+        elif getattr(X, "ndim", 2) <= 2:
             kind = X.dtype.kind if isinstance(X, np.ndarray) else "O"
             dtype = None if kind in "bifu" else np.float64
             array: Any = X

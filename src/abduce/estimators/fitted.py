@@ -82,60 +82,22 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
             self.normalize(method="closed form" if self.model_.energy.in_nats else "auto")
         return self
 
-    def normalize(
+    def _estimate(
         self,
-        method: str = "auto",
-        beta: float | str | None = None,
-        base: str | None = None,
-        particles: int = 128,
-        populations: int = ladder.POPULATIONS,
-        refine: int = 1,
-        random_state=None,
-        show: Callable[[float], None] | None = None,
+        method: str,
+        beta: float | str | None,
+        base: str | None,
+        effort: dict[str, int],
+        random_state: Any,
+        show: Callable[[float], None] | None,
     ) -> LogZ:
-        """Make the energy a probability, p(x) = exp(−β E(x)) b(x) / Z: estimate log Z and keep it.
-
-        Parameters
-        ----------
-        method : "auto" or a rung of the ladder
-            "closed form", "enumeration", "quadrature", "importance", "smc" or "ais"; "auto" is the first that holds.
-        beta : float, "auto" or None
-            Inverse temperature; None keeps what ``fit`` found, "auto": 1 where training gave the energy its scale, else the
-            maximum likelihood β, at which the model's mean energy is that of held-out rows.
-        base : "auto", "none", "normal", "box" or None
-            Base measure b, fitted to the data; None keeps what ``fit`` found, "auto": a Gaussian twice as wide as the data
-            where the integral would be infinite without one, else none.
-        particles, populations, refine
-            Of the sampler, where one is needed: populations never meet, and their spread is the error; ``refine`` cuts each
-            step of temperature into as many.
-        random_state : int, RandomState or None
-            Of the sampler; None: the seed of the fit.
-        show : callable or None
-            Called with the share of the way that the sampler has gone.
-
-        Returns
-        -------
-        LogZ
-            In nats, of model space (standardised cells), with the interval that holds it with 90 % probability and
-            ``diagnostics`` that say which rung it was, β, the base measure, effective sample size, acceptance.
-
-        Raises
-        ------
-        ValueError
-            For a rung that does not hold, or an infinite integral.
-        Diverged
-            Where chains run away or stand still.
-        """
-        check_is_fitted(self)
-        for name, count in (("particles", particles), ("populations", populations), ("refine", refine)):
-            check_count(name, count)
         old = self.model_
         measure = old.base if base is None else self._measure(base, old.energy, old.start)
         changed = base is not None and not old.energy.in_nats
         inverse = self._temperature("auto" if beta is None and changed else beta, old, measure)
         new = EnergyModel(old.energy, old.start, inverse, measure, None, old.layout.levels)
         seed = self.inference_seed_ if random_state is None else self._generator(random_state).initial_seed()
-        found = new.normalize(method, particles, populations, refine, seed, show)
+        found = new.normalize(method, **effort, seed=seed, show=show)
         self.model_ = new
         self.offset_ = float(self._plausibility(self._edge())[0])
         return found

@@ -53,7 +53,7 @@ class ContrastiveDivergence:
 
     >>> ContrastiveDivergence(k=0)
     Traceback (most recent call last):
-    ValueError: k must be an int of at least 1, got 0
+    ValueError: k must be an int >= 1, got 0
     """
 
     k: int = 1

@@ -7,6 +7,7 @@ import abc
 import torch
 from torch import Generator, Tensor
 
+from abduce.data.seen import Unanswerable
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
@@ -37,13 +38,13 @@ class LatentVariableModel(Energy):
     def likelihood(self, z: Tensor) -> Product:
         """p(x|z) for latents ``(..., latent)``."""
 
-    @abc.abstractmethod
     def point(self, moments: list[Tensor]) -> Tensor:
         """Best value of each cell from averaged moments of the likelihood, (..., D): means of numbers, modes of classes."""
+        raise Unanswerable(f"{type(self).__name__} does not say what the best value of a cell is")
 
-    @abc.abstractmethod
     def chances(self, moments: list[Tensor], cell: int) -> Tensor:
         """Probability of each level of a class cell from averaged moments, (..., levels)."""
+        raise Unanswerable(f"{type(self).__name__} does not say which cells hold classes")
 
     def codes(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """What a row is embedded as, the posterior mean of the latents, (batch, latent)."""
