@@ -85,7 +85,7 @@ class Pool(Model):
         """The members."""
         return list(self.members)  # pyright: ignore[reportReturnType]
 
-    @property
+    @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What any member answers; those that can't stand back."""
         return frozenset().union(*(m.views for m in self.parts))

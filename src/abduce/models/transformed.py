@@ -86,7 +86,7 @@ class Transformed(Model):
         kinds = {f.kind for f in self.schema.fields}
         return not self.scores and kinds <= {"real", "pixel"}
 
-    @property
+    @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Blanks; linear views where features are affine."""
         allowed = {"blanks", "linear"} if self._affine else {"blanks"}
@@ -150,8 +150,7 @@ class _ThroughCoding(Answer):
         known = seen.clone()
         known[:, len(coding.numbers) :] = False
         out = model.answer(Seen(features, known), self.effort).log_evidence
-        values, mask = x.numpy(), observed.numpy()
-        out = out + torch.from_numpy(coding.log_slope_in_model(values, mask))
+        out = out + coding.slope(x, observed)
         for j, (block, share, _) in coding.classes.items():
             rows = observed[:, j].nonzero().squeeze(1)
             if len(rows):
