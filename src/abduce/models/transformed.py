@@ -43,6 +43,8 @@ _CODINGS: WeakValueDictionary[bytes, Coding] = (
 class Transformed(Model):
     """``model`` of features behind a ``coding`` of a schema's rows; JSON-able parts and buffers rebuild it."""
 
+    in_units = True
+
     def __init__(self, model: Model, schema: Schema, scores: bool, arrays: dict[str, np.ndarray]):
         super().__init__()
         self.model, self.schema, self.scores = model, schema, scores
@@ -167,12 +169,12 @@ class _ThroughCoding(Answer):
 
     def mean(self) -> Tensor:
         out = self.seen.y.clone()
-        out[:, self.coding.numbers] = torch.from_numpy(self.coding.to_model(self._numbers()))
+        out[:, self.coding.numbers] = torch.from_numpy(self.coding.to_model(self.numbers()))
         for j in self.coding.classes:
             out[:, j] = self.chances(j).argmax(1).double()
         return torch.where(self.seen.mask, self.seen.y, out)
 
-    def _numbers(self) -> np.ndarray:
+    def numbers(self) -> np.ndarray:
         """Means of numbers in data units, (rows, D')."""
         coding, count = self.coding, len(self.coding.numbers)
         if not coding.scores or not count:
