@@ -168,7 +168,7 @@ def test_a_ring_is_the_curve_it_says():
 
     x = np.random.default_rng(0).normal(size=(200, 2))
     by_quadrature = examples.NoisyCurves(circle, 0.1).log_prob(x)
-    np.testing.assert_allclose(examples.ring().log_prob(x), by_quadrature, rtol=1e-8)
+    np.testing.assert_allclose(examples.Ring().log_prob(x), by_quadrature, rtol=1e-8)
 
 
 def test_spiral_quadrature_has_converged():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abduce.distributions.bases import NormalBase
 from abduce.inference.convergence import chain_sample_size, split_r_hat
 from abduce.inference.langevin import Hamiltonian, Langevin
 from abduce.models.gaussian import PrincipalComponentsEnergy
@@ -45,17 +44,6 @@ def test_kernels_sample_a_gaussian(kernel):
     torch.testing.assert_close(torch.cov(x.T), model().covariance, atol=0.25, rtol=0)
     assert 0.5 < rate <= 1
     assert kernel.step_size < 0.2 or split_r_hat(trace) < 1.2  # small steps have hardly begun to mix
-
-
-def test_temperature_and_base():
-    """exp(−β E) b is Gaussian: precisions add."""
-    base = NormalBase(torch.ones(2, dtype=torch.float64), 2 * torch.eye(2, dtype=torch.float64))
-    x, _, _ = run(Langevin(model(), 0.7, beta=0.5, base=base))
-    precision = 0.5 * torch.linalg.inv(model().covariance) + 0.5 * torch.eye(2, dtype=torch.float64)
-    covariance = torch.linalg.inv(precision)
-    torch.testing.assert_close(torch.cov(x.T), covariance, atol=0.1, rtol=0)
-    mean = covariance @ (0.5 * torch.ones(2, dtype=torch.float64))
-    torch.testing.assert_close(x.mean(0), mean, atol=0.08, rtol=0)
 
 
 def test_adjustment_removes_what_a_coarse_step_adds():

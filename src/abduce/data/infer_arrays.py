@@ -46,9 +46,8 @@ def array_fields(
     loc, scale = np.zeros(d), np.ones(d)
     if real.any():
         some = slice(None) if real.all() else np.flatnonzero(real)
-        loc[some], scale[some] = location_scale(
-            values[:, some], None if observed is None else observed[:, some]
-        )
+        seen = None if observed is None else observed[:, some]
+        loc[some], scale[some] = location_scale(values[:, some], seen)
     if positive.any():
         some = np.flatnonzero(positive)
         seen = np.ones((n, some.size), bool) if observed is None else observed[:, some]
@@ -63,25 +62,15 @@ def array_fields(
     for j in np.flatnonzero(guess == "count"):
         seen = values[:, j] if observed is None else values[observed[:, j], j]
         check_counts(seen, int(step[j]) or None, f"x{j}")
-    return tuple(
-        Field(
-            name=f"x{j}",
-            kind=str(guess[j]),
-            dtype=str(dtype),
-            categories=categories.get(j),
-            loc=float(loc[j]),
-            scale=float(scale[j]),
-            denominator=1
-            if guess[j] in CODED
-            else int(step[j]) or None
-            if count[j] or guess[j] == "pixel"
-            else None,
-            low=float(low[j]) if count[j] or guess[j] == "pixel" else math.nan,
-            high=float(high[j]) if count[j] or guess[j] == "pixel" else math.nan,
-            missing=1.0 - float(count[j]) / n,
-        )
-        for j in range(d)
-    )
+    out = []
+    for j, kind in enumerate(guess.tolist()):
+        known = count[j] or kind == "pixel"
+        q = 1 if kind in CODED else int(step[j]) or None if known else None
+        ends = (float(low[j]), float(high[j])) if known else (math.nan, math.nan)
+        line = float(loc[j]), float(scale[j])
+        missing = 1.0 - float(count[j]) / n
+        out.append(Field(f"x{j}", kind, str(dtype), categories.get(j), *line, q, *ends, missing))
+    return tuple(out)
 
 
 def _ranges(values: np.ndarray, observed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -16,16 +16,6 @@ class Layout:
     shape: tuple[int, ...]
     levels: tuple[int, ...]
 
-    @classmethod
-    def of_numbers(cls, cells: int) -> Layout:
-        """All cells are numbers."""
-        return cls((cells,), (0,) * cells)
-
-    @classmethod
-    def of_bits(cls, cells: int) -> Layout:
-        """All cells are binary."""
-        return cls((cells,), (2,) * cells)
-
     @property
     def n_cells(self) -> int:
         """How many cells D a row has."""

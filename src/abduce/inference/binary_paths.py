@@ -121,11 +121,8 @@ class BinaryPath:
             return torch.lerp(base, self.target(x) + _pull(x, self.field), t.expand_as(base))
 
         state = start(x, log_density)
-        acceptance = x.new_zeros(x.shape[:-1])
-        for _ in range(self.flips):
-            state, info = flip(log_density, state, self.observed, generator, self.shared)
-            acceptance += info.acceptance / self.flips
-        return state.x, acceptance
+        state, info = flip(log_density, state, self.observed, generator, self.flips, self.shared)
+        return state.x, info.acceptance
 
 
 def _draw(

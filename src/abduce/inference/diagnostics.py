@@ -30,9 +30,7 @@ class Diagnosis:
     elbo: float
     reconstruction: float
     kl: float
-    kl_per_unit: (
-        tuple[float, ...] | None
-    )  # where it has a closed form: diagonal posterior, standard normal prior
+    kl_per_unit: tuple[float, ...] | None  # of a diagonal posterior under a standard normal prior
     activity: tuple[float, ...]  # variance of each unit's posterior mean over the data
     active_units: int
     mutual_information: float | None = None
@@ -74,16 +72,10 @@ def diagnose(
     information = None
     if surgery:
         information = (torch.cat(own) - _aggregate(model, x, observed, torch.cat(drawn))).mean().item()
-    return Diagnosis(
-        reconstruction - kl,
-        reconstruction,
-        kl,
-        tuple(torch.cat(units).mean(0).tolist()) if units else None,
-        tuple(activity.tolist()),
-        int((activity > ACTIVE).sum()),
-        information,
-        None if information is None else kl - information,
-    )
+    each, active = tuple(torch.cat(units).mean(0).tolist()) if units else None, int((activity > ACTIVE).sum())
+    marginal = None if information is None else kl - information
+    split = reconstruction - kl, reconstruction, kl, each, tuple(activity.tolist()), active
+    return Diagnosis(*split, information, marginal)
 
 
 def _aggregate(model: LatentVariableModel, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from abduce.data.seen import Unanswerable
-from abduce.gaussians.law import Law
+from abduce.gaussians.law import Law, energy
 
 VIEWS = {
     "real": frozenset({"blanks", "linear"}),
@@ -143,6 +143,26 @@ class Unnormalized(Energy):
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> None:
         return None
+
+
+class Normalised(Energy):
+    """−log p of a distribution whose marginals, conditionals and draws are exact: log Z = 0 at β = 1 without a base."""
+
+    traits = Traits(bounded_volume=True)
+
+    @abc.abstractmethod
+    def distribution(self) -> Any:
+        """The distribution, a `Law`."""
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return energy(self.distribution(), x, observed)
+
+    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
+        return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
+
+    def law(self, beta: float = 1.0, base: Base | None = None) -> Any:
+        """The distribution itself at β = 1 without a base; None elsewhere."""
+        return self.distribution() if beta == 1 and base is None else None
 
 
 class Bipartite(Energy):

@@ -30,11 +30,7 @@ class Generated(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    density: Density,
-    n: int,
-    generator: torch.Generator,
-    share: float = 0.9,
-    after: int = AFTER,
+    density: Density, n: int, generator: torch.Generator, share: float = 0.9, after: int = AFTER
 ) -> Generated:
     """Draw ``n`` rows; raises :class:`~abduce.inference.energy.Diverged` where chains run away or stand still."""
     law = density.model.law(density.beta, density.base)
@@ -61,15 +57,13 @@ def generate(
         rates.append(accepted.mean())
     check_range(x)
     energies = torch.stack(trace)
-    return Generated(
-        x[:, 0],
-        {
-            "method": "annealed",
-            "temperatures": len(done.plan.t) - 1,
-            "effective_sample_size": float(effective_sample_size(done.log_w)[0]),
-            "ancestors": int(done.ancestors[0]),
-            "acceptance": float(torch.stack(rates).mean()),
-            "r_hat": split_r_hat(energies),
-            "chain_sample_size": chain_sample_size(energies),
-        },
-    )
+    found = {
+        "method": "annealed",
+        "temperatures": len(done.plan.t) - 1,
+        "effective_sample_size": float(effective_sample_size(done.log_w)[0]),
+        "ancestors": int(done.ancestors[0]),
+        "acceptance": float(torch.stack(rates).mean()),
+        "r_hat": split_r_hat(energies),
+        "chain_sample_size": chain_sample_size(energies),
+    }
+    return Generated(x[:, 0], found)

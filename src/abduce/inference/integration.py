@@ -160,17 +160,12 @@ def log_z_by_quadrature(
         raise ValueError(infinite)
     low, high = _first_box(energy, base)
     parts: list[_Part] = []
-    outside, rises = -math.inf, 0
+    outside, rises, bar = -math.inf, 0, math.log(tolerance)
     while True:
         inside = _log_sum([part.mass for part in parts])
-        parts.append(
-            _refined(
-                partial(log_z_on_grid, energy, low, high, beta=beta, base=base, hollow=bool(parts)),
-                COARSE[energy.n_cells],
-                FINE[energy.n_cells],
-                lambda mass, inside=inside: math.log(tolerance) + _log_sum([mass, inside]),
-            )
-        )
+        mass = partial(log_z_on_grid, energy, low, high, beta=beta, base=base, hollow=bool(parts))
+        grid = COARSE[energy.n_cells], FINE[energy.n_cells]
+        parts.append(_refined(mass, *grid, lambda mass, inside=inside: bar + _log_sum([mass, inside])))
         if isinstance(base, BoxBase):
             break
         if len(parts) > 1:
@@ -179,20 +174,11 @@ def log_z_by_quadrature(
             if rises >= RISES or (len(parts) == SHELLS and growth > math.log(0.9)):
                 raise ValueError(infinite)
             outside = parts[-1].mass + growth - math.log1p(-math.exp(growth)) if growth < 0 else math.inf
-            if outside - inside < math.log(tolerance) or len(parts) == SHELLS:
+            if outside - inside < bar or len(parts) == SHELLS:
                 break
         low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
     total = _log_sum([part.mass for part in parts])
     error = math.exp(_log_sum([*(part.change for part in parts), outside]) - total)
-    return LogZ(
-        total,
-        total - error,
-        total + error,
-        "quadrature",
-        {
-            "method": "quadrature",
-            "boxes": len(parts),
-            "points": max(part.points for part in parts),
-            "error": error,
-        },
-    )
+    points = max(part.points for part in parts)
+    found = {"method": "quadrature", "boxes": len(parts), "points": points, "error": error}
+    return LogZ(total, total - error, total + error, "quadrature", found)

@@ -12,22 +12,19 @@ Source: Roberts & Tweedie 1996, Exponential convergence of Langevin distribution
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from abduce.inference import hmc
-from abduce.inference.energy import Base, Energy, log_density
-from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start
-
-
-def _target(kernel: Langevin | Hamiltonian) -> LogDensity:
-    return lambda x: log_density(kernel.model, x, kernel.beta, kernel.base)
+from abduce.inference.energy import Energy, log_density
+from abduce.inference.kernels import Info, State, choose, normal, start
 
 
 @dataclass(frozen=True)
 class Langevin:
-    """Langevin dynamics on exp(−β E) b.
+    """Langevin dynamics on exp(−E).
 
     >>> from abduce.models.gaussian import PrincipalComponentsEnergy
     >>> model = PrincipalComponentsEnergy(2, 1).double()
@@ -43,12 +40,9 @@ class Langevin:
     model: Energy
     step_size: float = 0.1
     metropolis: bool = True
-    beta: float = 1.0
-    base: Base | None = None
 
     def init(self, x: Tensor) -> State:
-        """Start the chains at x ``(n, D)``."""
-        return start(x, _target(self))
+        return start(x, partial(log_density, self.model))
 
     def step(self, state: State, generator: Generator) -> tuple[State, Info]:
         """Move every chain once; without ``metropolis`` the acceptance is one."""
@@ -64,18 +58,14 @@ class Langevin:
 
 @dataclass(frozen=True)
 class Hamiltonian:
-    """Hamiltonian Monte Carlo on exp(−β E) b, in the form of the other kernels: x ``(n, D)``."""
+    """Hamiltonian Monte Carlo on exp(−E), in the form of the other kernels: x ``(n, D)``."""
 
     model: Energy
     step_size: float = 0.1
     leapfrogs: int = 5
-    beta: float = 1.0
-    base: Base | None = None
 
     def init(self, x: Tensor) -> State:
-        """Start the chains at x ``(n, D)``."""
-        return start(x, _target(self))
+        return start(x, partial(log_density, self.model))
 
     def step(self, state: State, generator: Generator) -> tuple[State, Info]:
-        """Move every chain once."""
-        return hmc.step(state, _target(self), self.step_size, generator, self.leapfrogs)
+        return hmc.step(state, partial(log_density, self.model), self.step_size, generator, self.leapfrogs)

@@ -43,39 +43,21 @@ POPULATIONS = 8
 LEVEL = 0.9  # probability with which the interval is to hold log Z
 
 
-def log_z(
-    density: Density,
-    method: str = "auto",
-    particles: int = 128,
-    populations: int = POPULATIONS,
-    share: float = 0.95,
-    refine: int = 1,
-    seed: int = 0,
-    show: Callable[[float], None] | None = None,
-) -> LogZ:
+def log_z(density: Density, method: str = "auto", populations: int = POPULATIONS, **sampler: Any) -> LogZ:
     """log Z of a density, nats, with a 90 % interval and how it came about.
 
-    ``method`` "auto" takes the first rung that holds; a rung that does not hold raises ValueError saying why.  ``particles``,
-    ``populations`` and ``share`` are those of :func:`abduce.inference.tempering.temper`; ``refine`` cuts each step of
-    temperature into as many.  Raises ValueError where
-    the integral is infinite, :class:`~abduce.inference.energy.Diverged` where chains run away.
+    ``method`` "auto" takes the first rung that holds; a rung that does not hold raises ValueError saying why.  ``populations``
+    and the other arguments are those of :func:`estimate`.  Raises ValueError where the integral is infinite,
+    :class:`~abduce.inference.energy.Diverged` where chains run away.
     """
     check_choice("method", method, METHODS)
     if populations < 2:
         raise ValueError(
             f"populations must be an int >= 2, for their spread is the error, got {populations!r}"
         )
-    sampler = {
-        "particles": particles,
-        "populations": populations,
-        "share": share,
-        "refine": refine,
-        "seed": seed,
-        "show": show,
-    }
     check_finite(density)
     for rung in RUNGS if method == "auto" else [method]:
-        found = _climb(density, rung, sampler)
+        found = _climb(density, rung, {"populations": populations, **sampler})
         if found is not None:
             return found
     why = {
@@ -127,20 +109,17 @@ def estimate(
     seed: int = 0,
     show: Callable[[float], None] | None = None,
 ) -> tuple[LogZ, Particles]:
-    """log Z by tempered SMC or annealed importance sampling, and the particles, which are draws from the density."""
+    """log Z by tempered SMC or annealed importance sampling, and the particles, which are draws from the density.
+
+    ``particles``, ``populations`` and ``share`` are those of :func:`abduce.inference.tempering.temper`; ``refine`` cuts each
+    step of temperature into as many.
+    """
     path = path_to(density)
     pilot = temper(path, particles, 1, seed, share)
     check_arrival(pilot)
     check_mixing(pilot)
-    done = temper(
-        path,
-        particles,
-        populations,
-        seed + 1,
-        plan=pilot.plan.finer(refine),
-        resampling=method == "smc",
-        show=show,
-    )
+    plan = pilot.plan.finer(refine)
+    done = temper(path, particles, populations, seed + 1, plan=plan, resampling=method == "smc", show=show)
     check_mixing(done)
     value, half = interval(done.log_z)
     wider = temper(path_to(density.widened()), particles, 1, seed + 2, share)

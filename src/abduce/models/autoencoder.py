@@ -55,28 +55,23 @@ class Activation(NamedTuple):
     smooth: bool = True
 
 
-def _ramp(u: Tensor) -> Tensor:
-    return u.clamp(0, 1)
-
-
-def _shrink(u: Tensor) -> Tensor:
-    return F.softshrink(u, SHRINK)
-
-
 ACTIVATIONS = {
     "linear": Activation(lambda u: u, torch.ones_like),
     "sigmoid": Activation(torch.sigmoid, lambda u: torch.sigmoid(u) * torch.sigmoid(-u), bounded=True),
     "tanh": Activation(torch.tanh, lambda u: 1 - torch.tanh(u).square(), bounded=True),
     "relu": Activation(torch.relu, lambda u: (u > 0).to(u.dtype), torch.relu, smooth=False),
     "ramp": Activation(
-        _ramp,
+        lambda u: u.clamp(0, 1),
         lambda u: ((u > 0) & (u < 1)).to(u.dtype),
         lambda u: torch.minimum(u, 1 - u).clamp_min(0),
         bounded=True,
         smooth=False,
     ),
     "shrink": Activation(
-        _shrink, lambda u: (u.abs() > SHRINK).to(u.dtype), lambda u: _shrink(u).abs(), smooth=False
+        lambda u: F.softshrink(u, SHRINK),
+        lambda u: (u.abs() > SHRINK).to(u.dtype),
+        lambda u: F.softshrink(u, SHRINK).abs(),
+        smooth=False,
     ),
 }
 
@@ -199,9 +194,9 @@ class AutoencoderEnergy(Unnormalized):
     def _error(self, x: Tensor, h: Tensor) -> Tensor:
         """How far g(h) is from x: squared error, or cross-entropy in nats where cells are binary."""
         row = self._decode(h)
-        return (
-            softplus_sum(row) - (x * row).sum(-1) if self.support == "binary" else (x - row).square().sum(-1)
-        )
+        if self.support == "binary":
+            return softplus_sum(row) - (x * row).sum(-1)
+        return (x - row).square().sum(-1)
 
     def _corrupt(self, x: Tensor, generator: Generator | None) -> Tensor:
         if self.support == "binary":
@@ -217,9 +212,8 @@ class AutoencoderEnergy(Unnormalized):
         if self.penalty == "saturating":
             assert self.activation.to_flat is not None
             return self.activation.to_flat(inputs[-1]).sum(-1)
-        if not self.kl:
+        if not self.kl or self.target is None:
             return h.abs().sum(-1)
-        assert self.target is not None
         wanted = torch.tensor([self.target, 1 - self.target], dtype=h.dtype, device=h.device)
         active = h.mean(0)
         got = torch.stack([active, 1 - active], -1).clamp_min(torch.finfo(h.dtype).tiny)
@@ -239,17 +233,7 @@ class AutoencoderEnergy(Unnormalized):
 
 
 def _check(
-    n_cells: int,
-    code: int,
-    hidden: list[int],
-    activation: str,
-    tied: bool,
-    penalty: str,
-    strength: float,
-    corruption: float,
-    target: float | None,
-    energy: str,
-    support: str,
+    n_cells, code, hidden, activation, tied, penalty, strength, corruption, target, energy, support
 ) -> None:
     """Refuse arguments, and combinations of them, that have no meaning."""
     check_choice("activation", activation, tuple(ACTIVATIONS))

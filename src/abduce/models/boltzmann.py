@@ -37,16 +37,7 @@ from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
 from abduce.distributions.cells import LOG_2PI
-from abduce.inference.energy import (
-    Base,
-    Bipartite,
-    Energy,
-    Pairwise,
-    Traits,
-    arguments,
-    check_whole,
-    softplus_sum,
-)
+from abduce.inference.energy import Base, Bipartite, Energy, Pairwise, Traits, check_whole, softplus_sum
 from abduce.inference.flips import ENUMERABLE, log_sum_states, over_cells
 from abduce.inference.integration import log_z_by_enumeration
 
@@ -64,7 +55,7 @@ class IsingEnergy(Pairwise):
 
     def __init__(self, n_cells: int):
         super().__init__()
-        self.config = arguments(locals())
+        self.config = {"n_cells": n_cells}
         self.n_cells = n_cells
         self.weight = nn.Parameter(torch.zeros(n_cells, n_cells))
         self.bias = nn.Parameter(torch.zeros(n_cells))
@@ -110,11 +101,28 @@ class IsingEnergy(Pairwise):
         return torch.sigmoid(self.local_fields(x))
 
 
-class RBMEnergy(Bipartite):
+class Restricted(Bipartite):
+    """What the two restricted machines have in common: ``weight`` W (D, hidden), ``bias`` b (D,), ``hidden_bias`` c (hidden,),
+    ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,)."""
+
+    offset: Tensor
+    hidden_offset: Tensor
+
+    def __init__(self, n_cells: int, hidden: int):
+        super().__init__()
+        self.config = {"n_cells": n_cells, "hidden": hidden}
+        self.n_cells = n_cells
+        self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
+        self.bias = nn.Parameter(torch.zeros(n_cells))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.register_buffer("offset", torch.zeros(n_cells))
+        self.register_buffer("hidden_offset", torch.zeros(hidden))
+
+
+class RBMEnergy(Restricted):
     """The restricted Boltzmann machine with binary cells.
 
-    E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ(v − μ), with ``weight`` W (D, hidden), ``bias`` b (D,),
-    ``hidden_bias`` c (hidden,), ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,).
+    E(v) = −bᵀ(v − μ) − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ(v − μ).
 
     >>> model = RBMEnergy(6, 2)
     >>> torch.allclose(model.log_z_by_hidden(), model.log_z_by_visible())
@@ -122,18 +130,6 @@ class RBMEnergy(Bipartite):
     """
 
     traits = Traits("binary")
-    offset: Tensor
-    hidden_offset: Tensor
-
-    def __init__(self, n_cells: int, hidden: int):
-        super().__init__()
-        self.config = arguments(locals())
-        self.n_cells = n_cells
-        self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
-        self.bias = nn.Parameter(torch.zeros(n_cells))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-        self.register_buffer("offset", torch.zeros(n_cells))
-        self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> RBMEnergy:
@@ -203,26 +199,15 @@ class RBMEnergy(Bipartite):
         return self.log_z_by_visible(beta, base) if self.n_cells <= ENUMERABLE else None
 
 
-class GaussianRBMEnergy(Bipartite):
+class GaussianRBMEnergy(Restricted):
     """The machine with real cells, a mixture of 2^hidden Gaussians N(b + s · W(h − λ), s²) that share their scales s (D,).
 
-    E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ((v − μ)/s), with ``weight`` W (D, hidden), ``bias`` b
-    (D,), ``hidden_bias`` c (hidden,), ``log_scale`` log s, ``offset`` μ (D,) and ``hidden_offset`` λ (hidden,).
+    E(v) = ½ ‖(v − b)/s‖² − Σ_j (softplus(u_j) − λ_j u_j), u = c + Wᵀ((v − μ)/s), with ``log_scale`` log s.
     """
 
-    offset: Tensor
-    hidden_offset: Tensor
-
     def __init__(self, n_cells: int, hidden: int):
-        super().__init__()
-        self.config = arguments(locals())
-        self.n_cells = n_cells
-        self.weight = nn.Parameter(0.01 * torch.randn(n_cells, hidden))
-        self.bias = nn.Parameter(torch.zeros(n_cells))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        super().__init__(n_cells, hidden)
         self.log_scale = nn.Parameter(torch.zeros(n_cells))
-        self.register_buffer("offset", torch.zeros(n_cells))
-        self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor, scale: Tensor) -> GaussianRBMEnergy:

@@ -7,31 +7,20 @@ from collections.abc import Sequence
 
 import torch
 
-from abduce.data.fields import Field
 from abduce.data.schema import Schema
 from abduce.distributions.heads import HEADS, NUMBERS
 from abduce.distributions.likelihoods import Cells, Head, Likelihood
 from abduce.nets.mlp import Features
 
 
-def fields_of(schema: Schema) -> list[Field]:
-    """One field for each cell; images share one."""
-    return list(schema.fields) * (schema.n_cells // len(schema.fields))
-
-
 def reading(schema: Schema, masking: bool, means: Sequence[float] | None = None) -> Features:
     """What the encoder reads of a schema's rows; ``means`` centre counts and binary cells."""
-    fields = fields_of(schema)
+    fields = schema.cell_fields
     at = range(len(fields))
     numeric = [c for c in at if fields[c].kind in (*NUMBERS, "binary")]
     count = [c for c in at if fields[c].kind == "count"]
-    # classes in the order of their kinds
-    classes = [
-        (c, len(fields[c].categories or ()))
-        for k in ("ordinal", "categorical")
-        for c in at
-        if fields[c].kind == k
-    ]
+    order = [c for kind in ("ordinal", "categorical") for c in at if fields[c].kind == kind]
+    classes = [(c, len(fields[c].categories or ())) for c in order]
     logs = [math.log1p(1.0 if means is None else means[c]) for c in count]
     loc = [(0.5 if means is None else means[c]) if fields[c].kind == "binary" else 0.0 for c in numeric]
     return Features(schema.n_cells, numeric, count, classes, masking, loc if any(loc) else None, logs)
@@ -51,7 +40,7 @@ def likelihood_of(
     ``scale`` says where noise scales come from, ``components`` how many logistics a mixture has; ``means`` and ``variances``
     are the cells' observed ones in model space.
     """
-    fields = fields_of(schema)
+    fields = schema.cell_fields
     gathered: dict[tuple, list[int]] = {}
     for group in schema.groups:
         for cell in group.cells.tolist():
@@ -63,9 +52,7 @@ def likelihood_of(
     heads: list[tuple[Sequence[int], Head]] = []
     for (name, *_), cells in gathered.items():
         cells = sorted(cells)
-        mean, variance = (
-            None if v is None else torch.tensor([v[c] for c in cells]) for v in (means, variances)
-        )
-        made_for = Cells([fields[c] for c in cells], mean, variance, scale, components)
+        seen = (None if v is None else torch.tensor([v[c] for c in cells]) for v in (means, variances))
+        made_for = Cells([fields[c] for c in cells], *seen, scale=scale, components=components)
         heads.append((cells, HEADS[name](name, made_for)))
     return Likelihood(heads, schema.n_cells)

@@ -7,7 +7,6 @@ Where the family has an exact law, answers are exact; elsewhere particles are an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -134,17 +133,9 @@ class EnergyModel(Model):
             return True
         return self.energy.in_nats and self.energy.log_z(self.beta, self.base) is not None
 
-    def normalize(
-        self,
-        method: str,
-        particles: int,
-        populations: int,
-        refine: int,
-        seed: int,
-        show: Callable[[float], None] | None,
-    ) -> LogZ:
+    def normalize(self, method: str, **sampler: Any) -> LogZ:
         """Estimate log Z and keep it; see :func:`abduce.inference.partition.log_z`."""
-        found = log_z(self.density, method, particles, populations, refine=refine, seed=seed, show=show)
+        found = log_z(self.density, method, **sampler)
         found.diagnostics.update(beta=self.beta, base="none" if self.base is None else self.base.name)
         self.partition = found
         return found

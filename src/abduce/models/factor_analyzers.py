@@ -17,11 +17,10 @@ from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.factor_law import FactorMixtureLaw
-from abduce.gaussians.law import energy
-from abduce.inference.energy import Base, Energy, Traits
+from abduce.inference.energy import Normalised
 
 
-class FactorAnalyzersEnergy(Energy):
+class FactorAnalyzersEnergy(Normalised):
     """Mixture of ``components`` K factor analysers with ``factors`` q each, of rows of ``n_cells`` D.
 
     ``represent`` gives the factors E[z | y] of one component, (batch, q), or the responsibilities p(k | y), (batch, K).
@@ -31,7 +30,6 @@ class FactorAnalyzersEnergy(Energy):
     tensor([2.7568])
     """
 
-    traits = Traits(bounded_volume=True)  # it is normalised
     log_weights: Tensor
     means: Tensor
     loadings: Tensor
@@ -58,19 +56,9 @@ class FactorAnalyzersEnergy(Energy):
         model.load_state_dict(parts)
         return model
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return energy(self._law(), x, observed)
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return self.log_weights.new_zeros(()) if beta == 1 and base is None else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> FactorMixtureLaw | None:
-        """The mixture itself at β = 1 without a base; None elsewhere."""
-        return self._law() if beta == 1 and base is None else None
-
     def represent(self, x: Tensor) -> Tensor:
-        found = self._law().factors(Seen.whole(x))
+        found = self.distribution().factors(Seen.whole(x))
         return found.mean[:, 0] if len(self.means) == 1 else found.shares
 
-    def _law(self) -> FactorMixtureLaw:
+    def distribution(self) -> FactorMixtureLaw:
         return FactorMixtureLaw(self.log_weights, self.means, self.loadings, self.noise)

@@ -16,12 +16,12 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.inference.energy import Base, Energy, Traits
+from abduce.inference.energy import Normalised
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
 
-class GroupedMixtureEnergy(Energy):
+class GroupedMixtureEnergy(Normalised):
     """``centres`` Gaussians in ``groups`` of one covariance each, of ``n_cells`` cells.
 
     ``keep`` is how many groups a row with blanks is answered by (None: all), ``temper`` how far posteriors of components are
@@ -33,7 +33,6 @@ class GroupedMixtureEnergy(Energy):
     tensor([2.7568], dtype=torch.float64)
     """
 
-    traits = Traits(bounded_volume=True)  # it is normalised
     log_weights: Tensor
     centres: Tensor
     group: Tensor
@@ -59,24 +58,12 @@ class GroupedMixtureEnergy(Energy):
         model.load_state_dict(member._asdict())
         return model
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        rows = x.reshape(-1, self.n_cells)
-        mask = torch.ones_like(rows, dtype=torch.bool) if observed is None else observed.expand_as(x)
-        return -self._law().log_prob(Seen(rows, mask.reshape(-1, self.n_cells))).view(x.shape[:-1])
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> GroupedMixtureLaw | None:
-        """The mixture itself at β = 1 without a base; None elsewhere."""
-        return self._law() if beta == 1 and base is None else None
-
     def represent(self, x: Tensor) -> Tensor:
-        law = self._law()
+        law = self.distribution()
         share = law.responsibilities(Seen.whole(x))
         return share.new_zeros(len(x), len(law.covariances)).index_add_(1, law.group, share)
 
-    def _law(self) -> GroupedMixtureLaw:
+    def distribution(self) -> GroupedMixtureLaw:
         """The law, with the factors that it has come to keep, until a parameter changes."""
         version = tuple(v for t in self.buffers() for v in (t.data_ptr(), t._version))
         if self._made is None or self._made[0] != version:

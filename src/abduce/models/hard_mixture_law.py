@@ -55,11 +55,8 @@ class HardMixtureLaw:
             raise ValueError(f"centres must have shape (K, D), got {tuple(centres.shape)}")
         if not beta > 0:
             raise ValueError(f"beta must be positive, got {beta}")
-        self.centres = centres
-        self.beta = float(beta)
-        self.n_draws = draws
-        self.points = points
-        self.seed = seed
+        self.centres, self.beta = centres, float(beta)
+        self.n_draws, self.points, self.seed = draws, points, seed
         self._squares = centres.square().sum(1)
         self._scale = 1 / math.sqrt(2 * self.beta)
         self._log_cell = 0.5 * math.log(math.pi / self.beta)  # log ∫ exp(−β t²) dt
@@ -149,10 +146,8 @@ class HardMixtureLaw:
     def _soft(self) -> GaussianMixtureLaw:
         """The soft mixture, Σ_k N(w_k, I/2β) of equal weights."""
         k, d = self.centres.shape
-        eye = torch.eye(d, dtype=self.centres.dtype, device=self.centres.device)
-        return GaussianMixtureLaw(
-            self.centres.new_zeros(k), self.centres, (self._scale**2 * eye).expand(k, -1, -1)
-        )
+        round_ = self._scale**2 * torch.eye(d).to(self.centres)
+        return GaussianMixtureLaw(self.centres.new_zeros(k), self.centres, round_.expand(k, -1, -1))
 
     def log_acceptance(self, y: Tensor) -> Tensor:
         """log ρ(y), the largest responsibility of the soft mixture for whole rows, (..., D) -> (...); in [−log K, 0]."""
@@ -165,8 +160,8 @@ class HardMixtureLaw:
         k, d = self.centres.shape
         if k == 1:
             return LogZ.exact(d * self._log_cell)
-        each = max(32, self.points // (SCRAMBLINGS * k))
-        each = 2 ** int(math.log2(each))  # the balance of a Sobol sequence holds for powers of two
+        # the balance of a Sobol sequence holds for powers of two
+        each = 2 ** int(math.log2(max(32, self.points // (SCRAMBLINGS * k))))
         shares = []
         for i in range(SCRAMBLINGS):
             noise = self._scale * _normal(self._sobol(d, each, self.seed + i))
@@ -175,18 +170,9 @@ class HardMixtureLaw:
         share = torch.stack(shares).double()
         value = d * self._log_cell + math.log(k) + float(share.mean().log())
         error = float(share.std() / share.mean()) / math.sqrt(SCRAMBLINGS)
-        return LogZ(
-            value,
-            value - QUANTILE * error,
-            value + QUANTILE * error,
-            "estimate",
-            {
-                "method": "importance sampling with weights in [1/K, 1]",
-                "standard_error": error,
-                "acceptance": float(share.mean()),
-                "draws": SCRAMBLINGS * each * k,
-            },
-        )
+        found = {"method": "importance sampling with weights in [1/K, 1]", "standard_error": error}
+        found |= {"acceptance": float(share.mean()), "draws": SCRAMBLINGS * each * k}
+        return LogZ(value, value - QUANTILE * error, value + QUANTILE * error, "estimate", found)
 
     def _log_soft(self, x: Tensor, observed: Tensor) -> Tensor:
         """−β ‖x_obs − w_k,obs‖², (batch, K)."""
@@ -218,9 +204,8 @@ class HardMixtureLaw:
 
     def _pick(self, cumulative: Tensor, u: Tensor) -> Tensor:
         """The centres at which cumulative weights (n, K) pass u (n, m): (n, m)."""
-        return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp_max(
-            len(self.centres) - 1
-        )
+        found = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)
+        return found.clamp_max(len(self.centres) - 1)
 
     def _sobol(self, dimension: int, n: int, seed: int) -> Tensor:
         """Scrambled Sobol points, (n, dimension)."""

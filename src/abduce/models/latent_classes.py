@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from abduce.data.seen import Seen, Unanswerable, View
-from abduce.inference.energy import Base, Energy, Traits
+from abduce.inference.energy import Normalised, Traits
 
 BLOCK = 2**22  # numbers in one block's indicators
 
@@ -236,7 +236,7 @@ class LatentClassLaw:
         return (slice(i, i + size) for i in range(0, rows, size))
 
 
-class LatentClassesEnergy(Energy):
+class LatentClassesEnergy(Normalised):
     """Latent classes as an energy, E(x) = −log Σ_k π_k Π_j p_j(x_j | k), of a row or of the cells of it that were observed.
 
     ``levels`` (D,) of each cell, ``components`` K; starts with all levels equally likely.  ``represent`` gives the
@@ -270,22 +270,10 @@ class LatentClassesEnergy(Energy):
         model.load_state_dict({"log_weights": law.log_weights, "log_p": law.log_p})
         return model
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        mask = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.expand_as(x)
-        rows = Seen(x.reshape(-1, self.n_cells), mask.reshape(-1, self.n_cells))
-        return -self._law().log_prob(rows).view(x.shape[:-1])
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return self.log_weights.new_zeros(()) if beta == 1 and base is None else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> LatentClassLaw | None:
-        """The mixture itself at β = 1 without a base; None elsewhere."""
-        return self._law() if beta == 1 and base is None else None
-
     def represent(self, x: Tensor) -> Tensor:
-        return self._law().responsibilities(Seen.whole(x))
+        return self.distribution().responsibilities(Seen.whole(x))
 
-    def _law(self) -> LatentClassLaw:
+    def distribution(self) -> LatentClassLaw:
         return LatentClassLaw(self.config["levels"], self.log_weights, self.log_p)
 
 

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.parzen_law import ParzenLaw
-from abduce.inference.energy import Base, Energy, Traits
+from abduce.inference.energy import Normalised
 
 
-class ParzenEnergy(Energy):
+class ParzenEnergy(Normalised):
     """Gaussian kernels around ``rows`` centres, ``factors`` columns of loadings; ``keyed`` ones know their own rows.
 
     See :class:`~abduce.gaussians.parzen_law.ParzenLaw`.  ``represent`` gives the nearest centre's shares.
     """
 
-    traits = Traits(bounded_volume=True)  # it is normalised
     centres: Tensor
     loadings: Tensor
     noise: Tensor
@@ -45,25 +44,9 @@ class ParzenEnergy(Energy):
         model.load_state_dict(parts | ({} if law.keys is None else {"keys": law.keys}))
         return model
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        rows = x.reshape(-1, self.n_cells)
-        mask = (
-            torch.ones_like(rows, dtype=torch.bool)
-            if observed is None
-            else observed.reshape(-1, self.n_cells)
-        )
-        return -self._law().log_prob(Seen(rows, mask)).view(x.shape[:-1])
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return self.noise.new_zeros(()) if beta == 1 and base is None else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> ParzenLaw | None:
-        """The windows themselves at β = 1 without a base; None elsewhere."""
-        return self._law() if beta == 1 and base is None else None
-
     def represent(self, x: Tensor) -> Tensor:
         """Shares of the centres, (batch, rows)."""
-        return self._law().neighbours(Seen.whole(x)).shares
+        return self.distribution().neighbours(Seen.whole(x)).shares
 
-    def _law(self) -> ParzenLaw:
+    def distribution(self) -> ParzenLaw:
         return ParzenLaw(self.centres, self.loadings, self.noise, float(self.bandwidth), self.keys)

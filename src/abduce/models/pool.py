@@ -167,25 +167,15 @@ class _Pooled(Answer):
 
     def mean(self) -> Tensor:
         pool, seen = self.pool, self.seen
-        if not seen.exact:
-            out = (
-                self._linear_mean()
-                if not pool.layout.classes
-                else self.seen.y.new_zeros(len(seen.y), pool.n_cells)
-            )
-            for j in pool.layout.classes:
-                out[:, j] = self.chances(j).argmax(1).double()
-            return out
-        out = seen.y.clone()
-        if len(pool.units.cells):
+        if not seen.exact and not pool.layout.classes:
+            weights = self._weights(pool.numbers)
+            return sum(w * self._answers[i].mean() for i, w in zip(self.able, weights, strict=True))  # pyright: ignore[reportReturnType]
+        out = torch.zeros(len(seen.y), pool.n_cells, dtype=torch.float64)
+        if seen.exact and len(pool.units.cells):
             out[:, pool.units.cells] = pool.units.to_model(self.centre)
         for j in pool.layout.classes:
             out[:, j] = self.chances(j).argmax(1).double()
-        return torch.where(seen.mask, seen.y, out)
-
-    def _linear_mean(self) -> Tensor:
-        weights = self._weights(self.pool.numbers)
-        return sum(w * self._answers[i].mean() for i, w in zip(self.able, weights, strict=True))  # pyright: ignore[reportReturnType]
+        return torch.where(seen.mask, seen.y, out) if seen.exact else out
 
     @cached_property
     def centre(self) -> Tensor:
@@ -210,9 +200,7 @@ class _Pooled(Answer):
 
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
         if not self.seen.exact:
-            return (
-                self._linear_draws(n, generator) if not self.pool.layout.classes else self._bits(n, generator)
-            )
+            return self._in_turn(n, generator)
         if what == "rows":
             return self._joint(n, generator)
         scaled = np.ones(len(self.pool.units.cells), bool)
@@ -278,29 +266,22 @@ class _Pooled(Answer):
         out[..., cells] = units.to_model(data)
         return torch.where(seen.mask, seen.y, out)
 
-    def _linear_draws(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draws of the members in turn, each as often as it weighs."""
-        share = torch.tensor(self._weights(self.pool.numbers), dtype=torch.float64)
-        turn = torch.searchsorted(share.cumsum(0), (torch.arange(n) + 0.5).double() / n)
-        turn = turn.clamp_max(len(self.able) - 1)
-        parts = [
-            self._answers[i].draws(int((turn == k).sum()), generator)
-            for k, i in enumerate(self.able)
-            if bool((turn == k).any())
-        ]
-        return torch.cat(parts)
-
-    def _bits(self, n: int, generator: torch.Generator) -> Tensor:
-        share = torch.tensor(self._weights(self.pool.classes), dtype=torch.float64)
-        turn = torch.multinomial(share, n, replacement=True, generator=generator)
-        counts = torch.bincount(turn, minlength=len(self.able)).tolist()
+    def _in_turn(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draws of the members in turn, each as often as it weighs: of numbers evenly, of classes by chance."""
+        pool = self.pool
+        weights = self._weights(pool.classes if pool.layout.classes else pool.numbers)
+        share = torch.tensor(weights, dtype=torch.float64)
+        if pool.layout.classes:
+            turn = torch.multinomial(share, n, replacement=True, generator=generator)
+        else:
+            turn = torch.searchsorted(share.cumsum(0), (torch.arange(n) + 0.5).double() / n)
+        counts = torch.bincount(turn.clamp_max(len(share) - 1), minlength=len(share)).tolist()
         drawn = [self._answers[i].draws(c, generator) for i, c in zip(self.able, counts, strict=True) if c]
         return torch.cat(drawn)
 
     def latents(self) -> Tensor:
-        return torch.cat(
-            [self.pool.parts[i].answer(self.seen, self.effort).latents() for i in self.pool.codes], 1
-        )
+        answers = [self.pool.parts[i].answer(self.seen, self.effort) for i in self.pool.codes]
+        return torch.cat([answer.latents() for answer in answers], 1)
 
     def points(self, count: int) -> Tensor:
         return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")

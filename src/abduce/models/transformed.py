@@ -35,9 +35,8 @@ POINTS = 24  # of a cell's distribution, behind the mean of a number that is cod
 FLOOR = 1e-3  # least probability of a class, times the number of its levels
 ROWS = 2048  # points of more rows at once would not fit into memory
 
-_CODINGS: WeakValueDictionary[bytes, Coding] = (
-    WeakValueDictionary()
-)  # equal ones are one, which codes rows once
+# equal codings are one, which codes rows once
+_CODINGS: WeakValueDictionary[bytes, Coding] = WeakValueDictionary()
 
 
 class Transformed(Model):
@@ -75,18 +74,15 @@ class Transformed(Model):
             arrays = {n: getattr(self, f"array_{i}").numpy() for i, n in enumerate(self._names)}
             about = repr((self.schema.to_json(), self.scores, self._names)).encode()
             key = hashlib.sha256(about + b"".join(a.tobytes() for a in arrays.values())).digest()
-            found = _CODINGS.get(key)
-            if found is None:
-                found = Coding.from_arrays(self.schema, arrays, self.scores)
-                _CODINGS[key] = found
+            if (found := _CODINGS.get(key)) is None:
+                _CODINGS[key] = found = Coding.from_arrays(self.schema, arrays, self.scores)
             self._coding = found
         return self._coding
 
     @cached_property
     def _affine(self) -> bool:
         """Whether features are an affine map of model values: then noise stays Gaussian noise."""
-        kinds = {f.kind for f in self.schema.fields}
-        return not self.scores and kinds <= {"real", "pixel"}
+        return not self.scores and {f.kind for f in self.schema.fields} <= {"real", "pixel"}
 
     @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -113,10 +109,7 @@ class Transformed(Model):
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         coding = self.coding
         drawn = coding.to_model(coding.decode_numbers(self.model.sample(n, generator).numpy()))
-        values, seen = (
-            torch.zeros(n, self.n_cells, dtype=torch.float64),
-            torch.zeros(n, self.n_cells, dtype=torch.bool),
-        )
+        values, seen, _ = Seen.nothing(n, self.n_cells)
         values[:, coding.numbers], seen[:, coding.numbers] = torch.from_numpy(drawn), True
         for j in coding.classes:
             p = self.answer(Seen(values.clone(), seen.clone())).chances(j)
