@@ -7,7 +7,7 @@ To code rows x, the sender
     pushes z with p(z)         costs  −log₂ p(z)
 
 so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a
-lattice that prior and posterior share, so its step cancels (see :mod:`abduce.compress.lattices`).  Where a
+lattice that prior and posterior share, so its step cancels (see :mod:`abduce.compress.lattice`).  Where a
 Gaussian likelihood has cells that stay correlated given z, x = mean + F u + noise, the factors u are latents
 as well: popped from their exact posterior given x and z (one after another, each given those before), pushed
 with N(0, I); given u the cells are independent.

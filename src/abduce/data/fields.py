@@ -49,6 +49,8 @@ class Field:
     low, high : observed range in data units (for pixels: of all levels); NaN if nothing was observed.
     missing : share of cells missing in the training data.
 
+    Examples
+    --------
     >>> Field("age", "real", "int64", loc=40.0, scale=10.0, denominator=1).kind
     'real'
     """

@@ -27,8 +27,13 @@ def hide(observed: Tensor, event_shape: tuple[int, ...], generator: torch.Genera
     event_shape : (D,), (H, W) or (H, W, C) with product D.
     generator : on the device of `observed`.
 
-    Returns the keep mask (B, D), a subset of `observed`.
+    Returns
+    -------
+    Tensor
+        The keep mask (B, D), a subset of `observed`.
 
+    Examples
+    --------
     >>> keep = hide(torch.ones(8, 4, dtype=torch.bool), (4,), torch.Generator().manual_seed(0))
     >>> keep.shape
     torch.Size([8, 4])

@@ -50,11 +50,17 @@ def read(path: str | os.PathLike, member: str | None = None) -> pd.DataFrame | n
 
     Parameters
     ----------
-    path : see the table in the module's first lines.
-    member : which array of an `.npz`; default its only array, or the one named X.
+    path
+        A table (.csv, .tsv, packed or not, .parquet), an array (.npy, .npz) or a folder of images.
+    member
+        Which array of an `.npz`; default its only array, or the one named X.
 
-    Raises FileNotFoundError, or ValueError naming the path for an unknown suffix, an empty or an unreadable
-    file.
+    Raises
+    ------
+    FileNotFoundError
+        Where there is nothing.
+    ValueError
+        Naming the path, for an unknown suffix, an empty or an unreadable file.
     """
     path = Path(path)
     if not path.exists():
@@ -184,12 +190,21 @@ def write(path: str | os.PathLike, data: Any, like: str | os.PathLike | None = N
 
     Parameters
     ----------
-    path : a name without a suffix, or a folder that exists, takes images.
-    data : DataFrame or array; images are uint8, or floats in 0..1 or 0..255.
-    like : the folder the images came from: the answers get the same names (lossy formats become `.png`).
+    path
+        A name without a suffix, or a folder that exists, takes images.  Nothing is left there if writing fails.
+    data
+        DataFrame or array; images are uint8, or floats in 0..1 or 0..255.
+    like
+        The folder the images came from: the answers get the same names (lossy formats become `.png`).
 
-    Nothing is left under `path` if writing fails. Raises ValueError for an unknown suffix or data it cannot
-    hold, FileNotFoundError if the folder to write into is not there, OSError if the disk is full.
+    Raises
+    ------
+    ValueError
+        For an unknown suffix, or data that it cannot hold.
+    FileNotFoundError
+        If the folder to write into is not there.
+    OSError
+        If the disk is full.
     """
     path = Path(path)
     if not path.absolute().parent.is_dir():

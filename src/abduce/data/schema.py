@@ -45,6 +45,8 @@ class Schema:
     left_out : columns of a frame that the model does not see.
     order : all column labels of a frame in their original order, else ().
 
+    Examples
+    --------
     >>> import numpy as np
     >>> schema = Schema.infer(np.array([[1.0, 0.0], [3.0, 1.0]]))
     >>> [field.kind for field in schema.fields]
@@ -69,11 +71,17 @@ class Schema:
 
         Parameters
         ----------
-        X : 2-D array, (n, H, W) or (n, H, W, C) images, or DataFrame; NaN, None, NA and NaT are missing.
-        kinds : overrides, by column name or position; or one kind for all.
+        X
+            2-D array, (n, H, W) or (n, H, W, C) images, or DataFrame; NaN, None, NA and NaT are missing.
+        kinds
+            Overrides, by column name or position; or one kind for all.
 
-        Raises ValueError for no rows, no usable column, infinities, or a kind that cannot hold the data;
-        TypeError for containers of another make.
+        Raises
+        ------
+        ValueError
+            For no rows, no usable column, infinities, or a kind that cannot hold the data.
+        TypeError
+            For containers of another make.
         """
         if isinstance(X, pd.DataFrame):
             return cls._infer_frame(X, kinds)

@@ -27,7 +27,7 @@ from abduce.distributions.continuous import Gaussian
 
 
 class Distribution(Protocol):
-    """What tasks and objectives ask of a likelihood."""
+    """What answers and objectives ask of a likelihood."""
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor: ...
     def moments(self) -> Tensor: ...

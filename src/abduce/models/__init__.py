@@ -1,1 +1,1 @@
-"""Models: energies.  ``energy.py`` and ``latent.py`` are the two interfaces; every other file is one family."""
+"""Models: ``model.py`` is the interface of all that can be asked, and every family of models or energies is a file."""
