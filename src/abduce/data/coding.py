@@ -65,19 +65,10 @@ class Coding:
             shares[j] = (np.bincount(seen, minlength=levels) + 0.5) / (len(seen) + 0.5 * levels)
         self._set(schema, scores, loc, scale, rare, columns, shares)
 
-    def _set(
-        self,
-        schema: Schema,
-        scores: bool,
-        loc: np.ndarray,
-        scale: np.ndarray,
-        rare: np.ndarray,
-        columns: dict[int, NormalScores],
-        shares: dict[int, np.ndarray],
-    ) -> None:
+    def _set(self, schema: Schema, scores: bool, loc, scale, rare, columns, shares) -> None:
         self.schema, self.scores, self.loc, self.scale, self.rare = schema, scores, loc, scale, rare
         self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        self.columns = columns
+        self.columns: dict[int, NormalScores] = columns
         self.numbers = _numbers(schema)
         known = [schema.cell_fields[j] for j in self.numbers]
         least = [(0.5 * f.low if f.low > 0 else 1e-12) if f.kind == "positive" else -np.inf for f in known]
@@ -126,16 +117,10 @@ class Coding:
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d value in data units| over observed numbers, (n,); dates in days."""
-        known = values[:, self.numbers]
-        features = (
-            self._features.to(known) if self.columns else known
-        )  # lines have one slope wherever they are
-        return self.log_slope_at(features, observed)
-
-    def log_slope_at(self, features: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        """The same where the features (n, F) are known already."""
-        slope = self._outer.log_slope(features[:, : len(self.numbers)])
-        return over_observed(slope, observed[:, self.numbers])
+        features = values[:, self.numbers]  # lines have one slope wherever they are
+        if self.columns:
+            features = self._features.to(features)
+        return over_observed(self._outer.log_slope(features), observed[:, self.numbers])
 
     def log_slope_in_model(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d model value| over observed numbers, (n,); counts and grades are their own model values."""
