@@ -1,6 +1,9 @@
 """The public names and where each lives: what type checkers read, and what ``__init__.py`` fetches names by."""
 
-from abduce.answers.views import Flips as Flips
+from abduce.answers.views import (
+    Flips as Flips,
+    Thinned as Thinned,
+)
 from abduce.data.seen import Blanks as Blanks, Unanswerable as Unanswerable
 from abduce.estimators.adapters import (
     Imputer as Imputer,

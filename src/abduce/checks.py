@@ -26,13 +26,13 @@ def check_number(
 
     >>> check_number("beta", 1.5, 0, 1)
     Traceback (most recent call last):
-    ValueError: beta must be a number in [0, 1], got 1.5
+    ValueError: beta must be in [0, 1], got 1.5
     """
     good = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
     if not good or (above and float(value) == low):  # NaN is not good
         half = f"{'>' if above else '>='} {low:g}"
         expected = half if high == math.inf else f"in {'(' if above else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be a number {expected}{unit}, got {value!r}")
+        raise ValueError(f"{name} must be {expected}{unit}, got {value!r}")
 
 
 def check_share(name: str, value: Any) -> None:

@@ -432,8 +432,8 @@ def test_clusters_are_told_apart_behind_blanks():
         ({"components": 26}, "components must be"),
         ({"factors": 0}, "factors must be an int >= 1, got 0"),
         ({"factors": "many"}, "factors must be an int >= 1, got 'many'"),
-        ({"pseudo_rows": -1}, "pseudo_rows must be a number >= 0, got -1"),
-        ({"pseudo_rows": "few"}, "pseudo_rows must be a number >= 0, got 'few'"),
+        ({"pseudo_rows": -1}, "pseudo_rows must be >= 0, got -1"),
+        ({"pseudo_rows": "few"}, "pseudo_rows must be >= 0, got 'few'"),
     ],
 )
 def test_what_mixtures_of_factor_analysers_refuse(kw, message):

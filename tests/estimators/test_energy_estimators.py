@@ -254,22 +254,22 @@ def test_comparing_energies_and_a_vae():
 @pytest.mark.parametrize(
     ("model", "X", "words"),
     [
-        (RBM(objective=ScoreMatching()), bits(), "ScoreMatching cannot train RBM: it needs real cells"),
+        (RBM(objective=ScoreMatching()), bits(), "ScoreMatching cannot train RBMEnergy: it needs real cells"),
         (
             RBM(objective=RatioMatching()),
             numbers(),
-            "RatioMatching cannot train GaussianRBM: it needs binary cells",
+            "RatioMatching cannot train GaussianRBMEnergy: it needs binary cells",
         ),
         (
             EnergyNetwork(objective=PseudoLikelihood()),
             numbers(),
-            "PseudoLikelihood cannot train EnergyNetwork: it needs binary",
+            "PseudoLikelihood cannot train NetworkEnergy: it needs binary",
         ),
         (EnergyNetwork(objective=ScoreMatching(), activation="relu"), numbers(), "two derivatives"),
-        (EnergyNetwork(objective=MaximumLikelihood()), numbers(), "cannot train EnergyNetwork: it needs"),
+        (EnergyNetwork(objective=MaximumLikelihood()), numbers(), "cannot train NetworkEnergy: it needs"),
         (Ising(), numbers(), "Ising takes all-binary data, but 'x0', 'x1', 'x2' are real"),
         (PCA(), bits(), "PCA takes numbers, but .* are binary .kinds='real' takes them as numbers"),
-        (Autoencoder(code=3, hidden=()), numbers(), "MeanEnergy cannot train Autoencoder: it needs"),
+        (Autoencoder(code=3, hidden=()), numbers(), "MeanEnergy cannot train AutoencoderEnergy: it needs"),
         (KMeans(components=500), numbers(), "components must be at most the number of rows, got 500"),
         (
             GaussianMixture(components=500),
@@ -330,7 +330,8 @@ def test_saved_objectives_and_log_z(tmp_path):
     assert loaded.log_z_ == found
     assert tuple(loaded.hidden) == (8,)
     body = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert body["energy"]["family"] == "EnergyNetwork"
+    assert body["model"]["config"]["energy"]["family"] == "NetworkEnergy"
     assert torch.equal(
-        loaded.model_.energy(torch.zeros(1, 3).double()), model.model_.energy(torch.zeros(1, 3).double())
+        loaded.model_.energy.energy(torch.zeros(1, 3).double()),
+        model.model_.energy.energy(torch.zeros(1, 3).double()),
     )

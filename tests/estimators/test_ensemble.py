@@ -180,10 +180,10 @@ def test_colours_blanks_and_every_restoration():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temper": 0}, r"temper must be a number in \(0, 1\], got 0"),
-        ({"temper": 1.5}, r"temper must be a number in \(0, 1\], got 1.5"),
-        ({"shrinkage": -1}, "shrinkage must be a number >= 0, got -1"),
-        ({"reg_covar": "x"}, "reg_covar must be a number >= 0, got 'x'"),
+        ({"temper": 0}, r"temper must be in \(0, 1\], got 0"),
+        ({"temper": 1.5}, r"temper must be in \(0, 1\], got 1.5"),
+        ({"shrinkage": -1}, "shrinkage must be >= 0, got -1"),
+        ({"reg_covar": "x"}, "reg_covar must be >= 0, got 'x'"),
         ({"keep": 0}, "keep"),
         ({"children": 500}, "children must be at most the number of rows, got 500 for 50 rows"),
         ({"parents": 0}, "parents"),

@@ -267,7 +267,7 @@ def test_a_refitted_prior_scores_new_rows_higher(lumps, prior, tmp_path):
     gain = after - before
     assert gain.mean() > 0.1
     assert gain.mean() > 5 * gain.std() / math.sqrt(len(gain))
-    assert model.offset_ == pytest.approx(np.quantile(model.score_samples(X), 0.1))
+    assert model.offset_ == pytest.approx(np.quantile(model.score_samples(X), 0.1, method="higher"))
     assert model.offset_ != offset
     model.save(tmp_path / "model")
     again = load(tmp_path / "model")
@@ -323,11 +323,11 @@ def test_bad_refits():
         small().fit_prior(X)
     model = small(max_epochs=1).fit(X)
     for wrong in ("vamp", "gaussian", None):
-        with pytest.raises(ValueError, match=f"prior must be 'normal', 'mixture' or 'flow', got {wrong!r}"):
+        with pytest.raises(ValueError, match=f"prior must be one of .*, got {wrong!r}"):
             model.fit_prior(X, wrong)
     for argument in ("components", "draws", "max_epochs"):
         for value in (0, -1, 2.5, True):
-            with pytest.raises(ValueError, match=f"{argument} must be a positive int, got {value!r}"):
+            with pytest.raises(ValueError, match=f"{argument} must be an int >= 1, got {value!r}"):
                 model.fit_prior(X, **{argument: value})
     deep = small(latent_dim=(2, 3), max_epochs=1).fit(X)
     with pytest.raises(ValueError, match=r"fit_prior needs one layer of latents, this model has \[2, 3\]"):

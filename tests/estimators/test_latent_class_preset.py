@@ -144,5 +144,5 @@ def test_what_does_not_fit_is_refused():
         LatentClasses(components=99).fit(cars(50)[["fuel", "tows"]])
     with pytest.raises(ValueError, match="components must be an int >= 1, got 0"):
         LatentClasses(components=0).fit(copies(50))
-    with pytest.raises(ValueError, match="pseudo_rows must be a number above 0, got -1"):
+    with pytest.raises(ValueError, match="pseudo_rows must be > 0, got -1"):
         LatentClasses(pseudo_rows=-1).fit(copies(50))

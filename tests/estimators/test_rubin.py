@@ -175,7 +175,7 @@ def test_bad_input(given_, message):
         ({"level": 1}, "level must be between 0 and 1, got 1"),
         ({"n": 1}, "n must be an int above the number of estimates, 1, got 1"),
         ({"n": 20.5}, "n must be an int"),
-        ({"df": 0}, "df must be a number > 0, got 0"),
+        ({"df": 0}, "df must be > 0, got 0"),
         ({"n": 20, "df": 19}, "give n or df, not both"),
     ],
 )

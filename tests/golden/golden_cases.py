@@ -265,6 +265,7 @@ CASES: dict[str, Case] = {
     "Auto mixed": Case("Auto", "mixed", {"components": (1, 3)}, ("members",), loose=("fill, draws",)),
     "Auto iris": _closed("Auto", "iris", "members", tolerance=1e-3, components=(1, 3)),
     "Auto classes": _closed("Auto", "classes", "members", tolerance=1e-3, components=(1, 3)),
+    "LatentClasses": _closed("LatentClasses", "classes", tolerance=1e-3, components=3),
     # families of Gaussians
     "MixtureOfFactorAnalyzers": _closed(
         "MixtureOfFactorAnalyzers", "wine", "bootstrap", tolerance=1e-5, components=2, factors=3

@@ -64,6 +64,8 @@ class Exact(Answer):
 
 def padded_chunks(seen: Seen) -> list[tuple[Seen, int]]:
     """Rows in chunks of exactly CHUNK rows, the last one padded, with the number that count."""
+    if len(seen.y) == CHUNK:
+        return [(seen, CHUNK)]  # itself: what was worked out for its rows is known by them
     out = []
     for start in range(0, len(seen.y), CHUNK):
         y, mask = seen.y[start : start + CHUNK], seen.mask[start : start + CHUNK]

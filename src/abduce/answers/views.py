@@ -1,9 +1,10 @@
-"""Views of clean rows x through noise: linear maps, and flips of binary cells.
+"""Views of clean rows x through noise: linear maps, flips of binary cells, and counts of which a share was counted.
 
 A view says, for latents z, how likely the seen values y are and what the clean row then looks like:
 
     Linear(σ, A)        y = A x + σ · noise, A any linear map, cells of y may be blank
     Flips(ε)            binary cells, each turned over with probability ε
+    Thinned(ρ)          counts, each item counted with probability ρ: y ~ Binomial(x, ρ)
 
 (Cells that are seen exactly or not at all are :class:`abduce.data.seen.Blanks`.)  For a linear view p(x|z) is taken at its
 first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share factors.  With S = A C Aᵀ + diag(σ²) over the seen
@@ -28,9 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abduce.checks import check_share
 from abduce.data.operators import IDENTITY, Operator
 from abduce.data.seen import View
-from abduce.distributions.cells import LOG_2PI
+from abduce.distributions.cells import LOG_2PI, Independent
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Distribution, Product
@@ -270,3 +272,74 @@ class Flips(View):
 
     def rows(self, index: Tensor) -> Flips:
         return self
+
+
+class Thinned(View):
+    """Counts of which each item was counted with probability ``rate``, on its own: y ~ Binomial(x, rate).
+
+    For a Poisson or negative binomial p(x | z) both p(y | z) and p(x | z, y) are of the same family.
+
+    Source: Rényi 1956 (thinning); as molecular counts of which a share is captured, e.g. Wang et al. 2018 (SAVER).
+
+    >>> Thinned(0.25)
+    Thinned(0.25)
+    """
+
+    name = "thinned"
+    kinds = frozenset({"count"})
+
+    def __init__(self, rate: float):
+        check_share("rate", rate)
+        self.rate = float(rate)
+
+    def __repr__(self) -> str:
+        return f"Thinned({self.rate!r})"
+
+    def guess(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return (y / self.rate).round(), mask
+
+    def log_prob(self, likelihood: Product, y: Tensor, mask: Tensor) -> Tensor:
+        counts: Any = likelihood.parts
+        parts = [(cells, part.thinned(self.rate)) for cells, part in counts]
+        return Product(parts, likelihood.n_cells).log_prob(y, mask)
+
+    def clean(self, likelihood: Product, y: Tensor, mask: Tensor) -> Product:
+        seen, rate = torch.where(mask, y, 0.0), self.rate * mask.to(y)  # of a blank cell no item was seen
+        counts: Any = likelihood.parts
+        parts: list[tuple[Tensor | slice, Distribution]] = []
+        for cells, part in counts:
+            least = seen[..., cells]
+            parts.append((cells, _AtLeast(least, part.unseen(rate[..., cells], least))))
+        return Product(parts, likelihood.n_cells)
+
+    def point(self, model: Any, moments: list[Tensor]) -> Tensor:
+        return model.point(moments)
+
+    def centre(self, clean: Product) -> Tensor:
+        return clean.gaussian().mean[0]
+
+    def hold(self, likelihood: Product, mask: Tensor) -> Thinned:
+        return self
+
+    def rows(self, index: Tensor) -> Thinned:
+        return self
+
+
+class _AtLeast(Independent):
+    """Counts x = ``least`` + a count whose law is ``rest``."""
+
+    def __init__(self, least: Tensor, rest: Distribution):
+        self.least, self.rest = least, rest
+
+    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return self.rest.log_prob(x - self.least, observed)
+
+    def moments(self) -> Tensor:
+        return self.least.unsqueeze(-1) + self.rest.moments()
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.least + self.rest.sample(generator)
+
+    def gaussian(self) -> Gaussian:
+        rest = self.rest.gaussian()
+        return Gaussian(self.least + rest.mean, rest.scale)

@@ -36,6 +36,16 @@ class Indicators(NamedTuple):
         return np.arange(len(self.share))[self.block.start - self.block.stop :]
 
 
+class Read(NamedTuple):
+    """Rows that were coded last: their features, which of them are observed, and their slope once it is known."""
+
+    x: Tensor
+    observed: Tensor
+    features: Tensor
+    seen: Tensor
+    slope: list[Tensor]
+
+
 class Coding:
     """From a schema's model values (n, D) to features (n, F) and back, fitted to observed cells.
 
@@ -67,7 +77,7 @@ class Coding:
 
     def _set(self, schema: Schema, scores: bool, loc, scale, rare, columns, shares) -> None:
         self.schema, self.scores, self.loc, self.scale, self.rare = schema, scores, loc, scale, rare
-        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._last: Read | None = None
         self.columns: dict[int, NormalScores] = columns
         self.numbers = _numbers(schema)
         known = [schema.cell_fields[j] for j in self.numbers]
@@ -110,22 +120,37 @@ class Coding:
 
     def features(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`code` of tensors; the rows asked about last are kept, as several models may read the same."""
-        if self._last is None or self._last[0] is not x or self._last[1] is not observed:
+        if self._last is None or self._last.x is not x or self._last.observed is not observed:
             features, seen = self.code(x.numpy(), observed.numpy())
-            self._last = x, observed, torch.from_numpy(features), torch.from_numpy(seen)
-        return self._last[2], self._last[3]
+            self._last = Read(x, observed, torch.from_numpy(features), torch.from_numpy(seen), [])
+        return self._last.features, self._last.seen
+
+    def slope(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Σ log |d feature / d model value| over observed numbers of the same rows, (n,)."""
+        features, _ = self.features(x, observed)
+        assert self._last is not None
+        if not self._last.slope:
+            values, mask = x.numpy(), observed.numpy()
+            inner = over_observed(self._inner.log_slope(values[:, self.numbers]), mask[:, self.numbers])
+            self._last.slope.append(torch.from_numpy(self.log_slope_at(features.numpy(), mask) - inner))
+        return self._last.slope[0]
 
     def log_slope(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d value in data units| over observed numbers, (n,); dates in days."""
-        features = values[:, self.numbers]  # lines have one slope wherever they are
-        if self.columns:
-            features = self._features.to(features)
-        return over_observed(self._outer.log_slope(features), observed[:, self.numbers])
+        known = values[:, self.numbers]
+        features = (
+            self._features.to(known) if self.columns else known
+        )  # lines have one slope wherever they are
+        return self.log_slope_at(features, observed)
+
+    def log_slope_at(self, features: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """The same where the features (n, F) are known already."""
+        slope = self._outer.log_slope(features[:, : len(self.numbers)])
+        return over_observed(slope, observed[:, self.numbers])
 
     def log_slope_in_model(self, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Σ log |d feature / d model value| over observed numbers, (n,); counts and grades are their own model values."""
-        inner = self._inner.log_slope(values[:, self.numbers])
-        return self.log_slope(values, observed) - over_observed(inner, observed[:, self.numbers])
+        return self.slope(torch.from_numpy(values), torch.from_numpy(observed)).numpy()
 
     # ------------------------------------------------------------------ out
 

@@ -2,9 +2,10 @@
 
     Noise(sigma)        Gaussian noise                        Quantise(step)            rounded to steps
     Blur(width)         blurred images                        Downsample(factor)        smaller images
-    LinearMap(matrix)   any linear measurement of a row       Blanks(), Flips(rate)     cells missing, binary cells turned over
+    LinearMap(matrix)   any linear measurement of a row       Blanks()                  cells missing
+    Flips(rate)         binary cells turned over              Thinned(rate)             counts of which a share was counted
 
-All but the last two are one observation, y = A x + noise; blanks (NaN) may go with any of them.
+All but the last three are one observation, y = A x + noise; blanks (NaN) may go with any of them.
 """
 
 from __future__ import annotations
@@ -116,9 +117,9 @@ def translate(
 ) -> Seen:
     """What was seen of clean rows in model space, through the view that an observation in data units is there.
 
-    ``observation`` is one of the above, or a `View` that needs no units, blanks or flips, which stays as it is.  ``linear``
-    makes the view of all the others, from the noise's standard deviation and the operator A.  ``encode`` gives values and
-    mask of Y in model space where Y are rows like any other.
+    ``observation`` is one of the above, or a `View` that needs no units (blanks, flips, thinned counts), which stays as it is.
+    ``linear`` makes the view of all the others, from the noise's standard deviation and the operator A.  ``encode`` gives
+    values and mask of Y in model space where Y are rows like any other.
 
     ValueError or TypeError where an argument is out of range, the data are of kinds that it does not fit, or Y has the
     wrong shape.
@@ -131,7 +132,7 @@ def translate(
             )
         return encode(Y)._replace(view=observation)
     if not isinstance(observation, Noise | Quantise | Blur | Downsample | LinearMap):
-        names = "Blanks, Flips, Noise, Quantise, Blur, Downsample or LinearMap"
+        names = "Blanks, Flips, Thinned, Noise, Quantise, Blur, Downsample or LinearMap"
         raise TypeError(f"observation must be {names} of abduce, got {observation!r}")
     loc, scale = _line(schema, type(observation).__name__)
     if isinstance(observation, LinearMap):

@@ -3,6 +3,7 @@
     Blanks              cells are seen exactly, or not at all
     Linear(noise, A)    y = A x + noise · N(0, I); cells of y may be blank         (:mod:`abduce.answers.views`)
     Flips(rate)         binary cells, each turned over with probability ``rate``   (:mod:`abduce.answers.views`)
+    Thinned(rate)       counts, each item counted with probability ``rate``        (:mod:`abduce.answers.views`)
 
 Every question that a model is asked, filling, cleaning, scoring, is one `Seen`; what can be inferred from it is an answer.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -156,6 +158,21 @@ class NegativeBinomial(Independent):
         rate = rate * torch.exp(self.log_mean) / r
         return torch.poisson(rate, generator=generator)
 
+    def thinned(self, rate: float) -> NegativeBinomial:
+        """How many items are seen, each with probability ``rate``."""
+        return NegativeBinomial(self.log_mean + math.log(rate), self.log_dispersion)
+
+    def unseen(self, rate: Tensor, seen: Tensor) -> NegativeBinomial:
+        """How many items are left when ``seen`` of them were seen, each with probability ``rate``, (..., d) both.
+
+        Mean (1 − rate) μ (r + seen) / (r + rate μ), dispersion r + seen: the items' gamma rate is Γ(r + seen, r/μ + rate).
+        """
+        r, mean = self.log_dispersion.exp(), self.log_mean.exp()
+        dispersion = (r + seen).log()
+        return NegativeBinomial(
+            self.log_mean + torch.log1p(-rate) + dispersion - torch.log(r + rate * mean), dispersion
+        )
+
     def gaussian(self) -> Gaussian:
         mean = self.log_mean.exp()
         return Gaussian(mean, (mean + mean.square() / self.log_dispersion.exp()).sqrt())
@@ -184,6 +201,14 @@ class Poisson(Independent):
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return torch.poisson(self.log_rate.exp(), generator=generator)
+
+    def thinned(self, rate: float) -> Poisson:
+        """How many items are seen, each with probability ``rate``."""
+        return Poisson(self.log_rate + math.log(rate))
+
+    def unseen(self, rate: Tensor, seen: Tensor) -> Poisson:
+        """How many items are left when ``seen`` of them were seen, each with probability ``rate``: no matter how many."""
+        return Poisson(self.log_rate + torch.log1p(-rate))
 
     def gaussian(self) -> Gaussian:
         rate = self.log_rate.exp()

@@ -143,6 +143,7 @@ class CountHead(Head):
     """
 
     fits = {"negative_binomial": ("count",), "poisson": ("count",)}
+    thinnable = ("negative_binomial", "poisson")
     estimate = "whole"
     log_base: Tensor
 
@@ -334,3 +335,4 @@ HEADS: dict[str, Any] = {
 FITS = {name: head.fits[name] for name, head in HEADS.items()}
 DRAWABLE = tuple(name for name, head in HEADS.items() if name in head.drawable)
 SUMMABLE = tuple(name for name, head in HEADS.items() if name in head.summable)
+THINNABLE = tuple(name for name, head in HEADS.items() if name in head.thinnable)

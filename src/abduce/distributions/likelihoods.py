@@ -135,6 +135,7 @@ class Head(nn.Module, abc.ABC):
     summable: ClassVar[
         tuple[str, ...]
     ] = ()  # those whose blanks can be summed out: they have ``class_log_probs``
+    thinnable: ClassVar[tuple[str, ...]] = ()  # those of counts that stay in the family when thinned
     estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
     largest: Tensor | float = math.inf  # value that a cell can take
     offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere

@@ -291,8 +291,9 @@ class Estimator(
     def transform(self, X) -> np.ndarray:
         """What the model makes of each row, ``(n, features)``: the posterior mean of latents, a code, responsibilities."""
         seen = self._encode(X)
-        width = (self._n_features_out,)
-        return gather(self.model_, seen, self._effort(), lambda answer: answer.latents(), width).numpy()
+        if not len(seen.y):
+            return np.zeros((0, self._n_features_out))
+        return gather(self.model_, seen, self._effort(), lambda answer: answer.latents()).numpy()
 
     @property
     def _n_features_out(self) -> int:

@@ -29,6 +29,7 @@ from abduce.inference.kernels import Kernel
 from abduce.inference.paths import Density
 from abduce.models.energy_model import EnergyModel
 
+MOST_BETA = 1e9  # inverse temperatures beyond it have no draws in double precision
 WIDE = 2.0  # a base measure's standard deviation, in those of the data
 BASES = ("auto", "none", "normal", "box")
 
@@ -106,7 +107,7 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         if beta is None:
             return model.beta
         if beta != "auto":
-            check_number("beta", beta, 0, above=True)
+            check_number("beta", beta, 0, MOST_BETA, above=True)
             return float(beta)
         if model.energy.in_nats:
             return 1.0

@@ -223,8 +223,9 @@ class Restoring(abc.ABC):
             for :class:`~abduce.LinearMap`, else that of the training data.
         observation
             :class:`~abduce.Noise`, :class:`~abduce.Blur`, :class:`~abduce.Downsample`, :class:`~abduce.Quantise`,
-            :class:`~abduce.LinearMap`, :class:`~abduce.Blanks` or, of binary data, :class:`~abduce.Flips`; noise in the
-            data's units.  For binary data the answer is the likelier value of each cell.
+            :class:`~abduce.LinearMap`, :class:`~abduce.Blanks`, of binary data :class:`~abduce.Flips`, or of counts
+            :class:`~abduce.Thinned`; noise in the data's units.  For binary data the answer is the likelier value of each
+            cell.
         draws : int or None
             A list of this many copies, each a draw: plausible as a whole, where a mean is blurred by what is not known.
         return_std : bool

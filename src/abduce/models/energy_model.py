@@ -48,6 +48,7 @@ class EnergyModel(Model):
         super().__init__()
         self.energy, self.start, self.measure = energy, start, base
         self.beta, self.partition = float(beta), partition
+        self._made: tuple[Any, Law | None] | None = None
         if levels is None:
             levels = (2 if energy.support == "binary" else 0,) * energy.n_cells
         self.layout, self.n_cells = Layout((len(levels),), tuple(levels)), len(levels)
@@ -76,8 +77,15 @@ class EnergyModel(Model):
 
     @property
     def law(self) -> Law | None:
-        """The distribution, where its marginals, conditionals and draws are exact."""
-        return self.energy.law(self.beta, self.base)
+        """The distribution, where its marginals, conditionals and draws are exact; made once, as that may factorise."""
+        tensors = (*self.energy.parameters(), *self.energy.buffers())
+        version = (self.beta, *((t.data_ptr(), t._version) for t in tensors))
+        if self._made is None or self._made[0] != version:
+            self._made = version, self.energy.law(self.beta, self.base)
+        return self._made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}  # copies and pickles do without the law
 
     @property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -88,7 +96,7 @@ class EnergyModel(Model):
         return VIEWS[self.energy.support] if law is None else law.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        law = self.law  # once: making it may factorise
+        law = self.law
         self.check(seen, self._views(law))
         if law is not None:
             return Exact(law, seen, self.energy.represent, self.layout.levels)

@@ -85,7 +85,7 @@ class Pool(Model):
         """The members."""
         return list(self.members)  # pyright: ignore[reportReturnType]
 
-    @property
+    @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What any member answers; those that can't stand back."""
         return frozenset().union(*(m.views for m in self.parts))
@@ -184,7 +184,13 @@ class _Pooled(Answer):
         out = torch.zeros(len(self.seen.y), len(units.cells), dtype=torch.float64)
         for i, w in zip(self.able, self._weights(self.pool.numbers), strict=True):
             if w > 0:
-                out += w * units.to_data(self._answers[i].mean()[:, units.cells])
+                answer: Any = self._answers[i]
+                direct = self.pool.parts[i].in_units
+                out += w * (
+                    torch.from_numpy(answer.numbers())
+                    if direct
+                    else units.to_data(answer.mean()[:, units.cells])
+                )
         return out
 
     def chances(self, cell: int) -> Tensor:

@@ -42,6 +42,8 @@ _CODINGS: WeakValueDictionary[bytes, Coding] = WeakValueDictionary()
 class Transformed(Model):
     """``model`` of features behind a ``coding`` of a schema's rows; JSON-able parts and buffers rebuild it."""
 
+    in_units = True
+
     def __init__(self, model: Model, schema: Schema, scores: bool, arrays: dict[str, np.ndarray]):
         super().__init__()
         self.model, self.schema, self.scores = model, schema, scores
@@ -82,7 +84,7 @@ class Transformed(Model):
         """Whether features are an affine map of model values: then noise stays Gaussian noise."""
         return not self.scores and {f.kind for f in self.schema.fields} <= {"real", "pixel"}
 
-    @property
+    @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Blanks; linear views where features are affine."""
         allowed = {"blanks", "linear"} if self._affine else {"blanks"}
@@ -143,8 +145,7 @@ class _ThroughCoding(Answer):
         known = seen.clone()
         known[:, len(coding.numbers) :] = False
         out = model.answer(Seen(features, known), self.effort).log_evidence
-        values, mask = x.numpy(), observed.numpy()
-        out = out + torch.from_numpy(coding.log_slope_in_model(values, mask))
+        out = out + coding.slope(x, observed)
         for j, (block, share, _) in coding.classes.items():
             rows = observed[:, j].nonzero().squeeze(1)
             if len(rows):
@@ -161,12 +162,12 @@ class _ThroughCoding(Answer):
 
     def mean(self) -> Tensor:
         out = self.seen.y.clone()
-        out[:, self.coding.numbers] = torch.from_numpy(self.coding.to_model(self._numbers()))
+        out[:, self.coding.numbers] = torch.from_numpy(self.coding.to_model(self.numbers()))
         for j in self.coding.classes:
             out[:, j] = self.chances(j).argmax(1).double()
         return torch.where(self.seen.mask, self.seen.y, out)
 
-    def _numbers(self) -> np.ndarray:
+    def numbers(self) -> np.ndarray:
         """Means of numbers in data units, (rows, D')."""
         coding, count = self.coding, len(self.coding.numbers)
         if not coding.scores or not count:

@@ -23,6 +23,7 @@ from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.weighed import Weighed
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
+from abduce.distributions.heads import THINNABLE
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import MixtureNormal, Posterior
 from abduce.distributions.priors import GaussianMixturePrior
@@ -91,9 +92,14 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     # ------------------------------------------------------------------ as a model
 
-    views = frozenset({"blanks", "linear", "flips"})
     lattice_mass = True
     stored_as = torch.float32
+
+    @property
+    def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Blanks, linear maps and flips; thinned counts where all likelihoods have a closed form of them."""
+        thinned = {"thinned"} if set(self.shapes.likelihoods) <= set(THINNABLE) else set()
+        return frozenset({"blanks", "linear", "flips"} | thinned)
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         """Weigh draws of z; with a mask model, rows with blanks are seen with their mask."""
