@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abduce.data import examples
-from abduce.data.schema import Field, Schema
+from abduce.data.fields import Field
+from abduce.data.schema import Schema
 
 rng = np.random.default_rng(0)
 

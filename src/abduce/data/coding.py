@@ -75,19 +75,10 @@ class Coding:
             shares[j] = (np.bincount(seen, minlength=levels) + 0.5) / (len(seen) + 0.5 * levels)
         self._set(schema, scores, loc, scale, rare, columns, shares)
 
-    def _set(
-        self,
-        schema: Schema,
-        scores: bool,
-        loc: np.ndarray,
-        scale: np.ndarray,
-        rare: np.ndarray,
-        columns: dict[int, NormalScores],
-        shares: dict[int, np.ndarray],
-    ) -> None:
+    def _set(self, schema: Schema, scores: bool, loc, scale, rare, columns, shares) -> None:
         self.schema, self.scores, self.loc, self.scale, self.rare = schema, scores, loc, scale, rare
         self._last: Read | None = None
-        self.columns = columns
+        self.columns: dict[int, NormalScores] = columns
         self.numbers = _numbers(schema)
         known = [schema.cell_fields[j] for j in self.numbers]
         least = [(0.5 * f.low if f.low > 0 else 1e-12) if f.kind == "positive" else -np.inf for f in known]

@@ -176,9 +176,8 @@ def _read_object(series: pd.Series, name: str, observed: np.ndarray) -> Column:
             "expected numbers, bool, text, category or dates (pandas.to_datetime)"
         )
     numbers = [isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in first]
-    odd = (
-        first[int(np.argmin(numbers))] if sum(numbers) * 2 >= len(numbers) else first[int(np.argmax(numbers))]
-    )
+    rarer = np.argmin(numbers) if sum(numbers) * 2 >= len(numbers) else np.argmax(numbers)
+    odd = first[int(rarer)]
     raise ValueError(
         f"column {name!r} mixes {' and '.join(kinds)}, first odd value {listing([odd])}; expected one type"
     )
@@ -264,9 +263,8 @@ def _masked(values: np.ndarray, label: str, missing: np.ndarray) -> Any:
 def _build_coded(categories: tuple, label: str, codes: np.ndarray, missing: np.ndarray) -> Any:
     codes = np.asarray(codes, np.int64)
     if label.startswith("category["):
-        return pd.Categorical.from_codes(
-            np.where(missing, -1, codes), dtype=_category_dtype(label, categories)
-        )
+        codes = np.where(missing, -1, codes)
+        return pd.Categorical.from_codes(codes, dtype=_category_dtype(label, categories))
     table = np.empty(len(categories), object)
     table[:] = categories
     if label.startswith("object"):

@@ -110,16 +110,13 @@ class Frames(Container):
     def modelled(self, X: Any, name: str) -> Any:
         return self.check(X, name)[self.labels]
 
-    def _columns(self, X: Any, name: str) -> list[Column]:
-        X = self.check(X, name)
-        return [read_column(X[label], f.name) for f, label in zip(self.fields, self.labels, strict=True)]
-
     def _gather(
         self, X: Any, name: str, dtype: Any, of_column: Callable[[Column, Field], np.ndarray]
     ) -> Pair:
-        columns = self._columns(X, name)
-        out = np.empty((len(columns[0].values), len(columns)), dtype)
+        X = self.check(X, name)
+        out = np.empty((len(X), len(self.fields)), dtype)
         observed = np.empty(out.shape, bool)
+        columns = [read_column(X[label], f.name) for f, label in zip(self.fields, self.labels, strict=True)]
         for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
             observed[:, j] = column.observed
             out[:, j] = of_column(column, field)
@@ -159,9 +156,8 @@ class Frames(Container):
         for field in self.left_out:
             constant = np.full(n, field.kind == "constant")
             by_name[field.name] = build_column(field, np.zeros(n, np.int64), constant)
-        frame = pd.DataFrame(
-            {str(label): by_name[str(label)] for label in self.order}, index=pd.RangeIndex(n)
-        )
+        columns = {str(label): by_name[str(label)] for label in self.order}
+        frame = pd.DataFrame(columns, index=pd.RangeIndex(n))
         frame.columns = pd.Index(list(self.order)) if self.order else frame.columns
         return frame
 
@@ -346,9 +342,8 @@ class Arrays(Container):
         if block.dtype.kind in "iub":
             codes, wrong = block.astype(np.int64) * step, np.zeros(block.shape, bool)
         else:
-            codes, wrong = round_codes(
-                block, step, np.dtype(np.float64) if self.dtype.kind in "iub" else self.dtype
-            )
+            dtype = np.dtype(np.float64) if self.dtype.kind in "iub" else self.dtype
+            codes, wrong = round_codes(block, step, dtype)
         if group.kind == "pixel":
             low, high = np.array([f.ends for f in group.fields]).T
             wrong = wrong | (codes < low) | (codes > high)

@@ -281,9 +281,8 @@ def gaussian_mixture(components: int = 5, radius: float = 1.0) -> TwoGaussians:
     angle = 2 * np.pi * np.arange(components) / components
     means = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     turn = angle + np.pi / 4
-    axes = np.stack(
-        [np.stack([np.cos(turn), -np.sin(turn)], axis=1), np.stack([np.sin(turn), np.cos(turn)], axis=1)], 1
-    )
+    cos, sin = np.cos(turn), np.sin(turn)
+    axes = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)
     spread = np.diag([0.3**2, 0.08**2]) * radius**2
     return TwoGaussians(np.full(components, 1 / components), means, axes @ spread @ axes.transpose(0, 2, 1))
 

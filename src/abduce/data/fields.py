@@ -163,12 +163,11 @@ class Field:
         elif math.isnan(self.low):
             extent = ""
         elif self.temporal:
-            day = np.timedelta64(1, "s")
-            low, high = (np.int64(round(v * 86400)) * day for v in (self.low, self.high))
-            is_date = self.dtype.startswith("datetime64")
-            extent = " to ".join(
-                str(np.datetime64("1970-01-01") + v) if is_date else str(v) for v in (low, high)
-            )
+            second = np.timedelta64(1, "s")
+            ends = [np.int64(round(v * 86400)) * second for v in (self.low, self.high)]
+            if self.dtype.startswith("datetime64"):
+                ends = [np.datetime64("1970-01-01") + v for v in ends]
+            extent = " to ".join(map(str, ends))
         else:
             extent = f"{self.low:.6g} to {self.high:.6g}"
         note = _NOTES.get(self.kind, "")
@@ -178,14 +177,8 @@ class Field:
             note = "one value only"
         elif not note and self.denominator not in (None, 1) and not self.coded:
             note = f"steps of 1/{self.denominator}" + (" day" if self.temporal else "")
-        return {
-            "column": self.name,
-            "kind": self.kind,
-            "dtype": self.dtype,
-            "missing": self.missing,
-            "range": extent,
-            "note": note,
-        }
+        known = {"column": self.name, "kind": self.kind, "dtype": self.dtype, "missing": self.missing}
+        return known | {"range": extent, "note": note}
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,18 +106,14 @@ def _text_kind(column: Column) -> str:
     used = np.bincount(column.values[column.observed].astype(np.int64), minlength=1)
     n, distinct = int(used.sum()), int((used > 0).sum())
     declared = len(column.levels) if column.dtype.startswith("category[") else distinct
-    if column.form == "bool":
-        return "binary"
-    if declared == 2:
+    if column.form == "bool" or declared == 2:
         return "binary"
     if column.dtype.startswith("category[") and declared > 2:
         if column.dtype.startswith("category[ordered"):
             return "ordinal"
         return "identifier" if declared > max(50, n / 2) else "categorical"
-    if distinct == 0:
-        return "empty"
-    if distinct == 1:
-        return "constant"
+    if distinct < 2:
+        return ("empty", "constant")[distinct]
     return "identifier" if distinct == n or distinct > max(50, n / 2) else "categorical"
 
 
@@ -165,11 +161,8 @@ def _heavy_tailed(values: np.ndarray) -> bool:
     if low <= 0:
         return False
     skew = _skewness(values)
-    if skew <= 2 and high / low <= 1000:
-        return False
-    return (
-        abs(_skewness(np.log(values))) < skew
-    )  # else the logarithm would only move the tail to the other side
+    # a logarithm of what is more skewed would only move the tail to the other side
+    return (skew > 2 or high / low > 1000) and abs(_skewness(np.log(values))) < skew
 
 
 def _skewness(values: np.ndarray) -> float:
@@ -190,12 +183,10 @@ def _categories(column: Column, kind: str) -> tuple:
         used = np.unique(column.values[column.observed])
         found = tuple(sorted(column.levels[int(c)] for c in used))
     else:
-        found = number_categories(
-            column.values if column.integers is None else column.integers, column.observed
-        )
+        numbers = column.values if column.integers is None else column.integers
+        found = number_categories(numbers, column.observed)
     if kind == "binary" and set(found) < {0, 1}:
-        whole = column.integers is not None
-        found = (0, 1) if whole else (0.0, 1.0)
+        found = (0.0, 1.0) if column.integers is None else (0, 1)
     if (kind == "binary" and len(found) != 2) or not found:
         raise ValueError(
             f"column {column.name!r} has {len(found)} distinct values ({listing(found)}); it cannot be {kind}"

@@ -32,9 +32,8 @@ from abduce.data.operators import (
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, View
 
-Linear = Callable[
-    [Tensor | float, Operator], View
-]  # the view of y = A x + noise, from noise and A in model units
+# the view of y = A x + noise, from noise and A in model units
+Linear = Callable[[Tensor | float, Operator], View]
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,7 @@ class LinearMap:
 
 
 def translate(
-    schema: Schema,
-    Y: Any,
-    observation: Any,
-    linear: Linear,
-    encode: Callable[[Any], Seen],
+    schema: Schema, Y: Any, observation: Any, linear: Linear, encode: Callable[[Any], Seen]
 ) -> Seen:
     """What was seen of clean rows in model space, through the view that an observation in data units is there.
 

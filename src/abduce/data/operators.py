@@ -190,10 +190,8 @@ def convolution(shape: Sequence[int], kernel: np.ndarray, border: str = "reflect
     i, j = np.arange(h)[:, None], np.arange(w)[None, :]
     for p in range(kernel.shape[0]):
         for q in range(kernel.shape[1]):
-            y, x = np.broadcast_arrays(
-                down[2 * a - p : 2 * a - p + h, None], right[2 * b - q : 2 * b - q + w]
-            )
-            np.add.at(matrix, (*np.broadcast_arrays(i, j), y, x), kernel[p, q])
+            y, x = down[2 * a - p : 2 * a - p + h, None], right[2 * b - q : 2 * b - q + w]
+            np.add.at(matrix, (i, j, y, x), kernel[p, q])
     return Dense(torch.from_numpy(matrix[:, :, :h, :w].reshape(h * w, h * w)), c)
 
 

@@ -136,9 +136,8 @@ def _read_npz(path: Path, member: str | None) -> np.ndarray:
 def image_names(folder: str | os.PathLike) -> list[str]:
     """List the images in a folder in the order `read` takes them; ValueError if there are none."""
     folder = Path(folder)
-    names = sorted(
-        p.name for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")
-    )
+    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    names = sorted(p.name for p in files if not p.name.startswith("."))
     if not names:
         raise ValueError(f"{folder} has no images; expected files with suffix {', '.join(IMAGES)}")
     return names
@@ -157,12 +156,8 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
     for name in names:
         try:
             with Image.open(folder / name) as image:
-                plain = {
-                    "1": "L",
-                    "P": "RGBA" if "transparency" in image.info else "RGB",
-                    "CMYK": "RGB",
-                    "YCbCr": "RGB",
-                }
+                palette = "RGBA" if "transparency" in image.info else "RGB"
+                plain = {"1": "L", "P": palette, "CMYK": "RGB", "YCbCr": "RGB"}
                 arrays.append(np.asarray(image.convert(plain[image.mode]) if image.mode in plain else image))
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{folder / name} cannot be read as an image: {error}") from error

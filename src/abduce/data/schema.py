@@ -26,8 +26,6 @@ from abduce.data.infer_arrays import array_fields, image_field
 from abduce.data.layout import Layout
 from abduce.data.transform import Transform, over_observed
 
-__all__ = ["KINDS", "Field", "Group", "Schema"]
-
 _VERSION = 1
 _KEYS = {"version", "container", "shape", "dtype", "fields", "left_out", "order"}
 
@@ -92,11 +90,7 @@ class Schema:
                 f"got X of shape {array.shape}. Reshape your data, for example with X.reshape(-1, 1) "
                 "for a single column"
             )
-        if not array.shape[0] or not array.size:
-            what = "sample" if not array.shape[0] else "feature"
-            raise ValueError(
-                f"Found array with 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required."
-            )
+        _check_size(array.shape, array.size)
         shape = array.shape[1:]
         flat, observed = split(array, "X")
         if array.ndim == 2:
@@ -114,19 +108,10 @@ class Schema:
     @classmethod
     def _infer_frame(cls, X: pd.DataFrame, kinds: Mapping[Any, str] | str | None) -> Schema:
         labels = column_labels(X)
-        if not len(X):
-            raise ValueError(
-                f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
-            )
-        if not labels:
-            raise ValueError(
-                f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required."
-            )
+        _check_size(X.shape, len(labels))
         asked = resolve_kinds(kinds, labels)
-        every = [
-            frame_field(read_column(X[label], str(label)), kind)
-            for label, kind in zip(labels, asked, strict=True)
-        ]
+        columns = (read_column(X[label], str(label)) for label in labels)
+        every = [frame_field(column, kind) for column, kind in zip(columns, asked, strict=True)]
         kept = tuple(f for f in every if f.kind in KINDS)
         left_out = tuple(f for f in every if f.kind not in KINDS)
         if not kept:
@@ -251,10 +236,7 @@ class Schema:
         out = np.zeros(len(values))
         for group in self.groups:
             if group.kind in ("real", "positive") or (pixels and group.kind == "pixel"):
-                t = group.transform
-                slope = t.log_slope(
-                    values if t.line else values[:, group.index]
-                )  # a line has one slope everywhere
+                slope = group.transform.log_slope(values[:, group.index])
                 out += over_observed(slope, observed[:, group.index])
         return out
 
@@ -335,6 +317,12 @@ class Schema:
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def _check_size(shape: tuple[int, ...], features: int) -> None:
+    if not shape[0] or not features:
+        what = "feature" if shape[0] else "sample"
+        raise ValueError(f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required.")
 
 
 def _warn_empty(names: list[str]) -> None:

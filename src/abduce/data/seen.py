@@ -29,9 +29,7 @@ class View(abc.ABC):
     """How what was seen, y, came from clean rows x."""
 
     name: ClassVar[str]  # by which models declare which views they answer
-    kinds: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # of data that it may be asked of as it is; none: it is in model units
+    kinds: ClassVar[frozenset[str]] = frozenset()  # of data asked of as they are; none: it is in model units
 
     @abc.abstractmethod
     def guess(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -94,9 +94,9 @@ class TableFile:
         if not self.rows:
             raise ValueError(f"{self.path} has no rows")
 
-    def chunk_rows(self, cells: int = CELLS) -> int:
-        """Count the rows that keep a chunk to ``cells`` cells, at most :data:`ROWS` of them."""
-        return max(1, min(ROWS, cells // max(1, len(self.columns))))
+    def chunk_rows(self) -> int:
+        """Count the rows that keep a chunk to :data:`CELLS` cells, at most :data:`ROWS` of them."""
+        return max(1, min(ROWS, CELLS // max(1, len(self.columns))))
 
     def chunks(self, rows: int | None = None) -> Iterator[Chunk]:
         """Read chunks of ``rows`` rows (default: :meth:`chunk_rows`), the last one shorter."""

@@ -208,10 +208,8 @@ class NormalScores(Transform):
         """The scores of one column alone."""
         one = slice(self._first[j], self._last[j] + 1)
         two = slice(2 * one.start, 2 * one.stop)
-        knots = self.knots[[j]]
-        return NormalScores(
-            self.values[one], self.scores[one], self.back_scores[two], self.back_values[two], knots
-        )
+        back = self.back_scores[two], self.back_values[two]
+        return NormalScores(self.values[one], self.scores[one], *back, self.knots[[j]])
 
     @property
     def edges(self) -> Pair:

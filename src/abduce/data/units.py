@@ -21,9 +21,8 @@ class Units:
         least = [0.5 * f.low if f.low > 0 else LEAST for f in fields]
         positive = [isinstance(f.transform, Log) for f in fields]
         self._least = np.array([v if p else -np.inf for v, p in zip(least, positive, strict=True)])
-        self._map = (
-            joined([_endless(f.transform) for f in fields]) if fields else Affine.of(np.zeros(0), np.ones(0))
-        )
+        none = Affine.of(np.zeros(0), np.ones(0))
+        self._map = joined([_endless(f.transform) for f in fields]) if fields else none
 
     def to_data(self, values: Tensor) -> Tensor:
         """Data units of model values (..., D')."""

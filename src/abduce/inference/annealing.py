@@ -110,9 +110,8 @@ def path(
 
     generator = Generator(device=x.device).manual_seed(0)
     z = model.prior.sample(256, generator, dtype=x.dtype, device=x.device).to(x.dtype)
-    return GeometricPath(
-        model.prior.log_prob, joint, z.std(0).repeat(len(x), 1), draw_prior, leapfrogs, shared
-    )
+    scale = z.std(0).repeat(len(x), 1)
+    return GeometricPath(model.prior.log_prob, joint, scale, draw_prior, leapfrogs, shared)
 
 
 @torch.no_grad()
@@ -239,9 +238,8 @@ def bidirectional(
 
     def run(both: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
         exact, xs = both[:, :k], both[:, k:]
-        way = path(
-            model, xs, None, start, False, leapfrogs
-        )  # the rows' mean is what counts: let their errors average
+        # the rows' mean is what counts: let their errors average
+        way = path(model, xs, None, start, False, leapfrogs)
         sizes = pilot(way, betas, next(seeds))
         forward = anneal(way, betas, sizes, chains, next(seeds))
         back = anneal(way, betas, sizes, chains, next(seeds), exact.unsqueeze(0))

@@ -52,7 +52,6 @@ class BlockGibbsPath:
         _check_given(self.x, self.observed)
 
     def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
-        """Draw from f_0."""
         return _draw(self, particles, populations, generator)
 
     def statistic(self, x: Tensor) -> Tensor:
@@ -102,7 +101,6 @@ class BinaryPath:
         _check_given(self.x, self.observed)
 
     def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
-        """Draw from f_0."""
         return _draw(self, particles, populations, generator)
 
     def statistic(self, x: Tensor) -> Tensor:

@@ -100,9 +100,8 @@ def by_pattern(
         which = (complete == whole).nonzero().squeeze(1)
         if len(which) == 0:
             continue
-        parts = by_chunk(
-            lambda xs, os, whole=whole: function(xs, None if whole else os), x[which], observed[which], rows
-        )
+        own = (lambda xs, _: function(xs, None)) if whole else function
+        parts = by_chunk(own, x[which], observed[which], rows)
         out = out or [part.new_empty(len(x), *part.shape[1:]) for part in parts]
         for place, part in zip(out, parts, strict=True):
             place[which] = part
@@ -151,11 +150,8 @@ def log_prob(
 
 def _slice(model: LatentVariableModel, x: Tensor) -> int:
     """How many draws of a chunk run at once: what keeps the widest tensor, (draws, ROWS, width), in the cache; at least 8."""
-    widths = [
-        max(t.shape[-1], t.numel() // t.shape[-1])
-        for t in model.state_dict().values()
-        if t.numel() and t.ndim
-    ]
+    tensors = [t for t in model.state_dict().values() if t.numel() and t.ndim]
+    widths = [max(t.shape[-1], t.numel() // t.shape[-1]) for t in tensors]
     budget = SLICE.get(x.device.type, SLICE["other"])
     return max(8, budget // (ROWS * max([x.shape[1], *widths]) * x.element_size()))
 

@@ -26,9 +26,7 @@ class LatentVariableModel(Energy):
     latent_dim: int
     noise_dim: int  # standard normal numbers that one posterior draw takes
     traits = Traits("mixed", views=frozenset({"blanks", "linear", "flips"}))
-    sees_mask = (
-        False  # whether log p is of the mask too, so that even a row with nothing observed says something
-    )
+    sees_mask = False  # whether log p is of the mask too: even a row without any cell says something
 
     @abc.abstractmethod
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:

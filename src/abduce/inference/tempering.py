@@ -114,15 +114,10 @@ def begin(path: Path, particles: int, populations: int, generator: Generator, st
     """Draw particles from f_0."""
     x = path.draw(particles, populations, generator)
     zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    return Tempered(
-        zero,
-        x,
-        path.statistic(x),
-        zero.expand(particles, -1) - math.log(particles),
-        zero,
-        x.new_full((x.shape[1],), step_size).log(),
-        torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1]),
-    )
+    log_w = zero.expand(particles, -1) - math.log(particles)
+    log_size = x.new_full((x.shape[1],), step_size).log()
+    ancestor = torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1])
+    return Tempered(zero, x, path.statistic(x), log_w, zero, log_size, ancestor)
 
 
 def advance(
@@ -214,16 +209,10 @@ def temper(
         if show is not None:
             show(float(state.t.min()))
     check_range(state.x)
-    return Particles(
-        state.log_z,
-        state.x,
-        state.log_w,
-        total / count.clamp_min(1),
-        lowest,
-        (torch.nn.functional.one_hot(state.ancestor, particles).sum(0) > 0).sum(-1),
-        plan or Plan(torch.stack(trace), smooth(torch.stack(sizes)).exp()),
-        steps * state.log_w.numel(),
-    )
+    acceptance, moves = total / count.clamp_min(1), steps * state.log_w.numel()
+    ancestors = (torch.nn.functional.one_hot(state.ancestor, particles).sum(0) > 0).sum(-1)
+    plan = plan or Plan(torch.stack(trace), smooth(torch.stack(sizes)).exp())
+    return Particles(state.log_z, state.x, state.log_w, acceptance, lowest, ancestors, plan, moves)
 
 
 def check_range(x: Tensor, most: float = 1e3) -> None:

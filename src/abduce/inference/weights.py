@@ -94,9 +94,8 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
 
 def standard_error(log_w: Tensor) -> Tensor:
     """Standard error, in nats, of :func:`multi_sample` by the delta method: sd(w) / (mean(w) √S)."""
-    relative = (
-        log_w.shape[0] / effective_sample_size(log_w) - 1
-    )  # the weights' variance over their squared mean
+    # the weights' variance over their squared mean
+    relative = log_w.shape[0] / effective_sample_size(log_w) - 1
     return (relative.clamp_min(0) / max(log_w.shape[0] - 1, 1)).sqrt()
 
 

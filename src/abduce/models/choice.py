@@ -90,13 +90,12 @@ class Choice:
                 f"got latent_dim={self.latent_dim!r}, posterior={self.posterior!r}"
             )
         if self.missing == "mnar":
-            columns = isinstance(self.mask_model, Mapping)
-            allowed = tuple(SIGNS) if columns else FORMS
-            for form in (
-                self.mask_model.values() if isinstance(self.mask_model, Mapping) else [self.mask_model]
-            ):
-                if form not in allowed:
-                    raise ValueError(f"mask_model must be one of {allowed}, got {form!r}")
+            forms: Any = self.mask_model
+            allowed, forms = (
+                (tuple(SIGNS), forms.values()) if isinstance(forms, Mapping) else (FORMS, [forms])
+            )
+            if wrong := [form for form in forms if form not in allowed]:
+                raise ValueError(f"mask_model must be one of {allowed}, got {wrong[0]!r}")
         if self.linear_path is True and not self._may_have_path:
             raise ValueError(
                 "linear_path=True brings its own prior and posterior over one layer of latents; leave prior and posterior "

@@ -18,7 +18,7 @@ from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.exact import Exact
 from abduce.data.layout import Layout
 from abduce.data.seen import Seen, Unanswerable
-from abduce.inference.energy import Energy, Law, LogZ
+from abduce.inference.energy import VIEWS, Energy, Law, LogZ
 from abduce.inference.generate import Generated, generate
 from abduce.inference.partition import log_z
 from abduce.inference.paths import Density
@@ -93,11 +93,7 @@ class EnergyModel(Model):
         return self._views(self.law)
 
     def _views(self, law: Law | None) -> frozenset[str]:
-        if law is not None:
-            return law.views
-        return frozenset(
-            {"blanks", "linear", "flips"} if self.energy.support == "binary" else {"blanks", "linear"}
-        )
+        return VIEWS[self.energy.support] if law is None else law.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         law = self.law

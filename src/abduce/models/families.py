@@ -55,21 +55,12 @@ def rebuild(body: dict[str, Any]) -> Model:
 
 
 def _energy_model(
-    energy: dict[str, Any],
-    beta: float,
-    partition: dict[str, Any] | None,
-    levels: list[int],
-    start: str | None,
-    base: str | None,
+    energy: dict[str, Any], beta: float, partition: dict[str, Any] | None, levels: list[int], **bases: Any
 ) -> EnergyModel:
-    return EnergyModel(
-        ENERGIES[energy["family"]](**energy["config"]),
-        _base(start, len(levels)),
-        beta,
-        _base(base, len(levels)),
-        None if partition is None else LogZ(**partition),
-        tuple(levels),
-    )
+    rebuilt = ENERGIES[energy["family"]](**energy["config"])
+    measures = {role: _base(name, len(levels)) for role, name in bases.items()}
+    log_z = None if partition is None else LogZ(**partition)
+    return EnergyModel(rebuilt, beta=beta, partition=log_z, levels=tuple(levels), **measures)
 
 
 def _base(name: str | None, cells: int) -> nn.Module | None:
@@ -87,9 +78,8 @@ def _base(name: str | None, cells: int) -> nn.Module | None:
 def _transformed(
     model: dict[str, Any], schema: dict[str, Any], scores: bool, arrays: dict[str, list[Any]]
 ) -> Transformed:
-    empty = {
-        name: np.zeros(shape, np.int64 if whole else np.float64) for name, (shape, whole) in arrays.items()
-    }
+    kinds = (np.float64, np.int64)
+    empty = {name: np.zeros(shape, kinds[whole]) for name, (shape, whole) in arrays.items()}
     return Transformed(rebuild(model), Schema.from_json(schema), scores, empty)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.inference.energy import Normalised
+from abduce.inference.energy import Normalised, arguments
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
@@ -40,9 +40,7 @@ class GroupedMixtureEnergy(Normalised):
 
     def __init__(self, n_cells: int, centres: int, groups: int, keep: int | None = None, temper: float = 1.0):
         super().__init__()
-        self.config = {
-            "n_cells": n_cells, "centres": centres, "groups": groups, "keep": keep, "temper": temper
-        }  # fmt: skip
+        self.config = arguments(locals())
         self.n_cells, self.keep, self.temper = n_cells, keep, temper
         self.register_buffer("log_weights", torch.zeros(centres))
         self.register_buffer("centres", torch.zeros(centres, n_cells))
@@ -68,11 +66,8 @@ class GroupedMixtureEnergy(Normalised):
         version = tuple(v for t in self.buffers() for v in (t.data_ptr(), t._version))
         if self._made is None or self._made[0] != version:
             dtype = torch.float64 if self.n_cells <= DOUBLE else torch.float32
-            covariances = self.covariances.to(dtype)
-            law = GroupedMixtureLaw(
-                self.log_weights, self.centres, self.group, covariances, self.temper, self.keep
-            )
-            self._made = version, law
+            parts = self.log_weights, self.centres, self.group, self.covariances.to(dtype)
+            self._made = version, GroupedMixtureLaw(*parts, self.temper, self.keep)
         return self._made[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -32,9 +32,8 @@ class LayeredPrior(nn.Module):
         self.dims = tuple(dims)
         self.latent_dim = sum(dims)
         self.top = top
-        self.below = nn.ModuleList(
-            MLP(above, hidden, 2 * own, activation) for above, own in itertools.pairwise(dims)
-        )
+        pairs = itertools.pairwise(dims)
+        self.below = nn.ModuleList(MLP(above, hidden, 2 * own, activation) for above, own in pairs)
 
     def conditional(self, level: int, above: Tensor) -> DiagonalNormal:
         """p(z_l | z_{l+1}) of the layer ``level`` steps below the top."""
@@ -121,10 +120,8 @@ class BottomUp(nn.Module):
         super().__init__()
         self.dims = tuple(dims)
         self.noise_dim, self.n_parameters = sum(dims), 2 * dims[-1]
-        rising = list(reversed(dims))
-        self.above = nn.ModuleList(
-            MLP(own, hidden, 2 * above, activation) for own, above in itertools.pairwise(rising)
-        )
+        pairs = itertools.pairwise(reversed(dims))
+        self.above = nn.ModuleList(MLP(own, hidden, 2 * above, activation) for own, above in pairs)
 
     def forward(self, h: Tensor) -> LayeredNormal:
         return LayeredNormal(self, h)
@@ -176,11 +173,8 @@ class TopDown(nn.Module):
         layers = [z]
         for level in range(1, len(parts)):
             p, own = prior.conditional(level, layers[-1]), read[level]
-            precisions = torch.exp(-2 * p.log_scale), torch.exp(-2 * own.log_scale)
-            both = precisions[0] + precisions[1]
-            merged = DiagonalNormal(
-                (p.mean * precisions[0] + own.mean * precisions[1]) / both, -0.5 * both.log()
-            )
+            a, b = torch.exp(-2 * p.log_scale), torch.exp(-2 * own.log_scale)
+            merged = DiagonalNormal((p.mean * a + own.mean * b) / (a + b), -0.5 * (a + b).log())
             z, log_q = _visit(merged, parts[level], inverse)
             layers.append(z)
             total = total + log_q

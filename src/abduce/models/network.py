@@ -48,10 +48,7 @@ class NetworkEnergy(Unnormalized):
         width: float = 2.0,
     ):
         super().__init__()
-        self.config = arguments(locals()) | {
-            "hidden": list(hidden),
-            "shape": None if shape is None else list(shape),
-        }
+        self.config = arguments(locals()) | {"hidden": list(hidden), "shape": shape and list(shape)}
         check_choice("architecture", architecture, ("mlp", "conv"))
         check_choice("support", support, ("real", "binary"))
         if not hidden:
@@ -59,11 +56,10 @@ class NetworkEnergy(Unnormalized):
         check_number("width", width, 0, above=True)
         self.n_cells, self.width = n_cells, width
         self.traits = Traits(support, smooth=activation != "relu")
-        layers = (
-            MLP(n_cells, hidden, 1, activation).net
-            if architecture == "mlp"
-            else _convolutions(n_cells, hidden, activation, shape)
-        )
+        if architecture == "mlp":
+            layers = MLP(n_cells, hidden, 1, activation).net
+        else:
+            layers = _convolutions(n_cells, hidden, activation, shape)
         self.body, self.top = layers[:-1], layers[-1]
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:

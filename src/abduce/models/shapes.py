@@ -84,17 +84,14 @@ class Shapes:
         likelihoods, mask = choose_likelihoods(schema, choice.likelihood), None
         if data and choice.missing == "mnar":
             mask = describe(schema, likelihoods, choice.mask_model, data.shares)
+        default = "diagonal" if len(latent) == 1 else "bottom_up"
         return cls(
             latent=latent,
             hidden=tuple(hidden),
             likelihoods=tuple(likelihoods),
             prior="normal" if choice.prior == "auto" else choice.prior,
             components=choice.components,
-            posterior=choice.posterior
-            if choice.posterior != "auto"
-            else "diagonal"
-            if len(latent) == 1
-            else "bottom_up",
+            posterior=default if choice.posterior == "auto" else choice.posterior,
             logistics=2 if wants else 3,
             image=schema.shape if conv else None,
             mask=mask,
@@ -102,16 +99,14 @@ class Shapes:
 
     def beside(self, components: int) -> Shapes:
         """The shapes with a linear path of so many components, which brings its own prior and posterior."""
-        return replace(
-            self, prior=GaussianMixturePrior.name, components=components, posterior="path", path=components
-        )
+        prior = GaussianMixturePrior.name
+        return replace(self, prior=prior, components=components, posterior="path", path=components)
 
 
 def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:
     """Latents to start with: with a linear path enough to keep all correlations of a table or a small image."""
     if path:
-        read = sum(
-            len(f.categories or ()) if f.kind in ("ordinal", "categorical") else 1 for f in schema.fields
-        )
-        return max(1, min(read * (schema.n_cells // len(schema.fields)) - 1, 40, rows // 3))
+        coded = ("ordinal", "categorical")
+        read = sum(len(f.categories or ()) if f.kind in coded else 1 for f in schema.cell_fields)
+        return max(1, min(read - 1, 40, rows // 3))
     return int(max(1, min(round(schema.n_cells**0.5 + 4), schema.n_cells, rows // 4 + 1, 64)))

@@ -55,7 +55,31 @@ def fista(
     return z
 
 
-class SparseCodingEnergy(Unnormalized):
+class Dictionary(Unnormalized):
+    """An energy of rows y ≈ W z with the ``dictionary`` W (d, m) of unit columns."""
+
+    traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
+
+    def __init__(self, n_cells: int, code: int, sparsity: float, iterations: int, tolerance: float):
+        super().__init__()
+        check_count("code", code)
+        check_count("iterations", iterations)
+        check_number("sparsity", sparsity, 0, above=True)
+        self.n_cells, self.code, self.sparsity = n_cells, code, sparsity
+        self.iterations, self.tolerance = iterations, tolerance
+        self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """W z, (..., m) -> (..., d)."""
+        return z @ self.dictionary.T
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Scale the columns of W to unit length."""
+        self.dictionary.copy_(_unit(self.dictionary))
+
+
+class SparseCodingEnergy(Dictionary):
     """Sparse coding with ``code`` columns, E(y) = min_z ‖y − W z‖² + λ‖z‖₁, λ = ``sparsity`` > 0.
 
     scikit-learn's dictionaries minimise ½‖y − W z‖² + a‖z‖₁: λ = 2a.  Raises ValueError where λ is not above 0.
@@ -66,17 +90,11 @@ class SparseCodingEnergy(Unnormalized):
     (tensor([2.8125]), tensor([[2.5000, 0.0000]]))
     """
 
-    traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
-
     def __init__(
         self, n_cells: int, code: int, sparsity: float = 0.5, iterations: int = 100, tolerance: float = 1e-6
     ):
-        super().__init__()
-        _check(code, iterations, sparsity=sparsity)
-        self.n_cells, self.code, self.sparsity = n_cells, code, sparsity
-        self.iterations, self.tolerance = iterations, tolerance
+        super().__init__(n_cells, code, sparsity, iterations, tolerance)
         self.config = arguments(locals())
-        self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
 
     @classmethod
     def from_dictionary(
@@ -103,17 +121,8 @@ class SparseCodingEnergy(Unnormalized):
         b = 2 * x @ W
         return fista(2 * W.T @ W, b, self.sparsity, torch.zeros_like(b), self.iterations, self.tolerance)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """W z, (..., m) -> (..., d)."""
-        return z @ self.dictionary.T
 
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Scale the columns of W to unit length."""
-        self.dictionary.copy_(_unit(self.dictionary))
-
-
-class PSDEnergy(Unnormalized):
+class PSDEnergy(Dictionary):
     """Predictive sparse decomposition, E(y) = min_z ½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖², f(y) = g · tanh(V y + c).
 
     ``sparsity`` is λ > 0 and ``prediction`` α ≥ 0.  Two energies go by the name:
@@ -128,8 +137,6 @@ class PSDEnergy(Unnormalized):
     torch.Size([5, 3])
     """
 
-    traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
-
     def __init__(
         self,
         n_cells: int,
@@ -140,14 +147,11 @@ class PSDEnergy(Unnormalized):
         iterations: int = 100,
         tolerance: float = 1e-6,
     ):
-        super().__init__()
-        _check(code, iterations, sparsity=sparsity)
+        super().__init__(n_cells, code, sparsity, iterations, tolerance)
         check_number("prediction", prediction, 0)
         check_choice("energy", energy, ("optimal", "predicted"))
-        self.n_cells, self.code, self.sparsity, self.prediction = n_cells, code, sparsity, prediction
-        self.form, self.iterations, self.tolerance = energy, iterations, tolerance
+        self.prediction, self.form = prediction, energy
         self.config = arguments(locals())
-        self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
         self.filters = nn.Linear(n_cells, code)
         self.gain = nn.Parameter(torch.ones(code))
 
@@ -178,25 +182,10 @@ class PSDEnergy(Unnormalized):
         """The predicted code f(y) = g · tanh(V y + c), (..., m)."""
         return self.gain * torch.tanh(self.filters(x))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """D z, (..., m) -> (..., d)."""
-        return z @ self.dictionary.T
-
     def training_loss(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The energy at z* held fixed, (batch,): its gradient moves D to the code and f towards it."""
         return self.joint_energy(x, self.infer(x))
 
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Scale the columns of D to unit length."""
-        self.dictionary.copy_(_unit(self.dictionary))
-
 
 def _unit(columns: Tensor) -> Tensor:
     return nn.functional.normalize(columns, dim=0)
-
-
-def _check(code: int, iterations: int, sparsity: float) -> None:
-    check_count("code", code)
-    check_count("iterations", iterations)
-    check_number("sparsity", sparsity, 0, above=True)

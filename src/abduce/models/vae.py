@@ -69,18 +69,16 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         self.latent_dim, self.bottom = sum(shapes.latent), shapes.latent[-1]
         means, variances = (data.means, data.variances) if data else (None, None)
         self.features = reading(self.schema, self.choice.masking, means)
-        self.heads = likelihood_of(
-            self.schema, shapes.likelihoods, self.choice.scale, shapes.logistics, means, variances
-        )
+        heads = shapes.likelihoods, self.choice.scale, shapes.logistics
+        self.heads = likelihood_of(self.schema, *heads, means, variances)
         if path is not None:
             path = replace(path, noise=self.heads.widened(path.b, path.noise, self.features.places))
         prior, head = self._parts(path, pseudo)
         self.decoder = self._decoder()
         self.surrogate: _Surrogate | None = None
         if shapes.path:
-            self.surrogate = _Surrogate(
-                path or _blank_path(len(self.features.cell), self.latent_dim, shapes.path)
-            )
+            blank = len(self.features.cell), self.latent_dim, shapes.path
+            self.surrogate = _Surrogate(path or _blank_path(*blank))
         self.head = head
         self.noise_dim = self.latent_dim + 1 if head is None else self.latent_dim
         self.encoder = self._encoder()
