@@ -150,7 +150,7 @@ def test_denoising_draws_its_noise():
 @pytest.mark.parametrize("objective", [ScoreMatching(), SlicedScoreMatching(), DenoisingScoreMatching()])
 def test_binary_cells_are_refused(objective):
     with pytest.raises(
-        ValueError, match=f"{type(objective).__name__} cannot train Ising: it needs real cells"
+        ValueError, match=f"{type(objective).__name__} cannot train IsingEnergy: it needs real cells"
     ):
         objective.start(small_ising(), torch.zeros(3, 4), generator())
 
