@@ -312,7 +312,7 @@ def test_it_comes_back_from_its_configuration(arguments):
         ({"energy": "free"}, "energy must be one of .*, got 'free'"),
         ({"support": "mixed"}, "support must be one of .*, got 'mixed'"),
         ({"code": 0}, "n_cells, code and hidden must be at least 1, got 5, 0"),
-        ({"strength": -1.0}, "strength must be a number >= 0, got -1.0"),
+        ({"strength": -1.0}, "strength must be >= 0, got -1.0"),
         ({"corruption": 0.7, "support": "binary"}, "at most a half for binary cells, got 0.7"),
         ({"target": 1.0}, "target must be between 0 and 1"),
         ({"penalty": "saturating"}, r"flat part \(relu, ramp, shrink\), got 'sigmoid'"),

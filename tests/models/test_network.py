@@ -109,7 +109,7 @@ def test_it_comes_back_from_its_configuration(arguments):
         ({"support": "mixed"}, "support must be one of"),
         ({"activation": "step"}, "activation must be one of"),
         ({"hidden": ()}, "hidden must name at least one layer"),
-        ({"width": 0.0}, "width must be a number > 0"),
+        ({"width": 0.0}, "width must be > 0"),
         ({"architecture": "conv"}, "shape must be"),
         ({"architecture": "conv", "shape": (2, 3)}, "with 5 cells"),
     ],

@@ -184,9 +184,9 @@ def test_it_comes_back_from_its_configuration(model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SparseCodingEnergy(2, 4, sparsity=0.0), "sparsity must be a number > 0, got 0.0"),
+        (lambda: SparseCodingEnergy(2, 4, sparsity=0.0), "sparsity must be > 0, got 0.0"),
         (lambda: SparseCodingEnergy(2, 0), "code must be an int >= 1, got 0"),
-        (lambda: PSDEnergy(2, 4, prediction=-1.0), "prediction must be a number >= 0, got -1.0"),
+        (lambda: PSDEnergy(2, 4, prediction=-1.0), "prediction must be >= 0, got -1.0"),
         (
             lambda: PSDEnergy(2, 4, energy="best"),
             r"energy must be one of \['optimal', 'predicted'\], got 'best'",
