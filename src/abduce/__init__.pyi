@@ -31,7 +31,7 @@ from abduce.estimators.contrastive import (
     Ising as Ising,
 )
 from abduce.estimators.ensemble import MixtureEnsemble as MixtureEnsemble
-from abduce.estimators.folder import load as load
+from abduce.estimators.load import load as load
 from abduce.data.observations import (
     Blur as Blur,
     Downsample as Downsample,

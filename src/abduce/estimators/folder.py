@@ -1,4 +1,4 @@
-"""A fitted estimator as a folder: its arguments, what the fit found, and the model, of JSON and safetensors alone."""
+"""A fitted estimator kept as a folder: its arguments, what the fit found, and the model, of JSON and safetensors alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from abduce.data.schema import Schema
 from abduce.fit import checkpoint, registry
-from abduce.models.families import rebuild
 
 WATCHERS = ("callback",)  # arguments that are not kept
 
@@ -41,42 +38,6 @@ def keep(estimator: Any, folder: str | Path) -> None:
     checkpoint.save(folder, body, tensors)
 
 
-def load(folder: str | Path):
-    """Load a model that was saved with ``save``; executes no code from the folder.
-
-    Raises FileNotFoundError if the folder is not there, ModelFolderError (a ValueError) if it is damaged, was changed, or
-    is of another format version.
-    """
-    from abduce.estimators.methods import METHODS  # every method imports this module
-
-    body, tensors = checkpoint.load(folder)
-    if body.get("estimator") not in METHODS:
-        raise checkpoint.ModelFolderError(
-            f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
-            f" {sorted(METHODS)}"
-        )
-    estimator: Any = _from_json({"estimator": body["estimator"], "arguments": body["arguments"]})
-    estimator.schema_ = Schema.from_json(body["schema"])
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = rebuild(body["model"]).double()
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise checkpoint.ModelFolderError(
-            f"the folder's weights do not fit its model.json: {error}"
-        ) from None
-    estimator.model_ = model.eval().requires_grad_(False)
-    fitted = dict(body["fitted"])
-    names = fitted.pop("feature_names")
-    for name, value in fitted.items():
-        setattr(estimator, name, value)
-    estimator.n_iter_, estimator.interrupted_ = max(1, len(estimator.history_)), False
-    estimator.n_features_in_ = len(estimator.schema_.order) or estimator.schema_.n_cells
-    if names:
-        estimator.feature_names_in_ = np.asarray(names, dtype=object)
-    return estimator
-
-
 # ------------------------------------------------------------------ arguments
 
 
@@ -101,18 +62,3 @@ def _to_json(value: Any) -> Any:
     if registry.is_objective(value):
         return {"objective": registry.to_json(value)}
     return "auto" if callable(value) else value
-
-
-def _from_json(value: Any) -> Any:
-    match value:
-        case list():
-            return [_from_json(v) for v in value]
-        case {"objective": body}:
-            return registry.from_json(body)
-        case {"mapping": pairs}:
-            return {_from_json(k): _from_json(v) for k, v in pairs}
-        case {"estimator": name, "arguments": arguments}:
-            from abduce.estimators.methods import METHODS  # every method imports this module
-
-            return METHODS[name](**{k: _from_json(v) for k, v in arguments.items()})
-    return value

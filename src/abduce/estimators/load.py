@@ -1,0 +1,61 @@
+"""A fitted estimator from its folder: what ``folder`` kept is read, checked and built again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from abduce.data.schema import Schema
+from abduce.estimators.methods import METHODS
+from abduce.fit import checkpoint, registry
+from abduce.models.families import rebuild
+
+
+def load(folder: str | Path):
+    """Load a model that was saved with ``save``; executes no code from the folder.
+
+    Raises FileNotFoundError if the folder is not there, ModelFolderError (a ValueError) if it is damaged, was changed, or
+    is of another format version.
+    """
+    body, tensors = checkpoint.load(folder)
+    if body.get("estimator") not in METHODS:
+        raise checkpoint.ModelFolderError(
+            f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
+            f" {sorted(METHODS)}"
+        )
+    estimator: Any = _from_json({"estimator": body["estimator"], "arguments": body["arguments"]})
+    estimator.schema_ = Schema.from_json(body["schema"])
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = rebuild(body["model"]).double()
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise checkpoint.ModelFolderError(
+            f"the folder's weights do not fit its model.json: {error}"
+        ) from None
+    estimator.model_ = model.eval().requires_grad_(False)
+    fitted = dict(body["fitted"])
+    names = fitted.pop("feature_names")
+    for name, value in fitted.items():
+        setattr(estimator, name, value)
+    estimator.n_iter_, estimator.interrupted_ = max(1, len(estimator.history_)), False
+    estimator.n_features_in_ = len(estimator.schema_.order) or estimator.schema_.n_cells
+    if names:
+        estimator.feature_names_in_ = np.asarray(names, dtype=object)
+    return estimator
+
+
+def _from_json(value: Any) -> Any:
+    match value:
+        case list():
+            return [_from_json(v) for v in value]
+        case {"objective": body}:
+            return registry.from_json(body)
+        case {"mapping": pairs}:
+            return {_from_json(k): _from_json(v) for k, v in pairs}
+        case {"estimator": name, "arguments": arguments}:
+            return METHODS[name](**{k: _from_json(v) for k, v in arguments.items()})
+    return value
