@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from frames_for_tests import untouched
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -117,17 +118,6 @@ def on_images():
 
 
 # ---------------------------------------------------------------- fill
-
-
-def untouched(filled: pd.DataFrame, X: pd.DataFrame) -> None:
-    """Same form, nothing blank, every observed cell as it was."""
-    assert list(filled.columns) == list(X.columns)
-    assert filled.index.equals(X.index)
-    assert (filled.dtypes == X.dtypes).all()
-    assert not filled.isna().any().any()
-    for column in X:
-        seen = X[column].notna()
-        assert filled[column][seen].tolist() == X[column][seen].tolist()
 
 
 def test_fill_of_a_table(on_table):

@@ -110,4 +110,9 @@ def gather(
 ) -> Tensor:
     """One reduction of the answers about all rows, joined along the rows; ``empty`` is a row's shape where there are none."""
     parts = [ask(answer) for _, answer in blocks(model, seen, effort)]
+    return joined(parts, *empty)
+
+
+def joined(parts: list[Tensor], *empty: int) -> Tensor:
+    """Parts of rows in one; ``empty`` is a row's shape where there are none."""
     return torch.cat(parts) if parts else torch.zeros(0, *empty, dtype=torch.float64)

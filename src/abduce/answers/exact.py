@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abduce.answers.answer import CHUNK, Answer
+from abduce.answers.answer import CHUNK, Answer, joined
 from abduce.data.seen import Seen
 from abduce.inference.energy import Law
 from abduce.inference.importance import pad
@@ -33,7 +33,7 @@ class Exact(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
-        return _joined([self.law.log_prob(part)[:n] for part, n in padded_chunks(self.seen)]).double()
+        return joined([self.law.log_prob(part)[:n] for part, n in padded_chunks(self.seen)]).double()
 
     @property
     def ess(self) -> Tensor:
@@ -56,7 +56,7 @@ class Exact(Answer):
 
     def latents(self) -> Tensor:
         whole = Seen.whole(self.mean())
-        return _joined([self.represent(part.y)[:n].detach() for part, n in padded_chunks(whole)])
+        return joined([self.represent(part.y)[:n].detach() for part, n in padded_chunks(whole)])
 
     def points(self, count: int) -> Tensor:
         return self.law.points(self.seen, count)
@@ -72,7 +72,3 @@ def padded_chunks(seen: Seen) -> list[tuple[Seen, int]]:
         padded = pad(y, mask, CHUNK)
         out.append((Seen(*padded, seen.view), len(y)))
     return out
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)

@@ -28,8 +28,7 @@ class Model(nn.Module, abc.ABC):
 
     ``config`` is JSON-able and, with the ``state_dict``, all that :func:`abduce.models.families.rebuild` needs.  ``views`` are
     names of the views it answers.  ``partition`` is log Z, None where log p is known up to a
-    constant only.  ``lattice_mass`` says that
-    pixels get probabilities of their levels, where others give them a density.
+    constant only.  ``lattice_mass`` says that pixels get probabilities of their levels, where others give them a density.
     """
 
     views: frozenset[str]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.answers.answer import EFFORT, Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort, joined
 from abduce.answers.exact import padded_chunks
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
@@ -157,7 +157,7 @@ class _Pooled(Answer):
         for chunk, n in padded_chunks(self.seen):
             each = [self.pool.parts[i].answer(chunk, self.effort).log_evidence for i in self.able]
             parts.append(torch.logsumexp(torch.stack(each, 1) + log_w, 1)[:n])
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+        return joined(parts)
 
     @property
     def ess(self) -> Tensor:

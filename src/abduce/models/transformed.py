@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.answers.answer import EFFORT, Answer, Effort
+from abduce.answers.answer import EFFORT, Answer, Effort, joined
 from abduce.answers.exact import padded_chunks
 from abduce.answers.views import Linear
 from abduce.data.coding import Coding
@@ -136,7 +136,7 @@ class _ThroughCoding(Answer):
     @property
     def log_evidence(self) -> Tensor:
         parts = [self._evidence(chunk)[:n] for chunk, n in padded_chunks(self.seen)]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+        return joined(parts)
 
     def _evidence(self, chunk: Seen) -> Tensor:
         coding, model = self.coding, self.owner.model
