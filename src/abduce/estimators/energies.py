@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ from abduce.inference.energy import LogZ
 
 REAL = ("real", "positive", "pixel")  # kinds of columns that are cells of a real energy
 PARTITIONS = ("closed form", "auto")
+
+
+class Asked(NamedTuple):
+    """What ``normalize`` was asked for; ``sampler`` has the arguments that are the sampler's own."""
+
+    method: str
+    beta: float | str | None
+    base: str | None
+    sampler: dict[str, int]
+    random_state: Any
+    show: Callable[[float], None] | None
 
 
 class EnergyEstimator(Estimator[M]):
@@ -161,20 +172,12 @@ class EnergyEstimator(Estimator[M]):
         check_is_fitted(self)
         for name, count in (("particles", particles), ("populations", populations), ("refine", refine)):
             check_count(name, count)
-        effort = {"particles": particles, "populations": populations, "refine": refine}
-        return self._estimate(method, beta, base, effort, random_state, show)
+        sampler = {"particles": particles, "populations": populations, "refine": refine}
+        return self._estimate(Asked(method, beta, base, sampler, random_state, show))
 
     @abc.abstractmethod
-    def _estimate(
-        self,
-        method: str,
-        beta: float | str | None,
-        base: str | None,
-        effort: dict[str, int],
-        random_state: Any,
-        show: Callable[[float], None] | None,
-    ) -> LogZ:
-        """log Z of a fitted model, which is kept; arguments as in :meth:`normalize`."""
+    def _estimate(self, asked: Asked) -> LogZ:
+        """log Z of a fitted model, which is kept."""
 
     @abc.abstractmethod
     def energy(self, X) -> np.ndarray:
@@ -211,15 +214,7 @@ class DensityEstimator(EnergyEstimator[M]):
     def _normalised(self):
         return self
 
-    def _estimate(
-        self,
-        method: str,
-        beta: float | str | None,
-        base: str | None,
-        effort: dict[str, int],
-        random_state: Any,
-        show: Callable[[float], None] | None,
-    ) -> LogZ:
+    def _estimate(self, asked: Asked) -> LogZ:
         return self.model_.partition or LogZ.exact(0.0)  # there is nothing to estimate
 
     def energy(self, X) -> np.ndarray:

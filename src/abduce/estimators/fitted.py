@@ -6,7 +6,6 @@ A preset names a family of energies, how it is fitted, and its arguments; everyt
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from abduce.checks import check_choice, check_count, check_number
 from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
-from abduce.estimators.energies import EnergyEstimator
+from abduce.estimators.energies import Asked, EnergyEstimator
 from abduce.estimators.estimator import Estimator, Rows, RunOptions
 from abduce.fit.loop import train_energy
 from abduce.fit.loss import EnergyObjective
@@ -83,22 +82,15 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
             self.normalize(method="closed form" if self.model_.energy.in_nats else "auto")
         return self
 
-    def _estimate(
-        self,
-        method: str,
-        beta: float | str | None,
-        base: str | None,
-        effort: dict[str, int],
-        random_state: Any,
-        show: Callable[[float], None] | None,
-    ) -> LogZ:
-        old = self.model_
+    def _estimate(self, asked: Asked) -> LogZ:
+        old, beta, base = self.model_, asked.beta, asked.base
         measure = old.base if base is None else self._measure(base, old.energy, old.start)
         changed = base is not None and not old.energy.in_nats
         inverse = self._temperature("auto" if beta is None and changed else beta, old, measure)
         new = EnergyModel(old.energy, old.start, inverse, measure, None, old.layout.levels)
-        seed = self.inference_seed_ if random_state is None else self._generator(random_state).initial_seed()
-        found = new.normalize(method, **effort, seed=seed, show=show)
+        given = asked.random_state
+        seed = self.inference_seed_ if given is None else self._generator(given).initial_seed()
+        found = new.normalize(asked.method, **asked.sampler, seed=seed, show=asked.show)
         self.model_ = new
         self.offset_ = float(self._plausibility(self._edge())[0])
         return found
