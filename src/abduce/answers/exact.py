@@ -55,7 +55,8 @@ class Exact(Answer):
         return self.law.chances(self.seen, cell)
 
     def latents(self) -> Tensor:
-        whole = Seen.whole(self.mean())
+        known = self.seen.exact and bool(self.seen.mask.all())  # no blank and no noise: nothing to infer
+        whole = self.seen if known else Seen.whole(self.mean())
         return joined([self.represent(part.y)[:n].detach() for part, n in padded_chunks(whole)])
 
     def points(self, count: int) -> Tensor:

@@ -32,10 +32,11 @@ ROWS = 64
 
 
 class WeightedDraws(NamedTuple):
-    """Weighted draws of z for one chunk, and the chunk's rows."""
+    """Weighted draws of z for one chunk, p(x | z) at them, and the chunk's rows."""
 
     seen: Seen
     weights: Weights
+    likelihood: Any
 
 
 class Weighed(Answer):
@@ -79,7 +80,7 @@ class Weighed(Answer):
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
         samples = self.effort.samples * (MASK_DRAWS if self.model.sees_mask else 1)
         out = []
-        for (seen, weights), rows in self._chunks(samples):
+        for (seen, weights, _), rows in self._chunks(samples):
             z = take(weights.z, resample(weights.log_w, n, generator))
             # systematic resampling leaves draws sorted; shuffle each row's own, so that draw i is not tied across rows
             order = torch.rand(z.shape[:2], generator=generator, device=z.device).argsort(0)
@@ -99,8 +100,8 @@ class Weighed(Answer):
     def moments(self) -> list[Tensor]:
         """Posterior moments of all rows, a tensor (rows, d, m) for each part of the likelihood."""
         out: list[list[Tensor]] = []
-        for (seen, weights), n in self._chunks(self.effort.samples):
-            clean = seen.view.clean(self.model.likelihood(weights.z), seen.y, seen.mask)
+        for (seen, weights, likelihood), n in self._chunks(self.effort.samples):
+            clean = seen.view.clean(likelihood, seen.y, seen.mask)
             out.append([expectation(weights.log_w, m)[:n] for m in clean.moments()])
         return [torch.cat(column) for column in zip(*out, strict=True)]
 
@@ -123,12 +124,13 @@ def weigh(
     noise = shared_noise(samples, model.noise_dim, effort.seed, y)
     q = _proposal(model, seen, effort.rounds)
 
-    def target(z: Tensor, seen: Seen) -> Tensor:
-        return seen.view.log_prob(model.likelihood(z), seen.y, seen.mask) + model.prior.log_prob(z)
+    def target(z: Tensor, seen: Seen, likelihood: Any) -> Tensor:
+        return seen.view.log_prob(likelihood, seen.y, seen.mask) + model.prior.log_prob(z)
 
     z = q.transport(noise)
-    seen = seen._replace(view=view.hold(model.likelihood(z), mask))
-    log_w = target(z, seen) - q.log_prob(z)
+    likelihood = model.likelihood(z)
+    seen = seen._replace(view=view.hold(likelihood, mask))
+    log_w = target(z, seen, likelihood) - q.log_prob(z)
     weak = effective_sample_size(log_w) < MIN_ESS
     if polish and effort.hmc_steps and bool(weak.any()):
         rows = weak.nonzero().squeeze(-1)
@@ -141,12 +143,18 @@ def weigh(
         particles = particles + 0.1 * jitter * z[:, rows].std(0)
         some = Seen(y[rows], mask[rows], seen.view.rows(rows))
         state, _ = hmc.run(
-            particles, lambda v: target(v, some), effort.hmc_steps, effort.seed + 1, 0.1, effort.leapfrogs
+            particles,
+            lambda v: target(v, some, model.likelihood(v)),
+            effort.hmc_steps,
+            effort.seed + 1,
+            0.1,
+            effort.leapfrogs,
         )
         repeats = -(-samples // effort.hmc_particles)
         z[:, rows] = state.x.repeat(repeats, 1, 1)[:samples]
         log_w[:, rows] = 0.0
-    return WeightedDraws(seen, Weights(log_w, z))
+        likelihood = model.likelihood(z)
+    return WeightedDraws(seen, Weights(log_w, z), likelihood)
 
 
 def _proposal(model: LatentVariableModel, seen: Seen, rounds: int) -> Posterior:

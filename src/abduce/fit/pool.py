@@ -21,7 +21,7 @@ from abduce.data.seen import Seen
 from abduce.data.units import Units
 from abduce.gaussians.em import one_thread
 from abduce.models.model import Model
-from abduce.models.pool import Pool
+from abduce.models.pool import Pool, log_evidences
 
 HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
@@ -191,8 +191,7 @@ class _Judge:
         """log p(hidden cells | kept ones) of each row under each member, (rows, M)."""
         x, kept, hidden = torch.from_numpy(self.values[rows]), kept[rows], hidden[rows]
         both, some = Seen(x, torch.from_numpy(kept | hidden)), Seen(x, torch.from_numpy(kept))
-        each = [m.answer(both).log_evidence - m.answer(some).log_evidence for m in members]
-        return torch.stack(each, 1).numpy()
+        return (log_evidences(members, both) - log_evidences(members, some)).numpy()
 
     def best(
         self, family: Family, members: Members, rows: np.ndarray, kept: np.ndarray, hidden: np.ndarray

@@ -128,6 +128,15 @@ class Pool(Model):
         return torch.stack([m.answer(seen, effort).log_evidence for m in self.parts], 1)
 
 
+def log_evidences(members: Sequence[Model], seen: Seen, effort: Effort = EFFORT) -> Tensor:
+    """log p(seen) under each member, nats, (rows, M); chunk by chunk: members with one coding code its rows once."""
+    parts = [
+        torch.stack([m.answer(chunk, effort).log_evidence for m in members], 1)[:n]
+        for chunk, n in padded_chunks(seen)
+    ]
+    return joined(parts, len(members))
+
+
 class _Pooled(Answer):
     """Answers of the members, weighed."""
 
@@ -153,11 +162,8 @@ class _Pooled(Answer):
     @property
     def log_evidence(self) -> Tensor:
         log_w = torch.tensor(self._weights(self.pool.rows), dtype=torch.float64).log()
-        parts = []
-        for chunk, n in padded_chunks(self.seen):
-            each = [self.pool.parts[i].answer(chunk, self.effort).log_evidence for i in self.able]
-            parts.append(torch.logsumexp(torch.stack(each, 1) + log_w, 1)[:n])
-        return joined(parts)
+        each = log_evidences([self.pool.parts[i] for i in self.able], self.seen, self.effort)
+        return torch.logsumexp(each + log_w, 1)
 
     @property
     def ess(self) -> Tensor:

@@ -57,7 +57,9 @@ class Transformed(Model):
     @classmethod
     def of(cls, model: Model, coding: Coding) -> Transformed:
         """Put a model behind a coding."""
-        return cls(model, coding.schema, coding.scores, coding.to_arrays())
+        out = cls(model, coding.schema, coding.scores, coding.to_arrays())
+        out._coding = coding
+        return out
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
