@@ -236,7 +236,8 @@ def test_scores_and_signs(on_array):
     assert scores.shape == (100,)
     assert model.score(X) == pytest.approx(scores.mean())
     np.testing.assert_array_equal(model.anomaly_score(X), -scores)
-    np.testing.assert_array_equal(model.decision_function(X), scores - model.offset_)
+    whole = ~np.isnan(X).any(1)
+    np.testing.assert_array_equal(model.decision_function(X)[whole], (scores - model.offset_)[whole])
     labels = model.predict(X)
     assert set(labels) == {-1, 1}
     assert (labels == -1).mean() == pytest.approx(0.1, abs=0.011)
@@ -348,8 +349,8 @@ def test_wrong_columns_are_named(on_table):
 
 def test_wrong_values_are_named(on_table):
     model, X = on_table
-    with pytest.raises(ValueError, match=r"city.*Paris"):
-        model.score_samples(X.assign(city="Paris"))
+    with pytest.raises(ValueError, match=r"'city' holds numbers such as 3"):
+        model.score_samples(X.assign(city=3))
     with pytest.raises(ValueError, match=r"height.*tall"):
         model.fill(X.assign(height="tall"))
     for call in (model.fill, small().fit):

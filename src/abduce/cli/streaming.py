@@ -172,4 +172,4 @@ class Filling:
 
 
 def _fractional(known: Field) -> bool:
-    return known.kind in ("real", "positive", "pixel") and not known.integral
+    return known.kind in ("real", "positive", "pixel") and not known.integral and not known.whole

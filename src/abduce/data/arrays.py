@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abduce.data.fields import Group, listing
+from abduce.data.fields import Group
 
 
 def numeric_array(X: Any, name: str) -> np.ndarray:
@@ -58,26 +58,16 @@ def split(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     return np.where(observed, flat, 0.0), observed
 
 
-def find_codes(block: np.ndarray, observed: np.ndarray, group: Group, name: str) -> np.ndarray:
-    """Find codes of the cells of a coded group in an array, (n, d) to (n, d)."""
+def find_codes(block: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Find codes of the cells of a coded group in an array, (n, d) to (n, d), and mark values never seen in training."""
     if all(f.categories == (0, 1) for f in group.fields):
-        unseen, out = (block != 0) & (block != 1), block
-    elif len(group.fields) == 1:
-        out, unseen = _search(block, np.array(group.fields[0].categories, np.float64))
-    else:
-        out, unseen = np.empty_like(block), np.empty(block.shape, bool)
-        for j, field in enumerate(group.fields):
-            out[:, j], unseen[:, j] = _search(block[:, j], np.array(field.categories, np.float64))
-    unseen = unseen & observed
-    if unseen.any():
-        j = int(np.argmax(unseen.any(axis=0)))
-        field = group.fields[min(j, len(group.fields) - 1)]
-        values = np.unique(block[unseen[:, j], j]).tolist()
-        raise ValueError(
-            f"{name}: column {field.name!r} has values not seen in training: {listing(values)}; "
-            f"expected one of {listing(field.categories or (), 10)}"
-        )
-    return out
+        return block, (block != 0) & (block != 1)
+    if len(group.fields) == 1:
+        return _search(block, np.array(group.fields[0].categories, np.float64))
+    out, unseen = np.empty_like(block), np.empty(block.shape, bool)
+    for j, field in enumerate(group.fields):
+        out[:, j], unseen[:, j] = _search(block[:, j], np.array(field.categories, np.float64))
+    return out, unseen
 
 
 def _search(block: np.ndarray, categories: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abduce.data.infer import location_scale
 from abduce.data.schema import Schema
 from abduce.data.transform import Affine, NormalScores, chained, joined, over_observed, stacked
 
 SPIKE = 0.05  # share of rows from which on a repeated value is no accident
-SMALL = 1e-3
 
 
 class Indicators(NamedTuple):
@@ -65,7 +65,7 @@ class Coding:
             if len(v):
                 repeated = np.unique(v, return_counts=True)[1].max() / len(v)
                 rare[j] = repeated < SPIKE or len(v) < 2 / SPIKE
-                loc[j], scale[j] = v.mean(), max(v.std(), SMALL * max(abs(v.mean()), SMALL))
+                (loc[j],), (scale[j],) = location_scale(v[:, None], None)
                 if scores:
                     columns[int(j)] = NormalScores.of(v)
         shares = {}

@@ -39,7 +39,7 @@ class Column:
     def first(self) -> Any:
         """Return the first observed value, for error messages."""
         row = int(np.argmax(self.observed))
-        return self.levels[int(self.values[row])] if self.levels else self.values[row]
+        return self.levels[int(self.values[row])] if self.levels else self.values[row].item()
 
 
 def plain(value: Any, name: str) -> Any:
@@ -184,28 +184,26 @@ def _read_object(series: pd.Series, name: str, observed: np.ndarray) -> Column:
 
 
 def lookup(column: Column, field: Field) -> np.ndarray:
-    """Find each value's code among the field's categories, shape (n,); ValueError names unseen values."""
+    """Find each value's code among the field's categories, (n,): 0 where nothing is observed, -1 for a value never seen.
+
+    ValueError for a column of another form than in training.
+    """
     assert field.categories is not None
     codes = {value: code for code, value in enumerate(field.categories)}
-    if column.form == "time":
-        raise ValueError(f"column {column.name!r} holds dates; expected one of {listing(field.categories)}")
+    text = isinstance(field.categories[0], str)
+    if column.observed.any() and (column.form == "time" or (text and column.form in ("number", "bool"))):
+        held = {"time": "dates", "number": "numbers", "bool": "booleans"}[column.form]
+        raise ValueError(
+            f"column {column.name!r} holds {held} such as {column.first()!r}; expected values like those seen in training: "
+            f"{listing(field.categories)}"
+        )
     if column.levels:
         table = np.array([codes.get(v, -1) for v in column.levels], dtype=np.int64)
         found = table[column.values]
-        names = column.levels
-        where = column.values
     else:
         numbers = column.values if column.integers is None else column.integers
         distinct, where = np.unique(numbers, return_inverse=True)
-        names = distinct.tolist()
-        found = np.array([codes.get(v, -1) for v in names], dtype=np.int64)[where]
-    unseen = (found < 0) & column.observed
-    if unseen.any():
-        values = [names[i] for i in dict.fromkeys(where[unseen].tolist())]
-        raise ValueError(
-            f"column {column.name!r} has values not seen in training: {listing(values)}; "
-            f"expected one of {listing(field.categories, 10)}"
-        )
+        found = np.array([codes.get(v, -1) for v in distinct.tolist()], dtype=np.int64)[where]
     return np.where(column.observed, found, 0)
 
 

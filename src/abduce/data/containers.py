@@ -7,8 +7,8 @@ coded kinds.  Their other form are *lattice codes*, whole numbers k with value k
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,14 +21,22 @@ from abduce.data.lattice import float_type, negative_zero, round_codes
 Pair = tuple[np.ndarray, np.ndarray]
 
 
+class Cells(NamedTuple):
+    """Model values (n, D), the mask of observed cells, and which of these hold what has no model value (None: no cell)."""
+
+    values: np.ndarray
+    observed: np.ndarray
+    novel: np.ndarray | None
+
+
 class Container(abc.ABC):
     """The make of a container of rows, as seen in training."""
 
     @abc.abstractmethod
-    def encode(self, X: Any, name: str, dtype: Any) -> Pair:
-        """Model values (n, D) of type ``dtype``, whatever they are where missing, and the mask of observed cells.
+    def encode(self, X: Any, name: str, dtype: Any) -> Cells:
+        """Model values (n, D) of type ``dtype``, whatever they are where missing or novel.
 
-        ValueError or TypeError, naming ``name`` and the column, for data of another make and values that a kind cannot hold.
+        ValueError or TypeError, naming ``name`` and the column, for data of another make.
         """
 
     @abc.abstractmethod
@@ -42,6 +50,10 @@ class Container(abc.ABC):
     @abc.abstractmethod
     def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> Any:
         """A copy of X with data values (n, D), used up, in the cells marked ``where``; dtypes are widened where they must."""
+
+    @abc.abstractmethod
+    def put_constants(self, X: Any) -> Any:
+        """X, or a copy whose blanks are filled in columns that the model leaves out as they hold one value only."""
 
     @abc.abstractmethod
     def to_codes(self, X: Any) -> Pair:
@@ -58,18 +70,11 @@ def same_length(rows: int, given: int) -> None:
         raise ValueError(f"X has {rows} rows but values has {given}")
 
 
-# What cells of a kind may hold that not every number is, and how a message says so.
+# What cells of a kind may hold that not every number is.
 _HELD = {
-    "count": (lambda v: (v >= 0) & (v == np.rint(v)), "whole numbers 0, 1, 2, ... (kind count)"),
-    "positive": (lambda v: v > 0, "values above 0 (kind positive)"),
+    "count": lambda v: (v >= 0) & (v == np.rint(v)),
+    "positive": lambda v: v > 0,
 }
-
-
-def _check(kind: str, data: np.ndarray, observed: np.ndarray, names: Sequence[str], X: str) -> None:
-    """Refuse observed values that cells of a kind cannot hold."""
-    if kind in _HELD:
-        holds, expected = _HELD[kind]
-        _refuse(~holds(data) & observed, data, names, X, expected)
 
 
 def _refuse(wrong: np.ndarray, data: np.ndarray, names: Sequence[str], X: str, expected: str) -> None:
@@ -77,6 +82,17 @@ def _refuse(wrong: np.ndarray, data: np.ndarray, names: Sequence[str], X: str, e
     if wrong.any():
         row, j = np.argwhere(wrong)[0]
         raise ValueError(f"{X}: column {names[j]!r} expects {expected}, got {data[row, j]:g} in row {row}")
+
+
+def _refuse_unseen(unseen: np.ndarray, values: np.ndarray, levels: tuple, field: Field) -> None:
+    """Raise ValueError naming the values of a column (n,), or codes into ``levels``, marked as never seen in training."""
+    if unseen.any():
+        found = np.unique(values[unseen]).tolist()
+        raise ValueError(
+            f"X: column {field.name!r} has values not seen in training: "
+            f"{listing([levels[int(v)] for v in found] if levels else found)}; "
+            f"expected one of {listing(field.categories or (), 10)}"
+        )
 
 
 # ---------------------------------------------------------------- frames
@@ -110,27 +126,26 @@ class Frames(Container):
     def modelled(self, X: Any, name: str) -> Any:
         return self.check(X, name)[self.labels]
 
-    def _gather(
-        self, X: Any, name: str, dtype: Any, of_column: Callable[[Column, Field], np.ndarray]
-    ) -> Pair:
+    def _columns(self, X: Any, name: str) -> Iterator[tuple[int, Field, Column]]:
         X = self.check(X, name)
+        for j, (field, label) in enumerate(zip(self.fields, self.labels, strict=True)):
+            yield j, field, read_column(X[label], field.name)
+
+    def encode(self, X: Any, name: str, dtype: Any) -> Cells:
         out = np.empty((len(X), len(self.fields)), dtype)
-        observed = np.empty(out.shape, bool)
-        columns = [read_column(X[label], f.name) for f, label in zip(self.fields, self.labels, strict=True)]
-        for j, (field, column) in enumerate(zip(self.fields, columns, strict=True)):
+        observed, novel = np.empty(out.shape, bool), np.zeros(out.shape, bool)
+        for j, field, column in self._columns(X, name):
             observed[:, j] = column.observed
-            out[:, j] = of_column(column, field)
-        return out, observed
-
-    def encode(self, X: Any, name: str, dtype: Any) -> Pair:
-        def of_column(column: Column, field: Field) -> np.ndarray:
             if field.coded:
-                return lookup(column, field)
-            data = numbers(column, field)
-            _check(field.kind, data[:, None], column.observed[:, None], [field.name], name)
-            return data if field.transform.as_is else field.transform.to(data, dtype)
-
-        return self._gather(X, name, dtype, of_column)
+                data = lookup(column, field)
+                novel[:, j] = data < 0
+            else:
+                data = numbers(column, field)
+                if field.kind in _HELD:
+                    novel[:, j] = ~_HELD[field.kind](data) & column.observed
+                data = data if field.transform.as_is else field.transform.to(data, dtype)
+            out[:, j] = data
+        return Cells(out, observed, novel if novel.any() else None)
 
     def write(self, data: np.ndarray) -> pd.DataFrame:
         return self._assemble([_finish(f, data[:, j]) for j, f in enumerate(self.fields)], len(data))
@@ -144,8 +159,21 @@ class Frames(Container):
             out[label] = put(X[label], rows, _finish(self.fields[j], data[rows, j]))
         return out
 
+    def put_constants(self, X: Any) -> Any:
+        X = out = self.check(X, "X")
+        for label, field in ((c, f) for f in self.left_out for c in self.order if str(c) == f.name):
+            if field.kind == "constant" and (rows := X[label].isna().to_numpy(bool)).any():
+                out = X.copy() if out is X else out
+                out[label] = put(X[label], rows, build_column(field, np.zeros(int(rows.sum()), np.int64)))
+        return out
+
     def to_codes(self, X: Any) -> Pair:
-        return self._gather(X, "X", np.int64, _column_codes)
+        k = np.empty((len(X), len(self.fields)), np.int64)
+        observed = np.empty(k.shape, bool)
+        for j, field, column in self._columns(X, "X"):
+            observed[:, j] = column.observed
+            k[:, j] = _column_codes(column, field)
+        return k, observed
 
     def from_codes(self, k: np.ndarray, observed: np.ndarray) -> pd.DataFrame:
         arrays = [_from_codes(f, k[:, j], observed[:, j]) for j, f in enumerate(self.fields)]
@@ -185,6 +213,8 @@ def _finish(field: Field, data: np.ndarray) -> Any:
     if field.coded:
         return build_column(field, data.astype(np.int64))
     label = field.dtype.lower()
+    if field.whole and not field.integral:
+        data = np.maximum(np.rint(data), 1.0 if field.kind == "positive" else -np.inf)
     if field.integral:
         dtype = np.dtype(label.split("[")[0] if label.startswith(("int", "uint")) else "int64")
         data = _fitted(data, dtype, 1.0 if field.kind == "positive" else -np.inf).astype(dtype)
@@ -210,6 +240,7 @@ def _column_codes(column: Column, field: Field) -> np.ndarray:
     wrong = np.zeros(len(column.values), bool)
     if field.coded:
         codes = lookup(column, field)
+        _refuse_unseen(codes < 0, column.values, column.levels, field)
         if column.form == "number":
             wrong = negative_zero(column.values)
     else:
@@ -272,20 +303,26 @@ class Arrays(Container):
             raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
         return array
 
-    def encode(self, X: Any, name: str, dtype: Any) -> Pair:
+    def encode(self, X: Any, name: str, dtype: Any) -> Cells:
         data, observed = split(self.check(X, name), name)
         observed = np.ones(data.shape, bool) if observed is None else observed
-        values = data
+        values, novel = data, None
         for group in self.groups:
             block, known = data[:, group.index], observed[:, group.index]
             if group.kind in CODED:
-                codes = find_codes(block, known, group, name)
+                codes, unseen = find_codes(block, group)
                 if codes is not block:
                     values = np.array(data, np.float64) if values is data else values
                     values[:, group.index] = codes
             elif group.kind in _HELD:
-                _check(group.kind, block, known, self._names(group), name)
-        return self.transform.to(values, dtype), observed
+                unseen = ~_HELD[group.kind](block)
+            else:
+                continue
+            unseen = unseen & known
+            if unseen.any():
+                novel = np.zeros(data.shape, bool) if novel is None else novel
+                novel[:, group.index] = unseen
+        return Cells(self.transform.to(values, dtype), observed, novel)
 
     def _names(self, group: Group) -> list[str]:
         return [self.names[j] for j in group.cells]
@@ -306,6 +343,9 @@ class Arrays(Container):
         out = np.array(array, target).reshape(len(array), -1)
         out[where] = self._cast(data, target)[where]
         return out.reshape(array.shape)
+
+    def put_constants(self, X: Any) -> Any:
+        return X
 
     def _cast(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Turn data values (n, D), used up, into an array's dtype; codes into their categories."""
@@ -336,8 +376,11 @@ class Arrays(Container):
     def _block_codes(self, block: np.ndarray, observed: np.ndarray, group: Group) -> Pair:
         """Lattice codes of a group's cells, and where there is none."""
         if group.kind in CODED:
-            codes = find_codes(block.astype(np.float64), observed, group, "X").astype(np.int64)
-            return codes, negative_zero(block)
+            codes, unseen = find_codes(block.astype(np.float64), group)
+            for j in np.flatnonzero((unseen & observed).any(0)):
+                field = group.fields[min(int(j), len(group.fields) - 1)]
+                _refuse_unseen(unseen[:, j] & observed[:, j], block[:, j], (), field)
+            return codes.astype(np.int64), negative_zero(block)
         step = np.array([f.denominator or 1 for f in group.fields], np.int64)
         if block.dtype.kind in "iub":
             codes, wrong = block.astype(np.int64) * step, np.zeros(block.shape, bool)

@@ -48,6 +48,8 @@ class Field:
         Dates and durations are counted in days (dates: since 1970-01-01).
     low, high : observed range in data units (for pixels: of all levels); NaN if nothing was observed.
     missing : share of cells missing in the training data.
+    seen : number of cells observed in the training data.
+    bounds : least and greatest value that may ever be filled in or drawn, in data units; None where there is none.
 
     Examples
     --------
@@ -65,6 +67,8 @@ class Field:
     low: float = math.nan
     high: float = math.nan
     missing: float = 0.0
+    seen: int = 0
+    bounds: tuple[float, float] | None = None
 
     @property
     def coded(self) -> bool:
@@ -130,9 +134,45 @@ class Field:
         """Half the step between the levels of a pixel, in model units; 0 of other kinds."""
         return 1 / (2 * (self.denominator or 1) * self.scale) if self.kind == "pixel" else 0.0
 
+    @property
+    def constant(self) -> bool:
+        """Tell whether all observed numbers were one value."""
+        return self.kind in ("real", "positive") and self.low == self.high
+
+    @property
+    def stops(self) -> tuple[float, float]:
+        """Least and greatest value that an answer may have, in data units; infinite where there is none.
+
+        A constant is itself, and what was never negative stays so; ``bounds`` say it of all else.
+        """
+        if self.coded or self.kind == "pixel":
+            return -math.inf, math.inf
+        if self.constant:
+            return self.low, self.high
+        if self.bounds is not None:
+            return self.bounds
+        return (0.0 if self.low >= 0 and not self.dtype.startswith("datetime64") else -math.inf), math.inf
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether numbers of a data frame's column that could have had parts were whole in every row."""
+        return self.kind in ("real", "positive") and self.denominator == 1 and not self.temporal
+
+    @property
+    def log_novel(self) -> float:
+        """Log-probability, or log density, of an observed value that the field has no model value for, nats.
+
+        By Laplace's rule of succession, what never came in n cells has the probability 1 / (n + 2); of a positive column it
+        is spread over the range seen.
+        """
+        spread = self.high - self.low if self.kind == "positive" and self.high > self.low else 1.0
+        return -math.log(self.seen + 2) - math.log(spread)
+
     def to_json(self) -> dict[str, Any]:
         """Turn into plain JSON values; NaN becomes null."""
         out = asdict(self)
+        if self.bounds is not None:
+            out["bounds"] = [v if math.isfinite(v) else None for v in self.bounds]
         out["categories"] = None if self.categories is None else list(self.categories)
         for key in ("low", "high"):
             out[key] = None if math.isnan(out[key]) else out[key]
@@ -147,6 +187,9 @@ class Field:
             raise ValueError(f"not a field: expected the keys {sorted(known)}, got {given}")
         out = dict(data)
         out["categories"] = None if out["categories"] is None else tuple(out["categories"])
+        if out["bounds"] is not None:
+            low, high = out["bounds"]
+            out["bounds"] = (-math.inf if low is None else low, math.inf if high is None else high)
         for key in ("low", "high"):
             out[key] = math.nan if out[key] is None else float(out[key])
         if out["kind"] not in KINDS + LEFT_OUT:

@@ -7,7 +7,8 @@ images, where they do not, are in `infer_arrays`. A guess can always be overridd
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,54 @@ def resolve_kinds(kinds: Mapping[Any, str] | str | None, names: list) -> list[st
     out: list[str | None] = [None] * len(names)
     for key, kind in kinds.items():
         _check_kind(kind, allowed, key)
-        if key in names:
-            out[names.index(key)] = kind
-        elif isinstance(key, int | np.integer) and 0 <= key < len(names):
-            out[int(key)] = kind
-        else:
-            raise ValueError(
-                f"kinds names the column {key!r}, which is not there; columns are {listing(names, 10)}"
-            )
+        out[_place("kinds", key, names)] = kind
     return out
+
+
+def _place(argument: str, key: Any, names: list) -> int:
+    """Position of a column given by name, or by position; ValueError if it is not there."""
+    if key in names:
+        return names.index(key)
+    if isinstance(key, int | np.integer) and 0 <= key < len(names):
+        return int(key)
+    raise ValueError(
+        f"{argument} names the column {key!r}, which is not there; columns are {listing(names, 10)}"
+    )
+
+
+def within(fields: Sequence[Field], bounds: Any, names: list) -> tuple[Field, ...]:
+    """Give the fields of columns ``names`` the bounds asked for: one pair ``(low, high)`` for all numbers, or a mapping of
+    column to pair; None stands for no end.
+
+    ValueError for a column that is not there or holds classes, and for ends that are not in order; TypeError for no pair.
+    """
+    if bounds is None:
+        return tuple(fields)
+    pairs: dict[int, tuple[float, float]]
+    if isinstance(bounds, Mapping):
+        pairs = {_place("bounds", key, names): _pair(pair, key) for key, pair in bounds.items()}
+        if odd := [fields[j].name for j in pairs if fields[j].coded or fields[j].kind not in KINDS]:
+            raise ValueError(
+                f"bounds are for columns of numbers; {listing(odd)} holds classes or is left out"
+            )
+    else:
+        pair = _pair(bounds, None)
+        pairs = {j: pair for j, f in enumerate(fields) if f.kind in KINDS and not f.coded}
+    return tuple(replace(f, bounds=pairs[j]) if j in pairs else f for j, f in enumerate(fields))
+
+
+def _pair(pair: Any, key: Any) -> tuple[float, float]:
+    where = "" if key is None else f" of column {key!r}"
+    try:
+        low, high = (None if v is None else float(v) for v in pair)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"bounds{where} must be a pair (low, high) of numbers or None, got {pair!r}"
+        ) from None
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if not low < high:
+        raise ValueError(f"bounds{where} must be in order, low below high, got {pair!r}")
+    return low, high
 
 
 def _check_kind(kind: Any, allowed: tuple, key: Any = None) -> None:
@@ -61,7 +101,7 @@ def frame_field(column: Column, kind: str | None) -> Field:
     n = max(len(column.values), 1)
     share = 1.0 - float(column.observed.sum()) / n
     values = column.values[column.observed]
-    base: dict[str, Any] = {"name": column.name, "dtype": column.dtype, "missing": share}
+    base: dict[str, Any] = {"name": column.name, "dtype": column.dtype, "missing": share, "seen": values.size}
     if column.form in ("number", "time") and values.size:
         base |= {"low": float(values.min()), "high": float(values.max())}
     asked = kind

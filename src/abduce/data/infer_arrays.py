@@ -36,6 +36,8 @@ def array_fields(
         guess[:] = "pixel"  # never binary: a pixel that is dark in training may light up later
     else:
         guess[_zero_one(values, low, high, count)] = "binary"
+        if (guess == "binary").any() and _all_zero_one(values):
+            guess[:] = "binary"  # a table of bits: the columns where one of the two never came are bits too
     guess = np.array([asked or found for asked, found in zip(kinds, guess, strict=True)], dtype=object)
     if (guess == "identifier").any():
         column = int(np.argmax(guess == "identifier"))
@@ -69,7 +71,9 @@ def array_fields(
         ends = (float(low[j]), float(high[j])) if known else (math.nan, math.nan)
         line = float(loc[j]), float(scale[j])
         missing = 1.0 - float(count[j]) / n
-        out.append(Field(f"x{j}", kind, str(dtype), categories.get(j), *line, q, *ends, missing))
+        out.append(
+            Field(f"x{j}", kind, str(dtype), categories.get(j), *line, q, *ends, missing, int(count[j]))
+        )
     return tuple(out)
 
 
@@ -92,6 +96,12 @@ def _zero_one(values: np.ndarray, low: np.ndarray, high: np.ndarray, count: np.n
         rare = np.minimum(ones, count[some] - ones) < _RARE * count[some]
         out[some[~pure | rare]] = False
     return out
+
+
+def _all_zero_one(values: np.ndarray) -> bool:
+    """Whether every cell is 0 or 1; unobserved ones are 0."""
+    head = values[:100]
+    return bool(((head == 0) | (head == 1)).all() and ((values == 0) | (values == 1)).all())
 
 
 def _share_pixel_range(some: np.ndarray, low: Any, high: Any, step: Any, loc: Any, scale: Any) -> None:
@@ -135,7 +145,7 @@ def image_field(values: np.ndarray, observed: np.ndarray | None, dtype: np.dtype
     """Describe the pixels of images given flat (n, D): two values are binary, few levels pixel, else real."""
     seen = values if observed is None else values[observed]
     share = 0.0 if observed is None else 1.0 - seen.size / values.size
-    base: dict[str, Any] = {"name": "pixel", "dtype": str(dtype), "missing": share}
+    base: dict[str, Any] = {"name": "pixel", "dtype": str(dtype), "missing": share, "seen": seen.size}
     if not seen.size:
         return Field(kind=kind or "real", **base)
     low, high = float(seen.min()), float(seen.max())

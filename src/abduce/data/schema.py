@@ -19,9 +19,9 @@ import pandas as pd
 
 from abduce.data.arrays import numeric_array, split
 from abduce.data.columns import read_column
-from abduce.data.containers import Arrays, Container, Frames, column_labels
+from abduce.data.containers import Arrays, Cells, Container, Frames, column_labels
 from abduce.data.fields import CODED, KINDS, WHOLE, Field, Group, grouped, listing, side_by_side
-from abduce.data.infer import frame_field, resolve_kinds
+from abduce.data.infer import frame_field, resolve_kinds, within
 from abduce.data.infer_arrays import array_fields, image_field
 from abduce.data.layout import Layout
 from abduce.data.transform import Transform, over_observed
@@ -64,7 +64,7 @@ class Schema:
     # ------------------------------------------------------------ learn
 
     @classmethod
-    def infer(cls, X: Any, kinds: Mapping[Any, str] | str | None = None) -> Schema:
+    def infer(cls, X: Any, kinds: Mapping[Any, str] | str | None = None, bounds: Any = None) -> Schema:
         """Learn kinds, categories, ranges and scaling from training data.
 
         Parameters
@@ -73,6 +73,8 @@ class Schema:
             2-D array, (n, H, W) or (n, H, W, C) images, or DataFrame; NaN, None, NA and NaT are missing.
         kinds
             Overrides, by column name or position; or one kind for all.
+        bounds
+            ``(low, high)``, for all numbers or by column: no answer lies beyond; None is no end.
 
         Raises
         ------
@@ -82,7 +84,7 @@ class Schema:
             For containers of another make.
         """
         if isinstance(X, pd.DataFrame):
-            return cls._infer_frame(X, kinds)
+            return cls._infer_frame(X, kinds, bounds)
         array = numeric_array(X, "X")
         if array.ndim not in (2, 3, 4):
             raise ValueError(
@@ -94,8 +96,9 @@ class Schema:
         shape = array.shape[1:]
         flat, observed = split(array, "X")
         if array.ndim == 2:
-            columns = resolve_kinds(kinds, [f"x{j}" for j in range(shape[0])])
-            found = array_fields(flat, observed, array.dtype, columns)
+            names = [f"x{j}" for j in range(shape[0])]
+            found = array_fields(flat, observed, array.dtype, resolve_kinds(kinds, names))
+            found = within(found, bounds, names)
             _warn_empty([f.name for f in found if f.missing == 1.0])
             return cls("array", shape, str(array.dtype), found)
         if kinds is not None and not isinstance(kinds, str):
@@ -103,15 +106,23 @@ class Schema:
         (kind,) = resolve_kinds(kinds, ["pixel"])
         field = image_field(flat, observed, array.dtype, kind)
         _warn_empty(["pixel"] if field.missing == 1.0 else [])
-        return cls("image", shape, str(array.dtype), (field,))
+        return cls("image", shape, str(array.dtype), within((field,), bounds, ["pixel"]))
 
     @classmethod
-    def _infer_frame(cls, X: pd.DataFrame, kinds: Mapping[Any, str] | str | None) -> Schema:
+    def _infer_frame(cls, X: pd.DataFrame, kinds: Mapping[Any, str] | str | None, bounds: Any) -> Schema:
         labels = column_labels(X)
         _check_size(X.shape, len(labels))
         asked = resolve_kinds(kinds, labels)
-        columns = (read_column(X[label], str(label)) for label in labels)
+        columns = [read_column(X[label], str(label)) for label in labels]
         every = [frame_field(column, kind) for column, kind in zip(columns, asked, strict=True)]
+        if any(f.kind == "binary" for f in every) and all(
+            f.kind == "binary" or (f.constant and f.low in (0, 1)) for f in every if f.kind in KINDS
+        ):  # a table of bits: the columns where one of the two never came are bits too
+            every = [
+                frame_field(c, "binary") if f.constant and kind is None else f
+                for c, f, kind in zip(columns, every, asked, strict=True)
+            ]
+        every = within(every, bounds, labels)
         kept = tuple(f for f in every if f.kind in KINDS)
         left_out = tuple(f for f in every if f.kind not in KINDS)
         if not kept:
@@ -165,17 +176,30 @@ class Schema:
     # ------------------------------------------------------------ in
 
     def encode(self, X: Any, name: str = "X", dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
-        """Turn data into model values (n, D) and a bool mask (n, D) of what was observed; unobserved values
-        are 0.
+        """Turn data into model values (n, D) and a bool mask (n, D) of those that are known; others are 0.
 
-        Raises ValueError naming `name` and the column for missing or extra columns, other shapes, infinities,
-        text among numbers, values never seen in a coded column, and values a positive or count column cannot
-        hold.
+        Not known is what is missing, and what is `novel`: see :meth:`read`, which tells them apart.
         """
-        values, observed = self._form.encode(X, name, dtype)
+        return self.read(X, name, dtype)[:2]
+
+    def read(self, X: Any, name: str = "X", dtype: Any = np.float64) -> Cells:
+        """Turn data into model values (n, D), the mask of those that are known, and the mask of novel cells.
+
+        Novel is an observed value that the kind of its column has no model value for: a level or grade never seen in
+        training, 2.5 among counts, 0 where all were positive.  A kind is a guess, so this is odd but no error: see
+        :attr:`Field.log_novel`.  Raises ValueError naming `name` and the column for missing or extra columns, other shapes,
+        infinities, and text among numbers.
+        """
+        values, observed, novel = self._form.encode(X, name, dtype)
+        if novel is not None:
+            observed = observed & ~novel
         if not observed.all():
             values[~observed] = 0.0
-        return values, observed
+        return Cells(values, observed, novel)
+
+    def log_novel(self, novel: np.ndarray) -> np.ndarray:
+        """Log-probability that novel cells (n, D) hold what they hold, nats, (n,)."""
+        return novel @ np.array([f.log_novel for f in self.cell_fields])
 
     def modelled(self, X: Any, name: str = "X") -> Any:
         """X itself, or of a frame the modelled columns in the order of the fields, once its columns are checked."""
@@ -190,10 +214,22 @@ class Schema:
         range. With `snap` floats on a lattice are rounded to it too (a length in tenths comes out in tenths).
         Left-out columns are missing, unless all rows had the same text.
         """
-        data = self.transform.back(self._matrix(values))
+        data = self._data(values)
         if snap:
             self._snap(data)
         return self._form.write(data)
+
+    def _data(self, values: np.ndarray) -> np.ndarray:
+        """Data values (n, D) of model values, within what the fields allow."""
+        data = self.transform.back(self._matrix(values))
+        low, high = self._stops
+        return data if low is None else np.clip(data, low, high, out=data)
+
+    @cached_property
+    def _stops(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Least and greatest data value of each cell, (D,) each; None where there is neither for any."""
+        low, high = np.array([f.stops for f in self.fields]).T
+        return (low, high) if np.isfinite(low).any() or np.isfinite(high).any() else (None, None)
 
     def _snap(self, data: np.ndarray) -> None:
         """Round data values to their lattice in place; positive values stay above 0."""
@@ -224,7 +260,11 @@ class Schema:
         values, where = self._matrix(values), self._matrix(where).astype(bool)
         if values.shape != where.shape:
             raise ValueError(f"values {values.shape} and where {where.shape} must have the same shape")
-        return self._form.put(X, self.transform.back(values), where)
+        return self._form.put(X, self._data(values), where)
+
+    def complete(self, X: Any, values: np.ndarray, where: np.ndarray) -> Any:
+        """:meth:`replace`, and the one value of columns left out as constant in their blanks too."""
+        return self._form.put_constants(self.replace(X, values, where))
 
     def log_jacobian(self, values: np.ndarray, observed: np.ndarray, pixels: bool = False) -> np.ndarray:
         """Sum log |d model value / d data value| over observed real and positive cells, shape (n,), nats.

@@ -60,8 +60,9 @@ class OutlierDetector(OutlierMixin, _Adapter):
         return self.model_.score_samples(X)
 
     def decision_function(self, X):
-        """``score_samples(X) − offset_``: below zero is an outlier."""
-        return self.score_samples(X) - self.offset_
+        """The model's ``decision_function``: below zero is an outlier."""
+        check_is_fitted(self)
+        return self.model_.decision_function(X)
 
     def predict(self, X):
         """+1 for inliers, −1 for outliers."""

@@ -33,6 +33,7 @@ from abduce.compress import codec
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.estimators.bootstrap import Encoded
+from abduce.estimators.cuts import Cuts
 from abduce.estimators.folder import keep, state
 from abduce.estimators.restoring import Restoring
 from abduce.fit.checkpoint import fingerprint
@@ -88,11 +89,13 @@ class Estimator(
     edge_: list[float | None]
     inference_seed_: int
     history_: list[dict[str, float]]
+    _cuts: Cuts | None = None
     samples: int = 100
     validation_fraction: float = Settings.validation
     random_state: Any
     contamination: float
     kinds: Any
+    bounds: Any
     verbose: int = 0
     callback: Callable[[dict[str, Any]], Any] | None = None
 
@@ -134,19 +137,51 @@ class Estimator(
         return rows
 
     def _set_offset(self, seen: Seen) -> None:
-        """Where oddness begins: the log p that a share of ``contamination`` of the training rows falls below."""
+        """Where oddness begins: a share of ``contamination`` of the training rows is odder, given what is seen of each."""
         order = torch.randperm(len(seen.y), generator=torch.Generator().manual_seed(self.inference_seed_))
-        some = order[: self._judged(len(seen.y))]
-        values = self._plausibility(seen.rows(some))
-        self.offset_ = float(np.quantile(values, self.contamination, method="higher"))
-        edge = seen.rows(some[int(np.flatnonzero(values == self.offset_)[0])])
-        cells = zip(edge.y.tolist(), edge.mask.tolist(), strict=True)
+        some = seen.rows(order[: self._judged(len(seen.y))])
+        values, self._cuts = self._plausibility(some), None
+        whole = bool(some.mask.all())
+        plain = values if whole else -self._cut().z(values, some.mask.numpy())
+        last = float(np.quantile(plain, self.contamination, method="higher"))
+        edge = some.rows(torch.tensor([int(np.flatnonzero(plain == last)[0])]))
+        cells = zip(edge.y[0].tolist(), edge.mask[0].tolist(), strict=True)
         self.edge_ = [value if observed else None for value, observed in cells]
+        self._place_offset()
 
-    def _edge(self) -> Seen:
-        """The training row whose log p is ``offset_``."""
+    def _place_offset(self) -> None:
+        """``offset_``, the log p that a complete row has at the edge of oddness, from the row that lies there."""
         y = torch.tensor([[0.0 if value is None else value for value in self.edge_]], dtype=torch.float64)
-        return Seen(y, torch.tensor([[value is not None for value in self.edge_]]))
+        edge = Seen(y, torch.tensor([[value is not None for value in self.edge_]]))
+        value, self._cuts = self._plausibility(edge), None
+        if not bool(edge.mask.all()):
+            z = float(self._cut().z(value, edge.mask.numpy())[0])
+            value = self._cut().log_p(z, np.ones((1, len(self.edge_)), bool))
+        self.offset_ = float(value[0])
+
+    @torch.no_grad()
+    def _cut(self) -> Cuts:
+        """What log p rows should have, by what is seen of them; made when first asked for."""
+        if self._cuts is None:
+            rows = self.model_.sample(
+                self._judged(JUDGED), torch.Generator().manual_seed(self.inference_seed_)
+            )
+
+            def score(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
+                seen = Seen(torch.from_numpy(np.where(mask, y, 0.0)), torch.from_numpy(mask))
+                return self._plausibility(seen)
+
+            slopes = np.array(
+                [
+                    self._units(Seen(rows, cell.expand(rows.shape))).mean()
+                    for cell in torch.eye(rows.shape[1]).bool()
+                ]
+            )
+            self._cuts = Cuts(rows.numpy(), score, slopes, self.inference_seed_)
+        return self._cuts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_cuts": None}  # made again when asked for
 
     def _judged(self, n: int) -> int:
         """How many training rows set ``offset_``."""
@@ -186,29 +221,23 @@ class Estimator(
         """What ``fit`` takes X for, and X in model space; a resample keeps the schema of what it was drawn from."""
         if isinstance(X, Encoded):
             return X.schema, X.values, X.observed
-        schema = Schema.infer(X, self.kinds)
+        schema = Schema.infer(X, self.kinds, self.bounds)
         return (schema, *schema.encode(X))
 
     def _encode(self, X) -> Seen:
         """Rows like the training data's, in model space."""
+        return self._read_novel(X)[0]
+
+    def _read_novel(self, X) -> tuple[Seen, np.ndarray | None]:
+        """The same, and which observed cells hold what the model has no value for (None: none); to it they are blank."""
         check_is_fitted(self)
         self._check_columns(X, reset=False)
-        values, observed = self.schema_.encode(X)
-        seen = Seen(torch.from_numpy(values), torch.from_numpy(observed))
-        self._check_values(seen)
-        return seen
-
-    def _check_values(self, seen: Seen) -> None:
-        """Refuse values beyond what the model gives any probability."""
-        if self.model_.most is None:
-            return
-        beyond = seen.mask & (seen.y > self.model_.most)
-        if bool(beyond.any()):
-            row, j = beyond.nonzero()[0].tolist()
-            raise ValueError(
-                f"X: column {self.schema_.names[j]!r} has {float(seen.y[row, j]):g} in row {row}, beyond the largest count of "
-                "the training data, where likelihood 'beta_binomial' ends"
-            )
+        values, observed, novel = self.schema_.read(X)
+        y, mask = torch.from_numpy(values), torch.from_numpy(observed)
+        if self.model_.most is not None and bool((beyond := mask & (y > self.model_.most)).any()):
+            y, mask = y.masked_fill(beyond, 0.0), mask & ~beyond
+            novel = beyond.numpy() | (False if novel is None else novel)
+        return Seen(y, mask), novel
 
     def _effort(self, samples: int | None = None) -> Effort:
         return Effort(samples=samples or self.samples, seed=self.inference_seed_)
@@ -228,6 +257,15 @@ class Estimator(
         value = gather(self.model_, seen, self._effort(samples), lambda answer: answer.log_evidence)
         return value.numpy() + self._units(seen)
 
+    def _scored(self, X, samples: int | None = None) -> np.ndarray:
+        """:meth:`_plausibility` of rows as they came, with the small probability of values never seen in training."""
+        seen, novel = self._read_novel(X)
+        return self._plausibility(seen, samples) + self._novelty(novel)
+
+    def _novelty(self, novel: np.ndarray | None) -> np.ndarray | float:
+        """Log-probability of values never seen in training, nats, of each row."""
+        return 0.0 if novel is None else self.schema_.log_novel(novel)
+
     def _units(self, seen: Seen) -> np.ndarray:
         """What turns a density of model values into one in the data's own units, nats (n,)."""
         return self.schema_.log_jacobian(
@@ -240,11 +278,12 @@ class Estimator(
         Models with latents estimate it from ``samples`` importance draws (None: the model's own number), the same seeded ones
         for every row, so that a row's score does not depend on which rows come with it; with ``missing="mnar"`` it is
         log p(x_obs, s), of the mask s too.  Of a pool of models it is the log of their averaged densities, with weights of
-        their own (:meth:`fill` averages means).  Raises :class:`~abduce.NotNormalized` where log Z is not known yet.
+        their own (:meth:`fill` averages means).  A value that the training data had none like, as a new level of a class,
+        counts with a small probability of its own.  Raises :class:`~abduce.NotNormalized` where log Z is not known yet.
         """
-        seen = self._encode(X)
+        check_is_fitted(self)
         self._check_normalized()
-        return self._plausibility(seen, samples)
+        return self._scored(X, samples)
 
     def _check_normalized(self) -> None:
         if self.model_.partition is None:
@@ -259,11 +298,24 @@ class Estimator(
 
     def anomaly_score(self, X) -> np.ndarray:
         """Oddness of each row, −log p in nats, up to a constant where log Z is not known: higher is odder (PyOD's sign)."""
-        return -self._plausibility(self._encode(X))
+        return -self._scored(X)
 
     def decision_function(self, X) -> np.ndarray:
-        """``−anomaly_score(X) − offset_``: below zero is an outlier (scikit-learn's sign, the opposite of PyOD's)."""
-        return -self.anomaly_score(X) - self.offset_
+        """``−anomaly_score(X)`` less what a row must have at the least, nats: below zero is an outlier (scikit-learn's sign,
+        the opposite of PyOD's).
+
+        A complete row must have ``offset_``; one with blanks what is as odd among rows with the same cells seen, so that the
+        share of rows flagged depends neither on units nor on how much is blank (:mod:`abduce.estimators.cuts`).
+        """
+        seen, novel = self._read_novel(X)
+        mask = seen.mask.numpy()
+        out = self._plausibility(seen) + self._novelty(novel) - self.offset_
+        some = np.flatnonzero(~mask.all(1))
+        if len(some):
+            cuts, whole = self._cut(), np.ones((1, mask.shape[1]), bool)
+            z = float(cuts.z(np.array([self.offset_]), whole)[0])
+            out[some] += self.offset_ - cuts.log_p(z, mask[some])
+        return out
 
     def predict(self, X) -> np.ndarray:
         """+1 for inliers, −1 for outliers (scikit-learn's signs; PyOD says 0 and 1)."""
@@ -276,9 +328,9 @@ class Estimator(
         Like is compared with like: the samples are scored on the same cells that the row has observed, so rows are grouped by
         their pattern of blanks.
         """
-        seen = self._encode(X)
+        seen, value = self._encode(X), self._scored(X)
         own = self.model_.sample(references, torch.Generator().manual_seed(self.inference_seed_))
-        value, out = self._plausibility(seen), np.empty(len(seen.y))
+        out = np.empty(len(seen.y))
         patterns, which = torch.unique(seen.mask, dim=0, return_inverse=True)
         for i, pattern in enumerate(patterns):
             rows = (which == i).numpy()

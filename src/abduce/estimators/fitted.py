@@ -65,7 +65,8 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         self.mean_energy_ = float(torch.cat([energy.energy(x[part]) for part in judged.split(1000)]).mean())
         measure = self._measure("auto", energy, start)
         beta = self._temperature("auto", EnergyModel(energy, start), measure)
-        return EnergyModel(energy, start, beta, measure), Seen.whole(x)
+        model = EnergyModel(energy, start, beta, measure)
+        return model, Seen(rows.x, rows.mask) if model.exact else Seen.whole(x)
 
     # ------------------------------------------------------------------ from an energy to a probability
 
@@ -92,7 +93,7 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         seed = self.inference_seed_ if given is None else self._generator(given).initial_seed()
         found = new.normalize(asked.method, **asked.sampler, seed=seed, show=asked.show)
         self.model_ = new
-        self.offset_ = float(self._plausibility(self._edge())[0])
+        self._place_offset()
         return found
 
     def _temperature(self, beta: float | str | None, model: EnergyModel, measure: Any) -> float:

@@ -44,6 +44,10 @@ class Restoring(abc.ABC):
         """Rows like the training data's, in model space."""
 
     @abc.abstractmethod
+    def _read_novel(self, X: Any) -> tuple[Seen, np.ndarray | None]:
+        """The same, and which observed cells hold what the model has no value for."""
+
+    @abc.abstractmethod
     def _effort(self, samples: int | None = None) -> Any:
         """How much work an answer may take."""
 
@@ -92,8 +96,7 @@ class Restoring(abc.ABC):
         Rubin 1987, Multiple Imputation for Nonresponse in Surveys; Honaker, King & Blackwell 2011, Amelia II (a bootstrap
         for each copy); von Hippel & Bartlett 2021 (arXiv:1210.0870; what draws with fixed parameters are good for).
         """
-        seen = self._trusted(X, observed)
-        blank = ~seen.mask.numpy()
+        seen, blank = self._trusted(X, observed)
         _check_draws(draws)
         check_choice("parameters", parameters, ("fixed", "bootstrap"))
         if parameters == "bootstrap":
@@ -105,7 +108,7 @@ class Restoring(abc.ABC):
             values[rows] = gather(
                 self.model_, some, self._effort(), lambda answer: answer.mean(), width
             ).numpy()
-            return self.schema_.replace(X, values, blank)
+            return self.schema_.complete(X, values, blank)
         stack = np.repeat(values[None], draws, 0)
         generator = self._generator(random_state)
         if parameters == "fixed":
@@ -119,7 +122,7 @@ class Restoring(abc.ABC):
                 own = torch.Generator().manual_seed(int(rng.integers(2**31 - 1)))
                 for part, answer in model._answers(some):
                     completed[rows[part]] = answer.draws(1, own)[0].numpy()
-        return [self.schema_.replace(X, completed, blank) for completed in stack]
+        return [self.schema_.complete(X, completed, blank) for completed in stack]
 
     def _check_refits(self, draws: int | None, seen: Seen) -> None:
         """Refuse refits that nothing could come of."""
@@ -151,8 +154,7 @@ class Restoring(abc.ABC):
         cells get the classes at these quantiles of the codes.
         """
         check_share("level", level)
-        seen = self._trusted(X, observed)
-        blank = ~seen.mask.numpy()
+        seen, blank = self._trusted(X, observed)
         rows = np.flatnonzero(blank.any(1))
         low, high = seen.y.numpy().copy(), seen.y.numpy().copy()
         q = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
@@ -160,7 +162,7 @@ class Restoring(abc.ABC):
         for part, answer in self._answers(seen.rows(torch.from_numpy(rows)), INTERVAL_DRAWS):
             drawn = answer.draws(INTERVAL_DRAWS, generator, "cells")
             low[rows[part]], high[rows[part]] = torch.quantile(drawn, q, dim=0).numpy()
-        return self.schema_.replace(X, low, blank), self.schema_.replace(X, high, blank)
+        return self.schema_.complete(X, low, blank), self.schema_.complete(X, high, blank)
 
     def class_probabilities(self, X, column: Any) -> pd.DataFrame:
         """Probability of each class of a column given the other cells of each row, (n, classes), whatever the column holds.
@@ -192,11 +194,17 @@ class Restoring(abc.ABC):
         chances = gather(self.model_, seen, self._effort(), lambda answer: answer.chances(j), (len(levels),))
         return pd.DataFrame(chances.numpy(), X.index if isinstance(X, pd.DataFrame) else None, levels)
 
-    def _trusted(self, X, observed) -> Seen:
-        """X in model space, what is not NaN combined with the caller's mask."""
-        seen = self._encode(X)
+    def _trusted(self, X, observed) -> tuple[Seen, np.ndarray]:
+        """X in model space, and which cells are to be filled: those blank, and those the caller does not trust.
+
+        An observed value that the model has no value for tells it nothing, but stays.
+        """
+        seen, novel = self._read_novel(X)
+        blank = ~seen.mask.numpy()
+        if novel is not None:
+            blank &= ~novel
         if observed is None:
-            return seen
+            return seen, blank
         mask = np.asarray(observed)
         if mask.dtype != bool or mask.shape != np.shape(X):
             raise ValueError(
@@ -205,7 +213,8 @@ class Restoring(abc.ABC):
         if isinstance(X, pd.DataFrame):
             labels = [str(c) for c in X.columns]
             mask = mask[:, [labels.index(f.name) for f in self.schema_.fields]]
-        return seen._replace(mask=seen.mask & torch.from_numpy(mask.reshape(len(mask), -1)))
+        mask = mask.reshape(len(mask), -1)
+        return seen._replace(mask=seen.mask & torch.from_numpy(mask)), blank | ~mask
 
     # ------------------------------------------------------------------ noise, blur, lower resolutions
 

@@ -119,6 +119,8 @@ class VAE(Estimator[VariationalAutoencoder]):
         Of the hidden layers, in training.
     kinds : mapping of column to kind, one kind for all, or None
         Overrides what is inferred.
+    bounds : (low, high), mapping of column to such pairs, or None
+        No value that is filled in or drawn lies beyond; None stands for no end.  What was never negative stays so by itself.
     samples : int
         Importance draws behind a score or a fill; four times as many behind draws and intervals of "mnar".
     device : "auto", "cpu", "cuda", ...
@@ -184,6 +186,7 @@ class VAE(Estimator[VariationalAutoencoder]):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "kinds": [dict, str, None],
+        "bounds": [dict, tuple, list, None],
         "samples": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
         "random_state": ["random_state"],
@@ -215,6 +218,7 @@ class VAE(Estimator[VariationalAutoencoder]):
     activation: str = "silu"
     dropout: float = 0.0
     kinds: Mapping[Any, str] | str | None = None
+    bounds: Any = None
     samples: int = 100
     device: str = "auto"
     random_state: int | np.random.RandomState | None = None
@@ -329,7 +333,7 @@ class VAE(Estimator[VariationalAutoencoder]):
         check_count("temperatures", temperatures)
         if samples is not None:
             check_count("samples", samples)
-        seen = self._encode(X)
+        seen, novel = self._read_novel(X)
         model = self.model_.joint()
         if method == "importance":
             evidence = log_prob(
@@ -350,7 +354,7 @@ class VAE(Estimator[VariationalAutoencoder]):
                 precision=precision,
             )
             extra = {"acceptance": acceptance.numpy()}
-        value = evidence.value.numpy() + self._units(seen)
+        value = evidence.value.numpy() + self._units(seen) + self._novelty(novel)
         if not return_diagnostics:
             return value
         return value, {
