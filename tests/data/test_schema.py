@@ -391,7 +391,11 @@ def fitted() -> Schema:
         (lambda X: X.assign(when=3.0), ValueError, r"column 'when' expects dates \(datetime64"),
         (lambda X: X.assign(height=X["when"]), ValueError, "column 'height' expects numbers"),
         (lambda X: X.assign(height=np.inf), ValueError, "column 'height' contains inf"),
-        (lambda X: X.assign(city=3.5), ValueError, "column 'city' holds numbers such as 3.5; expected values like"),
+        (
+            lambda X: X.assign(city=3.5),
+            ValueError,
+            "column 'city' holds numbers such as 3.5; expected values like",
+        ),
         (lambda X: X.to_dict(), TypeError, "X must be a DataFrame with columns 'height', 'income'"),
     ],
 )

@@ -268,7 +268,7 @@ def test_comparing_energies_and_a_vae():
         (EnergyNetwork(objective=ScoreMatching(), activation="relu"), numbers(), "two derivatives"),
         (EnergyNetwork(objective=MaximumLikelihood()), numbers(), "cannot train NetworkEnergy: it needs"),
         (Ising(), numbers(), "Ising takes all-binary data, but 'x0', 'x1', 'x2' are real"),
-        (PCA(), bits(), "PCA takes numbers, but .* are binary .kinds='real' takes them as numbers"),
+        (PCA(kinds="binary"), bits(), "PCA takes numbers, but .* are binary"),
         (Autoencoder(code=3, hidden=()), numbers(), "MeanEnergy cannot train AutoencoderEnergy: it needs"),
         (KMeans(components=500), numbers(), "components must be at most the number of rows, got 500"),
         (

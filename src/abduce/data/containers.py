@@ -1,6 +1,6 @@
 """Containers of rows, a data frame or an array: their cells as one matrix of numbers, and back.
 
-Cells come in as model values, by their fields' transforms, and go out from *data values*: numbers, dates in days, codes for
+ModelValues come in as model values, by their fields' transforms, and go out from *data values*: numbers, dates in days, codes for
 coded kinds.  Their other form are *lattice codes*, whole numbers k with value k / denominator, which lose nothing.
 """
 
@@ -21,7 +21,7 @@ from abduce.data.lattice import float_type, negative_zero, round_codes
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-class Cells(NamedTuple):
+class ModelValues(NamedTuple):
     """Model values (n, D), the mask of observed cells, and which of these hold what has no model value (None: no cell)."""
 
     values: np.ndarray
@@ -33,7 +33,7 @@ class Container(abc.ABC):
     """The make of a container of rows, as seen in training."""
 
     @abc.abstractmethod
-    def encode(self, X: Any, name: str, dtype: Any) -> Cells:
+    def encode(self, X: Any, name: str, dtype: Any) -> ModelValues:
         """Model values (n, D) of type ``dtype``, whatever they are where missing or novel.
 
         ValueError or TypeError, naming ``name`` and the column, for data of another make.
@@ -131,7 +131,7 @@ class Frames(Container):
         for j, (field, label) in enumerate(zip(self.fields, self.labels, strict=True)):
             yield j, field, read_column(X[label], field.name)
 
-    def encode(self, X: Any, name: str, dtype: Any) -> Cells:
+    def encode(self, X: Any, name: str, dtype: Any) -> ModelValues:
         out = np.empty((len(X), len(self.fields)), dtype)
         observed, novel = np.empty(out.shape, bool), np.zeros(out.shape, bool)
         for j, field, column in self._columns(X, name):
@@ -145,7 +145,7 @@ class Frames(Container):
                     novel[:, j] = ~_HELD[field.kind](data) & column.observed
                 data = data if field.transform.as_is else field.transform.to(data, dtype)
             out[:, j] = data
-        return Cells(out, observed, novel if novel.any() else None)
+        return ModelValues(out, observed, novel if novel.any() else None)
 
     def write(self, data: np.ndarray) -> pd.DataFrame:
         return self._assemble([_finish(f, data[:, j]) for j, f in enumerate(self.fields)], len(data))
@@ -303,7 +303,7 @@ class Arrays(Container):
             raise ValueError(f"{name} has shape {array.shape}, expected ({want})")
         return array
 
-    def encode(self, X: Any, name: str, dtype: Any) -> Cells:
+    def encode(self, X: Any, name: str, dtype: Any) -> ModelValues:
         data, observed = split(self.check(X, name), name)
         observed = np.ones(data.shape, bool) if observed is None else observed
         values, novel = data, None
@@ -322,7 +322,7 @@ class Arrays(Container):
             if unseen.any():
                 novel = np.zeros(data.shape, bool) if novel is None else novel
                 novel[:, group.index] = unseen
-        return Cells(self.transform.to(values, dtype), observed, novel)
+        return ModelValues(self.transform.to(values, dtype), observed, novel)
 
     def _names(self, group: Group) -> list[str]:
         return [self.names[j] for j in group.cells]

@@ -19,7 +19,7 @@ import pandas as pd
 
 from abduce.data.arrays import numeric_array, split
 from abduce.data.columns import read_column
-from abduce.data.containers import Arrays, Cells, Container, Frames, column_labels
+from abduce.data.containers import Arrays, Container, Frames, ModelValues, column_labels
 from abduce.data.fields import CODED, KINDS, WHOLE, Field, Group, grouped, listing, side_by_side
 from abduce.data.infer import frame_field, resolve_kinds, within
 from abduce.data.infer_arrays import array_fields, image_field
@@ -113,6 +113,11 @@ class Schema:
         labels = column_labels(X)
         _check_size(X.shape, len(labels))
         asked = resolve_kinds(kinds, labels)
+        if labels == list(range(len(labels))) and all(map(_floats, X.dtypes)):
+            # numbers without names: an array in a frame, whose columns are told as an array's are
+            array = X.to_numpy()
+            guessed = array_fields(*split(array, "X"), array.dtype, asked)
+            asked = [kind or f.kind for kind, f in zip(asked, guessed, strict=True)]
         columns = [read_column(X[label], str(label)) for label in labels]
         every = [frame_field(column, kind) for column, kind in zip(columns, asked, strict=True)]
         if any(f.kind == "binary" for f in every) and all(
@@ -182,7 +187,7 @@ class Schema:
         """
         return self.read(X, name, dtype)[:2]
 
-    def read(self, X: Any, name: str = "X", dtype: Any = np.float64) -> Cells:
+    def read(self, X: Any, name: str = "X", dtype: Any = np.float64) -> ModelValues:
         """Turn data into model values (n, D), the mask of those that are known, and the mask of novel cells.
 
         Novel is an observed value that the kind of its column has no model value for: a level or grade never seen in
@@ -195,7 +200,7 @@ class Schema:
             observed = observed & ~novel
         if not observed.all():
             values[~observed] = 0.0
-        return Cells(values, observed, novel)
+        return ModelValues(values, observed, novel)
 
     def log_novel(self, novel: np.ndarray) -> np.ndarray:
         """Log-probability that novel cells (n, D) hold what they hold, nats, (n,)."""
@@ -363,6 +368,11 @@ def _check_size(shape: tuple[int, ...], features: int) -> None:
     if not shape[0] or not features:
         what = "feature" if shape[0] else "sample"
         raise ValueError(f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required.")
+
+
+def _floats(dtype: Any) -> bool:
+    """Whether a column holds plain numbers, as an array does."""
+    return isinstance(dtype, np.dtype) and dtype.kind in "iuf" and dtype != np.uint8
 
 
 def _warn_empty(names: list[str]) -> None:

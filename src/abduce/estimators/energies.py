@@ -17,13 +17,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.data.fields import listing
+from abduce.data.fields import Field, listing
 from abduce.data.schema import Schema
+from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.estimator import Estimator, M
 from abduce.fit import classical
 from abduce.inference import partition as ladder
 from abduce.inference.energy import LogZ
 
+LEVELS = 100  # whole numbers between these are levels to a model of classes
 REAL = ("real", "positive", "pixel")  # kinds of columns that are cells of a real energy
 PARTITIONS = ("closed form", "auto")
 
@@ -72,6 +74,37 @@ class EnergyEstimator(Estimator[M]):
     def _check_own(self) -> None:
         """Refuse arguments of a preset that make no sense; by default there are none."""
 
+    def _read(self, X) -> tuple[Schema, np.ndarray, np.ndarray]:
+        """A kind that was guessed gives way to one that this model takes: PCA has grades for numbers, latent classes whole
+        numbers for levels."""
+        schema, values, observed = super()._read(X)
+        if isinstance(X, Encoded) or isinstance(self.kinds, str) or schema.container == "image":
+            return schema, values, observed
+        asked = {} if self.kinds is None else dict(self.kinds)
+        other = {f.name: kind for f in schema.fields if (kind := self._instead(f, schema)) != f.kind}
+        names = [str(label) for label in schema.order] if schema.order else schema.names
+        other = {names.index(name): kind for name, kind in other.items()}
+        for j in [j for j in other if names[j] in {str(key) for key in asked} or j in asked]:
+            del other[j]
+        if not other:
+            return schema, values, observed
+        schema = Schema.infer(X, {**asked, **other}, self.bounds)
+        return (schema, *schema.encode(X))
+
+    def _instead(self, field: Field, schema: Schema) -> str:
+        """The kind that this model takes a column for, of which ``field`` is a guess."""
+        bits = {f.kind for f in schema.fields} == {"binary"} and "binary" in self.supports
+        numbers = field.categories is None or type(field.categories[0]) in (int, float)
+        if "real" in self.supports and field.kind not in REAL and numbers and not bits:
+            return "real"
+        if (
+            "classes" in self.supports
+            and field.kind in ("real", "count", "positive")
+            and field.denominator == 1
+        ):
+            return "categorical" if field.high - field.low < LEVELS else field.kind
+        return field.kind
+
     def _support(self, schema: Schema) -> str:
         """What this model's cells hold; ValueError naming the columns that do not fit."""
         kinds = {f.kind for f in schema.fields}
@@ -80,21 +113,11 @@ class EnergyEstimator(Estimator[M]):
         if kinds <= set(REAL) and "real" in self.supports:
             return "real"
         wanted = " or ".join("numbers" if s == "real" else "all-binary data" for s in self.supports)
-        fits = {"real": REAL, "binary": ("binary",)}
-        good = (
-            {kind for s in self.supports for kind in fits[s]}
-            if len(kinds) == 1 or self.supports != ("binary",)
-            else {"binary"}
-        )
+        good = REAL if "real" in self.supports else ("binary",)
         wrong = [f for f in schema.fields if f.kind not in good] or list(schema.fields)
-        hint = (
-            " (kinds='real' takes them as numbers)"
-            if "real" in self.supports and kinds <= {*REAL, "binary", "count", "ordinal"}
-            else ""
-        )
         raise ValueError(
             f"{type(self).__name__} takes {wanted}, but {listing([f.name for f in wrong])} "
-            f"{'is' if len(wrong) == 1 else 'are'} {', '.join(sorted({f.kind for f in wrong}))}{hint}"
+            f"{'is' if len(wrong) == 1 else 'are'} {', '.join(sorted({f.kind for f in wrong}))}"
         )
 
     def _completed(self, x: Tensor, observed: Tensor, support: str, seed: int) -> Tensor:

@@ -49,7 +49,12 @@ class LatentClasses(Arguments, DensityEstimator[EnergyModel]):
     components: int | str = "auto"
     pseudo_rows: float = PSEUDO_ROWS
 
-    supports = ("mixed",)
+    supports = ("classes",)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = True
+        return tags
 
     def _check_own(self) -> None:
         if self.components != "auto":
