@@ -161,9 +161,9 @@ def anneal(
         if t == steps[-1]:  # the weight is complete
             break
         at = t - 1 if reverse else t
-        state, info = way.step(state, beta, sizes[at], generator)
+        state, accepted = way.step(state, beta, sizes[at], generator)
         z = state.x
-        rates.append(info.acceptance.mean(0))
+        rates.append(accepted.mean(0))
     acceptance = torch.stack(rates).mean(0) if rates else z.new_full((z.shape[1],), torch.nan)
     return AnnealedChains(log_w, z, acceptance)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.inference.energy import Bipartite, Energy, Pairwise
-from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start, uniform
+from abduce.inference.kernels import LogDensity, State, choose, normal, start, uniform
 
 
 class CellStates(NamedTuple):
@@ -38,14 +38,14 @@ class BlockGibbs:
         return CellStates(x)
 
     @torch.no_grad()
-    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Info]:
+    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Tensor]:
         model = self.model
         visible = model.visible(bernoulli(model.hidden_logits(state.x), generator))
         if model.support == "binary":
             x = bernoulli(visible, generator)
         else:
             x = visible + model.visible_scale() * normal(visible, generator)
-        return CellStates(x), Info(x.new_ones(len(x)))
+        return CellStates(x), x.new_ones(len(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +65,14 @@ class Gibbs:
         return CellStates(x)
 
     @torch.no_grad()
-    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Info]:
+    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Tensor]:
         x = state.x.clone()
         level = uniform(x, generator)
         if isinstance(self.model, Pairwise):
             _sweep_pairwise(self.model, x, level)
         else:
             _sweep(self.model, x, level)
-        return CellStates(x), Info(x.new_ones(len(x)))
+        return CellStates(x), x.new_ones(len(x))
 
 
 def _sweep_pairwise(model: Pairwise, x: Tensor, level: Tensor) -> None:
@@ -118,7 +118,7 @@ class GibbsWithGradients:
     def init(self, x: Tensor) -> State:
         return start(x, self._log_density)
 
-    def step(self, state: State, generator: Generator | None = None) -> tuple[State, Info]:
+    def step(self, state: State, generator: Generator | None = None) -> tuple[State, Tensor]:
         return flip(self._log_density, state, None, generator, self.flips)
 
 
@@ -129,19 +129,18 @@ def flip(
     generator: Generator | None,
     flips: int,
     shared: bool = False,
-) -> tuple[State, Info]:
+) -> tuple[State, Tensor]:
     """``flips`` proposals of Gibbs with gradients for chains of any leading axes; cells that ``clamp`` marks never change."""
     acceptance = torch.zeros_like(state.log_density)
     for _ in range(flips):
-        state, info = _flip(log_density, state, clamp, generator, shared)
-        acceptance += info.acceptance / flips
-    return state, Info(acceptance)
+        state, rate = _flip(log_density, state, clamp, generator, shared)
+        acceptance += rate / flips
+    return state, acceptance
 
 
 def _flip(
     log_density: LogDensity, state: State, clamp: Tensor | None, generator: Generator | None, shared: bool
-) -> tuple[State, Info]:
-
+) -> tuple[State, Tensor]:
     def log_q(state: State) -> Tensor:
         gain = (1 - 2 * state.x) * state.gradient
         if clamp is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start
+from abduce.inference.kernels import LogDensity, State, choose, normal, start
 
 
 def step(
@@ -21,7 +21,7 @@ def step(
     generator: Generator,
     leapfrogs: int = 5,
     shared: bool = False,
-) -> tuple[State, Info]:
+) -> tuple[State, Tensor]:
     """Move every chain once; x is ``(chains, batch, dim)`` or ``(chains, dim)``, ``step_size`` broadcasts against it.
 
     With ``shared`` all rows of the batch use the same random numbers (each row's chain is still right, and does not
@@ -58,8 +58,8 @@ def run(
     warmup = max(1, 2 * steps // 3)
     kept = []
     for i in range(steps):
-        state, info = step(state, log_density, log_size.exp(), generator, leapfrogs, shared)
-        rate = info.acceptance.mean(0)
+        state, acceptance = step(state, log_density, log_size.exp(), generator, leapfrogs, shared)
+        rate = acceptance.mean(0)
         if i < warmup:
             log_size = log_size + (rate - target).view(1, -1, 1) / (1 + i) ** 0.5
         else:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,7 +27,7 @@ from torch import Generator, Tensor
 
 from abduce.inference import hmc
 from abduce.inference.energy import Diverged
-from abduce.inference.kernels import Info, LogDensity, State, start
+from abduce.inference.kernels import LogDensity, State, start
 from abduce.inference.weights import effective_sample_size, resample, take
 
 TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
@@ -247,6 +248,7 @@ def smooth(log_sizes: Tensor, half: int = 4) -> Tensor:
     return padded.unfold(0, 2 * half + 1, 1).mean(-1)
 
 
+@dataclass(eq=False)
 class GeometricPath:
     """log f_t = (1 − t) log b(x) + t log f(x) for real x, moved by Hamiltonian Monte Carlo.
 
@@ -254,17 +256,12 @@ class GeometricPath:
     populations, generator)`` draws from b; with ``shared`` all populations use the same random numbers.
     """
 
-    def __init__(
-        self,
-        base: LogDensity,
-        target: LogDensity,
-        scale: Tensor,
-        draw: Callable[[int, int, Generator], Tensor],
-        leapfrogs: int = 5,
-        shared: bool = False,
-    ):
-        self.base, self.target, self.scale, self.draw = base, target, scale, draw
-        self.leapfrogs, self.shared = leapfrogs, shared
+    base: LogDensity
+    target: LogDensity
+    scale: Tensor
+    draw: Callable[[int, int, Generator], Tensor]
+    leapfrogs: int = 5
+    shared: bool = False
 
     def statistic(self, x: Tensor) -> Tensor:
         """The log ratio of target and base."""
@@ -288,11 +285,11 @@ class GeometricPath:
         gradient = torch.lerp(d_base, d_target, t.unsqueeze(-1).expand(x.shape))
         return State(x.detach(), value, gradient), (target - base).detach()
 
-    def step(self, state: State, t: Tensor, size: Tensor, generator: Generator) -> tuple[State, Info]:
+    def step(self, state: State, t: Tensor, size: Tensor, generator: Generator) -> tuple[State, Tensor]:
         """One step of Hamiltonian Monte Carlo on f_t."""
         step_size = size.view(1, -1, 1) * self.scale
         return hmc.step(state, self.log_density(t), step_size, generator, self.leapfrogs, self.shared)
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        state, info = self.step(start(x, self.log_density(t)), t, size, generator)
-        return state.x, info.acceptance
+        state, acceptance = self.step(start(x, self.log_density(t)), t, size, generator)
+        return state.x, acceptance
