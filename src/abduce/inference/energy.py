@@ -161,7 +161,6 @@ class Normalised(Energy):
         return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> Any:
-        """The distribution itself at β = 1 without a base; None elsewhere."""
         return self.distribution() if beta == 1 and base is None else None
 
 

@@ -32,6 +32,8 @@ from abduce.inference.weights import effective_sample_size, resample, take
 
 TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
 GAIN = 0.3  # how far the log of a step size follows the acceptance, less the target, of one move
+FIRST_SIZE = 0.3  # step size before any move
+FARTHEST = 1e3  # cells of model space are of the order of one
 
 
 class Path(Protocol):
@@ -111,12 +113,12 @@ class Tempered(NamedTuple):
     ancestor: Tensor  # which of the first particles each comes from, (P, R)
 
 
-def begin(path: Path, particles: int, populations: int, generator: Generator, step_size: float) -> Tempered:
+def begin(path: Path, particles: int, populations: int, generator: Generator) -> Tempered:
     """Draw particles from f_0."""
     x = path.draw(particles, populations, generator)
     zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
     log_w = zero.expand(particles, -1) - math.log(particles)
-    log_size = x.new_full((x.shape[1],), step_size).log()
+    log_size = x.new_full((x.shape[1],), FIRST_SIZE).log()
     ancestor = torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1])
     return Tempered(zero, x, path.statistic(x), log_w, zero, log_size, ancestor)
 
@@ -164,7 +166,6 @@ def temper(
     populations: int = 1,
     seed: int = 0,
     share: float = 0.9,
-    step_size: float = 0.3,
     most: int = 1000,
     plan: Plan | None = None,
     resampling: bool = True,
@@ -173,17 +174,13 @@ def temper(
 ) -> Particles:
     """Run particles along ``path``, by the ``plan`` or, without one, as the particles themselves ask for.
 
-    Parameters
-    ----------
-    share : conditional effective sample size of each step, as a share of the particles; after ``most`` steps a
-        population goes to t = 1 at once.
-    step_size : first step size; it then follows the acceptance.
-    resampling : False is annealed importance sampling.
-    shared : all populations use the same random numbers to resample (the path sees to its own moves).
-    show : called with t of the slowest population.
+    ``share`` is the conditional effective sample size of each step, as a share of the particles; after ``most`` steps a
+    population goes to t = 1 at once.  Without ``resampling`` this is annealed importance sampling.  With ``shared`` all
+    populations resample by the same random numbers (the path sees to its own moves).  ``show`` is called with t of the
+    slowest population.
     """
     generator = Generator().manual_seed(seed)
-    state = begin(path, particles, populations, generator, step_size)
+    state = begin(path, particles, populations, generator)
     total, count, lowest = torch.zeros_like(state.t), torch.zeros_like(state.t), torch.ones_like(state.t)
     trace, sizes, steps = [state.t[0]], [state.log_size[0]], 0
     last = most if plan is None else len(plan.t) - 1
@@ -191,10 +188,11 @@ def temper(
         going = state.t < 1
         if not bool(going.any()):
             break
-        size = None
+        size = (
+            None if plan is None or plan.sizes is None else plan.sizes[i + 1].expand_as(state.t).to(state.x)
+        )
         if plan is not None:
             t = plan.t[i + 1].expand_as(state.t).to(state.t)
-            size = None if plan.sizes is None else plan.sizes[i + 1].expand_as(state.t).to(state.x)
         else:
             t = torch.ones_like(state.t) if i == most - 1 else _next(path, state, share)
         state, rate = advance(path, state, t, generator, size, resampling, shared)
@@ -216,12 +214,12 @@ def temper(
     return Particles(state.log_z, state.x, state.log_w, acceptance, lowest, ancestors, plan, moves)
 
 
-def check_range(x: Tensor, most: float = 1e3) -> None:
-    """Refuse particles that ran away: cells of model space are of the order of one."""
-    if not bool(torch.isfinite(x).all()) or float(x.abs().amax()) > most:
+def check_range(x: Tensor) -> None:
+    """Refuse particles that ran away."""
+    if not bool(torch.isfinite(x).all()) or float(x.abs().amax()) > FARTHEST:
         raise Diverged(
-            f"a chain ran away (|x| beyond {most:g} standard deviations of the data): the energy does not rise far from the "
-            "data, so it has no finite partition function; give a base measure, or train with a stronger penalty"
+            f"a chain ran away (|x| beyond {FARTHEST:g} standard deviations of the data): the energy does not rise far from "
+            "the data, so it has no finite partition function; give a base measure, or train with a stronger penalty"
         )
 
 
