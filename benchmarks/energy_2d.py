@@ -41,10 +41,11 @@ from torch import Generator, Tensor, nn
 from abduce.data.examples import TOYS
 from abduce.distributions.bases import BoxBase
 from abduce.fit.contrastive import NCE, ContrastiveDivergence
-from abduce.fit.loop import train_energy
+from abduce.fit.loop import train
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
 from abduce.fit.settings import Settings
+from abduce.fit.steps import EnergyStep
 from abduce.inference import hmc
 from abduce.inference.energy import Energy, log_density
 from abduce.inference.integration import log_z_by_quadrature
@@ -136,7 +137,7 @@ class Ours:
             device="cpu",
             seed=seed,
         )
-        train_energy(loss, data.train, settings)
+        train(EnergyStep(loss), data.train, None, settings)
         return model, time.process_time() - began
 
 

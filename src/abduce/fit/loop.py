@@ -21,14 +21,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor
 
-from abduce.fit.bounds import Objective
 from abduce.fit.checkpoint import TrainingState, data_digest
-from abduce.fit.loss import Loss
 from abduce.fit.optimizer import Average, clip, load_moments, make_optimizer, moments, rate
 from abduce.fit.settings import Settings
-from abduce.fit.steps import EnergyStep, LatentStep, Step
+from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
-from abduce.inference.latent import LatentVariableModel
 
 Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
@@ -46,50 +43,20 @@ class Run:
 
 
 def train(
-    model: LatentVariableModel,
-    objective: Objective,
-    x: Tensor,
-    observed: Tensor,
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Path | None = None,
-    redraw: Redraw | None = None,
-) -> Run:
-    """Fit a latent-variable model in place to the observed cells of ``x`` and leave its best weights in it."""
-    rows = len(settings.split(len(x))[0])
-    step = LatentStep(model, objective, settings, rows)
-    return descend(step, x, observed, settings, callback, checkpoint, redraw)
-
-
-def train_energy(
-    loss: Loss,
-    x: Tensor,
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Path | None = None,
-    redraw: Redraw | None = None,
-) -> Run:
-    """Fit an energy in place to complete rows ``x`` by what ``objective.start`` gave."""
-    observed = torch.ones_like(x, dtype=torch.bool)
-    return descend(EnergyStep(loss), x, observed, settings, callback, checkpoint, redraw)
-
-
-def descend(
     step: Step,
     x: Tensor,
-    observed: Tensor,
+    observed: Tensor | None,
     settings: Settings,
     callback: Callback | None = None,
     checkpoint: Path | None = None,
     redraw: Redraw | None = None,
 ) -> Run:
-    """Minimise a step's loss over the rows of ``x`` and leave the best weights in its model.
+    """Minimise a step's loss over the rows of ``x`` (``observed`` None: complete) and leave the best weights in its model.
 
     ``redraw(epoch)`` gives the values of an epoch afresh, in the shape of ``x`` (dynamic binarisation, augmentation); the
-    held-out rows stay as they are in ``x``.
-
-    KeyboardInterrupt ends the run early with the best weights so far.
+    held-out rows stay as they are in ``x``.  KeyboardInterrupt ends the run early with the best weights so far.
     """
+    observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
     identity = {"settings": {**asdict(settings), "device": None}}
     state = TrainingState(checkpoint, identity | {"data": data_digest(x, observed)}) if checkpoint else None
     fabric = Fabric(accelerator=settings.device, devices=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ PRIOR = 200.0  # pseudo-cells that pull the weights toward equal ones
 SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
 FEW = 500  # rows that choose among alternatives, and the weights of whole rows
 SOME = 2500  # rows whose hidden cells choose the weights of cells
+SPREAD_ROWS = 1000  # and of those the spread
 
 Members = dict[str, Model]  # by title
 
@@ -37,46 +39,33 @@ Members = dict[str, Model]  # by title
 class Family(Protocol):
     """Members that are fitted together."""
 
+    repeats: bool  # whether draws repeat values as often as the data do
+    alternatives: Sequence[Sequence[str]]  # titles of which one is to be kept: the best of each list
+
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         """Members for the rows' observed cells (n, D); with ``start``, from where they were; with ``only``, of its titles."""
-        ...
-
-    def alternatives(self, members: Members) -> list[list[str]]:
-        """Titles of which one is to be kept: the best of each list."""
         ...
 
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         """The same members without anything that came from cells other than the ``observed`` ones."""
         ...
 
-    def repeats(self) -> bool:
-        """Whether draws repeat values as often as the data do."""
-        ...
 
-
+@dataclass
 class GivenMember:
-    """One member that some function fits to model values (n, D) with their mask."""
+    """One member that ``make`` fits to model values (n, D) with their mask."""
 
-    def __init__(
-        self,
-        title: str,
-        values: np.ndarray,
-        fit: Callable[[np.ndarray, np.ndarray], Model],
-        repeats: bool = False,
-    ):
-        self.title, self.values, self._fit, self._repeats = title, values, fit, repeats
+    title: str
+    values: np.ndarray
+    make: Callable[[np.ndarray, np.ndarray], Model]
+    repeats: bool = False
+    alternatives: Sequence[Sequence[str]] = ()
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
-        return {self.title: self._fit(np.where(observed, self.values, 0.0), observed)}
-
-    def alternatives(self, members: Members) -> list[list[str]]:
-        return []
+        return {self.title: self.make(np.where(observed, self.values, 0.0), observed)}
 
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         return members
-
-    def repeats(self) -> bool:
-        return self._repeats
 
 
 class Predictions(NamedTuple):
@@ -137,7 +126,7 @@ def fit_pool(
         torch.from_numpy(pool_weights(np.log(together.classes))),
         torch.from_numpy(pool_weights(rows_said)),
     )
-    atoms = [f.repeats() for f, part in zip(families, last, strict=True) for _ in part]
+    atoms = [f.repeats for f, part in zip(families, last, strict=True) for _ in part]
     repeats = [bool(r) for r in ~judge.coding.smooth]
     trial = Pool(schema, _all(first), weights, None, repeats, atoms)
     spread = _spread(trial, values, first_kept, first_hidden, seed)
@@ -157,10 +146,8 @@ class _Judge:
     def __init__(self, schema: Schema, values: np.ndarray, observed: np.ndarray):
         self.values, self.units = values, Units(schema)
         self.coding = Coding(schema, values, observed, scores=False)
-        cells = self.coding.numbers
-        self.loc, self.scale = self.coding.loc[cells], self.coding.scale[cells]
-        self.classes = schema.layout.classes
-        self.cells = cells
+        self.cells, self.classes = self.coding.numbers, schema.layout.classes
+        self.loc, self.scale = self.coding.loc[self.cells], self.coding.scale[self.cells]
 
     def predictions(
         self, members: Sequence[Model], rows: np.ndarray, kept: np.ndarray, hidden: np.ndarray
@@ -198,7 +185,7 @@ class _Judge:
     ) -> Members:
         """Members without those alternatives that predict worse than the best of them."""
         dropped: set[str] = set()
-        for titles in family.alternatives(members):
+        for titles in family.alternatives:
             said = self.predictions([members[t] for t in titles], rows, kept, hidden)
             error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
             dropped |= set(titles) - {titles[int(np.argmin(error))]}
@@ -212,26 +199,21 @@ def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -
         error = said.numbers[:, m] - said.truth
         out |= {"weight": float(weights[0][m]), "error": float(np.sqrt(np.mean(error**2)))}
     if len(said.classes):
-        out |= {
-            "class_weight": float(weights[1][m]),
-            "log_loss": float(-np.log(said.classes[:, m]).mean()),
-        }
+        loss = -np.log(said.classes[:, m]).mean()
+        out |= {"class_weight": float(weights[1][m]), "log_loss": float(loss)}
     return out
 
 
-def _spread(
-    pool: Pool, values: np.ndarray, kept: np.ndarray, hidden: np.ndarray, seed: int, rows: int = 1000
-) -> list[float]:
+def _spread(pool: Pool, values: np.ndarray, kept: np.ndarray, hidden: np.ndarray, seed: int) -> list[float]:
     """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells.
 
     A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  Numbers with few
     hidden cells lean on what all together need, and these on 1.
     """
     numbers = pool.units.cells
-    out = [1.0] * len(numbers)
-    which = np.flatnonzero(hidden[:, numbers].any(1))[:rows]
+    which = np.flatnonzero(hidden[:, numbers].any(1))[:SPREAD_ROWS]
     if not len(which):
-        return out
+        return [1.0] * len(numbers)
     x, o = torch.from_numpy(values[which]), torch.from_numpy(kept[which])
     answer = pool.answer(Seen(x, o))
     drawn = answer.draws(200, torch.Generator().manual_seed(seed), "cells")[..., numbers]
@@ -249,9 +231,7 @@ def _spread(
         return (len(cells) * found + prior * before) / (len(cells) + prior)
 
     every = drawn_toward(1.0, needed[place], 2 * SPREAD_PRIOR)
-    for i in range(len(numbers)):
-        out[i] = drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR)
-    return out
+    return [drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR) for i in range(len(numbers))]
 
 
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:

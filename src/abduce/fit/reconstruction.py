@@ -14,27 +14,22 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from abduce.fit.loss import Loss, RowLoss, check_rows, require
+from abduce.fit.loss import RowObjective
 from abduce.inference.energy import Energy
-from abduce.inference.kernels import Kernel
 
 
 @dataclass(frozen=True)
-class MeanEnergy:
+class MeanEnergy(RowObjective):
     """Minimise the mean of the model's ``training_loss(x, generator)``, or of its energy where it has no such loss."""
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        require(
-            model.bounded_volume,
-            self,
-            model,
-            "a bounded volume of low energy (a bottleneck, a penalty or corruption), else the energy collapses to a constant; "
-            "limit the code, or take ScoreMatching, NCE or ContrastiveDivergence",
-        )
-        return RowLoss(model, _own_loss)
+    def check(self, model: Energy) -> None:
+        if not model.bounded_volume:
+            raise self.illegal(
+                model,
+                "a bounded volume of low energy (a bottleneck, a penalty or corruption), else the energy collapses to a "
+                "constant; limit the code, or take ScoreMatching, NCE or ContrastiveDivergence",
+            )
 
-
-def _own_loss(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
-    own = getattr(model, "training_loss", None)
-    return model.energy(x) if own is None else own(x, generator)
+    def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+        own = getattr(model, "training_loss", None)
+        return model.energy(x) if own is None else own(x, generator)

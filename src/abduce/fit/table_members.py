@@ -67,9 +67,9 @@ class GaussianFamily:
     def __init__(self, coding: Coding, values: np.ndarray, components: Sequence[int], seed: int):
         self.coding, self.values, self.components, self.seed = coding, values, components, seed
         self.about = "scores" if coding.scores else "numbers"
-
-    def repeats(self) -> bool:
-        return self.coding.scores
+        self.repeats = coding.scores
+        self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS}
+        self.alternatives: Sequence[Sequence[str]] = [list(self.windows)]
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         features, mask = (torch.from_numpy(a) for a in self.coding.code(self.values, observed))
@@ -88,18 +88,9 @@ class GaussianFamily:
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
+            factors, old = wide if k == 1 else q, _law(start[title]) if start else None
             law = factor_mixture(
-                features,
-                mask,
-                k,
-                wide if k == 1 else q,
-                20.0,
-                FLOOR,
-                iterations,
-                tolerance,
-                self.seed,
-                one=one,
-                start=_law(start[title]) if start else None,
+                features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old
             )
             one = law if k == 1 else one
             few = law if few is None or k <= 5 else few
@@ -111,23 +102,16 @@ class GaussianFamily:
         within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
         loadings, noise = principal_factors(within.unsqueeze(0), q, FLOOR)
         keys = row_keys(features, mask)
-        for h in BANDWIDTHS:
-            title = self._windows(h)
+        for title, h in self.windows.items():
             if only is None or title in only:
                 law = ParzenLaw(centres, loadings[0], noise[0], h, keys)
                 out[title] = self._member(ParzenEnergy.of(law))
         return out
 
-    def alternatives(self, members: Members) -> list[list[str]]:
-        return [[self._windows(h) for h in BANDWIDTHS]]
-
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         """Knots of scores at cells that were hidden would make densities of these look too good."""
         coding = Coding(self.coding.schema, self.values, observed, self.coding.scores)
         return {t: Transformed.of(_inner(m), coding) for t, m in members.items()}
-
-    def _windows(self, h: float) -> str:
-        return f"Parzen windows of {self.about}, h = {h:g}"
 
     def _member(self, energy: FactorAnalyzersEnergy | ParzenEnergy) -> Model:
         return Transformed.of(EnergyModel(energy.double()), self.coding)
