@@ -183,12 +183,6 @@ class Classifier(Loss):
         return softplus(-self.log_odds(x)) + against
 
 
-def _steep_exp(u: Tensor) -> Tensor:
-    """e^u, from u = 20 on its tangent there: finite, convex, and with a gradient everywhere."""
-    below = u.clamp_max(STEEP)
-    return torch.exp(below) * (1 + u - below)
-
-
 class _Flips(RowObjective):
     """An objective of what flipping each cell costs: binary cells, and nothing else."""
 
@@ -207,11 +201,13 @@ class _Flips(RowObjective):
 class MinimumProbabilityFlow(_Flips):
     """Minimise Σ_i exp ½(E(x) − E(x flipped at i)); convex where E is linear in its parameters.
 
-    An exponent above 20 goes on as a straight line, so that no row overflows.
+    From an exponent of 20 on the exponential goes on as its tangent there: finite, convex, with a gradient everywhere.
     """
 
     def cost(self, flips: Tensor) -> Tensor:
-        return _steep_exp(-0.5 * flips)
+        u = -0.5 * flips
+        below = u.clamp_max(STEEP)
+        return torch.exp(below) * (1 + u - below)
 
 
 @dataclass(frozen=True)

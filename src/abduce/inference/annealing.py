@@ -13,17 +13,13 @@ so that multi_sample(log_w) over the chains is a stochastic lower bound on log p
 *reverse*, from β = 1 at an exact posterior draw, E[1/w] = 1/p(x_obs): −multi_sample(−log_w) is a stochastic upper bound.
 Exact draws exist for data simulated from the model, where the two bounds sandwich the truth (:func:`bidirectional`).
 
-*Tempered sequential Monte Carlo* (:func:`temper`): particles move along the same path together; each row chooses its own
-next β so that the conditional effective sample size is a given share of the particles, and resamples where the effective
-sample size falls below half.
+A few pilot chains run first with random numbers of their own and adapt each row's step size to the acceptance at the
+temperature before; the chains that count use the pilot's sizes as they are, so the estimate stays exactly unbiased.
 
-Step sizes: a few pilot chains run first with random numbers of their own and adapt each row's step size to the acceptance
-at the temperature before; the chains that count use the pilot's sizes as they are, so the estimate stays exactly unbiased.
-In SMC sizes and temperatures adapt as the particles go, as is common practice: the estimate is then consistent in the number
-of particles, but not exactly unbiased.
+*Tempered sequential Monte Carlo* (:mod:`abduce.inference.tempering`) runs along the same path, each row a population.  Sizes
+and temperatures adapt as its particles go: the estimate is consistent in their number, but not exactly unbiased.
 
-Source: Neal 2001 (arXiv:physics/9803008); Wu et al. 2017 (arXiv:1611.04273); Grosse et al. 2015 (arXiv:1511.02543);
-Del Moral, Doucet & Jasra 2006; Zhou, Johansen & Aston 2016 (arXiv:1303.3123).
+Source: Neal 2001 (arXiv:physics/9803008); Wu et al. 2017 (arXiv:1611.04273); Grosse et al. 2015 (arXiv:1511.02543).
 """
 
 from __future__ import annotations

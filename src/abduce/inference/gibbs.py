@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.inference.energy import Bipartite, Energy, Pairwise
+from abduce.inference.flips import check_binary
 from abduce.inference.kernels import LogDensity, State, choose, normal, start, uniform
 
 
@@ -59,7 +60,7 @@ class Gibbs:
     model: Energy
 
     def __post_init__(self) -> None:
-        _check_binary(self.model)
+        check_binary(self.model)
 
     def init(self, x: Tensor) -> CellStates:
         return CellStates(x)
@@ -108,7 +109,7 @@ class GibbsWithGradients:
     flips: int = 1
 
     def __post_init__(self) -> None:
-        _check_binary(self.model)
+        check_binary(self.model)
         if self.flips < 1:
             raise ValueError(f"flips must be at least 1, got {self.flips}")
 
@@ -131,32 +132,27 @@ def flip(
     shared: bool = False,
 ) -> tuple[State, Tensor]:
     """``flips`` proposals of Gibbs with gradients for chains of any leading axes; cells that ``clamp`` marks never change."""
-    acceptance = torch.zeros_like(state.log_density)
-    for _ in range(flips):
-        state, rate = _flip(log_density, state, clamp, generator, shared)
-        acceptance += rate / flips
-    return state, acceptance
 
-
-def _flip(
-    log_density: LogDensity, state: State, clamp: Tensor | None, generator: Generator | None, shared: bool
-) -> tuple[State, Tensor]:
     def log_q(state: State) -> Tensor:
         gain = (1 - 2 * state.x) * state.gradient
         if clamp is not None:
             gain = gain.masked_fill(clamp, -torch.inf)
         return torch.log_softmax(gain / 2, -1)
 
-    x, value = state.x, state.log_density
-    forward = log_q(state)
-    cumulative = forward.exp().cumsum(-1)
-    point = uniform(value.unsqueeze(-1), generator, shared) * cumulative[..., -1:]
-    cell = torch.searchsorted(cumulative, point.expand(*value.shape, 1), right=True)
-    cell = cell.clamp_max(x.shape[-1] - 1)
-    proposal = start(x.scatter(-1, cell, 1 - x.gather(-1, cell)), log_density)
-    back = (log_q(proposal).gather(-1, cell) - forward.gather(-1, cell)).squeeze(-1)
-    # NaN: a chain with no cell to flip
-    return choose(state, proposal, proposal.log_density - value + back, generator, shared)
+    acceptance = torch.zeros_like(state.log_density)
+    for _ in range(flips):
+        x, value = state.x, state.log_density
+        forward = log_q(state)
+        cumulative = forward.exp().cumsum(-1)
+        point = uniform(value.unsqueeze(-1), generator, shared) * cumulative[..., -1:]
+        cell = torch.searchsorted(cumulative, point.expand(*value.shape, 1), right=True)
+        cell = cell.clamp_max(x.shape[-1] - 1)
+        proposal = start(x.scatter(-1, cell, 1 - x.gather(-1, cell)), log_density)
+        back = (log_q(proposal).gather(-1, cell) - forward.gather(-1, cell)).squeeze(-1)
+        gain = proposal.log_density - value + back  # NaN: a chain with no cell to flip
+        state, rate = choose(state, proposal, gain, generator, shared)
+        acceptance += rate / flips
+    return state, acceptance
 
 
 def bernoulli(logits: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
@@ -164,8 +160,3 @@ def bernoulli(logits: Tensor, generator: Generator | None, shared: bool = False)
     p = torch.sigmoid(logits.float() if logits.dtype.itemsize < 4 else logits)
     drawn = uniform(p, generator, shared)
     return (drawn < p).to(p.dtype) if shared else drawn.lt_(p)
-
-
-def _check_binary(model: Energy) -> None:
-    if model.support != "binary":
-        raise ValueError(f"model: needs binary cells, but {type(model).__name__} has {model.support} cells")

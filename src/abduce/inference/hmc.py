@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 
 from abduce.inference.kernels import LogDensity, State, choose, normal, start
 
+TARGET = 0.75  # acceptance that step sizes aim at
+
 
 def step(
     state: State,
@@ -45,7 +47,6 @@ def run(
     seed: int,
     step_size: float = 0.1,
     leapfrogs: int = 5,
-    target: float = 0.75,
     shared: bool = True,
 ) -> tuple[State, Tensor]:
     """Run chains for ``steps`` steps, adapting each row's step size over the first two thirds (Robbins-Monro on acceptance).
@@ -61,7 +62,7 @@ def run(
         state, acceptance = step(state, log_density, log_size.exp(), generator, leapfrogs, shared)
         rate = acceptance.mean(0)
         if i < warmup:
-            log_size = log_size + (rate - target).view(1, -1, 1) / (1 + i) ** 0.5
+            log_size = log_size + (rate - TARGET).view(1, -1, 1) / (1 + i) ** 0.5
         else:
             kept.append(rate)
     return state, torch.stack(kept or [rate]).mean(0)
