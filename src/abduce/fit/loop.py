@@ -38,6 +38,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
     best: float = -math.inf  # value of the held-out rows at the best weights
+    weights: dict[str, Tensor] = field(default_factory=dict)  # which these are
     best_epoch: int = -1
     bad: int = 0  # checks since then
 
@@ -75,12 +76,12 @@ def train(
     parts = step, optimizer, generator, average
     run, first = Run(), 0
     judged = step.comparable and len(held) > 0
-    best = copy.deepcopy(step.state_dict()) if judged else {}
     if judged:  # where training starts is a candidate too: a linear path may be all that the data ask for
         step.eval()
+        run.weights = copy.deepcopy(step.state_dict())
         run.best, run.best_epoch = step.validate(held_x, held_mask, settings.seed)["valid"], 0
     if state and state.exists():
-        first, best = _resume(state, run, parts, best)
+        first = _resume(state, run, parts)
 
     started = time.perf_counter()
     try:
@@ -106,12 +107,8 @@ def train(
                 average.add(total - done)
                 total_value += value
 
-            record = {
-                "epoch": epoch + 1,
-                "epochs": epochs,
-                "train": float(total_value) / n_steps,
-                "seconds": time.perf_counter() - started,
-            }
+            mean, seconds = float(total_value) / n_steps, time.perf_counter() - started
+            record = {"epoch": epoch + 1, "epochs": epochs, "train": mean, "seconds": seconds}
             due = (epoch + 1) % every == 0 or epoch + 1 == epochs
             if judged and due:
                 step.eval()
@@ -119,12 +116,12 @@ def train(
                 run.bad += 1
                 if record["valid"] > run.best:
                     run.best, run.best_epoch, run.bad = record["valid"], epoch + 1, 0
-                    best = copy.deepcopy(step.state_dict())
+                    run.weights = copy.deepcopy(step.state_dict())
             run.history.append(record)
             if callback:
                 callback(record)
             if state and due:
-                _keep(state, run, epoch + 1, parts, best)
+                _keep(state, run, epoch + 1, parts)
             if settings.patience and run.bad >= settings.patience:
                 break
             if not math.isfinite(record["train"]):
@@ -134,7 +131,7 @@ def train(
     except KeyboardInterrupt:
         run.interrupted = True
     if run.best > -math.inf:
-        step.load_state_dict(best)
+        step.load_state_dict(run.weights)
     else:
         average.store()
     step.eval()
@@ -145,21 +142,19 @@ def train(
 Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
 
 
-def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts, best: dict[str, Tensor]) -> None:
+def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:
     """Write all that a run needs to go on after ``epoch`` epochs."""
     step, optimizer, generator, average = parts
     progress = {"epoch": epoch, "bad": run.bad, "history": run.history, "best_epoch": run.best_epoch}
     groups = {"model": step.state_dict(), "moments": moments(optimizer), "average": average.state()}
     if run.best > -math.inf:
-        progress["best"], groups["best"] = run.best, best
+        progress["best"], groups["best"] = run.best, run.weights
     progress["averaged"] = average.count
     state.save(progress, generator={"state": generator.get_state()}, **groups)
 
 
-def _resume(
-    state: TrainingState, run: Run, parts: Parts, best: dict[str, Tensor]
-) -> tuple[int, dict[str, Tensor]]:
-    """Put back what :func:`_keep` wrote: the epochs done, and the best weights."""
+def _resume(state: TrainingState, run: Run, parts: Parts) -> int:
+    """Put back what :func:`_keep` wrote; the epochs done."""
     step, optimizer, generator, average = parts
     progress, tensors = state.load()
     step.load_state_dict(tensors["model"])
@@ -167,5 +162,5 @@ def _resume(
     load_moments(optimizer, tensors.get("moments", {}))
     average.load(tensors.get("average", {}), progress.get("averaged", 0))
     run.history, run.best_epoch, run.bad = progress["history"], progress["best_epoch"], progress["bad"]
-    run.best = progress.get("best", run.best)
-    return progress["epoch"], tensors.get("best", best)
+    run.best, run.weights = progress.get("best", run.best), tensors.get("best", run.weights)
+    return progress["epoch"]
