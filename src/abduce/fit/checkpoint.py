@@ -80,11 +80,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a model folder: ``(config, tensors)``.
-
-    Raises FileNotFoundError if it is not there, ModelFolderError if a file is missing, truncated, changed, or of another
-    format version.
-    """
+    """Read a model folder: ``(config, tensors)``; FileNotFoundError if there is none, ModelFolderError if it can't be read."""
     folder, data = Path(folder), {}
     title = f"model folder {str(folder)!r}"
     if not folder.is_dir():

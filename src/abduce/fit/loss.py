@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
@@ -95,3 +96,25 @@ class RowObjective(EnergyObjective):
     @abc.abstractmethod
     def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
         """Loss of each row, (batch, D) -> (batch,)."""
+
+
+@dataclass(frozen=True)
+class MeanEnergy(RowObjective):
+    """Only push down at the data: minimise the mean of ``training_loss(x, generator)``, or of the energy where there is none.
+
+    Architectures of constant volume (a bottleneck, k prototypes) and penalties that limit it (sparse codes, contraction,
+    denoising) cannot be low everywhere; anything else would become a constant (Ranzato et al. 2007, A Unified Energy-Based
+    Framework for Unsupervised Learning).
+    """
+
+    def check(self, model: Energy) -> None:
+        if not model.bounded_volume:
+            raise self.illegal(
+                model,
+                "a bounded volume of low energy (a bottleneck, a penalty or corruption), else the energy collapses to a "
+                "constant; limit the code, or take ScoreMatching, NCE or ContrastiveDivergence",
+            )
+
+    def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+        own = getattr(model, "training_loss", None)
+        return model.energy(x) if own is None else own(x, generator)

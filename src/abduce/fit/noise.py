@@ -23,7 +23,7 @@ STEPS = 30  # of expectation-maximisation
 
 
 class MixtureNoise(nn.Module):
-    """Mixture of Gaussians: weights (K,), means (K, D) and lower Cholesky factors of the covariances (K, D, D)."""
+    """Mixture of Gaussians, a base: weights (K,), means (K, D) and Cholesky factors of the covariances (K, D, D)."""
 
     log_weights: Tensor
     means: Tensor
@@ -67,11 +67,9 @@ class MixtureNoise(nn.Module):
         return (constant.unsqueeze(-1) - 0.5 * z.square().sum(-2)).T
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density, nats, (..., D) -> (...)."""
         return torch.logsumexp(self._log_joint(x.reshape(-1, x.shape[-1])), -1).view(x.shape[:-1])
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         shape, means = (n, self.means.shape[1]), self.means
         z = torch.randn(shape, generator=generator, dtype=means.dtype, device=means.device)

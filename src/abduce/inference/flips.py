@@ -31,8 +31,7 @@ def check_binary(model: Energy) -> None:
 def flip_energies(model: Energy, x: Tensor) -> Tensor:
     """Compute what each flip costs: E(x with cell i flipped) − E(x) for every i, nats, (..., D) -> (..., D).
 
-    A family that can do it in one pass has a method ``flip_energies``; any other is asked for the energy of the D flipped
-    copies.  ValueError if the cells are not binary.
+    A family that can do it in one pass has a method ``flip_energies``; others are asked for the energy of D flipped copies.
 
     >>> from abduce.models.boltzmann import IsingEnergy
     >>> model = IsingEnergy.of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.5, 0.0]))

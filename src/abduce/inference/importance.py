@@ -122,8 +122,7 @@ def log_prob(
 ) -> Evidence:
     """Estimate log p(x_obs) of each row from ``samples`` draws: :class:`Evidence`, nats, each field ``(n,)``.
 
-    With ``precision="single"`` the networks run in float32, the reductions over samples still in float64.  Memory is bounded
-    by a slice of a chunk, whatever ``samples`` and the number of rows are.
+    With ``precision="single"`` the networks run in float32, the reductions over samples still in float64.
     """
     model, dtype = in_precision(model, precision)
     x = x.to(dtype)

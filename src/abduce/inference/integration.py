@@ -46,8 +46,7 @@ def log_z_by_enumeration(
 ) -> Tensor:
     """log Σ_x exp(−β E(x)) b(x) over all binary x, nats: a differentiable scalar.
 
-    ``width`` is how many numbers the energy holds for each state (None: 16 a cell).  Raises ``ValueError`` if the support is
-    not binary, or there are more than 20 cells.
+    ``width`` is how many numbers the energy holds for each state (None: 16 a cell).  At most 20 cells.
     """
     d = energy.n_cells
     if energy.support != "binary" or d > ENUMERABLE:

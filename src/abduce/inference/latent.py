@@ -12,14 +12,14 @@ from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
 from abduce.gaussians.linear import LinearPath
-from abduce.inference.energy import Base, Energy, Law, Traits
+from abduce.inference.energy import Base, Energy, Traits
 from abduce.inference.weights import Weights, multi_sample
 
 
 class LatentVariableModel(Energy):
     """p(x) = ∫ p(x|z) p(z) dz with a learned proposal q(z|x).
 
-    Its energy is −log p(x), so log Z = 0; the integral is estimated from importance weights.
+    Its energy is −log p(x), so log Z = 0; the integral, marginals and conditionals are estimated from importance weights.
     """
 
     prior: Prior
@@ -70,9 +70,6 @@ class LatentVariableModel(Energy):
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return torch.zeros((), dtype=torch.float64) if beta == 1.0 and base is None else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
-        return None  # marginals and conditionals are importance-sampled (:mod:`abduce.inference.importance`)
 
     def represent(self, x: Tensor) -> Tensor:
         return self.codes(x)

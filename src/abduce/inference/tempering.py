@@ -52,10 +52,7 @@ class Path(Protocol):
         ...
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Move once, f_t invariant; ``size`` (populations,) is a step size.
-
-        Returns the new x, and the acceptance ``(particles, populations)``.
-        """
+        """Move once by step sizes ``size`` (populations,), f_t invariant: x, and the acceptance (particles, populations)."""
         ...
 
 
@@ -113,28 +110,17 @@ class Tempered(NamedTuple):
     ancestor: Tensor  # which of the first particles each comes from, (P, R)
 
 
-def begin(path: Path, particles: int, populations: int, generator: Generator) -> Tempered:
-    """Draw particles from f_0."""
-    x = path.draw(particles, populations, generator)
-    zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    log_w = zero.expand(particles, -1) - math.log(particles)
-    log_size = x.new_full((x.shape[1],), FIRST_SIZE).log()
-    ancestor = torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1])
-    return Tempered(zero, x, path.statistic(x), log_w, zero, log_size, ancestor)
-
-
 def advance(
     path: Path,
     state: Tempered,
     t: Tensor,
     generator: Generator,
-    size: Tensor | None = None,
-    resampling: bool = True,
-    shared: bool = False,
+    size: Tensor | None,
+    resampling: bool,
+    shared: bool,
 ) -> tuple[Tempered, Tensor]:
-    """Weigh the particles for f_t, resample where few carry the weight, and move them once.
-
-    ``size`` (R,) is the step size; None: that of the state.  Returns the new state, and the mean acceptance ``(R,)``.
+    """Weigh the particles for f_t, resample where few carry the weight, and move them by step sizes ``size`` (R,) or their
+    own: the new state, and the mean acceptance (R,).
     """
     particles = len(state.x)
     log_w = state.log_w + path.increment(state.statistic, state.t, t).double()
@@ -180,7 +166,12 @@ def temper(
     slowest population.
     """
     generator = Generator().manual_seed(seed)
-    state = begin(path, particles, populations, generator)
+    x = path.draw(particles, populations, generator)
+    zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    log_w = zero.expand(particles, -1) - math.log(particles)
+    log_size = x.new_full((x.shape[1],), FIRST_SIZE).log()
+    ancestor = torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1])
+    state = Tempered(zero, x, path.statistic(x), log_w, zero, log_size, ancestor)
     total, count, lowest = torch.zeros_like(state.t), torch.zeros_like(state.t), torch.ones_like(state.t)
     trace, sizes, steps = [state.t[0]], [state.log_size[0]], 0
     last = most if plan is None else len(plan.t) - 1
@@ -188,9 +179,8 @@ def temper(
         going = state.t < 1
         if not bool(going.any()):
             break
-        size = (
-            None if plan is None or plan.sizes is None else plan.sizes[i + 1].expand_as(state.t).to(state.x)
-        )
+        given = None if plan is None else plan.sizes
+        size = None if given is None else given[i + 1].expand_as(state.t).to(state.x)
         if plan is not None:
             t = plan.t[i + 1].expand_as(state.t).to(state.t)
         else:
