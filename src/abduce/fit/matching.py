@@ -68,13 +68,6 @@ def _slope(model: Energy, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return gradient if keep else gradient.detach(), curvature if keep else curvature.detach()
 
 
-def score_matching(model: Energy, x: Tensor) -> Tensor:
-    """½ ‖∇E‖² − tr ∇²E of each row, (batch, D) -> (batch,)."""
-    axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
-    gradient, curvature = _slope(model, x, axes.expand(-1, *x.shape))
-    return 0.5 * gradient.square().sum(-1) - curvature.sum(0)
-
-
 def sliced_score_matching(model: Energy, x: Tensor, v: Tensor, variance_reduced: bool = True) -> Tensor:
     """½ ‖∇E‖² (or ½ (vᵀ∇E)²) − vᵀ∇²E v, averaged over directions v (directions, batch, D), of each row (batch,)."""
     gradient, curvature = _slope(model, x, v)
@@ -108,7 +101,9 @@ class ScoreMatching(SmoothObjective):
     """Minimise ½ ‖∇E‖² − tr ∇²E, exactly: D second derivatives a row, in one pass; for many cells take the sliced kind."""
 
     def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
-        return score_matching(model, x)
+        axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
+        gradient, curvature = _slope(model, x, axes.expand(-1, *x.shape))
+        return 0.5 * gradient.square().sum(-1) - curvature.sum(0)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -79,8 +80,7 @@ class GaussianFamily:
         # one Gaussian has the rows for more factors
         wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
         laws: dict[str, FactorMixtureLaw] = {}
-        one: FactorMixtureLaw | None = None
-        few: FactorMixtureLaw | None = None
+        one = few = None
         for size in self.components:
             k = min(size, max(1, n // ROWS_A_COMPONENT))
             title = f"Gaussian of {self.about}" if k == 1 else f"{k} factor analysers of {self.about}"
@@ -88,7 +88,7 @@ class GaussianFamily:
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
-            factors, old = wide if k == 1 else q, _law(start[title]) if start else None
+            factors, old = wide if k == 1 else q, _inner(start[title]).law if start else None
             law = factor_mixture(
                 features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old
             )
@@ -117,14 +117,6 @@ class GaussianFamily:
         return Transformed.of(EnergyModel(energy.double()), self.coding)
 
 
-def _inner(member: Model) -> Model:
-    assert isinstance(member, Transformed)
-    return member.model
-
-
-def _law(member: Model) -> FactorMixtureLaw:
-    inner = _inner(member)
-    assert isinstance(inner, EnergyModel)
-    law = inner.law
-    assert isinstance(law, FactorMixtureLaw)
-    return law
+def _inner(member: Model) -> Any:
+    """A member without its coding."""
+    return cast(Transformed, member).model

@@ -68,23 +68,19 @@ class Gibbs:
     @torch.no_grad()
     def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Tensor]:
         x = state.x.clone()
-        level = uniform(x, generator)
-        if isinstance(self.model, Pairwise):
-            _sweep_pairwise(self.model, x, level)
-        else:
-            _sweep(self.model, x, level)
+        _sweep(self.model, x, uniform(x, generator))
         return CellStates(x), x.new_ones(len(x))
 
 
-def _sweep_pairwise(model: Pairwise, x: Tensor, level: Tensor) -> None:
-    coupling, fields = model.coupling, model.local_fields(x)
-    for i in range(x.shape[1]):  # a sweep is a sequence: each cell is drawn given those before it
-        change = (level[:, i] < torch.sigmoid(fields[:, i])).to(x) - x[:, i]
-        x[:, i] += change
-        fields.addcmul_(change.unsqueeze(1), coupling[i])
-
-
 def _sweep(model: Energy, x: Tensor, level: Tensor) -> None:
+    """Draw one cell after the other, each given those before it."""
+    if isinstance(model, Pairwise):
+        coupling, fields = model.coupling, model.local_fields(x)
+        for i in range(x.shape[1]):
+            change = (level[:, i] < torch.sigmoid(fields[:, i])).to(x) - x[:, i]
+            x[:, i] += change
+            fields.addcmul_(change.unsqueeze(1), coupling[i])
+        return
     energy = model.energy(x)
     for i in range(x.shape[1]):
         flipped = x.clone()

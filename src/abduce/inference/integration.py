@@ -97,11 +97,6 @@ def _first_box(energy: Energy, base: Base | None) -> tuple[Tensor, Tensor]:
     return (mean - START * scale).to(zero), (mean + START * scale).to(zero)
 
 
-def _log_difference(a: float, b: float) -> float:
-    """log |e^a − e^b|."""
-    return -math.inf if a == b else max(a, b) + math.log(-math.expm1(-abs(a - b)))
-
-
 def _log_sum(values: Iterable[float]) -> float:
     """log Σ exp, of nothing −∞."""
     return float(torch.tensor([-math.inf, *values], dtype=torch.float64).logsumexp(0))
@@ -121,7 +116,8 @@ def _refined(log_mass: Callable[[int], Tensor], points: int, finest: int, bar: f
     while True:
         points *= 2
         before, value = value, float(log_mass(points))
-        change = _log_difference(before, value)
+        apart = -abs(before - value)  # NaN where both are −∞: nothing has changed
+        change = max(before, value) + math.log(-math.expm1(apart)) if apart < 0 else -math.inf
         if change <= bar + _log_sum([value, inside]) or points >= finest:
             return _Part(value, change, points)
 

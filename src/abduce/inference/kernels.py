@@ -50,12 +50,8 @@ def choose(
     acceptance = log_ratio.nan_to_num(nan=-torch.inf).clamp_max(0.0).exp()
     accept = uniform(log_ratio, generator, shared) < acceptance
     wide = accept.unsqueeze(-1)
-    taken = State(
-        torch.where(wide, new.x, old.x),
-        torch.where(accept, new.log_density, old.log_density),
-        torch.where(wide, new.gradient, old.gradient),
-    )
-    return taken, acceptance
+    pairs = zip((wide, accept, wide), new, old, strict=True)  # x, log p, gradient
+    return State(*(torch.where(where, a, b) for where, a, b in pairs)), acceptance
 
 
 def uniform(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:

@@ -43,11 +43,9 @@ class Density:
 
     def float(self) -> Density:
         """The same in single precision, a copy."""
-        model, start, base = (
-            None if part is None else copy.deepcopy(part).float()  # pyright: ignore[reportAttributeAccessIssue]
-            for part in (self.model, self.start, self.base)
-        )
-        return Density(model, start, self.beta, base)  # pyright: ignore[reportArgumentType]
+        parts: Any = copy.deepcopy((self.model, self.start, self.base))
+        single: list[Any] = [None if part is None else part.float() for part in parts]
+        return Density(single[0], single[1], self.beta, single[2])
 
     def widened(self) -> Density:
         """The same from a start half as wide again: rates half as far from ½."""
