@@ -50,8 +50,12 @@ def choose(
     acceptance = log_ratio.nan_to_num(nan=-torch.inf).clamp_max(0.0).exp()
     accept = uniform(log_ratio, generator, shared) < acceptance
     wide = accept.unsqueeze(-1)
-    pairs = zip((wide, accept, wide), new, old, strict=True)  # x, log p, gradient
-    return State(*(torch.where(where, a, b) for where, a, b in pairs)), acceptance
+    taken = State(
+        torch.where(wide, new.x, old.x),
+        torch.where(accept, new.log_density, old.log_density),
+        torch.where(wide, new.gradient, old.gradient),
+    )
+    return taken, acceptance
 
 
 def uniform(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
