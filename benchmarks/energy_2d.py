@@ -36,18 +36,20 @@ from typing import Any
 import numpy as np
 import torch
 from common import Report, arguments, parse, say, spread
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.data.examples import TOYS
 from abduce.distributions.bases import BoxBase
 from abduce.fit.contrastive import NCE, ContrastiveDivergence
-from abduce.fit.loop import train_energy
+from abduce.fit.loop import train
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
 from abduce.fit.settings import Settings
-from abduce.inference.energy import Energy
+from abduce.fit.steps import EnergyStep
+from abduce.inference import hmc
+from abduce.inference.energy import Energy, log_density
 from abduce.inference.integration import log_z_by_quadrature
-from abduce.inference.langevin import Hamiltonian
+from abduce.inference.kernels import State, start
 from abduce.models.network import NetworkEnergy
 
 BATCH, HALF = 256, 6.0  # rows a step; half the width of the box
@@ -92,6 +94,21 @@ def divergence(model: Energy, data: Plane) -> float:
 
 
 @dataclass(frozen=True)
+class Hamiltonian:
+    """Hamiltonian Monte Carlo on exp(−E) as a kernel of chains (n, D)."""
+
+    model: Energy
+    step_size: float
+    leapfrogs: int
+
+    def init(self, x: Tensor) -> State:
+        return start(x, partial(log_density, self.model))
+
+    def step(self, state: State, generator: Generator) -> tuple[State, Tensor]:
+        return hmc.step(state, partial(log_density, self.model), self.step_size, generator, self.leapfrogs)
+
+
+@dataclass(frozen=True)
 class Ours:
     """An objective with the settings that it is trained at; with ``step`` its chains move by Hamiltonian steps."""
 
@@ -106,7 +123,7 @@ class Ours:
         torch.manual_seed(seed)
         model = NetworkEnergy(2, HIDDEN, width=self.width)
         kernel = None if self.step is None else Hamiltonian(model, self.step, leapfrogs=6)
-        start = time.process_time()
+        began = time.process_time()
         loss = self.objective.start(model, data.train, torch.Generator().manual_seed(seed), kernel)
         # denoising sees a row twice, with noise of both signs
         batch = BATCH // 2 if isinstance(self.objective, DenoisingScoreMatching) else BATCH
@@ -120,8 +137,8 @@ class Ours:
             device="cpu",
             seed=seed,
         )
-        train_energy(loss, data.train, settings)
-        return model, time.process_time() - start
+        train(EnergyStep(loss), data.train, None, settings)
+        return model, time.process_time() - began
 
 
 # ---------------------------------------------------------------- torchebm

@@ -28,8 +28,9 @@ from torch import Tensor
 from abduce.data.examples import mnist
 from abduce.distributions.bases import RatesBase
 from abduce.fit.contrastive import ContrastiveDivergence
-from abduce.fit.loop import train_energy
+from abduce.fit.loop import train
 from abduce.fit.settings import Settings
+from abduce.fit.steps import EnergyStep
 from abduce.inference.energy import LogZ
 from abduce.inference.generate import generate
 from abduce.inference.gibbs import BlockGibbs
@@ -67,7 +68,7 @@ def ours(x: Tensor, epochs: int, low: bool = False, seed: int = 0) -> RBMEnergy:
     # no cache: it would keep the weights of the first step
     mixed = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if low else contextlib.nullcontext()
     with mixed:
-        train_energy(loss, x, settings)
+        train(EnergyStep(loss), x, None, settings)
     return model.requires_grad_(False)
 
 

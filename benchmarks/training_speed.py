@@ -31,6 +31,7 @@ from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE, Objective, Renyi
 from abduce.fit.loop import train
 from abduce.fit.settings import Settings
+from abduce.fit.steps import LatentStep
 from abduce.models.build import build_vae
 from abduce.models.choice import Choice
 
@@ -64,7 +65,7 @@ def ours(x: Tensor, batch: int, objective: Objective | None = None) -> Epoch:
     observed = torch.ones(x.shape, dtype=torch.bool)
 
     def epoch() -> None:
-        train(model, objective or ELBO(), x, observed, settings)
+        train(LatentStep(model, objective or ELBO(), settings, len(x)), x, observed, settings)
 
     return epoch
 

@@ -67,7 +67,7 @@ from abduce.fit.matching import (
     SlicedScoreMatching as SlicedScoreMatching,
 )
 from abduce.fit.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
-from abduce.fit.reconstruction import MeanEnergy as MeanEnergy
+from abduce.fit.loss import MeanEnergy as MeanEnergy
 from abduce.inference.energy import (
     Diverged as Diverged,
     LogZ as LogZ,

@@ -96,8 +96,6 @@ def test_refusals_of_principal_components():
     x = table()
     with pytest.raises(ValueError, match="at most the number of columns, 5, got 6"):
         fitters.principal_components(x, None, 6)
-    with pytest.raises(ValueError, match=r"got K=4 for n=3"):
-        fitters.principal_components(x[:3], None, 4)
     flat = x.clone()
     flat[:, 1], flat[:, 3] = 2.0, x[:, 0]
     with pytest.raises(
@@ -105,9 +103,6 @@ def test_refusals_of_principal_components():
     ):
         fitters.principal_components(flat, None, 3)
     assert fitters.principal_components(flat, None, 3, "reconstruction").energy(flat).abs().max() < 1e-20
-    x[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="finite where it is observed, got 1 cells"):
-        fitters.principal_components(x, None, 2)
 
 
 # --- independent components
@@ -229,10 +224,6 @@ def test_a_mixture_with_blanks_finds_the_clusters():
 
 def test_refusals_of_mixtures():
     x = clusters(20)
-    with pytest.raises(ValueError, match="at most the number of rows, got K=21 for n=20"):
-        fitters.gaussian_mixture(x, None, 21)
-    with pytest.raises(ValueError, match="at most the number of rows, got K=21 for n=20"):
-        fitters.k_means(x, 21)
     with pytest.raises(ValueError, match="covariance_type must be one of"):
         fitters.gaussian_mixture(x, None, 2, "round")  # pyright: ignore
     x[:, 1] = 0.0

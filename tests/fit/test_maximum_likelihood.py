@@ -17,8 +17,8 @@ from energies_for_tests import (
     small_ising,
 )
 
+from abduce.fit.loss import MeanEnergy
 from abduce.fit.maximum_likelihood import MaximumLikelihood
-from abduce.fit.reconstruction import MeanEnergy
 from abduce.models.boltzmann import IsingEnergy, RBMEnergy
 
 

@@ -12,11 +12,16 @@ from models_for_tests import factor_rows, generator, linear_model, plain_model
 
 from abduce.fit.bounds import ELBO, IWAE, Bound
 from abduce.fit.checkpoint import ModelFolderError
-from abduce.fit.loop import train
+from abduce.fit.loop import train as train_step
 from abduce.fit.settings import Settings
+from abduce.fit.steps import LatentStep
 from abduce.inference.importance import log_prob
 
 BASE = {"epochs": 6, "batch_size": 32, "learning_rate": 5e-3, "event_shape": (5,), "seed": 3}
+
+
+def train(model, objective, x, observed, settings, *rest):
+    return train_step(LatentStep(model, objective, settings, len(x)), x, observed, settings, *rest)
 
 
 def binary_data(n: int = 160) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,8 +45,8 @@ def test_a_step_leaves_the_target_as_it_is():
     g = generator(1)
     rates = []
     for _ in range(5):
-        state, info = hmc.step(state, log_density, size, g)
-        rates.append(info.acceptance.mean().item())
+        state, acceptance = hmc.step(state, log_density, size, g)
+        rates.append(acceptance.mean().item())
     assert 0.2 < np.mean(rates) < 0.98  # the test of acceptance is at work
     np.testing.assert_allclose(state.x[:, 0].mean(0), MEAN, atol=0.03)
     np.testing.assert_allclose(np.cov(state.x[:, 0].numpy().T), COVARIANCE, atol=0.04)
@@ -59,8 +59,8 @@ def test_energy_is_kept_to_second_order():
     def lost(size: float) -> float:
         """Mean −log acceptance over one unit of time."""
         step = torch.full((1, 1, 1), size, dtype=torch.float64)
-        _, info = hmc.step(state, log_density, step, generator(1), leapfrogs=round(1 / size))
-        return -info.acceptance.log().mean().item()
+        _, acceptance = hmc.step(state, log_density, step, generator(1), leapfrogs=round(1 / size))
+        return -acceptance.log().mean().item()
 
     assert lost(0.01) < 1e-3
     assert lost(0.2) / lost(0.05) == pytest.approx(16, rel=0.4)  # the error of the leapfrog is O(step²)

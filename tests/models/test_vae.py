@@ -13,9 +13,10 @@ from sklearn.decomposition import FactorAnalysis
 
 from abduce.data.schema import Schema
 from abduce.fit.bounds import ELBO, IWAE
-from abduce.fit.groups import parameter_groups
 from abduce.fit.loop import train
+from abduce.fit.optimizer import parameter_groups
 from abduce.fit.settings import Settings
+from abduce.fit.steps import LatentStep
 from abduce.gaussians.linear import fit
 from abduce.inference.importance import log_prob
 from abduce.inference.weights import multi_sample
@@ -66,7 +67,7 @@ def test_training_a_linear_model_reaches_factor_analysis(objective):
     model = build_vae(schema, Choice(2, (), scale="cell"), path=path)
     settings = Settings(epochs=40, batch_size=100, learning_rate=0.02, validation=0.0, masking=False, seed=1)
     start = log_prob(model.double(), x, torch.ones_like(x) > 0)[0].mean().item()
-    train(model.float(), objective, x.float(), torch.ones_like(x) > 0, settings)
+    train(LatentStep(model.float(), objective, settings, len(x)), x.float(), None, settings)
     model.double()
     noise = torch.randn(200, len(x), model.noise_dim, generator=generator(), dtype=torch.float64)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.fitted import TrainedEnergy
-from abduce.fit.reconstruction import MeanEnergy
+from abduce.fit.loss import MeanEnergy
 from abduce.inference.energy import Energy
 from abduce.models.autoencoder import AutoencoderEnergy
 

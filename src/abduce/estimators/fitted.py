@@ -18,9 +18,10 @@ from abduce.data.seen import Seen
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
 from abduce.estimators.energies import Asked, EnergyEstimator
 from abduce.estimators.estimator import Estimator, Rows, RunOptions
-from abduce.fit.loop import train_energy
+from abduce.fit.loop import train
 from abduce.fit.loss import EnergyObjective
 from abduce.fit.settings import Settings
+from abduce.fit.steps import EnergyStep
 from abduce.inference import partition as ladder
 from abduce.inference.energy import Energy, LogZ
 from abduce.inference.importance import chunks
@@ -189,6 +190,7 @@ class TrainedEnergy(FittedEnergy):
         model = self._make(x[rows], seed).float()
         generator, whole = torch.Generator().manual_seed(seed), x.float()
         loss = self._objective(model).start(model, whole[rows], generator, self._kernel(model))
-        done = train_energy(loss, whole, self._settings(seed), self._report, run.checkpoint, run.redraw)
+        step, settings = EnergyStep(loss), self._settings(seed)
+        done = train(step, whole, None, settings, self._report, run.checkpoint, run.redraw)
         self.history_, self.interrupted_ = done.history, done.interrupted
         return model

@@ -25,6 +25,7 @@ from abduce.estimators.estimator import Estimator, Rows, RunOptions
 from abduce.fit.bounds import ELBO, IWAE, Objective
 from abduce.fit.loop import train
 from abduce.fit.settings import Settings
+from abduce.fit.steps import LatentStep
 from abduce.inference import annealing
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.inference.importance import PRECISIONS, log_prob
@@ -252,9 +253,8 @@ class VAE(Estimator[VariationalAutoencoder]):
         objective = self._objective(bool(mask.all()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # dropout draws from the global generator
-            done = train(
-                model.joint(), objective, x.float(), mask, settings, self._report, run.checkpoint, run.redraw
-            )
+            step = LatentStep(model.joint(), objective, settings, len(x))
+            done = train(step, x.float(), mask, settings, self._report, run.checkpoint, run.redraw)
         self.history_, self.interrupted_ = done.history, done.interrupted
         return model.double(), Seen(x, mask)
 

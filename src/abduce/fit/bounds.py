@@ -77,18 +77,17 @@ class Objective(Protocol):
 
 
 def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: Generator | None) -> Tensor:
-    return torch.randn(
-        samples, x.shape[0], model.noise_dim, generator=generator, dtype=x.dtype, device=x.device
-    )
+    shape = samples, len(x), model.noise_dim
+    return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
 def _posterior(model: LatentVariableModel, x: Tensor, observed: Tensor | None, gradient: str) -> Posterior:
     q = model.posterior(x, observed)
-    if not q.reparameterized:
-        raise ValueError(
-            f"gradient={gradient!r} needs a posterior with reparameterised draws, {type(q).__name__} has none"
-        )
-    return q
+    if q.reparameterized:
+        return q
+    raise ValueError(
+        f"gradient={gradient!r} needs a posterior with reparameterised draws, {type(q).__name__} has none"
+    )
 
 
 @dataclass(frozen=True)
@@ -127,20 +126,19 @@ class ELBO:
             check_number(name, getattr(self, name), 0)
 
     def __call__(self, model, x, observed, progress, generator=None, rows=None) -> Bound:
-        q = _posterior(model, x, observed, self.gradient)
+        q, plain = _posterior(model, x, observed, self.gradient), self.gradient == "plain"
         units = closed_form_kl(q, model.prior)
-        closed = units is not None
         noise = _noise(model, x, self.samples, generator)
-        z, log_q = (q.transport(noise), None) if closed else q.draw(noise)
+        z, log_q = q.draw(noise) if units is None else (q.transport(noise), None)
         reconstruction = model.likelihood(z).log_prob(x, observed).mean(0)
-        if units is not None:
-            kl = units.sum(-1)
-        if not closed or self.gradient != "plain":
-            log_q = log_q if self.gradient == "plain" and log_q is not None else q.detach().log_prob(z)
-            sampled = log_q - model.prior.log_prob(z)
-        pressed = kl if closed and self.gradient == "plain" else sampled.mean(0)
+        if units is None or not plain:
+            log_q = log_q if plain and log_q is not None else q.detach().log_prob(z)
+            pressed = (log_q - model.prior.log_prob(z)).mean(0)
+            kl = pressed if units is None else units.sum(-1)
+        else:
+            kl = pressed = units.sum(-1)
         if self.free_bits:
-            if units is None or self.gradient != "plain":
+            if units is None or not plain:
                 raise ValueError(
                     "free_bits needs the KL of each unit in closed form: a diagonal posterior, a standard normal prior "
                     f"and gradient='plain'; got {type(q).__name__}, {type(model.prior).__name__}, {self.gradient!r}"
@@ -151,13 +149,11 @@ class ELBO:
         if self.total_correlation:
             loss = loss + self.total_correlation * regularizers.total_correlation(q, z[0], rows)
         if self.mmd:
-            loss = loss + self.mmd * regularizers.mmd(
-                z[0], model.prior.sample(len(x), generator, dtype=x.dtype, device=x.device)
-            )
+            prior = model.prior.sample(len(x), generator, dtype=x.dtype, device=x.device)
+            loss = loss + self.mmd * regularizers.mmd(z[0], prior)
         if self.dip:
             loss = loss + self.dip * regularizers.dip(q)
-        kl = (kl if closed else sampled.mean(0)).detach()
-        reconstruction = reconstruction.detach()
+        kl, reconstruction = kl.detach(), reconstruction.detach()
         return Bound(loss, reconstruction - kl, z[0].detach(), reconstruction, kl)
 
 
@@ -170,9 +166,10 @@ class Shares(NamedTuple):
     doubly: Tensor  # c_s − ∂c_s/∂log w_s of the encoder's
 
 
-def _climb(
-    share: Callable[[Tensor], Shares], samples: int, gradient: str, model, x, observed, generator
-) -> Bound:
+Share = Callable[[Tensor], Shares]
+
+
+def _climb(share: Share, samples: int, gradient: str, model, x, observed, generator) -> Bound:
     """Assemble the loss of a bound: −Σ shares · log w, with the encoder's path through z reweighted on the way back."""
     q = _posterior(model, x, observed, gradient)
     z, log_q = q.draw(_noise(model, x, samples, generator))
@@ -183,9 +180,7 @@ def _climb(
     log_w = (reconstruction + log_prior - log_q).detach()
     shares = share(log_w)
     path = shares.doubly if gradient == "dreg" else shares.encoder
-    decoder = shares.decoder.clamp_min(
-        1e-12
-    )  # so that a path of some weight never comes through a draw of none
+    decoder = shares.decoder.clamp_min(1e-12)  # a path of some weight never comes through a draw of none
     if z.requires_grad and path is not shares.decoder:
         inner.register_hook(lambda g: g * (path / decoder).unsqueeze(-1))
     ascent = decoder * (reconstruction + log_prior) - (path if gradient == "plain" else decoder) * log_q
@@ -194,9 +189,7 @@ def _climb(
     return Bound(-ascent.sum(0), shares.value, drawn, reconstruction.mean(0).detach(), kl)
 
 
-def _climb_one(
-    share: Callable[[Tensor], Shares], samples: int, gradient: str, model, x, observed, generator
-) -> Bound:
+def _climb_one(share: Share, samples: int, gradient: str, model, x, observed, generator) -> Bound:
     """The same gradient on average from one draw a row, picked in proportion to its share: one backward pass for all draws.
 
     The bound's value needs every draw forward only; at α = −∞ the largest weight has the whole share, and nothing is lost.
@@ -298,8 +291,7 @@ class Renyi(ManyDraws):
             object.__setattr__(self, "gradient", "plain" if infinite else "dreg")
         if self.backward is None:
             object.__setattr__(self, "backward", "one" if infinite else "all")
-        check_count("samples", self.samples)
-        check_choice("gradient", self.gradient, GRADIENTS)
+        super().__post_init__()
         check_choice("backward", self.backward, ("all", "one"))
         if infinite and self.gradient == "dreg":
             raise ValueError(f"gradient='dreg' does not exist at alpha={self.alpha}; take 'plain' or 'stl'")

@@ -36,10 +36,9 @@ def _canonical(config: dict[str, Any]) -> bytes:
 
 
 def save(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a model folder atomically: either the whole new folder is there, or what was there before.
+    """Write a model folder atomically: the whole new folder is there, or what was there before, whatever fails.
 
-    Raises FileExistsError if ``folder`` exists and is not a model folder; OSError (disk full, no permission) leaves
-    nothing half-written.
+    Raises FileExistsError if ``folder`` exists and is not a model folder.
     """
     folder = Path(folder)
     if folder.exists() and not (
@@ -81,48 +80,35 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a model folder: ``(config, tensors)``.
-
-    Raises FileNotFoundError if it is not there, ModelFolderError if a file is missing, truncated, changed, or of another
-    format version.
-    """
-    folder = Path(folder)
+    """Read a model folder: ``(config, tensors)``; FileNotFoundError if there is none, ModelFolderError if it can't be read."""
+    folder, data = Path(folder), {}
+    title = f"model folder {str(folder)!r}"
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {str(folder)!r}: no such model folder")
-    data = {}
     for name in ("model.json", "weights.safetensors"):
         try:
             data[name] = (folder / name).read_bytes()
         except FileNotFoundError:
-            raise ModelFolderError(f"model folder {str(folder)!r} lacks the file {name}") from None
+            raise ModelFolderError(f"{title} lacks the file {name}") from None
     try:
         body = json.loads(data["model.json"])
         version = body["format"]
     except (ValueError, KeyError, TypeError):
-        raise ModelFolderError(
-            f"model folder {str(folder)!r}: model.json is damaged (not the JSON it should be)"
-        ) from None
+        raise ModelFolderError(f"{title}: model.json is damaged (not the JSON it should be)") from None
     if version != FORMAT:
         age = "a newer" if isinstance(version, int) and version > FORMAT else "an unknown or older"
         raise ModelFolderError(
-            f"model folder {str(folder)!r} has format version {version}, this abduce reads version {FORMAT}: it comes from"
-            f" {age} abduce"
+            f"{title} has format version {version}, this abduce reads version {FORMAT}: it comes from {age} abduce"
         )
     if body.pop("sha256", None) != _digest(_canonical(body)):
-        raise ModelFolderError(
-            f"model folder {str(folder)!r}: model.json was changed after it was saved (checksum differs)"
-        )
+        raise ModelFolderError(f"{title}: model.json was changed after it was saved (checksum differs)")
     if body["weights_sha256"] != _digest(data["weights.safetensors"]):
-        raise ModelFolderError(
-            f"model folder {str(folder)!r}: weights.safetensors is truncated or was changed (checksum differs)"
-        )
+        changed = "weights.safetensors is truncated or was changed (checksum differs)"
+        raise ModelFolderError(f"{title}: {changed}")
     try:
-        tensors = load_tensors(data["weights.safetensors"])
+        return body, load_tensors(data["weights.safetensors"])
     except SafetensorError as error:
-        raise ModelFolderError(
-            f"model folder {str(folder)!r}: weights.safetensors can't be read ({error})"
-        ) from None
-    return body, tensors
+        raise ModelFolderError(f"{title}: weights.safetensors can't be read ({error})") from None
 
 
 def fingerprint(config: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:

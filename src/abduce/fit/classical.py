@@ -22,6 +22,7 @@ from sklearn import cluster, decomposition, mixture
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from abduce.checks import check_choice
 from abduce.data.seen import Seen
 from abduce.gaussians import gaussian_fit, linear
 from abduce.gaussians.em import one_thread
@@ -31,6 +32,7 @@ from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalCompone
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
 FLOOR = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
+ENOUGH = 0.95  # of the variance
 
 
 def principal_components(
@@ -42,21 +44,18 @@ def principal_components(
     which leaves the covariance as it is.  With blanks the probabilistic model is fitted by EM over observed cells.
     """
     n, d = x.shape
-    _check(x, observed, components)
     if components > d:
         raise ValueError(f"components must be at most the number of columns, {d}, got {components}")
     if observed is not None and not bool(observed.all()):
-        clean = torch.where(observed, x, 0.0)
+        clean, generator = torch.where(observed, x, 0.0), torch.Generator().manual_seed(0)
+        how = {"floor": FLOOR, "shared_noise": True, "iterations": 400}
         with one_thread():
-            path = linear.fit(
-                clean, observed, components, 1, _generator(0), floor=FLOOR, shared_noise=True, iterations=400
-            )
+            path = linear.fit(clean, observed, components, 1, generator, **how)
         directions, scales, _ = torch.linalg.svd(path.W, full_matrices=False)
         noise = path.noise[0]
         return PrincipalComponentsEnergy.of(path.b, directions, scales.square() + noise, noise, energy)
-    found = decomposition.PCA(components, svd_solver="full" if d <= 500 else "auto", random_state=0).fit(
-        x.numpy()
-    )
+    solver = "full" if d <= 500 else "auto"
+    found = decomposition.PCA(components, svd_solver=solver, random_state=0).fit(x.numpy())
     variances = _tensor(found.explained_variance_)
     if components < d:
         noise = (x.var(0).sum() - variances.sum()) / (d - components)
@@ -77,7 +76,6 @@ def independent_components(x: Tensor, seed: int = 0) -> IndependentComponentsEne
 
     The rows are whitened first, so that the problem is as well conditioned as it can be.
     """
-    _check(x, None)
     n, d = x.shape
     mean = x.mean(0)
     covariance = (x - mean).mT @ (x - mean) / n
@@ -95,13 +93,8 @@ def independent_components(x: Tensor, seed: int = 0) -> IndependentComponentsEne
         fast = decomposition.FastICA(whiten=False, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]
         start = _tensor(fast.fit(white.numpy()).components_)
     model = IndependentComponentsEnergy.of(torch.zeros_like(mean), start)
-    optimiser = torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=500,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-13,
-        line_search_fn="strong_wolfe",
-    )
+    exact = {"max_iter": 500, "tolerance_grad": 1e-9, "tolerance_change": 1e-13}
+    optimiser = torch.optim.LBFGS(model.parameters(), **exact, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
@@ -131,24 +124,17 @@ def gaussian_mixture(
     With blanks it starts from rows completed by draws of one Gaussian (``whole``, where they are there already), then each
     E-step integrates the blanks out.
     """
-    if covariance_type not in get_args(CovarianceType):
-        raise ValueError(
-            f"covariance_type must be one of {get_args(CovarianceType)}, got {covariance_type!r}"
-        )
+    check_choice("covariance_type", covariance_type, get_args(CovarianceType))
     if reg_covar < 0:
         raise ValueError(f"reg_covar must not be negative, got {reg_covar}")
-    _check(x, observed, components)
     whole = completed(x, observed, seed) if whole is None else whole
     try:
         found = mixture.GaussianMixture(
             components, covariance_type=covariance_type, reg_covar=reg_covar, random_state=seed % 2**32
         ).fit(whole.numpy())
         means = _tensor(found.means_)
-        law = GaussianMixtureLaw(
-            _tensor(found.weights_).log(),
-            means,
-            gaussian_fit.full(_tensor(found.covariances_), covariance_type, *means.shape),
-        )
+        covariances = gaussian_fit.full(_tensor(found.covariances_), covariance_type, *means.shape)
+        law = GaussianMixtureLaw(_tensor(found.weights_).log(), means, covariances)
         if observed is not None and not bool(observed.all()):
             law = gaussian_fit.gaussian_mixture(law, Seen(x, observed), covariance_type, reg_covar)
     except ValueError as error:
@@ -161,23 +147,19 @@ def gaussian_mixture(
 
 def k_means(x: Tensor, components: int, seed: int = 0) -> KMeansEnergy:
     """Fit k-means to complete rows: the lowest mean energy of ten runs of Lloyd's algorithm from k-means++ seedings."""
-    _check(x, None, components)
-    found = cluster.KMeans(components, n_init=10, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]
-    found = found.fit(x.numpy())
+    found = cluster.KMeans(components, n_init=10, random_state=seed % 2**32).fit(x.numpy())  # pyright: ignore[reportArgumentType]
     return KMeansEnergy.of(_tensor(found.cluster_centers_))
 
 
-def enough_components(x: Tensor, share: float = 0.95) -> int:
-    """How many principal components hold ``share`` of the variance of rows (n, D), leaving at least one of D out."""
-    _check(x, None)
+def enough_components(x: Tensor) -> int:
+    """How many principal components hold most of the variance of rows (n, D), leaving at least one of D out."""
     variances = torch.linalg.svdvals(x - x.mean(0)).square()
     total = variances.cumsum(0) / variances.sum()
-    return int(min(int((total < share).sum()) + 1, max(1, x.shape[1] - 1), max(1, len(x) - 1)))
+    return int(min(int((total < ENOUGH).sum()) + 1, max(1, x.shape[1] - 1), max(1, len(x) - 1)))
 
 
 def dictionary(x: Tensor, code: int, sparsity: float, seed: int = 0) -> Tensor:
     """Learn a dictionary of unit columns (D, code) for min_z ‖y − Wz‖² + ``sparsity`` ‖z‖₁, online."""
-    _check(x, None, code)
     found = decomposition.MiniBatchDictionaryLearning(
         code,
         alpha=sparsity / 2,  # scikit-learn halves the square  # pyright: ignore[reportArgumentType]
@@ -200,23 +182,11 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     if observed is None or bool(observed.all()):
         return x
     n, d = x.shape
-    _check(x, observed)
-    generator = _generator(seed)
+    generator = torch.Generator().manual_seed(seed)
     clean = torch.where(observed, x, 0.0)
     with one_thread():
         path = linear.fit(clean, observed, max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR)
     return path.dense().draws(Seen(clean, observed), 1, generator)[0]
-
-
-def _check(x: Tensor, observed: Tensor | None, components: int = 1) -> None:
-    """Refuse cells that are not finite, and too many or too few components."""
-    bad = int((~torch.isfinite(x) if observed is None else observed & ~torch.isfinite(x)).sum())
-    if bad:
-        raise ValueError(f"x must be finite where it is observed, got {bad} cells that are not")
-    if components < 1:
-        raise ValueError(f"components must be at least 1, got {components}")
-    if components > len(x):
-        raise ValueError(f"components must be at most the number of rows, got K={components} for n={len(x)}")
 
 
 def _constant(x: Tensor) -> str:
@@ -228,7 +198,3 @@ def _constant(x: Tensor) -> str:
 def _tensor(values: object) -> Tensor:
     """A copy of what scikit-learn fitted."""
     return torch.from_numpy(np.array(values))
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

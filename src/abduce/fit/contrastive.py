@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Loss, RowLoss, check_rows, require, require_support
+from abduce.fit.loss import EnergyObjective, Loss, RowObjective
 from abduce.fit.noise import Noise, fit_noise
 from abduce.inference.energy import Diverged, Energy
 from abduce.inference.flips import flip_energies
@@ -43,7 +43,7 @@ DRAWS = 2000  # of the noise, for a first guess of c
 
 
 @dataclass(frozen=True)
-class ContrastiveDivergence:
+class ContrastiveDivergence(EnergyObjective):
     """Minimise E(x) − E(x_k), x_k ``k`` steps of the kernel away from x; with ``persistent``, from where ``chains`` are.
 
     The gradient is that of the likelihood but for draws that have not mixed; the value says nothing about progress.
@@ -71,17 +71,13 @@ class ContrastiveDivergence:
                 f"chains and restart need persistent=True, got chains={self.chains!r}, restart={self.restart!r}"
             )
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        require(kernel is not None, self, model, f"a sampler for its {model.support} cells; pass kernel=")
-        assert kernel is not None
+    def bind(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None) -> Loss:
+        if kernel is None:
+            raise self.illegal(model, f"a sampler for its {model.support} cells; pass kernel=")
         own = getattr(kernel, "model", model)
-        require(
-            own is model,
-            self,
-            model,
-            f"a kernel bound to it, and this one is bound to another {type(own).__name__}",
-        )
+        if own is not model:
+            other = f"a kernel bound to it, and this one is bound to another {type(own).__name__}"
+            raise self.illegal(model, other)
         if not self.persistent:
             return FreshChains(model, kernel, self.k)
         pick = torch.randint(len(x), (self.chains or CHAINS,), generator=generator, device=x.device)
@@ -117,17 +113,16 @@ class FreshChains(Loss):
         return self.model.energy(x) - self.model.energy(_run(self.kernel, x, self.k, generator))
 
 
-class PersistentChains(Loss):
+class PersistentChains(FreshChains):
     """PCD: chains that go on from step to step, in the buffer ``chains`` (m, D); in evaluation they stay where they are."""
 
-    comparable: ClassVar[bool] = False
     chains: Tensor
 
     def __init__(
         self, model: Energy, kernel: Kernel, k: int, chains: Tensor, restart: float, noise: Noise | None
     ):
-        super().__init__(model)
-        self.kernel, self.k, self.restart, self.noise = kernel, k, restart, noise
+        super().__init__(model, kernel, k)
+        self.restart, self.noise = restart, noise
         self.register_buffer("chains", chains)
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
@@ -141,7 +136,7 @@ class PersistentChains(Loss):
 
 
 @dataclass(frozen=True)
-class NCE:
+class NCE(EnergyObjective):
     """Tell the data from ``ratio`` times as many draws of a noise fitted to them; learns log Z on the way.
 
     ``noise``: "normal", "mixture" (of Gaussians, with a wide part) for real cells, "rates" (independent cells) for binary;
@@ -155,21 +150,14 @@ class NCE:
         check_choice("noise", self.noise, ("auto", "normal", "mixture", "rates"))
         check_count("ratio", self.ratio)
 
-    def start(
-        self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None
-    ) -> Classifier:
-        check_rows(model, x)
+    def bind(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None) -> Classifier:
         legal = {"binary": ("rates",), "real": ("mixture", "normal")}.get(model.support, ())
-        require(
-            bool(legal), self, model, f"a noise with a density for {model.support} cells, and there is none"
-        )
+        needed = f"a noise with a density for {model.support} cells"
+        if not legal:
+            raise self.illegal(model, f"{needed}, and there is none")
         name = legal[0] if self.noise == "auto" else self.noise
-        require(
-            name in legal,
-            self,
-            model,
-            f"a noise with a density for {model.support} cells: noise={' or '.join(map(repr, legal))}, got {name!r}",
-        )
+        if name not in legal:
+            raise self.illegal(model, f"{needed}: noise={' or '.join(map(repr, legal))}, got {name!r}")
         noise = fit_noise(name, x, generator)
         with torch.no_grad():
             y = noise.sample(DRAWS, generator)
@@ -195,34 +183,31 @@ class Classifier(Loss):
         return softplus(-self.log_odds(x)) + against
 
 
-def _steep_exp(u: Tensor) -> Tensor:
-    """e^u, from u = 20 on its tangent there: finite, convex, and with a gradient everywhere."""
-    below = u.clamp_max(STEEP)
-    return torch.exp(below) * (1 + u - below)
-
-
-class _Flips(abc.ABC):
+class _Flips(RowObjective):
     """An objective of what flipping each cell costs: binary cells, and nothing else."""
 
     @abc.abstractmethod
     def cost(self, flips: Tensor) -> Tensor:
         """Loss of each cell, (..., D), by f_i = E(x flipped at i) − E(x)."""
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        require_support(self, model, "binary", "ScoreMatching or DenoisingScoreMatching")
-        return RowLoss(model, lambda model, x, _: self.cost(flip_energies(model, x)).sum(-1))
+    def check(self, model: Energy) -> None:
+        self.check_support(model, "binary", "ScoreMatching or DenoisingScoreMatching")
+
+    def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+        return self.cost(flip_energies(model, x)).sum(-1)
 
 
 @dataclass(frozen=True)
 class MinimumProbabilityFlow(_Flips):
     """Minimise Σ_i exp ½(E(x) − E(x flipped at i)); convex where E is linear in its parameters.
 
-    An exponent above 20 goes on as a straight line, so that no row overflows.
+    From an exponent of 20 on the exponential goes on as its tangent there: finite, convex, with a gradient everywhere.
     """
 
     def cost(self, flips: Tensor) -> Tensor:
-        return _steep_exp(-0.5 * flips)
+        u = -0.5 * flips
+        below = u.clamp_max(STEEP)
+        return torch.exp(below) * (1 + u - below)
 
 
 @dataclass(frozen=True)

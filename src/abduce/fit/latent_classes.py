@@ -41,15 +41,11 @@ def fit_latent_classes(
     components: int | str = "auto",
     seed: int = 0,
     pseudo_rows: float = PSEUDO_ROWS,
-    starts: int = STARTS,
-    iterations: int = 200,
-    tolerance: float = 3e-6,
 ) -> LatentClassesEnergy:
     """Fit K latent classes to codes x (n, D) of cells that have ``levels`` (D,) each; blank cells may hold anything.
 
     ``components`` K, or "auto": 1, 2, 4, ... up to what predicts a tenth of the cells best, hidden from the fit, by log loss.
-    ``pseudo_rows`` α > 0 pulls each component to the columns' shares.  EM stops when the objective rises by no more than
-    ``tolerance`` nats an observed cell, or after ``iterations`` steps.
+    ``pseudo_rows`` α > 0 pulls each component to the columns' shares.
     """
     if not pseudo_rows > 0:
         raise ValueError(f"pseudo_rows must be above 0, got {pseudo_rows!r}")
@@ -58,14 +54,14 @@ def fit_latent_classes(
     places = Levels(levels)
     start = None
     if components == "auto":
-        start = _chosen(x, seen, places, pseudo_rows, starts, generator)
+        start = _chosen(x, seen, places, pseudo_rows, generator)
     elif isinstance(components, str) or not 1 <= components <= len(x):
         raise ValueError(
             f"components must be 'auto' or an int from 1 to the number of rows, {len(x)}, got {components!r}"
         )
     table = ClassTable(x, seen, places, pseudo_rows)
-    start = start or short_runs(table, int(components), starts, generator)
-    return climb(table, start, iterations, tolerance).model(places)
+    start = start or short_runs(table, int(components), STARTS, generator)
+    return climb(table, start, 200, 3e-6).model(places)
 
 
 class Runs(NamedTuple):
@@ -93,7 +89,9 @@ class ClassTable:
         self.x, self.observed, self.levels = x.double(), observed, levels
         self.rows = len(x)
         self._kept = list(self._made()) if len(x) * len(levels.cells) <= KEPT else None
-        self.shares = self._shares()
+        # of levels in each column, (ΣL,), as if each level had occurred half a time more
+        count = sum((h.sum(0) for h in self), self.x.new_zeros(len(levels.cells))) + 0.5
+        self.shares = count / levels.totals(count)[levels.cells]
         self.prior = pseudo_rows * self.shares
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -103,11 +101,6 @@ class ClassTable:
         size = max(1, BLOCK // len(self.levels.cells))
         for x, observed in zip(self.x.split(size), self.observed.split(size), strict=True):
             yield self.levels.indicators(x, observed)
-
-    def _shares(self) -> Tensor:
-        """Shares of levels in each column, (ΣL,), as if each level had occurred half a time more."""
-        count = sum((h.sum(0) for h in self), self.x.new_zeros(len(self.levels.cells))) + 0.5
-        return count / self.levels.totals(count)[self.levels.cells]
 
     def of(self, rows: Tensor) -> ClassTable:
         """Some of the rows, with the prior of all."""
@@ -135,7 +128,7 @@ class ClassTable:
 
 
 def climb(table: ClassTable, runs: Runs, iterations: int, tolerance: float) -> Runs:
-    """Steps of EM, until no run's objective rises by more than ``tolerance`` nats an observed cell."""
+    """Steps of EM, at most ``iterations``, until no run's objective rises by more than ``tolerance`` nats an observed cell."""
     before, least = None, tolerance * float(table.observed.sum())
     for _ in range(iterations):
         runs = table.step(runs)
@@ -161,9 +154,7 @@ def short_runs(table: ClassTable, components: int, starts: int, generator: torch
     return climb(part, Runs(weights, p.log(), p.new_full((s,), -math.inf)), SHORT, 0.0).best()
 
 
-def _chosen(
-    x: Tensor, seen: Tensor, levels: Levels, pseudo_rows: float, starts: int, generator: torch.Generator
-) -> Runs:
+def _chosen(x: Tensor, seen: Tensor, levels: Levels, pseudo_rows: float, generator: torch.Generator) -> Runs:
     """A mixture of the number of components that predicts hidden cells best, fitted to the others."""
     some = torch.randperm(len(x), generator=generator)[:SOME]
     x, seen = x[some].double(), seen[some]
@@ -172,7 +163,7 @@ def _chosen(
     truth = levels.indicators(x, hidden)
     best, highest, size, worse = None, -math.inf, 1, 0
     while best is None or (size <= min(MOST, len(x) // 2) and worse < PATIENCE):
-        runs = climb(table, short_runs(table, size, starts, generator), 100, 5e-5)
+        runs = climb(table, short_runs(table, size, STARTS, generator), 100, 5e-5)
         said = runs.model(levels).law()
         assert said is not None
         found = float(torch.xlogy(truth, said.probabilities(Seen(x, table.observed))).sum())

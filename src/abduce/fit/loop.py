@@ -21,14 +21,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor
 
-from abduce.fit.bounds import Objective
 from abduce.fit.checkpoint import TrainingState, data_digest
-from abduce.fit.loss import Loss
 from abduce.fit.optimizer import Average, clip, load_moments, make_optimizer, moments, rate
 from abduce.fit.settings import Settings
-from abduce.fit.steps import EnergyStep, LatentStep, Step
+from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
-from abduce.inference.latent import LatentVariableModel
 
 Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
@@ -41,55 +38,26 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
     best: float = -math.inf  # value of the held-out rows at the best weights
+    weights: dict[str, Tensor] = field(default_factory=dict)  # which these are
     best_epoch: int = -1
     bad: int = 0  # checks since then
 
 
 def train(
-    model: LatentVariableModel,
-    objective: Objective,
-    x: Tensor,
-    observed: Tensor,
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Path | None = None,
-    redraw: Redraw | None = None,
-) -> Run:
-    """Fit a latent-variable model in place to the observed cells of ``x`` and leave its best weights in it."""
-    rows = len(settings.split(len(x))[0])
-    step = LatentStep(model, objective, settings, rows)
-    return descend(step, x, observed, settings, callback, checkpoint, redraw)
-
-
-def train_energy(
-    loss: Loss,
-    x: Tensor,
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Path | None = None,
-    redraw: Redraw | None = None,
-) -> Run:
-    """Fit an energy in place to complete rows ``x`` by what ``objective.start`` gave."""
-    observed = torch.ones_like(x, dtype=torch.bool)
-    return descend(EnergyStep(loss), x, observed, settings, callback, checkpoint, redraw)
-
-
-def descend(
     step: Step,
     x: Tensor,
-    observed: Tensor,
+    observed: Tensor | None,
     settings: Settings,
     callback: Callback | None = None,
     checkpoint: Path | None = None,
     redraw: Redraw | None = None,
 ) -> Run:
-    """Minimise a step's loss over the rows of ``x`` and leave the best weights in its model.
+    """Minimise a step's loss over the rows of ``x`` (``observed`` None: complete) and leave the best weights in its model.
 
     ``redraw(epoch)`` gives the values of an epoch afresh, in the shape of ``x`` (dynamic binarisation, augmentation); the
-    held-out rows stay as they are in ``x``.
-
-    KeyboardInterrupt ends the run early with the best weights so far.
+    held-out rows stay as they are in ``x``.  KeyboardInterrupt ends the run early with the best weights so far.
     """
+    observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
     identity = {"settings": {**asdict(settings), "device": None}}
     state = TrainingState(checkpoint, identity | {"data": data_digest(x, observed)}) if checkpoint else None
     fabric = Fabric(accelerator=settings.device, devices=1)
@@ -108,12 +76,12 @@ def descend(
     parts = step, optimizer, generator, average
     run, first = Run(), 0
     judged = step.comparable and len(held) > 0
-    best = copy.deepcopy(step.state_dict()) if judged else {}
     if judged:  # where training starts is a candidate too: a linear path may be all that the data ask for
         step.eval()
+        run.weights = copy.deepcopy(step.state_dict())
         run.best, run.best_epoch = step.validate(held_x, held_mask, settings.seed)["valid"], 0
     if state and state.exists():
-        first, best = _resume(state, run, parts, best)
+        first = _resume(state, run, parts)
 
     started = time.perf_counter()
     try:
@@ -139,12 +107,8 @@ def descend(
                 average.add(total - done)
                 total_value += value
 
-            record = {
-                "epoch": epoch + 1,
-                "epochs": epochs,
-                "train": float(total_value) / n_steps,
-                "seconds": time.perf_counter() - started,
-            }
+            mean, seconds = float(total_value) / n_steps, time.perf_counter() - started
+            record = {"epoch": epoch + 1, "epochs": epochs, "train": mean, "seconds": seconds}
             due = (epoch + 1) % every == 0 or epoch + 1 == epochs
             if judged and due:
                 step.eval()
@@ -152,12 +116,12 @@ def descend(
                 run.bad += 1
                 if record["valid"] > run.best:
                     run.best, run.best_epoch, run.bad = record["valid"], epoch + 1, 0
-                    best = copy.deepcopy(step.state_dict())
+                    run.weights = copy.deepcopy(step.state_dict())
             run.history.append(record)
             if callback:
                 callback(record)
             if state and due:
-                _keep(state, run, epoch + 1, parts, best)
+                _keep(state, run, epoch + 1, parts)
             if settings.patience and run.bad >= settings.patience:
                 break
             if not math.isfinite(record["train"]):
@@ -167,7 +131,7 @@ def descend(
     except KeyboardInterrupt:
         run.interrupted = True
     if run.best > -math.inf:
-        step.load_state_dict(best)
+        step.load_state_dict(run.weights)
     else:
         average.store()
     step.eval()
@@ -178,21 +142,19 @@ def descend(
 Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
 
 
-def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts, best: dict[str, Tensor]) -> None:
+def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:
     """Write all that a run needs to go on after ``epoch`` epochs."""
     step, optimizer, generator, average = parts
     progress = {"epoch": epoch, "bad": run.bad, "history": run.history, "best_epoch": run.best_epoch}
     groups = {"model": step.state_dict(), "moments": moments(optimizer), "average": average.state()}
     if run.best > -math.inf:
-        progress["best"], groups["best"] = run.best, best
+        progress["best"], groups["best"] = run.best, run.weights
     progress["averaged"] = average.count
     state.save(progress, generator={"state": generator.get_state()}, **groups)
 
 
-def _resume(
-    state: TrainingState, run: Run, parts: Parts, best: dict[str, Tensor]
-) -> tuple[int, dict[str, Tensor]]:
-    """Put back what :func:`_keep` wrote: the epochs done, and the best weights."""
+def _resume(state: TrainingState, run: Run, parts: Parts) -> int:
+    """Put back what :func:`_keep` wrote; the epochs done."""
     step, optimizer, generator, average = parts
     progress, tensors = state.load()
     step.load_state_dict(tensors["model"])
@@ -200,5 +162,5 @@ def _resume(
     load_moments(optimizer, tensors.get("moments", {}))
     average.load(tensors.get("average", {}), progress.get("averaged", 0))
     run.history, run.best_epoch, run.bad = progress["history"], progress["best_epoch"], progress["bad"]
-    run.best = progress.get("best", run.best)
-    return progress["epoch"], tensors.get("best", best)
+    run.best, run.weights = progress.get("best", run.best), tensors.get("best", run.weights)
+    return progress["epoch"]

@@ -31,9 +31,8 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.fit.loss import Loss, RowLoss, check_rows, require, require_support
+from abduce.fit.loss import RowObjective
 from abduce.inference.energy import Energy
-from abduce.inference.kernels import Kernel
 
 
 def _gradient(model: Energy, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
@@ -69,13 +68,6 @@ def _slope(model: Energy, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return gradient if keep else gradient.detach(), curvature if keep else curvature.detach()
 
 
-def score_matching(model: Energy, x: Tensor) -> Tensor:
-    """½ ‖∇E‖² − tr ∇²E of each row, (batch, D) -> (batch,)."""
-    axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
-    gradient, curvature = _slope(model, x, axes.expand(-1, *x.shape))
-    return 0.5 * gradient.square().sum(-1) - curvature.sum(0)
-
-
 def sliced_score_matching(model: Energy, x: Tensor, v: Tensor, variance_reduced: bool = True) -> Tensor:
     """½ ‖∇E‖² (or ½ (vᵀ∇E)²) − vᵀ∇²E v, averaged over directions v (directions, batch, D), of each row (batch,)."""
     gradient, curvature = _slope(model, x, v)
@@ -91,29 +83,31 @@ def denoising_score_matching(model: Energy, x: Tensor, sigma: Tensor | float, no
     return 0.5 * (sigma * gradient - noise).square().sum(-1)
 
 
-def _check_smooth(objective: object, model: Energy) -> None:
-    require_support(objective, model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
-    require(
-        model.smooth,
-        objective,
-        model,
-        "two derivatives of the energy in x, and this model has kinks (ReLU, a minimum); take a smooth activation, "
-        "DenoisingScoreMatching, NCE or ContrastiveDivergence",
-    )
+class SmoothObjective(RowObjective):
+    """An objective of two derivatives of the energy in real cells."""
+
+    def check(self, model: Energy) -> None:
+        self.check_support(model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
+        if not model.smooth:
+            raise self.illegal(
+                model,
+                "two derivatives of the energy in x, and this model has kinks (ReLU, a minimum); take a smooth activation, "
+                "DenoisingScoreMatching, NCE or ContrastiveDivergence",
+            )
 
 
 @dataclass(frozen=True)
-class ScoreMatching:
+class ScoreMatching(SmoothObjective):
     """Minimise ½ ‖∇E‖² − tr ∇²E, exactly: D second derivatives a row, in one pass; for many cells take the sliced kind."""
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        _check_smooth(self, model)
-        return RowLoss(model, lambda model, x, _: score_matching(model, x))
+    def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+        axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
+        gradient, curvature = _slope(model, x, axes.expand(-1, *x.shape))
+        return 0.5 * gradient.square().sum(-1) - curvature.sum(0)
 
 
 @dataclass(frozen=True)
-class SlicedScoreMatching:
+class SlicedScoreMatching(SmoothObjective):
     """Minimise score matching's loss along random directions, ``projections`` a row, of ``law`` "rademacher" or "normal".
 
     ``variance_reduced`` takes ½ ‖∇E‖² as it is instead of along the directions.
@@ -131,12 +125,7 @@ class SlicedScoreMatching:
         check_count("projections", self.projections)
         check_choice("law", self.law, ("rademacher", "normal"))
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        _check_smooth(self, model)
-        return RowLoss(model, self._loss)
-
-    def _loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+    def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
         v = torch.randn(self.projections, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
         if self.law == "rademacher":
             v = torch.where(v < 0, -1.0, 1.0).to(x.dtype)
@@ -144,7 +133,7 @@ class SlicedScoreMatching:
 
 
 @dataclass(frozen=True)
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(RowObjective):
     """Minimise ½ ‖σ ∇E(x + σε) − ε‖² at noise ``sigma`` in standard deviations of a cell, or from σ = ``(low, high)``.
 
     Each row is seen with ε and with −ε, so that a step costs two of as many rows, and is far less noisy where σ is small.
@@ -168,12 +157,10 @@ class DenoisingScoreMatching:
         else:
             check_number("sigma", self.sigma, 0, above=True)
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        require_support(self, model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
-        return RowLoss(model, self._loss)
+    def check(self, model: Energy) -> None:
+        self.check_support(model, "real", "RatioMatching, PseudoLikelihood or MinimumProbabilityFlow")
 
-    def _loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
+    def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
         factory = {"generator": generator, "dtype": x.dtype, "device": x.device}
         low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
         sigma: Tensor | float = low

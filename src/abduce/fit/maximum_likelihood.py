@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.checks import check_count, check_number
-from abduce.fit.loss import Loss, RowLoss, check_rows, require
+from abduce.fit.loss import EnergyObjective, Loss, RowLoss
 from abduce.inference.energy import Energy
 from abduce.inference.flips import ENUMERABLE
 from abduce.inference.integration import log_z_by_enumeration, log_z_on_grid
@@ -27,7 +27,7 @@ POINTS = {1: 512, 2: 128}  # an axis
 
 
 @dataclass(frozen=True)
-class MaximumLikelihood:
+class MaximumLikelihood(EnergyObjective):
     """Minimise −log p(x) = E(x) + log Z with an exact log Z.
 
     Where log Z is a sum over a grid, ``points`` an axis (None: 512 for one cell, 128 for two) are spread over the data's range
@@ -46,38 +46,24 @@ class MaximumLikelihood:
             check_count("points", self.points)
         check_number("margin", self.margin, 0, 100)
 
-    def start(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None = None) -> Loss:
-        check_rows(model, x)
-        require(
-            model.proper,
-            self,
-            model,
-            "a finite log Z, and the integral of exp(−E) is infinite; take MeanEnergy",
-        )
+    def bind(self, model: Energy, x: Tensor, generator: Generator, kernel: Kernel | None) -> Loss:
+        if not model.proper:
+            raise self.illegal(
+                model, "a finite log Z, and the integral of exp(−E) is infinite; take MeanEnergy"
+            )
         if model.log_z() is not None:
-            return RowLoss(model, _closed_form)
+            return RowLoss(model, lambda model, x, _: model.energy(x) + model.log_z())  # pyright: ignore[reportOperatorIssue]
         if model.support == "binary" and model.n_cells <= ENUMERABLE:
-            return RowLoss(model, _enumerated)
-        require(
-            model.support == "real" and model.n_cells <= 2,
-            self,
-            model,
-            f"a differentiable log Z: a closed form, at most {ENUMERABLE} binary cells or at most 2 real ones, and this model "
-            f"has {model.n_cells} {model.support} ones; take ContrastiveDivergence",
-        )
+            return RowLoss(model, lambda model, x, _: model.energy(x) + log_z_by_enumeration(model))
+        if model.support != "real" or model.n_cells > 2:
+            raise self.illegal(
+                model,
+                f"a differentiable log Z: a closed form, at most {ENUMERABLE} binary cells or at most 2 real ones, and this "
+                f"model has {model.n_cells} {model.support} ones; take ContrastiveDivergence",
+            )
         low, high = x.amin(0), x.amax(0)
         more = self.margin * (high - low).clamp_min(1e-3)
         return Gridded(model, low - more, high + more, self.points or POINTS[model.n_cells])
-
-
-def _closed_form(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
-    log_z = model.log_z()
-    assert log_z is not None  # `start` has seen it
-    return model.energy(x) + log_z
-
-
-def _enumerated(model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
-    return model.energy(x) + log_z_by_enumeration(model)
 
 
 class Gridded(Loss):

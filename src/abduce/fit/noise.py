@@ -23,7 +23,7 @@ STEPS = 30  # of expectation-maximisation
 
 
 class MixtureNoise(nn.Module):
-    """Mixture of Gaussians: weights (K,), means (K, D) and lower Cholesky factors of the covariances (K, D, D)."""
+    """Mixture of Gaussians, a base: weights (K,), means (K, D) and Cholesky factors of the covariances (K, D, D)."""
 
     log_weights: Tensor
     means: Tensor
@@ -47,7 +47,7 @@ class MixtureNoise(nn.Module):
         means = rows[torch.randperm(n, generator=generator, device=x.device)[:k]]
         weights, covariances = rows.new_full((k,), 1 / k), whole.expand(k, d, d) / k ** (2 / d)
         for _ in range(STEPS):
-            share = cls(weights, means, covariances).responsibilities(rows)
+            share = torch.softmax(cls(weights, means, covariances)._log_joint(rows), -1)
             size = share.sum(0) + 1.0  # with one pseudo-row of the whole, so that no component dies
             means = (share.T @ rows + broad.mean) / size.unsqueeze(-1)
             second = torch.einsum("nk,ni,nj->kij", share, rows - broad.mean, rows - broad.mean) + whole
@@ -66,20 +66,13 @@ class MixtureNoise(nn.Module):
         constant = self.log_weights - log_det - 0.5 * x.shape[-1] * LOG_2PI
         return (constant.unsqueeze(-1) - 0.5 * z.square().sum(-2)).T
 
-    def responsibilities(self, x: Tensor) -> Tensor:
-        """Probability of each component for each row, (n, K)."""
-        return torch.softmax(self._log_joint(x), -1)
-
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density, nats, (..., D) -> (...)."""
         return torch.logsumexp(self._log_joint(x.reshape(-1, x.shape[-1])), -1).view(x.shape[:-1])
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        z = torch.randn(
-            n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device
-        )
+        shape, means = (n, self.means.shape[1]), self.means
+        z = torch.randn(shape, generator=generator, dtype=means.dtype, device=means.device)
         return self.means[which] + (self.roots[which] @ z.unsqueeze(-1)).squeeze(-1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ PRIOR = 200.0  # pseudo-cells that pull the weights toward equal ones
 SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
 FEW = 500  # rows that choose among alternatives, and the weights of whole rows
 SOME = 2500  # rows whose hidden cells choose the weights of cells
+SPREAD_ROWS = 1000  # and of those the spread
 
 Members = dict[str, Model]  # by title
 
@@ -37,46 +39,44 @@ Members = dict[str, Model]  # by title
 class Family(Protocol):
     """Members that are fitted together."""
 
+    repeats: bool  # whether draws repeat values as often as the data do
+    alternatives: Sequence[Sequence[str]]  # titles of which one is to be kept: the best of each list
+
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         """Members for the rows' observed cells (n, D); with ``start``, from where they were; with ``only``, of its titles."""
-        ...
-
-    def alternatives(self, members: Members) -> list[list[str]]:
-        """Titles of which one is to be kept: the best of each list."""
         ...
 
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         """The same members without anything that came from cells other than the ``observed`` ones."""
         ...
 
-    def repeats(self) -> bool:
-        """Whether draws repeat values as often as the data do."""
-        ...
 
-
+@dataclass
 class GivenMember:
-    """One member that some function fits to model values (n, D) with their mask."""
+    """One member that ``make`` fits to model values (n, D) with their mask."""
 
-    def __init__(
-        self,
-        title: str,
-        values: np.ndarray,
-        fit: Callable[[np.ndarray, np.ndarray], Model],
-        repeats: bool = False,
-    ):
-        self.title, self.values, self._fit, self._repeats = title, values, fit, repeats
+    title: str
+    values: np.ndarray
+    make: Callable[[np.ndarray, np.ndarray], Model]
+    repeats: bool = False
+    alternatives: Sequence[Sequence[str]] = ()
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
-        return {self.title: self._fit(np.where(observed, self.values, 0.0), observed)}
-
-    def alternatives(self, members: Members) -> list[list[str]]:
-        return []
+        return {self.title: self.make(np.where(observed, self.values, 0.0), observed)}
 
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         return members
 
-    def repeats(self) -> bool:
-        return self._repeats
+
+class Hiding(NamedTuple):
+    """Masks (n, D) of the cells that members are fitted to, and of those that they are to predict."""
+
+    kept: np.ndarray
+    hidden: np.ndarray
+
+    def rows(self, most: int) -> np.ndarray:
+        """The first rows that have hidden cells."""
+        return np.flatnonzero(self.hidden.any(1))[:most]
 
 
 class Predictions(NamedTuple):
@@ -97,50 +97,41 @@ def fit_pool(
     show: Callable[[str, float], Any] | None = None,
 ) -> Pool:
     """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them."""
-    rng = np.random.default_rng(seed)
     judge = _Judge(schema, values, observed)
     say = show or (lambda text, share: None)
     turns = int(np.clip(np.ceil(ENOUGH / max(HIDDEN * observed.sum(), 1)), 1, TURNS))
+    rng = np.random.default_rng(seed)
+    dice = (observed & (rng.random(observed.shape) < HIDDEN) for _ in range(turns))
+    hidings = [Hiding(observed & ~hidden, hidden) for hidden in dice]
     said: list[Predictions] = []
     first: list[Members] = []
-    first_kept = first_hidden = observed
     workers = max(1, min(len(families), torch.get_num_threads()))
     with one_thread(), ThreadPoolExecutor(workers) as threads:
 
         def fitted(mask: np.ndarray, go_on: bool = False) -> list[Members]:
             """Members of all families, fitted side by side."""
-            only = first or [None] * len(families)
-            jobs = [
-                threads.submit(f.fit, mask, own if go_on else None, own)
-                for f, own in zip(families, only, strict=True)
-            ]
+            jobs = []
+            for family, own in zip(families, first or [None] * len(families), strict=True):
+                jobs.append(threads.submit(family.fit, mask, own if go_on else None, own))
             return [job.result() for job in jobs]
 
-        for turn in range(turns):
-            hidden = observed & (rng.random(observed.shape) < HIDDEN)
-            kept = observed & ~hidden
-            found = fitted(kept)
+        for turn, hiding in enumerate(hidings):
+            found = fitted(hiding.kept)
             if not turn:
-                few = np.flatnonzero(hidden.any(1))[:FEW]
-                found = [judge.best(f, m, few, kept, hidden) for f, m in zip(families, found, strict=True)]
-                first, first_kept, first_hidden = found, kept, hidden
-            some = np.flatnonzero(hidden.any(1))[:SOME]
-            said.append(judge.predictions(_all(found), some, kept, hidden))
+                first = found = [judge.best(f, m, hiding) for f, m in zip(families, found, strict=True)]
+            said.append(judge.predictions(_all(found), hiding.rows(SOME), hiding))
             say("members", 0.7 * (turn + 1) / turns)
         last = fitted(observed, go_on=True)
     together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
-    few = np.flatnonzero(first_hidden.any(1))[:FEW]
-    blind = [f.blind(m, first_kept) for f, m in zip(families, first, strict=True)]
-    rows_said = judge.rows(_all(blind), few, first_kept, first_hidden)
-    weights = (
-        torch.from_numpy(square_weights(together.numbers, together.truth, PRIOR)),
-        torch.from_numpy(pool_weights(np.log(together.classes))),
-        torch.from_numpy(pool_weights(rows_said)),
-    )
-    atoms = [f.repeats() for f, part in zip(families, last, strict=True) for _ in part]
+    blind = [f.blind(m, hidings[0].kept) for f, m in zip(families, first, strict=True)]
+    rows_said = judge.rows(_all(blind), hidings[0])
+    of_numbers = square_weights(together.numbers, together.truth, PRIOR)
+    of_classes, of_rows = pool_weights(np.log(together.classes)), pool_weights(rows_said)
+    weights = torch.from_numpy(of_numbers), torch.from_numpy(of_classes), torch.from_numpy(of_rows)
+    atoms = [f.repeats for f, part in zip(families, last, strict=True) for _ in part]
     repeats = [bool(r) for r in ~judge.coding.smooth]
     trial = Pool(schema, _all(first), weights, None, repeats, atoms)
-    spread = _spread(trial, values, first_kept, first_hidden, seed)
+    spread = _spread(trial, values, hidings[0], seed)
     titles = [title for part in last for title in part]
     reports = [{"member": t, **_report(together, m, weights)} for m, t in enumerate(titles)]
     say("pool", 1.0)
@@ -157,17 +148,13 @@ class _Judge:
     def __init__(self, schema: Schema, values: np.ndarray, observed: np.ndarray):
         self.values, self.units = values, Units(schema)
         self.coding = Coding(schema, values, observed, scores=False)
-        cells = self.coding.numbers
-        self.loc, self.scale = self.coding.loc[cells], self.coding.scale[cells]
-        self.classes = schema.layout.classes
-        self.cells = cells
+        self.cells, self.classes = self.coding.numbers, schema.layout.classes
+        self.loc, self.scale = self.coding.loc[self.cells], self.coding.scale[self.cells]
 
-    def predictions(
-        self, members: Sequence[Model], rows: np.ndarray, kept: np.ndarray, hidden: np.ndarray
-    ) -> Predictions:
+    def predictions(self, members: Sequence[Model], rows: np.ndarray, cells: Hiding) -> Predictions:
         """Let members predict the hidden cells of rows from the kept ones."""
-        values, hidden = self.values[rows], hidden[rows]
-        seen = Seen(torch.from_numpy(values), torch.from_numpy(kept[rows]))
+        values, hidden = self.values[rows], cells.hidden[rows]
+        seen = Seen(torch.from_numpy(values), torch.from_numpy(cells.kept[rows]))
         place = hidden[:, self.cells]
 
         def standard(x: Tensor) -> np.ndarray:
@@ -177,29 +164,26 @@ class _Judge:
         for member in members:
             answer = member.answer(seen)
             numbers.append(standard(answer.mean()) if len(self.cells) else np.zeros(0))
-            given = [
-                answer.chances(j).numpy()[hidden[:, j], values[hidden[:, j], j].astype(int)]
-                for j in self.classes
-            ]
-            classes.append(np.concatenate(given) if given else np.zeros(0))
+            given = [np.zeros(0)]
+            for j in self.classes:
+                cell = hidden[:, j]
+                given.append(answer.chances(j).numpy()[cell, values[cell, j].astype(int)])
+            classes.append(np.concatenate(given))
         truth = standard(seen.y) if len(self.cells) else np.zeros(0)
         return Predictions(np.stack(numbers, 1), truth, np.stack(classes, 1))
 
-    def rows(
-        self, members: Sequence[Model], rows: np.ndarray, kept: np.ndarray, hidden: np.ndarray
-    ) -> np.ndarray:
-        """log p(hidden cells | kept ones) of each row under each member, (rows, M)."""
-        x, kept, hidden = torch.from_numpy(self.values[rows]), kept[rows], hidden[rows]
-        both, some = Seen(x, torch.from_numpy(kept | hidden)), Seen(x, torch.from_numpy(kept))
+    def rows(self, members: Sequence[Model], cells: Hiding) -> np.ndarray:
+        """log p(hidden cells | kept ones) of a few rows under each member, (rows, M)."""
+        few = cells.rows(FEW)
+        x, kept, hidden = (torch.from_numpy(a[few]) for a in (self.values, *cells))
+        both, some = Seen(x, kept | hidden), Seen(x, kept)
         return (log_evidences(members, both) - log_evidences(members, some)).numpy()
 
-    def best(
-        self, family: Family, members: Members, rows: np.ndarray, kept: np.ndarray, hidden: np.ndarray
-    ) -> Members:
+    def best(self, family: Family, members: Members, cells: Hiding) -> Members:
         """Members without those alternatives that predict worse than the best of them."""
         dropped: set[str] = set()
-        for titles in family.alternatives(members):
-            said = self.predictions([members[t] for t in titles], rows, kept, hidden)
+        for titles in family.alternatives:
+            said = self.predictions([members[t] for t in titles], cells.rows(FEW), cells)
             error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
             dropped |= set(titles) - {titles[int(np.argmin(error))]}
         return {title: member for title, member in members.items() if title not in dropped}
@@ -212,46 +196,39 @@ def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -
         error = said.numbers[:, m] - said.truth
         out |= {"weight": float(weights[0][m]), "error": float(np.sqrt(np.mean(error**2)))}
     if len(said.classes):
-        out |= {
-            "class_weight": float(weights[1][m]),
-            "log_loss": float(-np.log(said.classes[:, m]).mean()),
-        }
+        loss = -np.log(said.classes[:, m]).mean()
+        out |= {"class_weight": float(weights[1][m]), "log_loss": float(loss)}
     return out
 
 
-def _spread(
-    pool: Pool, values: np.ndarray, kept: np.ndarray, hidden: np.ndarray, seed: int, rows: int = 1000
-) -> list[float]:
+def _spread(pool: Pool, values: np.ndarray, cells: Hiding, seed: int) -> list[float]:
     """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells.
 
     A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  Numbers with few
     hidden cells lean on what all together need, and these on 1.
     """
     numbers = pool.units.cells
-    out = [1.0] * len(numbers)
-    which = np.flatnonzero(hidden[:, numbers].any(1))[:rows]
+    which = np.flatnonzero(cells.hidden[:, numbers].any(1))[:SPREAD_ROWS]
     if not len(which):
-        return out
-    x, o = torch.from_numpy(values[which]), torch.from_numpy(kept[which])
-    answer = pool.answer(Seen(x, o))
+        return [1.0] * len(numbers)
+    x, kept, hidden = (torch.from_numpy(a[which]) for a in (values, *cells))
+    answer = pool.answer(Seen(x, kept))
     drawn = answer.draws(200, torch.Generator().manual_seed(seed), "cells")[..., numbers]
     centre = answer.mean()[:, numbers]
     low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
     off = x[:, numbers] - centre
     needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
-    place = torch.from_numpy(hidden[which][:, numbers])
+    place = hidden[:, numbers]
 
-    def drawn_toward(before: float, cells: torch.Tensor, prior: float) -> float:
-        """The factor that 90 % of the cells need, as if ``prior`` more of them needed the one before."""
-        if not len(cells):
+    def drawn_toward(before: float, some: Tensor, prior: float) -> float:
+        """The factor that 90 % of some cells need, as if ``prior`` more of them needed the one before."""
+        if not len(some):
             return before
-        found = float(torch.quantile(cells, 0.9).clamp(0.5, 2.0))
-        return (len(cells) * found + prior * before) / (len(cells) + prior)
+        found = float(torch.quantile(some, 0.9).clamp(0.5, 2.0))
+        return (len(some) * found + prior * before) / (len(some) + prior)
 
     every = drawn_toward(1.0, needed[place], 2 * SPREAD_PRIOR)
-    for i in range(len(numbers)):
-        out[i] = drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR)
-    return out
+    return [drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR) for i in range(len(numbers))]
 
 
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:

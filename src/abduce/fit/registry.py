@@ -16,9 +16,9 @@ from abduce.fit.contrastive import (
     PseudoLikelihood,
     RatioMatching,
 )
+from abduce.fit.loss import MeanEnergy
 from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
 from abduce.fit.maximum_likelihood import MaximumLikelihood
-from abduce.fit.reconstruction import MeanEnergy
 
 
 def _by_name(*classes: type) -> dict[str, type]:

@@ -17,6 +17,7 @@ from abduce.inference.diagnostics import diagnose
 from abduce.inference.latent import LatentVariableModel
 
 ROWS = 1000  # held-out rows that are judged at once
+SPLIT = 512  # of which the split of the ELBO is told
 
 
 class Step(nn.Module, abc.ABC):
@@ -34,20 +35,20 @@ class Step(nn.Module, abc.ABC):
     def validate(self, x: Tensor, observed: Tensor | None, seed: int) -> dict[str, Any]:
         """The value of held-out rows as ``valid``, with the same random numbers every time, and what else there is to tell."""
 
-    @abc.abstractmethod
     def constrain(self) -> None:
-        """Put parameters back where they have to be, after an optimiser's step."""
+        """Put parameters back where they have to be, after an optimiser's step; most may be anywhere."""
+        return
 
 
 class LatentStep(Step):
-    """The objective on what is observed, plus the partial encoder's fit to a more hidden row."""
+    """The objective on what is observed, plus the partial encoder's fit to a more hidden row; of ``n`` rows in all."""
 
     comparable = True
 
-    def __init__(self, model: LatentVariableModel, objective: Objective, settings: Settings, rows: int):
+    def __init__(self, model: LatentVariableModel, objective: Objective, settings: Settings, n: int):
         super().__init__()
         self.model, self.objective, self.settings = model, objective, settings
-        self.rows = rows  # size of the data
+        self.rows = len(settings.split(n)[0])  # that it is trained on
 
     def forward(self, x, observed, progress, generator):
         keep = None
@@ -73,10 +74,11 @@ class LatentStep(Step):
             values.append(self.objective(self.model, x[index], seen, 1.0, generator, len(x)).value)
         value, trim = torch.cat(values), self.settings.trim
         kept = value[value >= torch.quantile(value, trim)] if trim else value
-        return {"valid": float(kept.mean())} | _split(self.model, x, observed)
-
-    def constrain(self):
-        pass
+        some = slice(None, SPLIT)
+        found = diagnose(self.model, x[some], None if observed is None else observed[some], samples=1)
+        split = {name: getattr(found, name) for name in ("reconstruction", "kl", "active_units")}
+        units = {} if found.kl_per_unit is None else {"kl_per_unit": list(found.kl_per_unit)}
+        return {"valid": float(kept.mean())} | split | units
 
 
 class EnergyStep(Step):
@@ -100,10 +102,3 @@ class EnergyStep(Step):
         project: Any = getattr(self.loss.model, "project_", None)
         if project is not None:
             project()
-
-
-def _split(model: LatentVariableModel, x: Tensor, observed: Tensor | None, rows: int = 512) -> dict[str, Any]:
-    """How the ELBO of held-out rows splits, and how many latent units are used."""
-    found = diagnose(model, x[:rows], None if observed is None else observed[:rows], samples=1)
-    split = {name: getattr(found, name) for name in ("reconstruction", "kl", "active_units")}
-    return split if found.kl_per_unit is None else split | {"kl_per_unit": list(found.kl_per_unit)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,9 +68,9 @@ class GaussianFamily:
     def __init__(self, coding: Coding, values: np.ndarray, components: Sequence[int], seed: int):
         self.coding, self.values, self.components, self.seed = coding, values, components, seed
         self.about = "scores" if coding.scores else "numbers"
-
-    def repeats(self) -> bool:
-        return self.coding.scores
+        self.repeats = coding.scores
+        self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS}
+        self.alternatives: Sequence[Sequence[str]] = [list(self.windows)]
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         features, mask = (torch.from_numpy(a) for a in self.coding.code(self.values, observed))
@@ -79,8 +80,7 @@ class GaussianFamily:
         # one Gaussian has the rows for more factors
         wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
         laws: dict[str, FactorMixtureLaw] = {}
-        one: FactorMixtureLaw | None = None
-        few: FactorMixtureLaw | None = None
+        one = few = None
         for size in self.components:
             k = min(size, max(1, n // ROWS_A_COMPONENT))
             title = f"Gaussian of {self.about}" if k == 1 else f"{k} factor analysers of {self.about}"
@@ -88,18 +88,9 @@ class GaussianFamily:
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
+            factors, old = wide if k == 1 else q, _inner(start[title]).law if start else None
             law = factor_mixture(
-                features,
-                mask,
-                k,
-                wide if k == 1 else q,
-                20.0,
-                FLOOR,
-                iterations,
-                tolerance,
-                self.seed,
-                one=one,
-                start=_law(start[title]) if start else None,
+                features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old
             )
             one = law if k == 1 else one
             few = law if few is None or k <= 5 else few
@@ -111,36 +102,21 @@ class GaussianFamily:
         within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
         loadings, noise = principal_factors(within.unsqueeze(0), q, FLOOR)
         keys = row_keys(features, mask)
-        for h in BANDWIDTHS:
-            title = self._windows(h)
+        for title, h in self.windows.items():
             if only is None or title in only:
                 law = ParzenLaw(centres, loadings[0], noise[0], h, keys)
                 out[title] = self._member(ParzenEnergy.of(law))
         return out
-
-    def alternatives(self, members: Members) -> list[list[str]]:
-        return [[self._windows(h) for h in BANDWIDTHS]]
 
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         """Knots of scores at cells that were hidden would make densities of these look too good."""
         coding = Coding(self.coding.schema, self.values, observed, self.coding.scores)
         return {t: Transformed.of(_inner(m), coding) for t, m in members.items()}
 
-    def _windows(self, h: float) -> str:
-        return f"Parzen windows of {self.about}, h = {h:g}"
-
     def _member(self, energy: FactorAnalyzersEnergy | ParzenEnergy) -> Model:
         return Transformed.of(EnergyModel(energy.double()), self.coding)
 
 
-def _inner(member: Model) -> Model:
-    assert isinstance(member, Transformed)
-    return member.model
-
-
-def _law(member: Model) -> FactorMixtureLaw:
-    inner = _inner(member)
-    assert isinstance(inner, EnergyModel)
-    law = inner.law
-    assert isinstance(law, FactorMixtureLaw)
-    return law
+def _inner(member: Model) -> Any:
+    """A member without its coding."""
+    return cast(Transformed, member).model

@@ -4,28 +4,22 @@ A path of unnormalised densities leads from a start q0, the prior or the encoder
 
     π_β(z) ∝ q0(z)^{1−β} p(z, x_obs)^β,      0 = β_0 < β_1 < ... < β_T = 1.
 
-*AnnealedChains importance sampling* (:func:`anneal`): a chain starts at z_0 ~ q0, and z_t moves by Hamiltonian Monte Carlo on
+*Annealed importance sampling* (:func:`anneal`): a chain starts at z_0 ~ q0, and z_t moves by Hamiltonian Monte Carlo on
 π_{β_t}; with r(z) = log p(z, x_obs) − log q0(z),
 
     log w = Σ_t (β_t − β_{t−1}) r(z_{t−1}),     E[w] = p(x_obs),
 
-so that :func:`abduce.inference.weights.multi_sample` of the chains' log_w is a stochastic lower bound on log p(x_obs),
-close to it where chains mix.  Run in *reverse*, from β = 1 at an exact posterior draw, E[1/w] = 1/p(x_obs):
-−multi_sample(−log_w) is a stochastic upper bound.  Exact draws exist for data simulated from the model,
-where the two bounds sandwich the truth
-(:func:`bidirectional`).
+so that multi_sample(log_w) over the chains is a stochastic lower bound on log p(x_obs), close to it where chains mix.  Run in
+*reverse*, from β = 1 at an exact posterior draw, E[1/w] = 1/p(x_obs): −multi_sample(−log_w) is a stochastic upper bound.
+Exact draws exist for data simulated from the model, where the two bounds sandwich the truth (:func:`bidirectional`).
 
-*Tempered sequential Monte Carlo* (:func:`temper`): particles move along the same path together; each row chooses its own
-next β so that the conditional effective sample size is a given share of the particles, and resamples where the effective
-sample size falls below half.
+A few pilot chains run first with random numbers of their own and adapt each row's step size to the acceptance at the
+temperature before; the chains that count use the pilot's sizes as they are, so the estimate stays exactly unbiased.
 
-Step sizes: a few pilot chains run first with random numbers of their own and adapt each row's step size to the acceptance
-at the temperature before; the chains that count use the pilot's sizes as they are, so the estimate stays exactly unbiased.
-In SMC sizes and temperatures adapt as the particles go, as is common practice: the estimate is then consistent in the number
-of particles, but not exactly unbiased.
+*Tempered sequential Monte Carlo* (:mod:`abduce.inference.tempering`) runs along the same path, each row a population.  Sizes
+and temperatures adapt as its particles go: the estimate is consistent in their number, but not exactly unbiased.
 
-Source: Neal 2001 (arXiv:physics/9803008); Wu et al. 2017 (arXiv:1611.04273); Grosse et al. 2015 (arXiv:1511.02543);
-Del Moral, Doucet & Jasra 2006; Zhou, Johansen & Aston 2016 (arXiv:1303.3123).
+Source: Neal 2001 (arXiv:physics/9803008); Wu et al. 2017 (arXiv:1611.04273); Grosse et al. 2015 (arXiv:1511.02543).
 """
 
 from __future__ import annotations
@@ -39,12 +33,13 @@ from torch import Generator, Tensor
 from abduce.checks import check_choice
 from abduce.inference.importance import Evidence, by_pattern, in_precision, shared_noise
 from abduce.inference.latent import LatentVariableModel
-from abduce.inference.tempering import GAIN, TARGET, GeometricPath, smooth, temper
+from abduce.inference.tempering import FIRST_SIZE, GAIN, TARGET, GeometricPath, smooth, temper
 from abduce.inference.weights import multi_sample
 
 STARTS = ("posterior", "prior")
 PILOTS = 4  # chains that only find step sizes
 ISLANDS = 4  # populations of SMC that never meet: their spread is the standard error
+STEEPNESS = 4.0  # δ of the schedule
 
 
 class AnnealedChains(NamedTuple):
@@ -63,14 +58,14 @@ class Bounds(NamedTuple):
     x: Tensor
 
 
-def schedule(temperatures: int, steepness: float = 4.0) -> Tensor:
+def schedule(temperatures: int) -> Tensor:
     """Inverse temperatures 0 = β_0 < ... < β_T = 1, β_t ∝ σ(δ (2t/T − 1)), finer at both ends; ``(T + 1,)``, float64.
 
     >>> schedule(2).tolist()
     [0.0, 0.5, 1.0]
     """
     t = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64)
-    curve = torch.sigmoid(steepness * (2 * t - 1))
+    curve = torch.sigmoid(STEEPNESS * (2 * t - 1))
     return (curve - curve[0]) / (curve[-1] - curve[0])
 
 
@@ -115,16 +110,14 @@ def path(
 
 
 @torch.no_grad()
-def pilot(
-    way: GeometricPath, betas: Tensor, seed: int, chains: int = PILOTS, step_size: float = 0.3
-) -> Tensor:
+def pilot(way: GeometricPath, betas: Tensor, seed: int) -> Tensor:
     """Find step sizes for the temperatures ``betas`` (T + 1,), in units of the path's scale: ``(T + 1, batch)``.
 
     The logarithm of each row's size moves by the pilot chains' acceptance, less the target, at the temperature before.
     """
     generator = Generator(device=way.scale.device).manual_seed(seed)
-    z = way.draw(chains, len(way.scale), generator)
-    log_size = z.new_full((z.shape[1],), step_size).log()
+    z = way.draw(PILOTS, len(way.scale), generator)
+    log_size = z.new_full((z.shape[1],), FIRST_SIZE).log()
     sizes = [log_size]
     for beta in betas[1:]:
         z, accepted = way.move(z, beta.to(z).expand(z.shape[1]), log_size.exp(), generator)
@@ -161,9 +154,9 @@ def anneal(
         if t == steps[-1]:  # the weight is complete
             break
         at = t - 1 if reverse else t
-        state, info = way.step(state, beta, sizes[at], generator)
+        state, accepted = way.step(state, beta, sizes[at], generator)
         z = state.x
-        rates.append(info.acceptance.mean(0))
+        rates.append(accepted.mean(0))
     acceptance = torch.stack(rates).mean(0) if rates else z.new_full((z.shape[1],), torch.nan)
     return AnnealedChains(log_w, z, acceptance)
 
@@ -180,14 +173,12 @@ def log_prob(
     seed: int = 0,
     precision: str = "double",
 ) -> tuple[Evidence, Tensor]:
-    """Estimate log p(x_obs) of each row by annealing: :class:`Evidence` and the chains' mean acceptance, ``(n,)``.
+    """Estimate log p(x_obs) of each row by annealing: the evidence and the chains' mean acceptance, ``(n,)``.
 
     ``"ais"``: ``samples`` chains through ``temperatures`` steps.  ``"smc"``: ``samples`` particles in four separate
     populations, temperatures chosen by each row, at most 10 ``temperatures``; the standard error is of the populations'
     spread, and there is no tail to fit (Pareto k is NaN).
     """
-    check_choice("method", method, ("ais", "smc"))
-    check_choice("start", start, STARTS)
     betas = schedule(temperatures).to(x.device)
     model, dtype = in_precision(model, precision)
 
@@ -204,13 +195,10 @@ def log_prob(
         acceptance = torch.stack([r.acceptance for r in runs]).mean(0)
         return (*Evidence.of(torch.stack([r.log_z for r in runs])), acceptance.double())
 
-    if len(x) == 0:
-        none = x.new_empty(0, dtype=torch.float64)
-        return Evidence(none, none, none, none), none
-    *evidence, acceptance = by_pattern(run, x.to(dtype), observed)
+    none = [x.new_empty(0, dtype=torch.float64)] * 5
+    *evidence, acceptance = by_pattern(run, x.to(dtype), observed) if len(x) else none
     count = samples if method == "ais" else ISLANDS
-    evidence = Evidence(*evidence)
-    return (evidence if model.sees_mask else evidence.empty(~observed.any(1), count)), acceptance
+    return Evidence(*evidence).unless_empty(model, observed, count), acceptance
 
 
 @torch.no_grad()
@@ -220,7 +208,6 @@ def bidirectional(
     chains: int = 16,
     temperatures: int = 100,
     start: str = "posterior",
-    leapfrogs: int = 5,
     seed: int = 0,
 ) -> Bounds:
     """Simulate ``n`` rows with their z from the model and bound each log p(x) from both sides: :class:`Bounds`.
@@ -228,7 +215,6 @@ def bidirectional(
     z is an exact posterior draw given its x, so reverse annealing from it bounds log p(x) from above: in expectation
     lower ≤ log p(x) ≤ upper, and the gap says how far annealing is from the truth on data like the model's own.
     """
-    check_choice("start", start, STARTS)
     parameter = next(model.parameters())
     generator = Generator(device=parameter.device).manual_seed(seed)
     z = model.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device).to(parameter.dtype)
@@ -239,7 +225,7 @@ def bidirectional(
     def run(both: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
         exact, xs = both[:, :k], both[:, k:]
         # the rows' mean is what counts: let their errors average
-        way = path(model, xs, None, start, False, leapfrogs)
+        way = path(model, xs, None, start, False)
         sizes = pilot(way, betas, next(seeds))
         forward = anneal(way, betas, sizes, chains, next(seeds))
         back = anneal(way, betas, sizes, chains, next(seeds), exact.unsqueeze(0))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -25,16 +26,15 @@ from abduce.inference.kernels import LogDensity, normal, start
 
 
 @dataclass(frozen=True, eq=False)
-class BlockGibbsPath:
-    """The path of restricted machines whose weights grow with t, from ``base`` to ``model`` (β = 1).
+class ClampedPath:
+    """What both paths share: a ``base`` of independent cells, and cells that may be known.
 
-    ``base`` is a :class:`RatesBase` for binary cells and a :class:`NormalBase` with a diagonal covariance for real ones.
     Populations may stand for rows with cells that are known: ``x`` and ``observed`` ``(populations, D)``; then ∫ f_1 runs
     over the blank cells.  ``field`` ``(D,)`` or ``(populations, D)`` adds aᵀx to log f_1.  With ``shared`` all populations use
     the same random numbers.
     """
 
-    model: Bipartite
+    target: Any
     base: RatesBase | NormalBase
     x: Tensor | None = None
     observed: Tensor | None = None
@@ -42,23 +42,58 @@ class BlockGibbsPath:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        base, model = self.base, self.model
+        if (self.x is None) != (self.observed is None):
+            raise ValueError("x and observed: give both or neither")
+
+    def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
+        if self.x is not None and len(self.x) != populations:
+            raise ValueError(f"populations must be the {len(self.x)} rows of x, got {populations}")
+        rows = 1 if self.shared else populations
+        new = self.base.sample(particles * rows, generator).unflatten(0, (particles, rows))
+        return self.clamped(new.expand(particles, populations, -1), self.x)
+
+    def log_base(self, x: Tensor) -> Tensor:
+        """log b of the blank cells, (...)."""
+        base = self.base
+        if isinstance(base, RatesBase):
+            cells = x * base.logits - torch.nn.functional.softplus(base.logits)
+        else:
+            cells = -0.5 * ((x - base.mean) / base.scale).square() - base.scale.log() - 0.5 * LOG_2PI
+        return (cells if self.observed is None else cells.masked_fill(self.observed, 0.0)).sum(-1)
+
+    def pull(self, x: Tensor) -> Tensor | float:
+        """aᵀx."""
+        return 0.0 if self.field is None else (x * self.field).sum(-1)
+
+    def clamped(self, new: Tensor, old: Tensor | None) -> Tensor:
+        """``new`` cells, the known ones as they were."""
+        return new if old is None or self.observed is None else torch.where(self.observed, old, new)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockGibbsPath(ClampedPath):
+    """The path of restricted machines whose weights grow with t, from ``base`` to the machine ``target`` (β = 1).
+
+    ``base`` is a :class:`RatesBase` for binary cells and a :class:`NormalBase` with a diagonal covariance for real ones.
+    """
+
+    target: Bipartite
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        base, model = self.base, self.target
         if base.support != model.support:
             raise ValueError(f"base: needs {model.support} cells like the model, got {base.support} ones")
         if isinstance(base, NormalBase) and bool(base.root.tril(-1).any()):
             raise ValueError(
                 "base: needs a diagonal covariance, so that cells are independent given the hidden units"
             )
-        _check_given(self.x, self.observed)
-
-    def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
-        return _draw(self, particles, populations, generator)
 
     def statistic(self, x: Tensor) -> Tensor:
         """A(x) − log b(x) + hidden · log 2, then the inputs u of the hidden units; (particles, populations, 1 + hidden)."""
-        u = self.model.hidden_logits(x)
-        visible = -self.model.energy(x) - softplus_sum(u) + _pull(x, self.field)
-        rest = visible - _log_base(self.base, x, self.observed) + u.shape[-1] * math.log(2)
+        u = self.target.hidden_logits(x)
+        visible = -self.target.energy(x) - softplus_sum(u) + self.pull(x)
+        rest = visible - self.log_base(x) + u.shape[-1] * math.log(2)
         return torch.cat([rest.unsqueeze(-1), u], -1).double()
 
     def increment(self, statistic: Tensor, t: Tensor, new: Tensor) -> Tensor:
@@ -68,7 +103,7 @@ class BlockGibbsPath:
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw the hidden units at t, then the blank cells; ``size`` does not matter."""
-        model, base, t = self.model, self.base, t.unsqueeze(-1)
+        model, base, t = self.target, self.base, t.unsqueeze(-1)
         h = bernoulli(t * model.hidden_logits(x), generator, self.shared)
         field = 0.0 if self.field is None else self.field
         if isinstance(base, RatesBase):
@@ -79,34 +114,20 @@ class BlockGibbsPath:
             precision = torch.lerp(first, last, t)
             pull = torch.lerp(first * base.mean, last * model.visible(h) + field, t)
             new = pull / precision + normal(x, generator, self.shared) / precision.sqrt()
-        return _clamped(new, x, self.observed), x.new_ones(x.shape[:-1])
+        return self.clamped(new, x), x.new_ones(x.shape[:-1])
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryPath:
-    """The geometric path from ``base`` to the ``target`` of binary rows, moved by ``flips`` steps of Gibbs with gradients.
-
-    ``x``, ``observed``, ``field`` and ``shared`` as in :class:`BlockGibbsPath`.
-    """
+class BinaryPath(ClampedPath):
+    """The geometric path from ``base`` to the ``target`` of binary rows, moved by ``flips`` steps of Gibbs with gradients."""
 
     target: LogDensity
     base: RatesBase
-    x: Tensor | None = None
-    observed: Tensor | None = None
-    field: Tensor | None = None
-    shared: bool = False
     flips: int = 8
-
-    def __post_init__(self) -> None:
-        _check_given(self.x, self.observed)
-
-    def draw(self, particles: int, populations: int, generator: Generator) -> Tensor:
-        return _draw(self, particles, populations, generator)
 
     def statistic(self, x: Tensor) -> Tensor:
         """log f_1 − log f_0."""
-        last = self.target(x) + _pull(x, self.field)
-        return (last - _log_base(self.base, x, self.observed)).double()
+        return (self.target(x) + self.pull(x) - self.log_base(x)).double()
 
     def increment(self, statistic: Tensor, t: Tensor, new: Tensor) -> Tensor:
         return (new - t) * statistic
@@ -115,42 +136,9 @@ class BinaryPath:
         """Propose ``flips`` flips, one after the other; ``size`` does not matter."""
 
         def log_density(x: Tensor) -> Tensor:
-            base = _log_base(self.base, x, self.observed)
-            return torch.lerp(base, self.target(x) + _pull(x, self.field), t.expand_as(base))
+            base = self.log_base(x)
+            return torch.lerp(base, self.target(x) + self.pull(x), t.expand_as(base))
 
         state = start(x, log_density)
-        state, info = flip(log_density, state, self.observed, generator, self.flips, self.shared)
-        return state.x, info.acceptance
-
-
-def _draw(
-    path: BlockGibbsPath | BinaryPath, particles: int, populations: int, generator: Generator
-) -> Tensor:
-    if path.x is not None and len(path.x) != populations:
-        raise ValueError(f"populations must be the {len(path.x)} rows of x, got {populations}")
-    rows = 1 if path.shared else populations
-    new = path.base.sample(particles * rows, generator).unflatten(0, (particles, rows))
-    return _clamped(new.expand(particles, populations, -1), path.x, path.observed)
-
-
-def _log_base(base: RatesBase | NormalBase, x: Tensor, observed: Tensor | None) -> Tensor:
-    """log b of the blank cells, (...)."""
-    if isinstance(base, RatesBase):
-        cells = x * base.logits - torch.nn.functional.softplus(base.logits)
-    else:
-        cells = -0.5 * ((x - base.mean) / base.scale).square() - base.scale.log() - 0.5 * LOG_2PI
-    return (cells if observed is None else cells.masked_fill(observed, 0.0)).sum(-1)
-
-
-def _pull(x: Tensor, field: Tensor | None) -> Tensor | float:
-    """aᵀx."""
-    return 0.0 if field is None else (x * field).sum(-1)
-
-
-def _clamped(new: Tensor, old: Tensor | None, observed: Tensor | None) -> Tensor:
-    return new if old is None or observed is None else torch.where(observed, old, new)
-
-
-def _check_given(x: Tensor | None, observed: Tensor | None) -> None:
-    if (x is None) != (observed is None):
-        raise ValueError("x and observed: give both or neither")
+        state, acceptance = flip(log_density, state, self.observed, generator, self.flips, self.shared)
+        return state.x, acceptance

@@ -11,7 +11,7 @@ Sources: Burda et al. 2016 (arXiv:1509.00519) for active units; Hoffman & Johnso
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -64,18 +64,22 @@ def diagnose(
             kls.append(per_unit.sum(-1))
         else:
             kls.append((log_q - model.prior.log_prob(z)).mean(0))
-        if surgery:
-            drawn.append(z[0])
-            own.append(log_q[0])
+        drawn.append(z[0])
+        own.append(log_q[0])
     reconstruction, kl = torch.cat(likely).mean().item(), torch.cat(kls).mean().item()
     activity = torch.cat(means).var(0, correction=0)
-    information = None
-    if surgery:
-        information = (torch.cat(own) - _aggregate(model, x, observed, torch.cat(drawn))).mean().item()
-    each, active = tuple(torch.cat(units).mean(0).tolist()) if units else None, int((activity > ACTIVE).sum())
-    marginal = None if information is None else kl - information
-    split = reconstruction - kl, reconstruction, kl, each, tuple(activity.tolist()), active
-    return Diagnosis(*split, information, marginal)
+    found = Diagnosis(
+        elbo=reconstruction - kl,
+        reconstruction=reconstruction,
+        kl=kl,
+        kl_per_unit=tuple(torch.cat(units).mean(0).tolist()) if units else None,
+        activity=tuple(activity.tolist()),
+        active_units=int((activity > ACTIVE).sum()),
+    )
+    if not surgery:
+        return found
+    information = (torch.cat(own) - _aggregate(model, x, observed, torch.cat(drawn))).mean().item()
+    return replace(found, mutual_information=information, marginal_kl=kl - information)
 
 
 def _aggregate(model: LatentVariableModel, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:

@@ -114,13 +114,13 @@ class Energy(nn.Module, abc.ABC):
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Energy of each row, shape ``(...,)``; differentiable in x where support is real."""
 
-    @abc.abstractmethod
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         """log Z for β and b where it has a closed form, a differentiable scalar; None elsewhere."""
+        return None
 
-    @abc.abstractmethod
     def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
         """exp(−β E) b / Z as a distribution with exact marginals, conditionals and draws, where it is one; None elsewhere."""
+        return None
 
     @abc.abstractmethod
     def represent(self, x: Tensor) -> Tensor:
@@ -132,16 +132,6 @@ class Energy(nn.Module, abc.ABC):
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor | None:
         """New rows (n, D) at β = 1 without a base, of families that have exact draws; None of the others."""
-        return None
-
-
-class Unnormalized(Energy):
-    """An energy whose partition function has no closed form, whatever β and the base are."""
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
         return None
 
 
@@ -161,7 +151,6 @@ class Normalised(Energy):
         return torch.zeros((), dtype=torch.float64) if beta == 1 and base is None else None
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> Any:
-        """The distribution itself at β = 1 without a base; None elsewhere."""
         return self.distribution() if beta == 1 and base is None else None
 
 
@@ -179,9 +168,6 @@ class Bipartite(Energy):
     @abc.abstractmethod
     def visible_scale(self) -> Tensor:
         """Standard deviation of real cells given the hidden units, (D,); of binary cells nothing: ValueError."""
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
 
     def represent(self, x: Tensor) -> Tensor:
         """P(h_j = 1 | v), (batch, hidden)."""

@@ -22,21 +22,23 @@ CHUNK = 1 << 22  # numbers in the largest intermediate
 ENUMERABLE = 20  # cells whose states are still enumerated
 
 
+def check_binary(model: Energy) -> None:
+    """Refuse a model whose cells cannot be flipped."""
+    if model.support != "binary":
+        raise ValueError(f"model: needs binary cells, but {type(model).__name__} has {model.support} cells")
+
+
 def flip_energies(model: Energy, x: Tensor) -> Tensor:
     """Compute what each flip costs: E(x with cell i flipped) − E(x) for every i, nats, (..., D) -> (..., D).
 
-    A family that can do it in one pass has a method ``flip_energies``; any other is asked for the energy of the D flipped
-    copies.  ValueError if the cells are not binary.
+    A family that can do it in one pass has a method ``flip_energies``; others are asked for the energy of D flipped copies.
 
     >>> from abduce.models.boltzmann import IsingEnergy
     >>> model = IsingEnergy.of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.5, 0.0]))
     >>> flip_energies(model, torch.tensor([1.0, 0.0])).detach()
     tensor([ 0.5000, -1.0000])
     """
-    if model.support != "binary":
-        raise ValueError(
-            f"model: flips need binary cells, but {type(model).__name__} has {model.support} cells"
-        )
+    check_binary(model)
     own = getattr(model, "flip_energies", None)
     if own is not None:
         return own(x)

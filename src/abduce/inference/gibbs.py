@@ -19,7 +19,8 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.inference.energy import Bipartite, Energy, Pairwise
-from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start, uniform
+from abduce.inference.flips import check_binary
+from abduce.inference.kernels import LogDensity, State, choose, normal, start, uniform
 
 
 class CellStates(NamedTuple):
@@ -38,14 +39,14 @@ class BlockGibbs:
         return CellStates(x)
 
     @torch.no_grad()
-    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Info]:
+    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Tensor]:
         model = self.model
         visible = model.visible(bernoulli(model.hidden_logits(state.x), generator))
         if model.support == "binary":
             x = bernoulli(visible, generator)
         else:
             x = visible + model.visible_scale() * normal(visible, generator)
-        return CellStates(x), Info(x.new_ones(len(x)))
+        return CellStates(x), x.new_ones(len(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,31 +60,27 @@ class Gibbs:
     model: Energy
 
     def __post_init__(self) -> None:
-        _check_binary(self.model)
+        check_binary(self.model)
 
     def init(self, x: Tensor) -> CellStates:
         return CellStates(x)
 
     @torch.no_grad()
-    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Info]:
+    def step(self, state: CellStates, generator: Generator | None = None) -> tuple[CellStates, Tensor]:
         x = state.x.clone()
-        level = uniform(x, generator)
-        if isinstance(self.model, Pairwise):
-            _sweep_pairwise(self.model, x, level)
-        else:
-            _sweep(self.model, x, level)
-        return CellStates(x), Info(x.new_ones(len(x)))
-
-
-def _sweep_pairwise(model: Pairwise, x: Tensor, level: Tensor) -> None:
-    coupling, fields = model.coupling, model.local_fields(x)
-    for i in range(x.shape[1]):  # a sweep is a sequence: each cell is drawn given those before it
-        change = (level[:, i] < torch.sigmoid(fields[:, i])).to(x) - x[:, i]
-        x[:, i] += change
-        fields.addcmul_(change.unsqueeze(1), coupling[i])
+        _sweep(self.model, x, uniform(x, generator))
+        return CellStates(x), x.new_ones(len(x))
 
 
 def _sweep(model: Energy, x: Tensor, level: Tensor) -> None:
+    """Draw one cell after the other, each given those before it."""
+    if isinstance(model, Pairwise):
+        coupling, fields = model.coupling, model.local_fields(x)
+        for i in range(x.shape[1]):
+            change = (level[:, i] < torch.sigmoid(fields[:, i])).to(x) - x[:, i]
+            x[:, i] += change
+            fields.addcmul_(change.unsqueeze(1), coupling[i])
+        return
     energy = model.energy(x)
     for i in range(x.shape[1]):
         flipped = x.clone()
@@ -108,7 +105,7 @@ class GibbsWithGradients:
     flips: int = 1
 
     def __post_init__(self) -> None:
-        _check_binary(self.model)
+        check_binary(self.model)
         if self.flips < 1:
             raise ValueError(f"flips must be at least 1, got {self.flips}")
 
@@ -118,7 +115,7 @@ class GibbsWithGradients:
     def init(self, x: Tensor) -> State:
         return start(x, self._log_density)
 
-    def step(self, state: State, generator: Generator | None = None) -> tuple[State, Info]:
+    def step(self, state: State, generator: Generator | None = None) -> tuple[State, Tensor]:
         return flip(self._log_density, state, None, generator, self.flips)
 
 
@@ -129,18 +126,8 @@ def flip(
     generator: Generator | None,
     flips: int,
     shared: bool = False,
-) -> tuple[State, Info]:
+) -> tuple[State, Tensor]:
     """``flips`` proposals of Gibbs with gradients for chains of any leading axes; cells that ``clamp`` marks never change."""
-    acceptance = torch.zeros_like(state.log_density)
-    for _ in range(flips):
-        state, info = _flip(log_density, state, clamp, generator, shared)
-        acceptance += info.acceptance / flips
-    return state, Info(acceptance)
-
-
-def _flip(
-    log_density: LogDensity, state: State, clamp: Tensor | None, generator: Generator | None, shared: bool
-) -> tuple[State, Info]:
 
     def log_q(state: State) -> Tensor:
         gain = (1 - 2 * state.x) * state.gradient
@@ -148,16 +135,20 @@ def _flip(
             gain = gain.masked_fill(clamp, -torch.inf)
         return torch.log_softmax(gain / 2, -1)
 
-    x, value = state.x, state.log_density
-    forward = log_q(state)
-    cumulative = forward.exp().cumsum(-1)
-    point = uniform(value.unsqueeze(-1), generator, shared) * cumulative[..., -1:]
-    cell = torch.searchsorted(cumulative, point.expand(*value.shape, 1), right=True)
-    cell = cell.clamp_max(x.shape[-1] - 1)
-    proposal = start(x.scatter(-1, cell, 1 - x.gather(-1, cell)), log_density)
-    back = (log_q(proposal).gather(-1, cell) - forward.gather(-1, cell)).squeeze(-1)
-    # NaN: a chain with no cell to flip
-    return choose(state, proposal, proposal.log_density - value + back, generator, shared)
+    acceptance = torch.zeros_like(state.log_density)
+    for _ in range(flips):
+        x, value = state.x, state.log_density
+        forward = log_q(state)
+        cumulative = forward.exp().cumsum(-1)
+        point = uniform(value.unsqueeze(-1), generator, shared) * cumulative[..., -1:]
+        cell = torch.searchsorted(cumulative, point.expand(*value.shape, 1), right=True)
+        cell = cell.clamp_max(x.shape[-1] - 1)
+        proposal = start(x.scatter(-1, cell, 1 - x.gather(-1, cell)), log_density)
+        back = (log_q(proposal).gather(-1, cell) - forward.gather(-1, cell)).squeeze(-1)
+        gain = proposal.log_density - value + back  # NaN: a chain with no cell to flip
+        state, rate = choose(state, proposal, gain, generator, shared)
+        acceptance += rate / flips
+    return state, acceptance
 
 
 def bernoulli(logits: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
@@ -165,8 +156,3 @@ def bernoulli(logits: Tensor, generator: Generator | None, shared: bool = False)
     p = torch.sigmoid(logits.float() if logits.dtype.itemsize < 4 else logits)
     drawn = uniform(p, generator, shared)
     return (drawn < p).to(p.dtype) if shared else drawn.lt_(p)
-
-
-def _check_binary(model: Energy) -> None:
-    if model.support != "binary":
-        raise ValueError(f"model: needs binary cells, but {type(model).__name__} has {model.support} cells")

@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from abduce.inference.kernels import Info, LogDensity, State, choose, normal, start
+from abduce.inference.kernels import LogDensity, State, choose, normal, start
+
+TARGET = 0.75  # acceptance that step sizes aim at
 
 
 def step(
@@ -21,7 +23,7 @@ def step(
     generator: Generator,
     leapfrogs: int = 5,
     shared: bool = False,
-) -> tuple[State, Info]:
+) -> tuple[State, Tensor]:
     """Move every chain once; x is ``(chains, batch, dim)`` or ``(chains, dim)``, ``step_size`` broadcasts against it.
 
     With ``shared`` all rows of the batch use the same random numbers (each row's chain is still right, and does not
@@ -45,7 +47,6 @@ def run(
     seed: int,
     step_size: float = 0.1,
     leapfrogs: int = 5,
-    target: float = 0.75,
     shared: bool = True,
 ) -> tuple[State, Tensor]:
     """Run chains for ``steps`` steps, adapting each row's step size over the first two thirds (Robbins-Monro on acceptance).
@@ -58,10 +59,10 @@ def run(
     warmup = max(1, 2 * steps // 3)
     kept = []
     for i in range(steps):
-        state, info = step(state, log_density, log_size.exp(), generator, leapfrogs, shared)
-        rate = info.acceptance.mean(0)
+        state, acceptance = step(state, log_density, log_size.exp(), generator, leapfrogs, shared)
+        rate = acceptance.mean(0)
         if i < warmup:
-            log_size = log_size + (rate - target).view(1, -1, 1) / (1 + i) ** 0.5
+            log_size = log_size + (rate - TARGET).view(1, -1, 1) / (1 + i) ** 0.5
         else:
             kept.append(rate)
     return state, torch.stack(kept or [rate]).mean(0)

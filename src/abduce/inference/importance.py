@@ -31,16 +31,12 @@ PRECISIONS = ("double", "single")
 
 
 class Evidence(NamedTuple):
-    """Estimates of log p(x_obs) and how far each can be trusted; every field has shape ``(n,)``, float64.
+    """Estimates of log p(x_obs) and how far each can be trusted; every field has shape ``(n,)``, float64."""
 
-    ``value`` and its ``standard_error`` are in nats; ``effective_sample_size`` counts draws; ``pareto_k`` is the shape of
-    the weights' tail (:func:`abduce.inference.weights.pareto_k`).
-    """
-
-    value: Tensor
-    standard_error: Tensor
-    effective_sample_size: Tensor
-    pareto_k: Tensor
+    value: Tensor  # nats
+    standard_error: Tensor  # nats
+    effective_sample_size: Tensor  # draws
+    pareto_k: Tensor  # shape of the weights' tail, see :func:`abduce.inference.weights.pareto_k`
 
     @classmethod
     def of(cls, log_w: Tensor) -> Evidence:
@@ -48,10 +44,12 @@ class Evidence(NamedTuple):
         log_w = log_w.double()
         return cls(multi_sample(log_w), standard_error(log_w), effective_sample_size(log_w), pareto_k(log_w))
 
-    def empty(self, nothing: Tensor, samples: int) -> Evidence:
-        """The same, but where there is ``nothing`` to see: an empty observation has probability one."""
+    def unless_empty(self, model: LatentVariableModel, observed: Tensor, samples: int) -> Evidence:
+        """The same, but an empty observation has probability one, unless the model looks at the mask itself."""
+        if model.sees_mask:
+            return self
         sure = (0.0, 0.0, float(samples), -torch.inf)
-        return Evidence(*(t.masked_fill(nothing, v) for t, v in zip(self, sure, strict=True)))
+        return Evidence(*(t.masked_fill(~observed.any(1), v) for t, v in zip(self, sure, strict=True)))
 
 
 def shared_noise(samples: int, dim: int, seed: int, like: Tensor) -> Tensor:
@@ -64,8 +62,8 @@ def shared_noise(samples: int, dim: int, seed: int, like: Tensor) -> Tensor:
 def chunks(x: Tensor, observed: Tensor, rows: int = ROWS) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Cut into chunks of exactly ``rows`` rows, the last one padded."""
     for start in range(0, len(x), rows):
-        stop = min(start + rows, len(x))
-        yield (slice(start, stop), *pad(x[start:stop], observed[start:stop], rows))
+        part = slice(start, min(start + rows, len(x)))
+        yield part, *pad(x[part], observed[part], rows)
 
 
 def pad(x: Tensor, observed: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -85,10 +83,7 @@ def by_chunk(
 
 
 def by_pattern(
-    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
-    x: Tensor,
-    observed: Tensor,
-    rows: int = ROWS,
+    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]], x: Tensor, observed: Tensor
 ) -> tuple[Tensor, ...]:
     """Like :func:`by_chunk`, but complete rows run by themselves, with None for ``observed``, which is quicker.
 
@@ -101,7 +96,7 @@ def by_pattern(
         if len(which) == 0:
             continue
         own = (lambda xs, _: function(xs, None)) if whole else function
-        parts = by_chunk(own, x[which], observed[which], rows)
+        parts = by_chunk(own, x[which], observed[which])
         out = out or [part.new_empty(len(x), *part.shape[1:]) for part in parts]
         for place, part in zip(out, parts, strict=True):
             place[which] = part
@@ -127,8 +122,7 @@ def log_prob(
 ) -> Evidence:
     """Estimate log p(x_obs) of each row from ``samples`` draws: :class:`Evidence`, nats, each field ``(n,)``.
 
-    With ``precision="single"`` the networks run in float32, the reductions over samples still in float64.  Memory is bounded
-    by a slice of a chunk, whatever ``samples`` and the number of rows are.
+    With ``precision="single"`` the networks run in float32, the reductions over samples still in float64.
     """
     model, dtype = in_precision(model, precision)
     x = x.to(dtype)
@@ -144,8 +138,7 @@ def log_prob(
         return Evidence.of(log_w)
 
     evidence = by_pattern(score, x, observed) if len(x) else [x.new_empty(0, dtype=torch.float64)] * 4
-    evidence = Evidence(*evidence)
-    return evidence if model.sees_mask else evidence.empty(~observed.any(1), samples)
+    return Evidence(*evidence).unless_empty(model, observed, samples)
 
 
 def _slice(model: LatentVariableModel, x: Tensor) -> int:

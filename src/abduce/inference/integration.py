@@ -15,9 +15,9 @@ r / (1 − r) of the last.  Where they do not shrink, Z is infinite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,12 +35,10 @@ RISES = 5  # shells in a row that hold more than the one before, and Z is infini
 SHELLS = 16
 
 
-def _factory(energy: Energy) -> dict[str, Any]:
-    """Type and device of an energy's numbers."""
-    for tensor in (*energy.parameters(), *energy.buffers()):
-        if tensor.is_floating_point():
-            return {"dtype": tensor.dtype, "device": tensor.device}
-    return {"dtype": torch.get_default_dtype(), "device": None}
+def _zero(energy: Energy) -> Tensor:
+    """A number of the type and on the device of the energy's."""
+    tensors = (*energy.parameters(), *energy.buffers())
+    return next((t.new_zeros(()) for t in tensors if t.is_floating_point()), torch.zeros(()))
 
 
 def log_z_by_enumeration(
@@ -48,8 +46,7 @@ def log_z_by_enumeration(
 ) -> Tensor:
     """log Σ_x exp(−β E(x)) b(x) over all binary x, nats: a differentiable scalar.
 
-    ``width`` is how many numbers the energy holds for each state (None: 16 a cell).  Raises ``ValueError`` if the support is
-    not binary, or there are more than 20 cells.
+    ``width`` is how many numbers the energy holds for each state (None: 16 a cell).  At most 20 cells.
     """
     d = energy.n_cells
     if energy.support != "binary" or d > ENUMERABLE:
@@ -57,16 +54,7 @@ def log_z_by_enumeration(
             f"enumeration needs at most {ENUMERABLE} binary cells, got {d} {energy.support} ones of "
             f"{type(energy).__name__}"
         )
-    like = torch.zeros((), **_factory(energy))
-    return log_sum_states(lambda x: log_density(energy, x, beta, base), d, width or WIDTH * d, like)
-
-
-def _check_small(energy: Energy) -> None:
-    if energy.support != "real" or energy.n_cells > 3:
-        raise ValueError(
-            f"quadrature needs at most 3 real cells, got {energy.n_cells} {energy.support} ones of "
-            f"{type(energy).__name__}"
-        )
+    return log_sum_states(lambda x: log_density(energy, x, beta, base), d, width or WIDTH * d, _zero(energy))
 
 
 def log_z_on_grid(
@@ -84,9 +72,8 @@ def log_z_on_grid(
     ``shift`` (D,), in (−½, ½), moves the grid by that share of its spacing.  A ``hollow`` box is without the box half as
     wide in its middle (``points`` a multiple of 4, so that the grid's cells are inside or outside).
     """
-    _check_small(energy)
     d = energy.n_cells
-    low, high = (t.to(**_factory(energy)) for t in (low, high))
+    low, high = low.to(_zero(energy)), high.to(_zero(energy))
     spacing = (high - low) / points
     middle = 0.5 if shift is None else 0.5 + shift.to(low)
     powers = torch.tensor([points**i for i in range(d - 1, -1, -1)], device=low.device)
@@ -103,21 +90,16 @@ def log_z_on_grid(
 
 def _first_box(energy: Energy, base: Base | None) -> tuple[Tensor, Tensor]:
     """Six standard deviations about the mean: the base's where it has them, else those of standardised cells."""
-    zero = torch.zeros(energy.n_cells, **_factory(energy))
+    zero = _zero(energy).expand(energy.n_cells)
     if isinstance(base, BoxBase):
         return base.low.to(zero), base.high.to(zero)
     mean, scale = getattr(base, "mean", zero), getattr(base, "scale", zero + 1)
     return (mean - START * scale).to(zero), (mean + START * scale).to(zero)
 
 
-def _log_difference(a: float, b: float) -> float:
-    """log |e^a − e^b|."""
-    return -math.inf if a == b else max(a, b) + math.log(-math.expm1(-abs(a - b)))
-
-
-def _log_sum(values: Sequence[float]) -> float:
-    """log Σ exp."""
-    return float(torch.tensor(values, dtype=torch.float64).logsumexp(0)) if values else -math.inf
+def _log_sum(values: Iterable[float]) -> float:
+    """log Σ exp, of nothing −∞."""
+    return float(torch.tensor([-math.inf, *values], dtype=torch.float64).logsumexp(0))
 
 
 class _Part(NamedTuple):
@@ -128,16 +110,15 @@ class _Part(NamedTuple):
     points: int
 
 
-def _refined(
-    log_mass: Callable[[int], Tensor], points: int, finest: int, bar: Callable[[float], float]
-) -> _Part:
-    """Double a grid until its mass changes by less than exp(bar(log mass)), or the grid is the finest."""
+def _refined(log_mass: Callable[[int], Tensor], points: int, finest: int, bar: float, inside: float) -> _Part:
+    """Double a grid until its mass changes by less than the share e^bar of it and the mass inside, or it is the finest."""
     value = float(log_mass(points))
     while True:
         points *= 2
         before, value = value, float(log_mass(points))
-        change = _log_difference(before, value)
-        if change <= bar(value) or points >= finest:
+        apart = -abs(before - value)  # NaN where both are −∞: nothing has changed
+        change = max(before, value) + math.log(-math.expm1(apart)) if apart < 0 else -math.inf
+        if change <= bar + _log_sum([value, inside]) or points >= finest:
             return _Part(value, change, points)
 
 
@@ -151,7 +132,11 @@ def log_z_by_quadrature(
     deviation (1/10 in three cells) can fall between the points.  Raises ``ValueError`` where the mass keeps growing with the
     box: Z is infinite, and a base measure is needed.
     """
-    _check_small(energy)
+    if energy.support != "real" or energy.n_cells > 3:
+        raise ValueError(
+            f"quadrature needs at most 3 real cells, got {energy.n_cells} {energy.support} ones of "
+            f"{type(energy).__name__}"
+        )
     infinite = (
         f"the integral of exp(−{beta:g} E) of {type(energy).__name__} is infinite: its mass keeps growing with the box. "
         "Give a base measure, such as NormalBase.fit(x) or BoxBase.fit(x)"
@@ -162,10 +147,10 @@ def log_z_by_quadrature(
     parts: list[_Part] = []
     outside, rises, bar = -math.inf, 0, math.log(tolerance)
     while True:
-        inside = _log_sum([part.mass for part in parts])
+        inside = _log_sum(part.mass for part in parts)
         mass = partial(log_z_on_grid, energy, low, high, beta=beta, base=base, hollow=bool(parts))
         grid = COARSE[energy.n_cells], FINE[energy.n_cells]
-        parts.append(_refined(mass, *grid, lambda mass, inside=inside: bar + _log_sum([mass, inside])))
+        parts.append(_refined(mass, *grid, bar, inside))
         if isinstance(base, BoxBase):
             break
         if len(parts) > 1:
@@ -177,7 +162,7 @@ def log_z_by_quadrature(
             if outside - inside < bar or len(parts) == SHELLS:
                 break
         low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
-    total = _log_sum([part.mass for part in parts])
+    total = _log_sum(part.mass for part in parts)
     error = math.exp(_log_sum([*(part.change for part in parts), outside]) - total)
     points = max(part.points for part in parts)
     found = {"method": "quadrature", "boxes": len(parts), "points": points, "error": error}

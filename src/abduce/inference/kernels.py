@@ -1,6 +1,6 @@
 """What Markov kernels share: the interface, the chains' state, random numbers, and Metropolis' choice.
 
-A kernel is ``init`` and ``step``, both pure: state in, ``(state, info)`` out.
+A kernel is ``init`` and ``step``, both pure: state in, the new state and the acceptance probability of each chain out.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Kernel(Protocol):
         """Start chains at x (n, D); the state has a field ``x``."""
         ...
 
-    def step(self, state: Any, generator: Generator | None) -> tuple[Any, Any]:
-        """Move every chain once: (state, info)."""
+    def step(self, state: Any, generator: Generator | None) -> tuple[Any, Tensor]:
+        """Move every chain once: (state, acceptance)."""
         ...
 
 
@@ -32,12 +32,6 @@ class State(NamedTuple):
     x: Tensor
     log_density: Tensor
     gradient: Tensor
-
-
-class Info(NamedTuple):
-    """What a step did: acceptance probability of each chain."""
-
-    acceptance: Tensor
 
 
 def start(x: Tensor, log_density: LogDensity) -> State:
@@ -51,7 +45,7 @@ def start(x: Tensor, log_density: LogDensity) -> State:
 
 def choose(
     old: State, new: State, log_ratio: Tensor, generator: Generator | None, shared: bool = False
-) -> tuple[State, Info]:
+) -> tuple[State, Tensor]:
     """Take the new state with probability min(1, exp(log_ratio)), the old one else; a ratio that is NaN is a refusal."""
     acceptance = log_ratio.nan_to_num(nan=-torch.inf).clamp_max(0.0).exp()
     accept = uniform(log_ratio, generator, shared) < acceptance
@@ -61,7 +55,7 @@ def choose(
         torch.where(accept, new.log_density, old.log_density),
         torch.where(wide, new.gradient, old.gradient),
     )
-    return taken, Info(acceptance)
+    return taken, acceptance
 
 
 def uniform(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:

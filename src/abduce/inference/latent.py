@@ -12,14 +12,14 @@ from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import Prior
 from abduce.gaussians.linear import LinearPath
-from abduce.inference.energy import Base, Energy, Law, Traits
+from abduce.inference.energy import Base, Energy, Traits
 from abduce.inference.weights import Weights, multi_sample
 
 
 class LatentVariableModel(Energy):
     """p(x) = ∫ p(x|z) p(z) dz with a learned proposal q(z|x).
 
-    Its energy is −log p(x), so log Z = 0; the integral is estimated from importance weights.
+    Its energy is −log p(x), so log Z = 0; the integral, marginals and conditionals are estimated from importance weights.
     """
 
     prior: Prior
@@ -57,10 +57,7 @@ class LatentVariableModel(Energy):
         return self.likelihood(z).log_prob(x, observed) + self.prior.log_prob(z)
 
     def log_weights(self, x: Tensor, observed: Tensor | None, noise: Tensor) -> Weights:
-        """Draw from the posterior and weigh: log p(x_obs | z) + log p(z) − log q(z | x_obs).
-
-        ``noise`` is standard normal, ``(samples, batch or 1, noise_dim)``.
-        """
+        """Draw by standard normal ``noise`` (samples, batch or 1, noise_dim) from the posterior, and weigh."""
         q = self.posterior(x, observed)
         z, log_q = q.draw(noise)
         return Weights(self.log_joint(z, x, observed) - log_q, z)
@@ -72,19 +69,12 @@ class LatentVariableModel(Energy):
         return -multi_sample(self.log_weights(x, observed, noise).log_w)
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        """Zero: the energy is −log p(x); None where β or a base measure makes it something else."""
         return torch.zeros((), dtype=torch.float64) if beta == 1.0 and base is None else None
 
-    def law(self, beta: float = 1.0, base: Base | None = None) -> Law | None:
-        """None: marginals and conditionals are importance-sampled (:mod:`abduce.inference.importance`)."""
-        return None
-
     def represent(self, x: Tensor) -> Tensor:
-        """Posterior mean of the latents."""
-        return self.posterior(x).mean
+        return self.codes(x)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw z from the prior, then x given z: ``(n, cells)``."""
         parameter = next(self.parameters())
         z = self.prior.sample(n, generator, dtype=parameter.dtype, device=parameter.device)
         return self.likelihood(z).sample(generator)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +42,10 @@ RUNGS = ("closed form", "enumeration", "importance", "quadrature", "smc")
 METHODS = ("auto", *RUNGS, "ais")
 POPULATIONS = 8
 LEVEL = 0.9  # probability with which the interval is to hold log Z
+ARRIVED = 1000  # temperatures in which a path that the particles choose must have its end
+LEAST = 0.02  # acceptance of chains that move at all
+NEAR = 0.02  # of the log of the mean energy, to that of the data
+ROUNDS = 12  # of the search for the inverse temperature
 
 
 def log_z(density: Density, method: str = "auto", populations: int = POPULATIONS, **sampler: Any) -> LogZ:
@@ -56,8 +61,9 @@ def log_z(density: Density, method: str = "auto", populations: int = POPULATIONS
             f"populations must be an int >= 2, for their spread is the error, got {populations!r}"
         )
     check_finite(density)
+    sampler["populations"] = populations
     for rung in RUNGS if method == "auto" else [method]:
-        found = _climb(density, rung, {"populations": populations, **sampler})
+        found = _climb(density, rung, sampler)
         if found is not None:
             return found
     why = {
@@ -71,7 +77,7 @@ def log_z(density: Density, method: str = "auto", populations: int = POPULATIONS
 
 def check_finite(density: Density) -> None:
     """Refuse an energy that stays low for ever."""
-    if not density.finite:
+    if density.model.support != "binary" and not density.model.proper and density.base is None:
         raise ValueError(
             f"the partition function of {type(density.model).__name__} is infinite: its energy stays low along some "
             "direction for ever; give a base measure, base='normal' or 'box'"
@@ -117,7 +123,6 @@ def estimate(
     path = path_to(density)
     pilot = temper(path, particles, 1, seed, share)
     check_arrival(pilot)
-    check_mixing(pilot)
     plan = pilot.plan.finer(refine)
     done = temper(path, particles, populations, seed + 1, plan=plan, resampling=method == "smc", show=show)
     check_mixing(done)
@@ -148,20 +153,22 @@ def interval(log_estimates: Tensor, level: float = LEVEL) -> tuple[float, float]
     return value, float(stats.t.ppf(0.5 + 0.5 * level, r - 1)) * error
 
 
-def check_arrival(pilot: Particles, most: int = 1000) -> None:
-    """Refuse a path whose temperatures, chosen by the particles, had no end."""
-    if len(pilot.plan.t) > most:
+def check_arrival(pilot: Particles) -> None:
+    """Refuse a path whose temperatures, chosen by the particles, had no end, and one on which they hardly moved."""
+    if len(pilot.plan.t) > ARRIVED:
         raise Diverged(
-            f"annealing did not arrive in {most} temperatures: the energy falls without bound, or is far too steep for its "
-            "scale; give a base measure, a smaller beta, or train with a stronger penalty"
+            f"annealing did not arrive in {ARRIVED} temperatures: the energy falls without bound, or is far too steep for "
+            "its scale; give a base measure, a smaller beta, or train with a stronger penalty"
         )
+    check_mixing(pilot)
 
 
-def check_mixing(particles: Particles, least: float = 0.02) -> None:
+def check_mixing(particles: Particles) -> None:
     """Refuse an answer of chains that hardly moved."""
-    if float(particles.acceptance.min()) < least:
+    lowest = float(particles.acceptance.min())
+    if lowest < LEAST:
         raise Diverged(
-            f"chains are stuck: of their moves {float(particles.acceptance.min()):.1%} were accepted; the energy changes too "
+            f"chains are stuck: of their moves {lowest:.1%} were accepted; the energy changes too "
             "abruptly for these steps: give more particles, or train with a smoother energy"
         )
 
@@ -169,14 +176,7 @@ def check_mixing(particles: Particles, least: float = 0.02) -> None:
 # ------------------------------------------------------------------ temperature
 
 
-def fit_beta(
-    density: Density,
-    mean_energy: float,
-    particles: int = 256,
-    seed: int = 0,
-    tolerance: float = 0.02,
-    most: int = 12,
-) -> float:
+def fit_beta(density: Density, mean_energy: float, seed: int = 0) -> float:
     """Find the inverse temperature at which the model's mean energy is that of held-out data: the maximum likelihood β.
 
     d/dβ of the held-out log p is E_{p_β}[E] − ``mean_energy``, which falls as β rises, so there is one root; it is found by
@@ -191,10 +191,10 @@ def fit_beta(
     low, high = -math.inf, math.inf  # brackets of log β
     log_beta = math.log(0.5 * cells / mean_energy)  # what a quadratic energy in all cells would have
     trace: list[tuple[float, float]] = []
-    for _ in range(most):
-        gap = math.log(mean_under(density.at(math.exp(log_beta)), particles, seed) / mean_energy)
+    for _ in range(ROUNDS):
+        gap = math.log(mean_under(replace(density, beta=math.exp(log_beta)), seed=seed) / mean_energy)
         trace.append((log_beta, gap))
-        if abs(gap) < tolerance:
+        if abs(gap) < NEAR:
             break
         if gap > 0:
             low = log_beta

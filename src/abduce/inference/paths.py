@@ -43,20 +43,9 @@ class Density:
 
     def float(self) -> Density:
         """The same in single precision, a copy."""
-        model, start, base = (
-            None if part is None else copy.deepcopy(part).float()  # pyright: ignore[reportAttributeAccessIssue]
-            for part in (self.model, self.start, self.base)
-        )
-        return Density(model, start, self.beta, base)  # pyright: ignore[reportArgumentType]
-
-    @property
-    def finite(self) -> bool:
-        """Whether the integral is."""
-        return self.model.support == "binary" or self.model.proper or self.base is not None
-
-    def at(self, beta: float) -> Density:
-        """The same at another temperature."""
-        return replace(self, beta=beta)
+        parts: Any = copy.deepcopy((self.model, self.start, self.base))
+        single: list[Any] = [None if part is None else part.float() for part in parts]
+        return Density(single[0], single[1], self.beta, single[2])
 
     def widened(self) -> Density:
         """The same from a start half as wide again: rates half as far from ½."""
@@ -67,7 +56,7 @@ class Density:
         return self
 
 
-def path_to(density: Density, leapfrogs: int = 5) -> Path:
+def path_to(density: Density) -> Path:
     """Lay a path from the density's start to itself."""
     model, start = density.model, density.start
     if model.support == "real":
@@ -75,7 +64,7 @@ def path_to(density: Density, leapfrogs: int = 5) -> Path:
         def draw(particles: int, populations: int, generator: Generator) -> Tensor:
             return start.sample(particles * populations, generator).view(particles, populations, -1)
 
-        return GeometricPath(start.log_prob, density, start.scale.unsqueeze(0), draw, leapfrogs)
+        return GeometricPath(start.log_prob, density, start.scale.unsqueeze(0), draw)
     if isinstance(model, Bipartite) and density.beta == 1:
         return BlockGibbsPath(model, start)
     return BinaryPath(density, start)
@@ -88,13 +77,12 @@ def path_given(
     likelihood: Likelihood | None = None,
     field: Tensor | None = None,
     leapfrogs: int = 5,
-    shared: bool = True,
 ) -> Path:
     """Lay a path for each row of x: from the start given its observed cells to the density with these clamped.
 
     The target may be multiplied by a ``likelihood`` of what was seen, or, on binary cells, by exp(fieldᵀx), ``field`` (rows,
-    D).  Its integral over the blank cells is the marginal exp(−F(x_obs)) of the observed ones.  With ``shared`` all rows use
-    the same random numbers, so that a row's answer does not depend on which rows come with it.
+    D).  Its integral over the blank cells is the marginal exp(−F(x_obs)) of the observed ones.  All rows use the same random
+    numbers, so that a row's answer does not depend on which rows come with it.
     """
     model, start = density.model, density.start
 
@@ -109,9 +97,9 @@ def path_given(
             return start.log_prob(z) - given.log_marginal
 
         def draw(particles: int, _: int, generator: Generator) -> Tensor:
-            return given.draw(particles, generator, shared)
+            return given.draw(particles, generator, True)
 
-        return GeometricPath(base, target, scale, draw, leapfrogs, shared)
+        return GeometricPath(base, target, scale, draw, leapfrogs, shared=True)
     if isinstance(model, Bipartite) and density.beta == 1 and likelihood is None:
-        return BlockGibbsPath(model, start, x, observed, field, shared)
-    return BinaryPath(target, start, x, observed, field, shared)
+        return BlockGibbsPath(model, start, x, observed, field, shared=True)
+    return BinaryPath(target, start, x, observed, field, shared=True)

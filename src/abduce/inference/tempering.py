@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,11 +27,13 @@ from torch import Generator, Tensor
 
 from abduce.inference import hmc
 from abduce.inference.energy import Diverged
-from abduce.inference.kernels import Info, LogDensity, State, start
+from abduce.inference.kernels import LogDensity, State, start
 from abduce.inference.weights import effective_sample_size, resample, take
 
 TARGET = 0.65  # acceptance that step sizes aim at: where an HMC step moves farthest for its cost (Beskos et al. 2013)
 GAIN = 0.3  # how far the log of a step size follows the acceptance, less the target, of one move
+FIRST_SIZE = 0.3  # step size before any move
+FARTHEST = 1e3  # cells of model space are of the order of one
 
 
 class Path(Protocol):
@@ -49,10 +52,7 @@ class Path(Protocol):
         ...
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Move once, f_t invariant; ``size`` (populations,) is a step size.
-
-        Returns the new x, and the acceptance ``(particles, populations)``.
-        """
+        """Move once by step sizes ``size`` (populations,), f_t invariant: x, and the acceptance (particles, populations)."""
         ...
 
 
@@ -110,28 +110,17 @@ class Tempered(NamedTuple):
     ancestor: Tensor  # which of the first particles each comes from, (P, R)
 
 
-def begin(path: Path, particles: int, populations: int, generator: Generator, step_size: float) -> Tempered:
-    """Draw particles from f_0."""
-    x = path.draw(particles, populations, generator)
-    zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    log_w = zero.expand(particles, -1) - math.log(particles)
-    log_size = x.new_full((x.shape[1],), step_size).log()
-    ancestor = torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1])
-    return Tempered(zero, x, path.statistic(x), log_w, zero, log_size, ancestor)
-
-
 def advance(
     path: Path,
     state: Tempered,
     t: Tensor,
     generator: Generator,
-    size: Tensor | None = None,
-    resampling: bool = True,
-    shared: bool = False,
+    size: Tensor | None,
+    resampling: bool,
+    shared: bool,
 ) -> tuple[Tempered, Tensor]:
-    """Weigh the particles for f_t, resample where few carry the weight, and move them once.
-
-    ``size`` (R,) is the step size; None: that of the state.  Returns the new state, and the mean acceptance ``(R,)``.
+    """Weigh the particles for f_t, resample where few carry the weight, and move them by step sizes ``size`` (R,) or their
+    own: the new state, and the mean acceptance (R,).
     """
     particles = len(state.x)
     log_w = state.log_w + path.increment(state.statistic, state.t, t).double()
@@ -163,7 +152,6 @@ def temper(
     populations: int = 1,
     seed: int = 0,
     share: float = 0.9,
-    step_size: float = 0.3,
     most: int = 1000,
     plan: Plan | None = None,
     resampling: bool = True,
@@ -172,17 +160,18 @@ def temper(
 ) -> Particles:
     """Run particles along ``path``, by the ``plan`` or, without one, as the particles themselves ask for.
 
-    Parameters
-    ----------
-    share : conditional effective sample size of each step, as a share of the particles; after ``most`` steps a
-        population goes to t = 1 at once.
-    step_size : first step size; it then follows the acceptance.
-    resampling : False is annealed importance sampling.
-    shared : all populations use the same random numbers to resample (the path sees to its own moves).
-    show : called with t of the slowest population.
+    ``share`` is the conditional effective sample size of each step, as a share of the particles; after ``most`` steps a
+    population goes to t = 1 at once.  Without ``resampling`` this is annealed importance sampling.  With ``shared`` all
+    populations resample by the same random numbers (the path sees to its own moves).  ``show`` is called with t of the
+    slowest population.
     """
     generator = Generator().manual_seed(seed)
-    state = begin(path, particles, populations, generator, step_size)
+    x = path.draw(particles, populations, generator)
+    zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    log_w = zero.expand(particles, -1) - math.log(particles)
+    log_size = x.new_full((x.shape[1],), FIRST_SIZE).log()
+    ancestor = torch.arange(particles, device=x.device).unsqueeze(1).repeat(1, x.shape[1])
+    state = Tempered(zero, x, path.statistic(x), log_w, zero, log_size, ancestor)
     total, count, lowest = torch.zeros_like(state.t), torch.zeros_like(state.t), torch.ones_like(state.t)
     trace, sizes, steps = [state.t[0]], [state.log_size[0]], 0
     last = most if plan is None else len(plan.t) - 1
@@ -190,10 +179,10 @@ def temper(
         going = state.t < 1
         if not bool(going.any()):
             break
-        size = None
+        given = None if plan is None else plan.sizes
+        size = None if given is None else given[i + 1].expand_as(state.t).to(state.x)
         if plan is not None:
             t = plan.t[i + 1].expand_as(state.t).to(state.t)
-            size = None if plan.sizes is None else plan.sizes[i + 1].expand_as(state.t).to(state.x)
         else:
             t = torch.ones_like(state.t) if i == most - 1 else _next(path, state, share)
         state, rate = advance(path, state, t, generator, size, resampling, shared)
@@ -215,12 +204,12 @@ def temper(
     return Particles(state.log_z, state.x, state.log_w, acceptance, lowest, ancestors, plan, moves)
 
 
-def check_range(x: Tensor, most: float = 1e3) -> None:
-    """Refuse particles that ran away: cells of model space are of the order of one."""
-    if not bool(torch.isfinite(x).all()) or float(x.abs().amax()) > most:
+def check_range(x: Tensor) -> None:
+    """Refuse particles that ran away."""
+    if not bool(torch.isfinite(x).all()) or float(x.abs().amax()) > FARTHEST:
         raise Diverged(
-            f"a chain ran away (|x| beyond {most:g} standard deviations of the data): the energy does not rise far from the "
-            "data, so it has no finite partition function; give a base measure, or train with a stronger penalty"
+            f"a chain ran away (|x| beyond {FARTHEST:g} standard deviations of the data): the energy does not rise far from "
+            "the data, so it has no finite partition function; give a base measure, or train with a stronger penalty"
         )
 
 
@@ -247,6 +236,7 @@ def smooth(log_sizes: Tensor, half: int = 4) -> Tensor:
     return padded.unfold(0, 2 * half + 1, 1).mean(-1)
 
 
+@dataclass(eq=False)
 class GeometricPath:
     """log f_t = (1 − t) log b(x) + t log f(x) for real x, moved by Hamiltonian Monte Carlo.
 
@@ -254,17 +244,12 @@ class GeometricPath:
     populations, generator)`` draws from b; with ``shared`` all populations use the same random numbers.
     """
 
-    def __init__(
-        self,
-        base: LogDensity,
-        target: LogDensity,
-        scale: Tensor,
-        draw: Callable[[int, int, Generator], Tensor],
-        leapfrogs: int = 5,
-        shared: bool = False,
-    ):
-        self.base, self.target, self.scale, self.draw = base, target, scale, draw
-        self.leapfrogs, self.shared = leapfrogs, shared
+    base: LogDensity
+    target: LogDensity
+    scale: Tensor
+    draw: Callable[[int, int, Generator], Tensor]
+    leapfrogs: int = 5
+    shared: bool = False
 
     def statistic(self, x: Tensor) -> Tensor:
         """The log ratio of target and base."""
@@ -288,11 +273,11 @@ class GeometricPath:
         gradient = torch.lerp(d_base, d_target, t.unsqueeze(-1).expand(x.shape))
         return State(x.detach(), value, gradient), (target - base).detach()
 
-    def step(self, state: State, t: Tensor, size: Tensor, generator: Generator) -> tuple[State, Info]:
+    def step(self, state: State, t: Tensor, size: Tensor, generator: Generator) -> tuple[State, Tensor]:
         """One step of Hamiltonian Monte Carlo on f_t."""
         step_size = size.view(1, -1, 1) * self.scale
         return hmc.step(state, self.log_density(t), step_size, generator, self.leapfrogs, self.shared)
 
     def move(self, x: Tensor, t: Tensor, size: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        state, info = self.step(start(x, self.log_density(t)), t, size, generator)
-        return state.x, info.acceptance
+        state, acceptance = self.step(start(x, self.log_density(t)), t, size, generator)
+        return state.x, acceptance

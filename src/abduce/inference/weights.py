@@ -14,8 +14,7 @@ samples:
 
 Rényi's family joins the ELBO (α = 1) through the multi-sample bound (α = 0) to the largest weight (α = −∞).
 
-All values are in nats.  Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda, Grosse & Salakhutdinov 2016
-(arXiv:1509.00519).
+All values are in nats.  Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.00519).
 """
 
 from __future__ import annotations
@@ -28,13 +27,10 @@ from torch import Generator, Tensor
 
 
 class Weights(NamedTuple):
-    """Draws from a proposal with the log of their importance weights.
+    """Draws from a proposal with the log of their importance weights."""
 
-    ``log_w`` has shape ``(samples, batch)``, ``z`` has shape ``(samples, batch, latent)``.
-    """
-
-    log_w: Tensor
-    z: Tensor
+    log_w: Tensor  # (samples, batch)
+    z: Tensor  # (samples, batch, latent)
 
 
 def elbo(log_w: Tensor) -> Tensor:
@@ -94,8 +90,7 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
 
 def standard_error(log_w: Tensor) -> Tensor:
     """Standard error, in nats, of :func:`multi_sample` by the delta method: sd(w) / (mean(w) √S)."""
-    # the weights' variance over their squared mean
-    relative = log_w.shape[0] / effective_sample_size(log_w) - 1
+    relative = log_w.shape[0] / effective_sample_size(log_w) - 1  # var(w) / mean(w)²
     return (relative.clamp_min(0) / max(log_w.shape[0] - 1, 1)).sqrt()
 
 

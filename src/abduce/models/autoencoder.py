@@ -39,7 +39,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.checks import check_choice, check_number
-from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole, softplus_sum
+from abduce.inference.energy import Energy, Traits, arguments, check_whole, softplus_sum
 
 PENALTIES = ("none", "sparse", "contractive", "saturating")
 SHRINK = 0.5  # half the width of the dead zone of the shrinking activation
@@ -76,7 +76,7 @@ ACTIVATIONS = {
 }
 
 
-class AutoencoderEnergy(Unnormalized):
+class AutoencoderEnergy(Energy):
     """An auto-encoder with ``code`` units behind ``hidden`` layers, mirrored in the decoder, plain or regularised.
 
     ``activation`` is that of every layer but the last: "sigmoid", "tanh", "relu", "linear", "ramp" (u clipped to [0, 1]) or

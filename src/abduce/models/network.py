@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from abduce.checks import check_choice, check_number
-from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole
+from abduce.inference.energy import Energy, Traits, arguments, check_whole
 from abduce.nets.mlp import ACTIVATIONS, MLP
 
 
-class NetworkEnergy(Unnormalized):
+class NetworkEnergy(Energy):
     """A network as energy, E(x) = f_θ(x) + ‖x‖² / 2w², nats; without the bowl where cells are binary.
 
     ``architecture`` "mlp" reads the cells in any order, ``hidden`` the sizes of its layers; "conv" reads them as an image of

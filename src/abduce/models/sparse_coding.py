@@ -27,7 +27,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.inference.energy import Traits, Unnormalized, arguments, check_whole
+from abduce.inference.energy import Energy, Traits, arguments, check_whole
 
 
 def fista(
@@ -55,7 +55,7 @@ def fista(
     return z
 
 
-class Dictionary(Unnormalized):
+class Dictionary(Energy):
     """An energy of rows y ≈ W z with the ``dictionary`` W (d, m) of unit columns."""
 
     traits = Traits(in_nats=False, bounded_volume=True, smooth=False)
