@@ -27,13 +27,7 @@ from abduce.compress.symbols import (
     rounded,
     table_symbols,
 )
-from abduce.distributions.continuous import (
-    ContinuousBernoulli,
-    Gaussian,
-    Laplace,
-    RoundedGaussian,
-    StudentT,
-)
+from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, RoundedGaussian, StudentT
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Distribution
 from abduce.distributions.pixels import DiscretizedLogisticMixture

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.distributions.continuous import (
-    ContinuousBernoulli,
-    Gaussian,
-    Laplace,
-    RoundedGaussian,
-    StudentT,
-)
+from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, RoundedGaussian, StudentT
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Cells, Head
 from abduce.distributions.pixels import DiscretizedLogisticMixture
