@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import nbinom
 from sklearn.datasets import load_digits
-from torch import nn
 
 from abduce import VAE
 from abduce.compress import codec as task
@@ -22,7 +21,6 @@ from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.masses import NORMAL, count_masses, mixture_masses
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import DigitSymbols
-from abduce.distributions.continuous import Gaussian
 from abduce.distributions.pixels import DiscretizedLogisticMixture
 from abduce.estimators.folder import state
 from abduce.fit.checkpoint import fingerprint
@@ -76,34 +74,14 @@ def models():
 
     def get(name: str) -> tuple[VAE, object]:
         if name not in made:
-            name_of_data = name.removesuffix(" by mixtures").removesuffix(" with factors")
+            name_of_data = name.removesuffix(" by mixtures")
             X = DATA[name_of_data](150)
             likelihood = "discretized_logistic_mixture" if name.endswith("by mixtures") else "auto"
             model = VAE(**QUICK, likelihood=likelihood).fit(X)
-            if name.endswith("with factors"):
-                heads = model.model_.heads.heads
-                place = next(i for i, h in enumerate(heads) if type(h).__name__ == "NumberHead")
-                heads[place] = WithFactor(heads[place])
             made[name] = model, X
         return made[name]
 
     return get
-
-
-class WithFactor(nn.Module):
-    """A Gaussian head whose cells stay correlated given z."""
-
-    def __init__(self, head: nn.Module, rank: int = 3):
-        super().__init__()
-        self.head, self.n_parameters = head, head.n_parameters
-        generator = torch.Generator().manual_seed(0)
-        self.factor = nn.Parameter(
-            0.4 * torch.randn(head.n_cells, rank, generator=generator, dtype=torch.float64)
-        )
-
-    def forward(self, h):
-        g = self.head(h)
-        return Gaussian(g.mean, g.scale, self.factor * (1 + 0.1 * torch.tanh(g.mean)).unsqueeze(-1))
 
 
 def assert_same(back, X):
@@ -120,8 +98,6 @@ EVERY = [
     *DATA,
     "colour by mixtures",
     "pixels with blanks by mixtures",
-    "pixels with blanks with factors",
-    "reals with factors",
 ]
 
 

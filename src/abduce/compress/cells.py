@@ -113,7 +113,7 @@ def _logistic_mixture(part: DiscretizedLogisticMixture, at: SeenCells) -> Symbol
     return at.digits(law)
 
 
-# a likelihood, and the symbol model of its cells; Gaussian cells, which may be correlated, apart
+# a likelihood, and the symbol model of its cells; Gaussian cells, some of which are bins and some digits, apart
 SYMBOLS: dict[type, Callable[[Any, SeenCells], SymbolModel]] = {
     Bernoulli: lambda part, at: flag_symbols(at.take(part.logits)),
     Categorical: lambda part, at: table_symbols(at.take(part.log_probs.clamp_min(-60.0))),
@@ -125,11 +125,6 @@ SYMBOLS: dict[type, Callable[[Any, SeenCells], SymbolModel]] = {
     ContinuousBernoulli: _continuous_bernoulli,
     DiscretizedLogisticMixture: _logistic_mixture,
 }
-
-
-def gaussian_parameters(part: Gaussian | RoundedGaussian, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of the first n rows of Gaussian cells, rounded, (n, d)."""
-    return rounded(part.mean[:n].numpy()), np.exp(rounded(np.log(part.scale[:n].numpy())))
 
 
 def gaussian_symbols(
@@ -151,24 +146,19 @@ def gaussian_symbols(
 
 
 def symbol_models(
-    parts: list[tuple[Tensor | slice, Distribution]],
-    lattice: Lattice,
-    observed: np.ndarray,
-    given: tuple[Distribution, np.ndarray, np.ndarray] | None = None,
+    parts: list[tuple[Tensor | slice, Distribution]], lattice: Lattice, observed: np.ndarray
 ) -> Iterator[tuple[SeenCells, SymbolModel]]:
     """Symbol models of the observed cells ``(n, D)`` of a batch, part by part of the likelihood.
 
-    ``parts`` hold parameters of at least n rows, of which the first n are used; ``given`` is a Gaussian part whose mean and
-    scale ``(n, d)`` are these, what its cells are correlated through being taken in already.
+    ``parts`` hold parameters of at least n rows, of which the first n are used.
     """
     n, d = observed.shape
     for where, part in parts:
         index = positions(where, d)
         at = SeenCells(index, observed[:, index], lattice)
-        if given is not None and part is given[0]:
-            yield from gaussian_symbols(*given[1:], at)
-        elif isinstance(part, Gaussian | RoundedGaussian):
-            yield from gaussian_symbols(*gaussian_parameters(part, n), at)
+        if isinstance(part, Gaussian):
+            scale = np.exp(rounded(np.log(part.scale[:n].numpy())))
+            yield from gaussian_symbols(rounded(part.mean[:n].numpy()), scale, at)
         elif type(part) in SYMBOLS:
             yield at, SYMBOLS[type(part)](part, at)
         else:

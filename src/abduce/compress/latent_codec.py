@@ -7,10 +7,7 @@ To code rows x, the sender
     pushes z with p(z)         costs  −log₂ p(z)
 
 so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a
-lattice that prior and posterior share, so its step cancels (see :mod:`abduce.compress.lattice`).  Where a
-Gaussian likelihood has cells that stay correlated given z, x = mean + F u + noise, the factors u are latents
-as well: popped from their exact posterior given x and z (one after another, each given those before), pushed
-with N(0, I); given u the cells are independent.
+lattice that prior and posterior share, so its step cancels (see :mod:`abduce.compress.latents`).
 
 Where there are no bits to pop yet, z is the point nearest the posterior mean on a lattice as coarse as the
 posterior is wide, and is paid for.  Networks run in batches padded to a few fixed shapes, with rows at the same
@@ -23,6 +20,7 @@ so that any Gaussian prior, mixtures too, can be cut along with the posterior.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,47 +28,15 @@ import torch
 from torch import Tensor
 
 from abduce.compress.batches import batch_rows
-from abduce.compress.cells import LINES, gaussian_parameters, positions, symbol_models
+from abduce.compress.cells import LINES, SeenCells, positions, symbol_models
 from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.lattice import Lattice
 from abduce.compress.masses import line_bits
 from abduce.compress.stack import BitStack
-from abduce.compress.symbols import rounded
-from abduce.distributions.continuous import Gaussian
-from abduce.distributions.likelihoods import Product
+from abduce.compress.symbols import SymbolModel, rounded
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, MixtureNormal
 from abduce.distributions.priors import StandardNormal, as_mixture
 from abduce.inference.latent import LatentVariableModel
-
-
-class CellFactors:
-    """The factors u (n, rank) through which the Gaussian cells ``index`` of a batch stay correlated, given z."""
-
-    def __init__(self, part: Gaussian, index: np.ndarray, observed: np.ndarray):
-        assert part.factor is not None
-        n, seen = len(observed), observed[:, index]
-        self.part, self.index = part, index
-        self.factor = rounded(part.factor[:n].numpy() if part.factor.ndim == 3 else part.factor.numpy())
-        self.mean, self.scale = gaussian_parameters(part, n)
-        self.whitened = self.factor / self.scale[..., None] * seen[..., None]  # (n, d, rank)
-        gram = self.whitened.swapaxes(1, 2) @ self.whitened
-        # posterior precision P = L Lᵀ, so Lᵀ(u − mean) ~ N(0, I)
-        self.root = rounded(np.linalg.cholesky(gram + np.eye(gram.shape[-1])))
-        self.grid = LatentGrid.of(1.0 / np.diagonal(self.root, axis1=1, axis2=2))
-        self.prior = LatentLaw.standard(n, self.grid)
-
-    def posterior(self, x: np.ndarray) -> LatentLaw:
-        """The factors' exact law given all cells (n, D)."""
-        residual = (x[:, self.index] - self.mean) / self.scale
-        projected = self.whitened.swapaxes(1, 2) @ residual[..., None]
-        A = self.root.swapaxes(1, 2)
-        mean = np.linalg.solve(self.root @ A, projected)[..., 0]
-        return LatentLaw(None, mean[:, None], A[:, None], np.ones(mean.shape), self.grid)
-
-    def cells(self, u: np.ndarray) -> tuple[Gaussian, np.ndarray, np.ndarray]:
-        """The part, and mean and scale (n, d) of its cells given the factors' lattice points."""
-        moved = self.mean + (self.factor @ (u / self.grid.unit)[..., None])[..., 0]
-        return self.part, rounded(moved), self.scale
 
 
 class LatentCodec:
@@ -138,47 +104,27 @@ class LatentCodec:
         log_r, mean, A = (np.broadcast_to(a, (n, *a.shape[1:])) for a in self._mixture)
         return LatentLaw(log_r, mean, A[:1], np.ones((n, mean.shape[-1])), self.grid, upper=False)
 
-    def _law(self, z: np.ndarray, observed: np.ndarray) -> tuple[Product, CellFactors | None]:
-        """p(x|z), and the factors of its Gaussian cells if these are correlated."""
-        law = self.model.likelihood(self._padded(z / self.grid.unit))
-        for where, part in law.parts:
-            if isinstance(part, Gaussian) and part.factor is not None:
-                return law, CellFactors(part, positions(where, observed.shape[1]), observed)
-        return law, None
+    def _symbols(self, z: np.ndarray, observed: np.ndarray) -> Iterator[tuple[SeenCells, SymbolModel]]:
+        """p(x|z) of the observed cells, part by part."""
+        parts = self.model.likelihood(self._padded(z / self.grid.unit)).parts
+        return symbol_models(parts, self.lattice, observed)
 
     # -------------------------------------------------------------- one batch
 
     def push(self, stack: BitStack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
-        x = self.lattice.values(k, observed)
-        z = self._posterior(x, observed).choose(stack, plain)
-        law, factors = self._law(z, observed)
-        u, given = z[:, :0], None
-        if factors is not None:
-            u = factors.posterior(x).choose(stack, plain)
-            given = factors.cells(u)
-        s = k - self.lattice.low
-        for cells, model in reversed(list(symbol_models(law.parts, self.lattice, observed, given))):
-            cells.push(stack, model, s)
-        if factors is not None:
-            factors.prior.push(stack, u, plain)
+        z = self._posterior(self.lattice.values(k, observed), observed).choose(stack, plain)
+        for cells, model in reversed(list(self._symbols(z, observed))):
+            cells.push(stack, model, k - self.lattice.low)
         self._prior(len(k)).push(stack, z, plain, guard=True)
 
     def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         z = self._prior(len(observed)).pop(stack, plain)
-        law, factors = self._law(z, observed)
-        u, given = z[:, :0], None
-        if factors is not None:
-            u = factors.prior.pop(stack, plain)
-            given = factors.cells(u)
         s = np.zeros(observed.shape, np.int64)
-        for cells, model in symbol_models(law.parts, self.lattice, observed, given):
+        for cells, model in self._symbols(z, observed):
             cells.pop(stack, model, s)
         k = np.where(observed, s + self.lattice.low, 0)
         if not plain:
-            x = self.lattice.values(k, observed)
-            if factors is not None:
-                factors.posterior(x).push(stack, u)
-            self._posterior(x, observed).push(stack, z)
+            self._posterior(self.lattice.values(k, observed), observed).push(stack, z)
         return k
 
     # -------------------------------------------------------------- what the model promises
@@ -209,13 +155,6 @@ class LatentCodec:
                 nats = nats + part.log_prob(values, there)
                 continue
             law, loc, scale, shape = LINES[type(part)](part)
-            if isinstance(part, Gaussian) and part.factor is not None:
-                middle, root = part.factor_posterior(values, there)
-                noise = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
-                u = middle + (root @ noise.unsqueeze(-1)).squeeze(-1)
-                log_det = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
-                nats = nats - 0.5 * u.square().sum(-1) + 0.5 * noise.square().sum(-1) + log_det
-                loc = loc + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
             index = positions(where, k.shape[1])
             cells = k[:, index], index, there.numpy()
             bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), self.lattice, shape.numpy())

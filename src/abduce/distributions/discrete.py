@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from abduce.distributions.cells import Independent, masked_sum, uniform_like
+from abduce.distributions.cells import masked_sum, uniform_like
 from abduce.distributions.continuous import Gaussian
 
 
@@ -58,7 +58,7 @@ def _log_mass(logits: Tensor, x: Tensor, observed: Tensor | None) -> Tensor:
     return (blocks.sum(-1, dtype=torch.float64) + last).to(logits.dtype)
 
 
-class Bernoulli(Independent):
+class Bernoulli:
     """Bernoulli on logits: log p(x) = x·logit − softplus(logit), x in {0, 1}."""
 
     def __init__(self, logits: Tensor):
@@ -93,7 +93,7 @@ class Bernoulli(Independent):
         return Gaussian(p, (p * (1 - p)).clamp_min(1e-8).sqrt())
 
 
-class Categorical(Independent):
+class Categorical:
     """Categorical over codes 0..K−1 from log-probabilities ``(..., d, K)``; also carries ordinal cells.
 
     Cells with fewer than K classes are padded with log-probability −inf.
@@ -133,7 +133,7 @@ class Categorical(Independent):
         return Gaussian(mean, ((p * codes.square()).sum(-1) - mean.square()).clamp_min(1e-8).sqrt())
 
 
-class NegativeBinomial(Independent):
+class NegativeBinomial:
     """Negative binomial counts with mean μ and dispersion r: variance μ + μ²/r (r → ∞ is Poisson)."""
 
     def __init__(self, log_mean: Tensor, log_dispersion: Tensor):
@@ -178,7 +178,7 @@ class NegativeBinomial(Independent):
         return Gaussian(mean, (mean + mean.square() / self.log_dispersion.exp()).sqrt())
 
 
-class Poisson(Independent):
+class Poisson:
     """Poisson counts, log p(x) = x log μ − μ − log x!: variance equal to the mean.
 
     For counts of independent events at a rate that z explains whole; what is left over of the variance calls for the
@@ -215,7 +215,7 @@ class Poisson(Independent):
         return Gaussian(rate, rate.sqrt())
 
 
-class BetaBinomial(Independent):
+class BetaBinomial:
     """Beta-binomial counts k = 0..n: binomial with a success probability drawn from Beta(pc, (1 − p)c),
 
         P(k) = C(n, k) B(k + pc, n − k + (1 − p)c) / B(pc, (1 − p)c),   p = σ(logits), c the concentration.

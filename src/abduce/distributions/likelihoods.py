@@ -1,12 +1,12 @@
 """Likelihoods p(x|z): one plain distribution for each kind of cell, their product over a row, and the modules that make them.
 
-Every distribution covers ``d`` cells of one family for parameters of shape ``(..., d)`` and answers four questions,
-all in model space (reals standardised, categories as codes):
+Every distribution covers ``d`` independent cells of one family for parameters of shape ``(..., d)`` and answers these
+questions, all in model space (reals standardised, categories as codes):
 
     log_prob(x, observed)    nats, summed over the observed cells: shape (...)
     moments()                what may be averaged over posterior draws: means, or class probabilities, (..., d, m)
-    condition(x, observed)   the same family given the observed cells: only cells that stay correlated change
     sample(generator)        a draw, (..., d)
+    gaussian()               the Gaussian with the same means and variances, for linear observations of noisy or coarse data
 
 ``observed`` is a bool mask broadcast against ``x``; None means all cells are observed.
 """
@@ -31,7 +31,6 @@ class Distribution(Protocol):
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor: ...
     def moments(self) -> Tensor: ...
-    def condition(self, x: Tensor, observed: Tensor) -> Distribution: ...
     def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
     def gaussian(self) -> Gaussian: ...
 
@@ -55,9 +54,8 @@ class Product:
         return total
 
     def condition(self, x: Tensor, observed: Tensor) -> Product:
-        """The law of a row given its observed cells (and z)."""
-        parts = [(c, d.condition(x[..., c], observed[..., c])) for c, d in self.parts]
-        return Product(parts, self.n_cells)
+        """The law of a row given its observed cells (and z): itself, where nothing but z ties the cells."""
+        return self
 
     def moments(self) -> list[Tensor]:
         """One tensor of moments for each part."""
@@ -68,17 +66,10 @@ class Product:
         return _gather(self._cells, [d.sample(generator) for _, d in self.parts], self.n_cells)
 
     def gaussian(self) -> Gaussian:
-        """The Gaussian with the same means and (co)variances of cells, for linear observations of noisy or coarse data."""
+        """The Gaussian with the same means and variances of cells."""
         parts = [d.gaussian() for _, d in self.parts]
         mean = _gather(self._cells, [g.mean for g in parts], self.n_cells)
-        scale = _gather(self._cells, [g.scale.expand_as(g.mean) for g in parts], self.n_cells)
-        with_factor = [(c, g.factor) for c, g in zip(self._cells, parts, strict=True) if g.factor is not None]
-        if not with_factor:
-            return Gaussian(mean, scale)
-        cells, factor = with_factor[0]
-        whole = factor.new_zeros(*factor.shape[:-2], self.n_cells, factor.shape[-1])
-        whole[..., cells, :] = factor
-        return Gaussian(mean, scale, whole)
+        return Gaussian(mean, _gather(self._cells, [g.scale.expand_as(g.mean) for g in parts], self.n_cells))
 
     @property
     def _cells(self) -> list[Tensor | slice]:
