@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rates_for_tests import negative_elbo, rate
 from scipy.special import ndtr
 from scipy.stats import nbinom
 from sklearn.datasets import load_digits
 
 from abduce import VAE
-from abduce.compress import codec as task
 from abduce.compress.container import CompressedDataError, Packed, Reader, varint
 from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.masses import NORMAL, count_masses, mixture_masses
@@ -195,28 +195,28 @@ def digits():
 
 def test_rate_is_the_models_own_bound(digits):
     model, X = digits
-    rate = task.rate(model.model_, model.schema_, X, draws=8)
-    assert rate.total_bytes == len(model.compress(X))
+    found = rate(model.model_, model.schema_, X, draws=8)
+    assert found.total_bytes == len(model.compress(X))
     # a symbol costs at most 24 bits, so rows that the model finds all but impossible cost less than its bound
-    assert 0.95 < rate.marginal_bits / rate.negative_elbo_bits < 1.01
-    assert rate.header_bytes < 40
-    assert rate.first_rows <= 4
-    assert rate.total_bytes * 8 / X.size < 3.2  # order-0 by column takes 2.41 after a real fit; raw is 4.09
+    assert 0.95 < found.marginal_bits / found.negative_elbo_bits < 1.01
+    assert found.header_bytes < 40
+    assert found.first_rows <= 4
+    assert found.total_bytes * 8 / X.size < 3.2  # order-0 by column takes 2.41 after a real fit; raw is 4.09
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_rate_of_every_kind_is_near_the_bound(models, name):
     model, X = models(name)
-    rate = task.rate(model.model_, model.schema_, X, draws=16)
+    found = rate(model.model_, model.schema_, X, draws=16)
     # 150 rows: allow for the noise of z on both sides
-    assert rate.marginal_bits - rate.mask_bits == pytest.approx(rate.negative_elbo_bits, rel=0.05)
+    assert found.marginal_bits - found.mask_bits == pytest.approx(found.negative_elbo_bits, rel=0.05)
 
 
 def test_first_rows_are_paid_for(digits):
     model, X = digits
     one, two = len(model.compress(X[:1])), len(model.compress(X[:2]))
     assert 30 < one < two < 140
-    bits = task.negative_elbo(model.model_, model.schema_, X[:1], draws=64)[0]
+    bits = negative_elbo(model.model_, model.schema_, X[:1], draws=64)[0]
     assert 8 * (one - 26) > 0.6 * bits  # one row costs what it costs: nothing is borrowed
 
 

@@ -19,19 +19,16 @@ so that any Gaussian prior, mixtures too, can be cut along with the posterior.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from abduce.compress.batches import batch_rows
-from abduce.compress.cells import LINES, SeenCells, positions, symbol_models
+from abduce.compress.cells import SeenCells, symbol_models
 from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.lattice import Lattice
-from abduce.compress.masses import line_bits
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import SymbolModel, rounded
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, MixtureNormal
@@ -126,36 +123,3 @@ class LatentCodec:
         if not plain:
             self._posterior(self.lattice.values(k, observed), observed).push(stack, z)
         return k
-
-    # -------------------------------------------------------------- what the model promises
-
-    def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """−ELBO in bits, cells on their lattice."""
-        out = np.zeros(len(k))
-        generator = torch.Generator().manual_seed(seed)
-        for start in range(0, len(k), self.rows):
-            ks, os = k[start : start + self.rows], observed[start : start + self.rows]
-            x, seen = torch.from_numpy(self.lattice.values(ks, os)), torch.from_numpy(os)
-            q = self.model.posterior(x, None if os.all() else seen)
-            for _ in range(draws):
-                out[start : start + len(ks)] += self._negative_elbo(ks, x, seen, q, generator) / draws
-        return out
-
-    def _negative_elbo(
-        self, k: np.ndarray, x: Tensor, seen: Tensor, q: Any, generator: torch.Generator
-    ) -> np.ndarray:
-        """−ELBO of one draw from q, bits, (n,)."""
-        noise = torch.randn(1, len(x), self.model.noise_dim, generator=generator, dtype=x.dtype)
-        z = q.transport(noise)[0]
-        nats = self.model.prior.log_prob(z) - q.log_prob(z)
-        bits = np.zeros(len(k))
-        for where, part in self.model.likelihood(z).parts:
-            values, there = x[:, where], seen[:, where]
-            if type(part) not in LINES:
-                nats = nats + part.log_prob(values, there)
-                continue
-            law, loc, scale, shape = LINES[type(part)](part)
-            index = positions(where, k.shape[1])
-            cells = k[:, index], index, there.numpy()
-            bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), self.lattice, shape.numpy())
-        return bits - nats.numpy() / math.log(2.0)

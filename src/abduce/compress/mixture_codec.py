@@ -31,7 +31,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor
 
 from abduce.compress.batches import BlankPattern, batch_rows
@@ -208,12 +207,6 @@ class MixtureCodec:
         if self.bits_back and not plain:
             self._responsibilities(k, observed).push(stack, c)
         return k
-
-    # -------------------------------------------------------------- what the model promises
-
-    def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """−log₂ Σ_c π_c P_c(x), exact: ``draws`` and ``seed`` do not matter."""
-        return -np.asarray(logsumexp(self._log_joint(k, observed), axis=1)) / np.log(2.0)
 
 
 def _solve(root: Tensor, y: Tensor) -> Tensor:
