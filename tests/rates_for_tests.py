@@ -8,14 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from scipy.special import logsumexp
 
 from abduce.compress import codec as task
 from abduce.compress.batches import BlankPattern, Codec, encode
-from abduce.compress.cells import LINES, positions
-from abduce.compress.masses import line_bits
+from abduce.compress.cells import positions
+from abduce.compress.lattice import Lattice
 from abduce.compress.mixture_codec import MixtureCodec
 from abduce.data.schema import Schema
+from abduce.distributions.continuous import Gaussian, Laplace, RoundedGaussian, StudentT
+
+# likelihoods of location and scale on the real line: their standard law, location and scale (n, d)
+LINES: dict[type, Any] = {
+    Gaussian: lambda part: (stats.norm, part.mean, part.scale),
+    RoundedGaussian: lambda part: (stats.norm, part.mean, part.scale),
+    Laplace: lambda part: (stats.laplace, part.loc, part.scale),
+    StudentT: lambda part: (stats.t(part.df.numpy()), part.loc, part.scale),
+}
 
 
 @dataclass(frozen=True)
@@ -93,10 +103,10 @@ def promised(codec: Any, k: np.ndarray, observed: np.ndarray, draws: int, seed: 
                 if type(part) not in LINES:
                     nats = nats + part.log_prob(values, there)
                     continue
-                law, loc, scale, shape = LINES[type(part)](part)
+                law, loc, scale = LINES[type(part)](part)
                 index = positions(where, k.shape[1])
                 cells = ks[:, index], index, there.numpy()
-                bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), codec.lattice, shape.numpy())
+                bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), codec.lattice)
             out[start : start + len(ks)] += (bits - nats.numpy() / math.log(2.0)) / draws
     return out
 
@@ -105,3 +115,29 @@ def mask_bits(blanks: BlankPattern, observed: np.ndarray) -> np.ndarray:
     """What the flags of each row's blanks cost, (n,)."""
     p, seen = blanks.share[blanks.open], observed[:, blanks.open]
     return -np.where(seen, np.log2(p), np.log2(1 - p)).sum(1)
+
+
+def line_bits(
+    law: Any,
+    k: np.ndarray,
+    index: np.ndarray,
+    observed: np.ndarray,
+    loc: np.ndarray,
+    scale: np.ndarray,
+    lattice: Lattice,
+) -> np.ndarray:
+    """Bits −log₂ of the mass of codes k (n, d) under independent cells of location and scale in model space, (n,)."""
+    s = k - lattice.low[index]
+    left, right = ((lattice.edges(index, e.T).T - loc) / scale for e in (s, s + 1))
+    left[s <= 0] = -np.inf
+    right[s >= lattice.size[index] - 1] = np.inf
+    flip = left > 0  # subtract small numbers, not numbers close to one
+    a, b = np.where(flip, -right, left), np.where(flip, -left, right)
+    upper, lower = law.logcdf(b), law.logcdf(a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_mass = upper + np.log(-np.expm1(np.where(np.isfinite(lower), lower - upper, -np.inf)))
+        # the density times the width, where the difference would cancel
+        step = np.where(lattice.log[index], 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator[index])
+        density = law.logpdf(0.5 * (a + b)) + np.log(step / (lattice.scale[index] * scale))
+    log_mass = np.where(b - a < 1e-6, density, log_mass)
+    return -np.where(observed, log_mass, 0.0).sum(1) / np.log(2.0)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from abduce.compress import masses
@@ -27,7 +26,7 @@ from abduce.compress.symbols import (
     rounded,
     table_symbols,
 )
-from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, RoundedGaussian, StudentT
+from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, StudentT
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Distribution
 from abduce.distributions.pixels import DiscretizedLogisticMixture
@@ -61,11 +60,11 @@ class SeenCells(NamedTuple):
         return DigitSymbols(law, self.size)
 
     def on_line(
-        self, law: masses.Standard, loc: np.ndarray, scale: np.ndarray, shape: np.ndarray | float = 0.0
+        self, cdf: masses.Cdf, loc: np.ndarray, scale: np.ndarray, shape: np.ndarray | float = 0.0
     ) -> DigitSymbols:
         """Code them digit by digit under a law of location and scale (m,) in model space."""
         cell = np.broadcast_to(self.index, self.seen.shape)[self.seen]
-        return self.digits(masses.line_masses(law, self.lattice, cell, loc, scale, self.size, shape))
+        return self.digits(masses.line_masses(cdf, self.lattice, cell, loc, scale, self.size, shape))
 
     def push(self, stack: BitStack, model: SymbolModel, s: np.ndarray) -> None:
         """Push their symbols, out of those of all cells (n, D)."""
@@ -78,18 +77,13 @@ class SeenCells(NamedTuple):
         s[:, self.index] = block
 
 
-# likelihoods of location and scale on the real line: their standard law, location, scale and shape (n, d)
-LINES: dict[type, Callable[[Any], tuple[masses.Standard, Tensor, Tensor, Tensor]]] = {
-    Gaussian: lambda part: (masses.NORMAL, part.mean, part.scale, torch.zeros_like(part.mean)),
-    RoundedGaussian: lambda part: (masses.NORMAL, part.mean, part.scale, torch.zeros_like(part.mean)),
-    Laplace: lambda part: (masses.LAPLACE, part.loc, part.scale, torch.zeros_like(part.loc)),
-    StudentT: lambda part: (masses.STUDENT_T, part.loc, part.scale, part.df),
-}
+def _laplace(part: Laplace, at: SeenCells) -> SymbolModel:
+    return at.on_line(masses.laplace, at.take(part.loc), np.exp(at.take(part.scale.log())))
 
 
-def _line(part: Any, at: SeenCells) -> SymbolModel:
-    law, loc, scale, shape = LINES[type(part)](part)
-    return at.on_line(law, at.take(loc), np.exp(at.take(scale.log())), at.take(shape))
+def _student_t(part: StudentT, at: SeenCells) -> SymbolModel:
+    scale = np.exp(at.take(part.scale.log()))
+    return at.on_line(masses.student_t, at.take(part.loc), scale, at.take(part.df))
 
 
 def _negative_binomial(part: NegativeBinomial, at: SeenCells) -> SymbolModel:
@@ -120,8 +114,8 @@ SYMBOLS: dict[type, Callable[[Any, SeenCells], SymbolModel]] = {
     NegativeBinomial: _negative_binomial,
     Poisson: lambda part, at: at.digits(masses.poisson_masses(at.take(part.log_rate), at.size)),
     BetaBinomial: _beta_binomial,
-    Laplace: _line,
-    StudentT: _line,
+    Laplace: _laplace,
+    StudentT: _student_t,
     ContinuousBernoulli: _continuous_bernoulli,
     DiscretizedLogisticMixture: _logistic_mixture,
 }
@@ -142,7 +136,7 @@ def gaussian_symbols(
         yield SeenCells(own, s, lattice), binned_symbols(middle[s], width[s], int(size[fine].max()) - 1)
     if not fine.all():
         rest = SeenCells(index[~fine], seen[:, ~fine], lattice)
-        yield rest, rest.on_line(masses.NORMAL, mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
+        yield rest, rest.on_line(masses.normal, mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
 
 
 def symbol_models(

@@ -36,7 +36,7 @@ from torch import Tensor
 from abduce.compress.batches import BlankPattern, batch_rows
 from abduce.compress.cells import SeenCells, gaussian_symbols
 from abduce.compress.lattice import Lattice
-from abduce.compress.masses import NORMAL, line_bits
+from abduce.compress.masses import normal_bits
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import PlainSymbols, SymbolModel, normalized, rounded, table_symbols
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
@@ -160,7 +160,7 @@ class MixtureCodec:
         loc = x - scale * e  # not rounded: the table of components is
         codes, seen = (np.repeat(a, components, 0) for a in (k, observed))
         loc, scale = (a.reshape(codes.shape) for a in (loc, scale))
-        bits = line_bits(NORMAL, codes, np.arange(k.shape[1]), seen, loc, scale, self.lattice)
+        bits = normal_bits(codes, seen, loc, scale, self.lattice)
         return self.log_weights - np.log(2.0) * bits.reshape(n, components)
 
     def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> PlainSymbols:
