@@ -14,6 +14,7 @@ from abduce.compress.container import CompressedDataError
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.models.energy_model import EnergyModel
 from abduce.models.gaussian import IndependentComponentsEnergy
 from abduce.models.hard_mixture_law import HardMixtureLaw
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
@@ -359,13 +360,15 @@ def test_energies_are_coded_by_their_own_law():
     schema, law = fitted(X, "k-means")
     assert isinstance(law, HardMixtureLaw)
     model = KMeansEnergy.of(law.centres)
-    data = task.compress(model, schema, X, NAME, beta=1.5)
+    own = EnergyModel(model, beta=1.5).coder()
+    data = task.compress(own, schema, X, NAME)
     assert data == task.compress(law, schema, X, NAME)
-    assert_same(task.decompress(model, schema, data, NAME, beta=1.5), X)
+    assert_same(task.decompress(own, schema, data, NAME), X)
     _, law = fitted(X, "mixture")
     mixture = GaussianMixtureEnergy.of(law.log_weights, law.means, law.covariances)
-    assert_same(task.decompress(mixture, schema, task.compress(mixture, schema, X, NAME), NAME), X)
+    own = EnergyModel(mixture).coder()
+    assert_same(task.decompress(own, schema, task.compress(own, schema, X, NAME), NAME), X)
     with pytest.raises(ValueError, match=r"GaussianMixture.*neither latents"):  # no law at another β
-        task.compress(mixture, schema, X, NAME, beta=0.5)
+        task.compress(EnergyModel(mixture, beta=0.5).coder(), schema, X, NAME)
     with pytest.raises(TypeError, match="float64"):
-        task.compress(model.float(), schema, X, NAME, beta=1.5)
+        task.compress(model.float(), schema, X, NAME)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, stdtr
 from torch import Tensor
 
 from abduce.compress import masses
@@ -60,11 +61,11 @@ class SeenCells(NamedTuple):
         return DigitSymbols(law, self.size)
 
     def on_line(
-        self, cdf: masses.Cdf, loc: np.ndarray, scale: np.ndarray, shape: np.ndarray | float = 0.0
+        self, cdf: Callable[[np.ndarray, slice], np.ndarray], loc: np.ndarray, scale: np.ndarray
     ) -> DigitSymbols:
         """Code them digit by digit under a law of location and scale (m,) in model space."""
         cell = np.broadcast_to(self.index, self.seen.shape)[self.seen]
-        return self.digits(masses.line_masses(cdf, self.lattice, cell, loc, scale, self.size, shape))
+        return self.digits(masses.line_masses(cdf, self.lattice, cell, loc, scale, self.size))
 
     def push(self, stack: BitStack, model: SymbolModel, s: np.ndarray) -> None:
         """Push their symbols, out of those of all cells (n, D)."""
@@ -78,12 +79,13 @@ class SeenCells(NamedTuple):
 
 
 def _laplace(part: Laplace, at: SeenCells) -> SymbolModel:
-    return at.on_line(masses.laplace, at.take(part.loc), np.exp(at.take(part.scale.log())))
+    scale = np.exp(at.take(part.scale.log()))
+    return at.on_line(lambda t, _: masses.laplace(t), at.take(part.loc), scale)
 
 
 def _student_t(part: StudentT, at: SeenCells) -> SymbolModel:
-    scale = np.exp(at.take(part.scale.log()))
-    return at.on_line(masses.student_t, at.take(part.loc), scale, at.take(part.df))
+    df, scale = at.take(part.df), np.exp(at.take(part.scale.log()))
+    return at.on_line(lambda t, some: stdtr(df[some, None], t), at.take(part.loc), scale)
 
 
 def _negative_binomial(part: NegativeBinomial, at: SeenCells) -> SymbolModel:
@@ -136,7 +138,7 @@ def gaussian_symbols(
         yield SeenCells(own, s, lattice), binned_symbols(middle[s], width[s], int(size[fine].max()) - 1)
     if not fine.all():
         rest = SeenCells(index[~fine], seen[:, ~fine], lattice)
-        yield rest, rest.on_line(masses.normal, mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
+        yield rest, rest.on_line(lambda t, _: ndtr(t), mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
 
 
 def symbol_models(

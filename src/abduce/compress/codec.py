@@ -36,7 +36,6 @@ from abduce.compress.stack import BitStack
 from abduce.data.schema import Schema
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.inference.energy import Energy
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
@@ -50,39 +49,15 @@ CODECS: dict[type, Callable[[Any, Lattice, BlankPattern], Codec]] = {
 }
 
 
-def coder(model: Any, beta: float = 1.0, base: Any = None) -> Callable[[Lattice, BlankPattern], Codec]:
-    """What makes a codec of a model with latents, of a law, or of an energy with an exact law; others are refused.
-
-    An energy's law is that at inverse temperature ``beta`` with the base measure ``base``.
-    """
-    found = _found(model, beta, base)
-    if found is None:
-        raise _no_codec(type(model).__name__)
-    return found
-
-
-def check(model: Any, name: str) -> None:
-    """Refuse a model that nothing codes, calling it by ``name``."""
-    if _found(model) is None:
-        raise _no_codec(name)
-
-
-def _found(
-    model: Any, beta: float = 1.0, base: Any = None
-) -> Callable[[Lattice, BlankPattern], Codec] | None:
-    law = model.law(beta, base) if isinstance(model, Energy) else None
-    for source in (model, law):
-        for family in type(source).mro():
-            if family in CODECS:
-                return partial(CODECS[family], source)
-    return None
-
-
-def _no_codec(name: str) -> ValueError:
-    return ValueError(
-        f"compress cannot code rows with {name}: it has neither latents with a posterior (as VAE has) nor "
-        "Gaussian conditionals of its cells (as PPCA, GMM and k-means have), nor has a pool of models (as Auto is); fit a "
-        "VAE or a GaussianMixture to the same data (abduce fit --model vae)"
+def coder(model: Any, name: str | None = None) -> Callable[[Lattice, BlankPattern], Codec]:
+    """What makes a codec of a model with latents or of a law; others are refused, by ``name`` or that of their class."""
+    for family in type(model).mro():
+        if family in CODECS:
+            return partial(CODECS[family], model)
+    raise ValueError(
+        f"compress cannot code rows with {name or type(model).__name__}: it has neither latents with a posterior (as VAE "
+        "has) nor Gaussian conditionals of its cells (as PPCA, GMM and k-means have), nor has a pool of models (as Auto is);"
+        " fit a VAE or a GaussianMixture to the same data (abduce fit --model vae)"
     )
 
 
@@ -119,10 +94,10 @@ def _made(
 
 
 def prepared(
-    model: Any, schema: Schema, X: Any, fingerprint: bytes, beta: float = 1.0, base: Any = None
+    model: Any, schema: Schema, X: Any, fingerprint: bytes
 ) -> tuple[Packed, Codec, BlankPattern, np.ndarray, np.ndarray]:
     """The file without its payload, the codec and the blanks, and X as codes (n, D) with their mask; of a steady model."""
-    make = coder(model, beta, base)
+    make = coder(model)
     k, observed = schema.to_integers(X, ignore_left_out=True)
     extras, carried = carry(schema, X, schema.from_integers(k, observed))
     observed[:, carried] = False
@@ -133,21 +108,17 @@ def prepared(
     return box, *_made(make, schema, box), k, observed
 
 
-def compress(
-    model: Any, schema: Schema, X: Any, fingerprint: bytes, beta: float = 1.0, base: Any = None
-) -> bytes:
+def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
     """Compress X losslessly with a fitted model; ``fingerprint`` (at least 8 bytes) names the model.
 
-    ``model`` has latents, or is a mixture of Gaussians, or is an energy that has one as its law at ``beta`` and ``base``.  A
-    model with latents takes −ELBO bits a row, a mixture of Gaussians −log₂ p.  For a ``HardMixtureLaw`` the soft mixture
-    codes, with equal weights, means w_k and covariances I/2β: at most log₂ K bits a row more than −log₂ p of the law itself.
+    A model with latents takes −ELBO bits a row, a mixture of Gaussians −log₂ p, a ``HardMixtureLaw`` at most log₂ K more.
 
     What was written is decoded and compared before it is returned.  Raises ValueError naming the column for
     values that the model has no code for: categories never seen, pixels out of range, reals off the training
     data's lattice; and for a model of another family, which has neither latents nor exact conditionals to code with.
     """
     with steady(model):
-        box, codec, blanks, k, observed = prepared(model, schema, X, fingerprint, beta, base)
+        box, codec, blanks, k, observed = prepared(model, schema, X, fingerprint)
         box.payload = encode(codec, blanks, k, observed).to_bytes()
         back, mask = decode(BitStack(box.payload), codec, blanks, len(k))
     if not (np.array_equal(k, back) and np.array_equal(observed, mask)):
@@ -155,15 +126,13 @@ def compress(
     return box.to_bytes()
 
 
-def decompress(
-    model: Any, schema: Schema, data: bytes, fingerprint: bytes, beta: float = 1.0, base: Any = None
-) -> Any:
+def decompress(model: Any, schema: Schema, data: bytes, fingerprint: bytes) -> Any:
     """Turn :func:`compress`'s bytes back into X, bit for bit.
 
     Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or changed.
     """
     with steady(model):
-        make = coder(model, beta, base)
+        make = coder(model)
         box = Packed.from_bytes(data, fingerprint, schema.n_cells)
         k, observed = decode(BitStack(box.payload), *_made(make, schema, box), box.rows)
     if _digest(k, observed) != box.check:

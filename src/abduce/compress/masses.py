@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import betainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
+from scipy.special import betainc, gammaincc, gammaln, log_ndtr
 
 from abduce.compress.lattice import Lattice
 from abduce.distributions.cells import LOG_2PI
@@ -24,52 +24,37 @@ Masses = Callable[[np.ndarray, slice], np.ndarray]
 # ------------------------------------------------------------------ laws of location and scale
 
 
-Cdf = Callable[
-    [np.ndarray, np.ndarray], np.ndarray
-]  # of a symmetric law of unit scale: at t, given its shape (or 0)
-
-
-def normal(t: np.ndarray, _: np.ndarray) -> np.ndarray:
-    """Φ(t)."""
-    return ndtr(t)
-
-
-def laplace(t: np.ndarray, _: np.ndarray) -> np.ndarray:
-    """Distribution function of the Laplace law."""
+def laplace(t: np.ndarray) -> np.ndarray:
+    """Distribution function of the Laplace law of unit scale."""
     tail = 0.5 * np.exp(-np.abs(t))
     return np.where(t > 0, 1 - tail, tail)
 
 
-def student_t(t: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """Distribution function of Student's t."""
-    return stdtr(df, t)
-
-
-def interval(cdf: Cdf, t: np.ndarray, shape: np.ndarray | float = 0.0) -> np.ndarray:
-    """Mass between t[i] and t[i + 1] along the last axis, exact in both tails."""
+def interval(cdf: Callable[[np.ndarray], np.ndarray], t: np.ndarray) -> np.ndarray:
+    """Mass of a symmetric law between t[i] and t[i + 1] along the last axis, exact in both tails."""
     a, b = t[..., :-1], t[..., 1:]
-    shape = np.broadcast_to(shape, a.shape)
     flip = a > 0  # F(b) − F(a) = F(−a) − F(−b): subtract small numbers, not numbers close to one
-    return cdf(np.where(flip, -a, b), shape) - cdf(np.where(flip, -b, a), shape)
+    return cdf(np.where(flip, -a, b)) - cdf(np.where(flip, -b, a))
 
 
 def line_masses(
-    cdf: Cdf,
+    cdf: Callable[[np.ndarray, slice], np.ndarray],
     lattice: Lattice,
     cells: np.ndarray,
     loc: np.ndarray,
     scale: np.ndarray,
     size: np.ndarray,
-    shape: np.ndarray | float = 0.0,
 ) -> Masses:
-    """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat."""
-    shape = np.broadcast_to(shape, cells.shape)
+    """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat.
+
+    ``cdf(t, part)`` is the distribution function, at unit scale, of some of the cells.
+    """
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
         t = (lattice.edges(cells[part], edges) - loc[part, None]) / scale[part, None]
         flat = t[:, -1] - t[:, 0] < FLAT
         t = np.where(edges <= 0, -np.inf, np.where(edges >= size[part, None], np.inf, t))
-        cut = np.where(edges[:, 1:] > edges[:, :-1], interval(cdf, t, shape[part, None]), 0.0)
+        cut = np.where(edges[:, 1:] > edges[:, :-1], interval(lambda t: cdf(t, part), t), 0.0)
         return np.where(flat[:, None], np.diff(edges).astype(np.float64), cut)
 
     return masses
