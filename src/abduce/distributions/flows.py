@@ -99,12 +99,10 @@ class FlowPrior(nn.Module):
         self.flow = Flow(latent_dim, 0, kind, transforms, hidden)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         noise, log_det = self.flow(z)
         return standard_log_prob(noise) + log_det
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``."""
         return self.flow(torch.randn(n, self.latent_dim, generator=generator, **factory), inverse=True)[0]
 
 
@@ -134,7 +132,6 @@ class FlowNormal:
         return self.transport(noise).mean(0)
 
     def detach(self) -> FlowNormal:
-        """The same distribution with no gradient to its parameters."""
         return FlowNormal(
             self.flow, self.location.detach(), self.log_scale.detach(), self.context.detach(), frozen=True
         )
@@ -143,14 +140,12 @@ class FlowNormal:
         return self.draw(noise)[0]
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws and their log-density, in one pass."""
         noise = noise.expand(*noise.shape[:-2], *self.location.shape)
         bent, log_det = self._map(noise)
         z = self.location + self.log_scale.exp() * bent
         return z, standard_log_prob(noise) - log_det - self.log_scale.sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         noise, log_det = self._map((z - self.location) * torch.exp(-self.log_scale), inverse=True)
         return standard_log_prob(noise) - log_det - self.log_scale.sum(-1)
 

@@ -14,6 +14,7 @@ questions, all in model space (reals standardised, categories as codes):
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,11 +48,8 @@ class Product:
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Log-probability of the observed cells of each row, nats, shape (...)."""
-        terms = [d.log_prob(x[..., c], None if observed is None else observed[..., c]) for c, d in self.parts]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        terms = (d.log_prob(x[..., c], None if observed is None else observed[..., c]) for c, d in self.parts)
+        return functools.reduce(torch.add, terms)
 
     def condition(self, x: Tensor, observed: Tensor) -> Product:
         """The law of a row given its observed cells (and z): itself, where nothing but z ties the cells."""
@@ -120,13 +118,11 @@ class Head(nn.Module, abc.ABC):
     """
 
     fits: ClassVar[dict[str, tuple[str, ...]]]  # likelihoods by name, and the kinds of cells that each fits
-    drawable: ClassVar[
-        tuple[str, ...]
-    ] = ()  # those whose blanks can be drawn with a gradient: they have ``moved``
-    summable: ClassVar[
-        tuple[str, ...]
-    ] = ()  # those whose blanks can be summed out: they have ``class_log_probs``
-    thinnable: ClassVar[tuple[str, ...]] = ()  # those of counts that stay in the family when thinned
+    # those whose blanks can be drawn with a gradient (they have ``moved``), those whose blanks can be summed out (they
+    # have ``class_log_probs``), and those of counts that stay in the family when thinned
+    drawable: ClassVar[tuple[str, ...]] = ()
+    summable: ClassVar[tuple[str, ...]] = ()
+    thinnable: ClassVar[tuple[str, ...]] = ()
     estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
     largest: Tensor | float = math.inf  # value that a cell can take
     offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere
@@ -183,9 +179,8 @@ class Likelihood(nn.Module):
 
     def limits(self) -> Tensor:
         """The largest value that each cell can take, (D,): infinity but for bounded counts."""
-        largest = [
-            torch.as_tensor(h.largest).expand(len(c)) for h, c in zip(self.heads, self.cells(), strict=True)
-        ]
+        pairs = zip(self.heads, self.cells(), strict=True)
+        largest = [torch.as_tensor(head.largest).expand(len(cells)) for head, cells in pairs]
         return _gather(self._cells, largest, self.n_cells)
 
     def point(self, moments: list[Tensor]) -> Tensor:
