@@ -149,12 +149,10 @@ def test_the_bound_of_the_vae_is_above_its_surprise():
     assert (model.energy(x) >= -model.score_samples(x) - 1e-9).all()
 
 
-def test_every_strategy_has_its_methods_and_every_method_its_words():
+def test_every_strategy_has_its_methods_and_every_method_can_be_made():
     assert len({method.name for method in METHODS}) == len(METHODS) == 23
     assert {method.strategy for method in METHODS} == set(range(len(STRATEGIES)))
     for method in METHODS:
-        assert method.right
-        assert method.teaches
         method.make(seed=3)
 
 
