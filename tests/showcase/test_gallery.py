@@ -11,8 +11,8 @@ from abduce.cli import app
 from abduce.data.examples import spiral
 from abduce.showcase import gallery
 from abduce.showcase.gallery import measures, picture
-from abduce.showcase.gallery.bits import BitCoded
 from abduce.showcase.gallery.methods import METHODS, STRATEGIES, find
+from abduce.showcase.gallery.plane import BitCoded
 
 TOY = spiral(gallery.NOISE)
 TRAIN = TOY.sample(2000, 0)

@@ -1,7 +1,7 @@
 """The methods of the gallery and what each is fitted with.
 
 Rows go in as images of one row and two pixels, so that one mean and one scale serve both axes and the plane keeps its shape;
-methods for binary data get the bits of :class:`~abduce.showcase.gallery.bits.BitCoded`.
+methods for binary data get the bits of :class:`~abduce.showcase.gallery.plane.BitCoded`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedSco
 from abduce.fit.maximum_likelihood import MaximumLikelihood
 from abduce.inference import weights
 from abduce.inference.importance import by_chunk, draw
-from abduce.showcase.gallery.bits import BitCoded
+from abduce.showcase.gallery.plane import BitCoded, Planar
 
 STRATEGIES = (
     "a probability model",
@@ -50,32 +50,6 @@ STRATEGIES = (
 DRAWS = 32  # of the VAE's posterior, behind its −ELBO and its log p at a point of the grid
 
 
-class Planar:
-    """An estimator asked about points (n, 2) of the plane, which it is shown as images (n, 1, 2).
-
-    ``energy`` is a function of the estimator and such images, in the method's own units; by default the estimator's own.
-    """
-
-    def __init__(self, model: Any, energy: Callable[[Any, np.ndarray], np.ndarray] | None = None):
-        self.model = model
-        self._energy = energy or (lambda model, images: model.energy(images))
-
-    def fit(self, X: np.ndarray) -> Planar:
-        """Fit the estimator to points (n, 2), and find log Z."""
-        self.model.fit(_images(X))
-        if getattr(self.model, "log_z_", ()) is None:
-            self.model.normalize()
-        return self
-
-    def energy(self, X: np.ndarray) -> np.ndarray:
-        """Energy of points, (n,)."""
-        return self._energy(self.model, _images(X))
-
-    def score_samples(self, X: np.ndarray) -> np.ndarray:
-        """log p of points, nats, (n,)."""
-        return self.model.score_samples(_images(X))
-
-
 def _negative_elbo(vae: VAE, images: np.ndarray) -> np.ndarray:
     """−ELBO = KL(q(z|x) ‖ p(z)) − E_q[log p(x|z)] by draws that all points share, (n,)."""
 
@@ -88,10 +62,6 @@ def _negative_elbo(vae: VAE, images: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         elbo = by_chunk(bound, torch.from_numpy(values), torch.from_numpy(observed))[0]
     return -elbo.numpy() - vae.schema_.log_jacobian(values, observed)
-
-
-def _images(X: np.ndarray) -> np.ndarray:
-    return np.asarray(X).reshape(-1, 1, 2)
 
 
 @dataclass(frozen=True)
