@@ -46,22 +46,22 @@ class LatentCodec:
         cells, k = len(lattice.size), model.latent_dim
         width = cells + sum(int(head.n_parameters) for head in model.heads.heads)  # pyright: ignore
         self._mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        components = 1
         prior: Any = model.prior
         law: Any = as_mixture(prior)
         if law is not None:
             weights, means, roots = (t.double().numpy() for t in (law.weights, law.means, law.roots))
             self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
-            components = len(weights)
         elif not isinstance(prior, StandardNormal):
             raise ValueError(
                 f"compress needs a prior of Gaussians (normal, mixture, vamp), this model has {type(prior).__name__}"
             )
         # rows of the padded shape in which the networks run
-        self.rows = batch_rows(min(2**20 / width, 2**23 / (components * k * k)))
+        self.rows = batch_rows(min(2**20 / width, 2**23 / (prior.components * k * k)))
         self.appetite = 24 * (k + cells + 2)  # a pop takes at most 24 bits
-        _, _, A, scale = self._parameters(np.zeros((1, cells)), np.ones((1, cells), bool))
-        self.grid = LatentGrid.of(LatentLaw.width(A, scale))
+        _, _, A, width = self._parameters(np.zeros((1, cells)), np.ones((1, cells), bool))
+        if A is not None:  # width of each latent given those before it, least over the components
+            width = width / np.abs(np.diagonal(A, axis1=-2, axis2=-1)).max(1)
+        self.grid = LatentGrid.of(width)
 
     # -------------------------------------------------------------- the networks, in one padded shape
 
@@ -96,10 +96,12 @@ class LatentCodec:
 
     def _prior(self, n: int) -> LatentLaw:
         """p(z), for n rows."""
+        scale = np.ones((n, len(self.grid.unit)))
         if self._mixture is None:
-            return LatentLaw.standard(n, self.grid)
-        log_r, mean, A = (np.broadcast_to(a, (n, *a.shape[1:])) for a in self._mixture)
-        return LatentLaw(log_r, mean, A[:1], np.ones((n, mean.shape[-1])), self.grid, upper=False)
+            return LatentLaw(None, np.zeros((n, 1, scale.shape[1])), None, scale, self.grid)
+        log_r, mean, A = self._mixture
+        log_r, mean = (np.broadcast_to(a, (n, *a.shape[1:])) for a in (log_r, mean))
+        return LatentLaw(log_r, mean, A, scale, self.grid, upper=False)
 
     def _symbols(self, z: np.ndarray, observed: np.ndarray) -> Iterator[tuple[SeenCells, SymbolModel]]:
         """p(x|z) of the observed cells, part by part."""

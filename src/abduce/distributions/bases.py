@@ -51,20 +51,17 @@ class _Base(nn.Module):
 
 
 class NormalBase(_Base):
-    """N(mean, covariance), full covariance, or its Cholesky ``root``."""
+    """N(mean, covariance), full covariance."""
 
     mean: Tensor
     root: Tensor
     name = "normal"
     support = "real"
 
-    def __init__(self, mean: Tensor, covariance: Tensor | None = None, root: Tensor | None = None):
+    def __init__(self, mean: Tensor, covariance: Tensor):
         super().__init__()
         self.register_buffer("mean", mean)
-        if root is None:
-            assert covariance is not None
-            root = torch.linalg.cholesky(covariance)
-        self.register_buffer("root", root)
+        self.register_buffer("root", torch.linalg.cholesky(covariance))
 
     @classmethod
     def fit(cls, x: Tensor, widen: float = 1.0, floor: float = 1e-3) -> NormalBase:
@@ -192,8 +189,3 @@ class BoxBase(_Base):
         log_volume = (observed * (self.high - self.low).log()).sum(-1)
         log_marginal = torch.where(inside, -log_volume, -torch.inf)
         return Conditional(log_marginal, self._clamped(x, observed))
-
-
-def restore(name: str, tensors: dict[str, Tensor]) -> NormalBase | RatesBase | BoxBase:
-    """Build a base again from its ``name`` and its ``state_dict``; KeyError for one that there is not."""
-    return {"normal": NormalBase, "rates": RatesBase, "box": BoxBase}[name](**tensors)

@@ -163,10 +163,9 @@ class Likelihood(nn.Module):
         self.n_cells = n_cells
         self.sizes = [head.n_parameters for _, head in heads]
         self.n_parameters = sum(self.sizes)
-        whole = len(heads) == 1 and list(heads[0][0]) == list(range(n_cells))
-        self._cells: list[Tensor | slice] = (
-            [slice(None)] if whole else [torch.tensor(list(cells), dtype=torch.long) for cells, _ in heads]
-        )
+        self._cells: list[Tensor | slice] = [torch.tensor(list(at), dtype=torch.long) for at, _ in heads]
+        if len(heads) == 1 and list(heads[0][0]) == list(range(n_cells)):
+            self._cells = [slice(None)]
 
     def forward(self, h: Tensor) -> Product:
         pieces = h.split(self.sizes, -1) if len(self.sizes) > 1 else (h,)
