@@ -51,7 +51,6 @@ class Reader:
         self.data, self.at = data, 0
 
     def take(self, n: int) -> bytes:
-        """Read n bytes."""
         if n > len(self.data) - self.at:
             raise CompressedDataError("data is truncated: it ends before its header does")
         self.at += n
@@ -70,11 +69,9 @@ class Reader:
                 raise CompressedDataError("data was changed: a number in its header never ends")
 
     def block(self) -> bytes:
-        """Read what :func:`block` wrote."""
         return self.take(self.varint())
 
     def rest(self) -> bytes:
-        """Read all that is left."""
         return self.take(len(self.data) - self.at)
 
 
@@ -91,7 +88,6 @@ class Packed:
     extras: bytes = b""
 
     def to_bytes(self) -> bytes:
-        """Write the file."""
         flags = (BLANKS * bool(self.rates)) | (BLANKS_BY_COLUMN * (len(self.rates) > 1))
         flags |= (RANGES * bool(self.ranges)) | (EXTRAS * bool(self.extras))
         body = self.fingerprint[:8] + varint(self.rows) + struct.pack("<IB", self.check, flags)

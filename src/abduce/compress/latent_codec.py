@@ -91,7 +91,6 @@ class LatentCodec:
         return q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy()))
 
     def _posterior(self, x: np.ndarray, observed: np.ndarray) -> LatentLaw:
-        """q(z|x) of n rows."""
         return LatentLaw(*self._parameters(x, observed), self.grid)
 
     def _prior(self, n: int) -> LatentLaw:

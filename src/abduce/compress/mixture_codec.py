@@ -43,7 +43,6 @@ from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
 BUDGET = 2**22  # numbers in one block's largest array
-FIRST = np.zeros(1, np.int64)  # where a cell is in the lattice of itself alone
 
 Choose = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
@@ -61,7 +60,6 @@ class MixtureCodec:
     ):
         k, d = means.shape
         self.lattice = lattice
-        self.cells = [lattice.cell(j) for j in range(d)]
         self.log_weights = torch.log_softmax(log_weights.detach().double(), 0).numpy()
         self.means = means.detach().double().numpy()
         self.covariances = covariances.detach().double()
@@ -77,7 +75,6 @@ class MixtureCodec:
 
     @classmethod
     def of(cls, law: GaussianMixtureLaw, lattice: Lattice, blanks: BlankPattern) -> MixtureCodec:
-        """The codec of a mixture."""
         return cls(law.log_weights, law.means, law.covariances, lattice, blanks)
 
     @classmethod
@@ -97,9 +94,8 @@ class MixtureCodec:
         """L (m, D, D) of patterns (m, D) and covariances c (m,)."""
         seen = torch.from_numpy(pattern.copy())
         eye = torch.eye(pattern.shape[1], dtype=torch.float64)
-        return torch.linalg.cholesky(
-            torch.where(seen.unsqueeze(2) & seen.unsqueeze(1), self.covariances[c], eye)
-        )
+        both = seen.unsqueeze(2) & seen.unsqueeze(1)
+        return torch.linalg.cholesky(torch.where(both, self.covariances[c], eye))
 
     def _roots_of(self, observed: np.ndarray, c: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """L, each once, and which of them rows (n, D) have for components c (n, m): (n, m)."""
@@ -129,11 +125,12 @@ class MixtureCodec:
             away[:, j] = np.where(observed[:, j], x - means[:, j], 0.0)
 
     def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> SymbolModel:
-        at = SeenCells(FIRST, observed[:, j : j + 1], self.cells[j])
+        at = SeenCells(np.array([j]), observed[:, j : j + 1], self.lattice)
         return next(gaussian_symbols(mean[:, None], scale[:, None], at))[1]
 
     def _values(self, j: int, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        return self.cells[j].values(k[:, j : j + 1], observed[:, j : j + 1])[:, 0]
+        at = slice(j, j + 1)
+        return self.lattice.values(k[:, at], observed[:, at], at)[:, 0]
 
     # -------------------------------------------------------------- components
 
@@ -141,10 +138,9 @@ class MixtureCodec:
         """log π_c P_c(x) of n rows, on the lattice, nats, (n, K)."""
         components, d = self.means.shape
         size = max(1, BUDGET // (components * d * (16 if self.same else d)))
-        parts = [
-            self._log_joint_block(k[i : i + size], observed[i : i + size]) for i in range(0, len(k), size)
-        ]
-        return np.concatenate([np.zeros((0, components)), *parts])
+        parts = (slice(i, i + size) for i in range(0, len(k), size))
+        blocks = [self._log_joint_block(k[part], observed[part]) for part in parts]
+        return np.concatenate([np.zeros((0, components)), *blocks])
 
     def _log_joint_block(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
         n, components = len(k), len(self.means)

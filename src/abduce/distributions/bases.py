@@ -78,7 +78,6 @@ class NormalBase(_Base):
 
     @property
     def covariance(self) -> Tensor:
-        """The covariance."""
         return self.root @ self.root.mT
 
     @property
@@ -172,7 +171,6 @@ class BoxBase(_Base):
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviation of each cell, (D,)."""
         return (self.high - self.low) / math.sqrt(12)
 
     def log_prob(self, x: Tensor) -> Tensor:

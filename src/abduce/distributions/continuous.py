@@ -116,7 +116,6 @@ class Laplace:
         return self.loc[..., cells] + self.scale[..., cells] * u.sign() * depth
 
     def fixed(self, cells: list[int], values: Tensor) -> Laplace:
-        """The distribution with some cells at given values and no spread."""
         loc = put(self.loc, cells, values)
         return Laplace(loc, put(self.scale, cells, torch.zeros_like(values)), self.half)
 

@@ -116,7 +116,6 @@ class Categorical:
         return self.log_probs[..., cell, :]
 
     def tilted(self, cell: int, log_factor: Tensor) -> Categorical:
-        """The distribution with the classes of a cell reweighted by exp(``log_factor``)."""
         log_probs = self.log_probs.clone()
         factor = log_factor[: log_probs.shape[-1]]
         log_probs[..., cell, :] = torch.log_softmax(log_probs[..., cell, :] + factor, -1)
@@ -203,7 +202,6 @@ class Poisson:
         return torch.poisson(self.log_rate.exp(), generator=generator)
 
     def thinned(self, rate: float) -> Poisson:
-        """How many items are seen, each with probability ``rate``."""
         return Poisson(self.log_rate + math.log(rate))
 
     def unseen(self, rate: Tensor, seen: Tensor) -> Poisson:

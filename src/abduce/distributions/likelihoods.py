@@ -56,11 +56,9 @@ class Product:
         return self
 
     def moments(self) -> list[Tensor]:
-        """One tensor of moments for each part."""
         return [d.moments() for _, d in self.parts]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw rows, (..., D)."""
         return _gather(self._cells, [d.sample(generator) for _, d in self.parts], self.n_cells)
 
     def gaussian(self) -> Gaussian:

@@ -154,7 +154,6 @@ class MixturePeer:
         return np.logaddexp.reduce(each, axis=0) - np.log(draws)
 
     def sample(self, n: int) -> np.ndarray:
-        """Draw rows of whole values."""
         return np.floor(self.mixture.sample(n)[0]).clip(0, TOP)
 
 

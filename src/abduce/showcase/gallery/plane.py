@@ -65,7 +65,6 @@ class BitCoded(Planar):
 
     @property
     def side(self) -> float:
-        """Side of a cell."""
         return (self.high - self.low) / 2**self.bits
 
     def encode(self, X: np.ndarray) -> np.ndarray:
