@@ -168,9 +168,8 @@ class NegativeBinomial:
         """
         r, mean = self.log_dispersion.exp(), self.log_mean.exp()
         dispersion = (r + seen).log()
-        return NegativeBinomial(
-            self.log_mean + torch.log1p(-rate) + dispersion - torch.log(r + rate * mean), dispersion
-        )
+        log_mean = self.log_mean + torch.log1p(-rate) + dispersion - torch.log(r + rate * mean)
+        return NegativeBinomial(log_mean, dispersion)
 
     def gaussian(self) -> Gaussian:
         mean = self.log_mean.exp()

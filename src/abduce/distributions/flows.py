@@ -45,21 +45,12 @@ class Flow(nn.Module):
             raise ValueError(f"transforms must be at least 1, got {transforms!r}")
         extra: dict[str, Any] = {}
         if kind == "nsf":
-            extra = {
-                "univariate": MonotonicRQSTransform,
-                "shapes": [(BINS,), (BINS,), (BINS - 1,)],
-                "passes": 2,
-            }
+            shapes = [(BINS,), (BINS,), (BINS - 1,)]
+            extra = {"univariate": MonotonicRQSTransform, "shapes": shapes, "passes": 2}
+        extra |= {"hidden_features": tuple(hidden), "activation": nn.ELU}
         order: Any = torch.arange(dim)
         self.layers = nn.ModuleList(
-            MaskedAutoregressiveTransform(
-                dim,
-                context,
-                order=order if i % 2 == 0 else order.flip(0),
-                hidden_features=tuple(hidden),
-                activation=nn.ELU,
-                **extra,
-            )
+            MaskedAutoregressiveTransform(dim, context, order=order if i % 2 == 0 else order.flip(0), **extra)
             for i in range(transforms)
         )
         with torch.no_grad():
@@ -111,9 +102,7 @@ class FlowNormal:
 
     reparameterized = True
 
-    def __init__(
-        self, flow: Flow, location: Tensor, log_scale: Tensor, context: Tensor, frozen: bool = False
-    ):
+    def __init__(self, flow: Flow, location: Tensor, log_scale: Tensor, context: Tensor, frozen=False):
         self.flow, self.location, self.log_scale, self.context = flow, location, log_scale, context
         self.frozen = frozen
 
@@ -132,9 +121,8 @@ class FlowNormal:
         return self.transport(noise).mean(0)
 
     def detach(self) -> FlowNormal:
-        return FlowNormal(
-            self.flow, self.location.detach(), self.log_scale.detach(), self.context.detach(), frozen=True
-        )
+        still = (t.detach() for t in (self.location, self.log_scale, self.context))
+        return FlowNormal(self.flow, *still, frozen=True)
 
     def transport(self, noise: Tensor) -> Tensor:
         return self.draw(noise)[0]

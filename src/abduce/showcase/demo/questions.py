@@ -129,6 +129,7 @@ def fill(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     ]
 
     spread = np.std(model.fill(blanked[:SHOWN], draws=32, random_state=0), axis=0)
+    unsure = Row("unsure", spread, float(spread.max()), "magma")
     half = digits.test[:SHOWN].copy()
     half[:, SIDE // 2 :] = np.nan
     copies = model.fill(half, draws=3, random_state=0)
@@ -139,10 +140,7 @@ def fill(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
             "Fill the blanks",
             "Held-out digits; a fifth of the pixels blank (orange); filled with the posterior mean; and how "
             "unsure the model is of each blank (standard deviation of 32 draws, bright is unsure).",
-            strips(
-                {"original": digits.test, "blanked": blanked, "filled": filled},
-                Row("unsure", spread, float(spread.max()), "magma"),
-            ),
+            strips({"original": digits.test, "blanked": blanked, "filled": filled}, unsure),
         ),
         Picture(
             "halves",
@@ -263,9 +261,8 @@ def sample(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     real, count = flat(digits.test), len(digits.test)
     samples = np.asarray(model.sample(count, random_state=0), dtype=float)
     others = {name: _told_apart(real, d.sample(count)) for name, d in digits.densities.items()}
-    answer = Finding(
-        "samples told from digits", "AUROC, ideal 0.5", _told_apart(real, flat(samples)), others, 0.5
-    )
+    ours = _told_apart(real, flat(samples))
+    answer = Finding("samples told from digits", "AUROC, ideal 0.5", ours, others, 0.5)
     picture = Picture(
         "samples",
         "New digits",
