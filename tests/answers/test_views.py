@@ -23,16 +23,14 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def gaussian_rows(d: int, rank: int, batch: int = 3) -> Product:
-    factor = normal(batch, d, rank, seed=1) if rank else None
-    law = Gaussian(normal(batch, d), 0.3 + normal(batch, d, seed=2).square(), factor)
+def gaussian_rows(d: int, batch: int = 3) -> Product:
+    law = Gaussian(normal(batch, d), 0.3 + normal(batch, d, seed=2).square())
     return Product([(slice(None), law)], d)
 
 
 def dense(law: Product, i: int) -> tuple[np.ndarray, np.ndarray]:
     g = law.gaussian()
-    cov = np.diag(g.scale.expand_as(g.mean)[i].numpy() ** 2)
-    return g.mean[i].numpy(), cov if g.factor is None else cov + (g.factor[i] @ g.factor[i].T).numpy()
+    return g.mean[i].numpy(), np.diag(g.scale.expand_as(g.mean)[i].numpy() ** 2)
 
 
 def matrix(operator: Operator, d: int) -> np.ndarray:
@@ -52,10 +50,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("noise", ["one", "each"])
-def test_linear_observation_against_dense_conditioning(rank, case, noise):
+def test_linear_observation_against_dense_conditioning(case, noise):
     shape, operator = CASES[case]
     d = int(np.prod(shape))
     A = matrix(operator, d)
@@ -63,7 +60,7 @@ def test_linear_observation_against_dense_conditioning(rank, case, noise):
     sigma = (
         0.5 if noise == "one" else 0.2 + torch.rand(m, generator=torch.Generator().manual_seed(4)).double()
     )
-    law, observation = gaussian_rows(d, rank), Linear(sigma, operator)
+    law, observation = gaussian_rows(d), Linear(sigma, operator)
     y = normal(3, m, seed=5)
     seen = torch.rand(3, m, generator=torch.Generator().manual_seed(6)) < 0.7
     value, clean = observation.log_prob(law, y, seen), observation.clean(law, y, seen)
@@ -83,12 +80,10 @@ def test_linear_observation_against_dense_conditioning(rank, case, noise):
 def test_draws_have_the_conditional_covariance(case):
     shape, operator = CASES[case]
     d, n = int(np.prod(shape)), 60_000
-    one = gaussian_rows(d, 2, 1)
+    one = gaussian_rows(d, 1)
     g = one.gaussian()
     A = matrix(operator, d)
-    law = Product(
-        [(slice(None), Gaussian(g.mean.expand(n, d), g.scale.expand(n, d), g.factor.expand(n, d, 2)))], d
-    )
+    law = Product([(slice(None), Gaussian(g.mean.expand(n, d), g.scale.expand(n, d)))], d)
     y, seen = normal(1, len(A), seed=5), torch.ones(1, len(A)) > 0
     seen[0, 1] = False
     observation = Linear(0.4, operator)
@@ -211,7 +206,7 @@ def test_the_first_guess_goes_back_to_where_it_came_from():
 
 
 def test_a_clean_look_is_believed_and_a_noisy_one_is_not():
-    law, y = gaussian_rows(4, 0), normal(3, 4, seed=5)
+    law, y = gaussian_rows(4), normal(3, 4, seed=5)
     seen = torch.ones(3, 4, dtype=torch.bool)
     sure = Linear(1e-4).clean(law, y, seen)
     torch.testing.assert_close(sure.moments()[0].squeeze(-1), y, atol=1e-4, rtol=0)
@@ -220,14 +215,12 @@ def test_a_clean_look_is_believed_and_a_noisy_one_is_not():
 
 
 def test_blanks_are_the_likelihood_itself():
-    law, y = gaussian_rows(5, 2), normal(3, 5, seed=5)
+    law, y = gaussian_rows(5), normal(3, 5, seed=5)
     seen = torch.rand(3, 5, generator=torch.Generator().manual_seed(6)) < 0.6
     observation = Blanks()
     assert observation.guess(y, seen) == (y, seen)
     assert torch.equal(observation.log_prob(law, y, seen), law.log_prob(y, seen))
-    torch.testing.assert_close(
-        observation.clean(law, y, seen).gaussian().mean, law.condition(y, seen).gaussian().mean
-    )
+    assert observation.clean(law, y, seen) is law
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 1e-9])
@@ -256,12 +249,11 @@ def test_flips_leave_other_kinds_exact():
     law = Product(
         [
             (torch.tensor([0]), Bernoulli(normal(2, 1))),
-            (torch.tensor([1, 2]), Gaussian(normal(2, 2), torch.ones(2, 2).double(), normal(2, 2, 1))),
+            (torch.tensor([1, 2]), Gaussian(normal(2, 2), torch.ones(2, 2).double())),
         ],
         3,
     )
     y = torch.tensor([[1.0, 0.3, -0.5], [0.0, 1.0, 2.0]]).double()
     seen = torch.tensor([[True, True, False], [False, True, True]])
     clean = Flips(0.1).clean(law, y, seen)
-    expected = law.parts[1][1].condition(y[:, 1:], seen[:, 1:])
-    torch.testing.assert_close(clean.parts[1][1].mean, expected.mean)
+    assert clean.parts[1][1] is law.parts[1][1]

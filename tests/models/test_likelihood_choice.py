@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rates_for_tests import rate
 from scipy import stats
 
 from abduce import VAE, load
-from abduce.compress.codec import rate
 from abduce.data.fields import KINDS
 from abduce.data.schema import Schema
 from abduce.distributions.heads import FITS

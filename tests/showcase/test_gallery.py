@@ -11,8 +11,8 @@ from abduce.cli import app
 from abduce.data.examples import spiral
 from abduce.showcase import gallery
 from abduce.showcase.gallery import measures, picture
-from abduce.showcase.gallery.bits import BitCoded
 from abduce.showcase.gallery.methods import METHODS, STRATEGIES, find
+from abduce.showcase.gallery.plane import BitCoded
 
 TOY = spiral(gallery.NOISE)
 TRAIN = TOY.sample(2000, 0)
@@ -149,12 +149,10 @@ def test_the_bound_of_the_vae_is_above_its_surprise():
     assert (model.energy(x) >= -model.score_samples(x) - 1e-9).all()
 
 
-def test_every_strategy_has_its_methods_and_every_method_its_words():
+def test_every_strategy_has_its_methods_and_every_method_can_be_made():
     assert len({method.name for method in METHODS}) == len(METHODS) == 23
     assert {method.strategy for method in METHODS} == set(range(len(STRATEGIES)))
     for method in METHODS:
-        assert method.right
-        assert method.teaches
         method.make(seed=3)
 
 

@@ -61,11 +61,15 @@ def test_the_map_names_every_group_at_its_middle():
 def test_the_curve_shows_its_end_rather_than_its_start():
     epochs = np.arange(1, 101)
     value = -10.0 - 1e6 * (epochs == 1)
-    (axis,) = plots.training_curve(epochs, value, epochs[4::5], value[4::5], best=95).axes
+    history = [{"epoch": e, "train": v} for e, v in zip(epochs, value, strict=True)]
+    for epoch in history[4::5]:
+        epoch["valid"] = epoch["train"] + (epoch["epoch"] == 95)
+    (axis,) = plots.training_curve(history).axes
     low, high = axis.get_ylim()
     assert low > -12
     assert high > -10
     assert [line.get_label() for line in axis.lines] == ["trained on", "held out", "kept"]
+    assert axis.lines[2].get_xdata()[0] == 95
 
 
 def test_a_theme_changes_the_ink_and_is_gone_afterwards():

@@ -7,8 +7,7 @@ A view says, for latents z, how likely the seen values y are and what the clean 
     Thinned(ρ)          counts, each item counted with probability ρ: y ~ Binomial(x, ρ)
 
 (Cells that are seen exactly or not at all are :class:`abduce.data.seen.Blanks`.)  For a linear view p(x|z) is taken at its
-first two moments, N(m, C) with C = diag(s²), plus F Fᵀ where cells share factors.  With S = A C Aᵀ + diag(σ²) over the seen
-cells of y,
+first two moments, N(m, C) with C = diag(s²).  With S = A C Aᵀ + diag(σ²) over the seen cells of y,
 
     log p(y|z) = log N(y; A m, S),      E[x | z, y] = m + C Aᵀ S⁻¹ (y − A m),
 
@@ -32,7 +31,7 @@ from torch import Tensor
 from abduce.checks import check_share
 from abduce.data.operators import IDENTITY, Operator
 from abduce.data.seen import View
-from abduce.distributions.cells import LOG_2PI, Independent
+from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.continuous import Gaussian
 from abduce.distributions.discrete import Bernoulli
 from abduce.distributions.likelihoods import Distribution, Product
@@ -77,10 +76,10 @@ class Linear(View):
         everything that follows is exact for the model held so.  Nothing is changed where the scale is no function of z.
         """
         g = likelihood.gaussian()
-        if self.operator.disjoint or g.factor is not None:
+        if self.operator.disjoint:
             return self
         variance = g.scale.square().expand_as(g.mean).mean(0)
-        return replace(self, held=(variance, self._root(variance, None, seen)))
+        return replace(self, held=(variance, self._root(variance, seen)))
 
     def rows(self, index: Tensor) -> Linear:
         """The observation of some rows of a chunk."""
@@ -115,7 +114,7 @@ class Linear(View):
         parts, order = [], []
         for i, pattern in enumerate(patterns):
             rows = (which == i).nonzero().squeeze(1)
-            root = self._root(path.noise, None, pattern)
+            root = self._root(path.noise, pattern)
             white = torch.linalg.solve_triangular(root, W * pattern.unsqueeze(1), upper=False)
             residual = torch.where(pattern, y[rows] - b, 0.0)
             values = torch.linalg.solve_triangular(root, residual.mT, upper=False).mT
@@ -127,13 +126,10 @@ class Linear(View):
         log_r, means, chol = (torch.cat(column)[back] for column in zip(*parts, strict=True))
         return log_r, means, chol
 
-    def _root(self, variance: Tensor, factor: Tensor | None, seen: Tensor) -> Tensor:
+    def _root(self, variance: Tensor, seen: Tensor) -> Tensor:
         """Cholesky factor of S over the seen cells, ones for the others, (..., d, d)."""
         A = self.apply(torch.eye(variance.shape[-1]).to(variance)).mT  # (d, D)
         S = (A * variance.unsqueeze(-2)) @ A.mT + torch.diag(self.spread(A.mT).square())
-        if factor is not None:
-            image = self.apply(factor.mT).mT
-            S = S + image @ image.mT
         blank = torch.diag_embed((~seen).to(S))
         return torch.linalg.cholesky(S * (seen.unsqueeze(-1) & seen.unsqueeze(-2)) + blank)
 
@@ -142,14 +138,13 @@ class Linear(View):
         if self.held is not None:
             return _Coupled(mean, self.held[1])
         if not self.operator.disjoint:
-            return _Coupled(mean, self._root(g.scale.square().expand_as(g.mean), g.factor, seen))
+            return _Coupled(mean, self._root(g.scale.square().expand_as(g.mean), seen))
         variance = self.operator.each(torch.square).apply(g.scale.square()) + self.spread(mean).square()
-        factor = None if g.factor is None else self.apply(g.factor.mT).mT
-        return _Diagonal(Gaussian(mean, variance.sqrt(), factor))
+        return _Diagonal(Gaussian(mean, variance.sqrt()))
 
 
 class _Diagonal:
-    """The law of y given z where cells of y are independent but for shared factors."""
+    """The law of y given z where cells of y are independent."""
 
     def __init__(self, law: Gaussian):
         self.law, self.mean = law, law.mean
@@ -159,9 +154,6 @@ class _Diagonal:
 
     def solve(self, residual: Tensor, seen: Tensor) -> Tensor:
         """S⁻¹ r over the seen cells, zero at the others."""
-        if self.law.factor is not None:
-            u, _ = self.law.factor_posterior(self.mean + residual, seen)
-            residual = residual - (self.law.factor @ u.unsqueeze(-1)).squeeze(-1)
         return residual / self.law.scale.square() * seen
 
 
@@ -204,19 +196,14 @@ class _Corrected:
         return [mean.unsqueeze(-1)]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        u = Gaussian(self.g.mean, self.variance.sqrt(), self.g.factor).sample(generator)
+        u = Gaussian(self.g.mean, self.variance.sqrt()).sample(generator)
         v = self.observation.apply(u)
         noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
         return u + self._gain(self.y - v - self.observation.spread(v) * noise)
 
     def _gain(self, residual: Tensor) -> Tensor:
         """C Aᵀ S⁻¹ r, (..., d) -> (..., D)."""
-        pull = self.observation.operator.adjoint(self.law.solve(residual, self.seen))
-        moved = self.variance * pull
-        if self.g.factor is None:
-            return moved
-        shared = self.g.factor @ (self.g.factor.mT @ pull.unsqueeze(-1))
-        return moved + shared.squeeze(-1)
+        return self.variance * self.observation.operator.adjoint(self.law.solve(residual, self.seen))
 
 
 class Flips(View):
@@ -255,10 +242,8 @@ class Flips(View):
         field = self.field(y, mask)
         parts: list[tuple[Tensor | slice, Distribution]] = []
         for cells, part in likelihood.parts:
-            if isinstance(part, Bernoulli):
-                parts.append((cells, Bernoulli(part.logits + field[..., cells])))
-            else:
-                parts.append((cells, part.condition(y[..., cells], mask[..., cells])))
+            turned = Bernoulli(part.logits + field[..., cells]) if isinstance(part, Bernoulli) else part
+            parts.append((cells, turned))
         return Product(parts, likelihood.n_cells)
 
     def point(self, model: Any, moments: list[Tensor]) -> Tensor:
@@ -325,7 +310,7 @@ class Thinned(View):
         return self
 
 
-class _AtLeast(Independent):
+class _AtLeast:
     """Counts x = ``least`` + a count whose law is ``rest``."""
 
     def __init__(self, least: Tensor, rest: Distribution):

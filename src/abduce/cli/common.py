@@ -89,12 +89,10 @@ def command(
             place = names.index("as_json")
             names[place:place] = named
         options = ((name, *known[name]) for name in names)
-        function.__signature__ = Signature(
-            [
-                Parameter(n, Parameter.KEYWORD_ONLY, annotation=kind, default=usual)
-                for n, kind, usual in options
-            ]
-        )
+        made = [
+            Parameter(n, Parameter.KEYWORD_ONLY, annotation=kind, default=usual) for n, kind, usual in options
+        ]
+        function.__signature__ = Signature(made)
         return app.command(function.__name__, help=help)(function)
 
     return register
@@ -159,9 +157,8 @@ def write_answer(answer: Any, output: str, like: Path | None = None) -> None:
 
     if output == "-":
         if answer.ndim > 2:
-            raise typer.BadParameter(
-                "images cannot go to standard output: give a file or a folder", param_hint="-o"
-            )
+            wrong = "images cannot go to standard output: give a file or a folder"
+            raise typer.BadParameter(wrong, param_hint="-o")
         named = isinstance(answer, pd.DataFrame)
         frame = answer if named else pd.DataFrame(answer).rename(columns="x{}".format)
         frame.to_csv(sys.stdout, index=False)

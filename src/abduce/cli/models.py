@@ -69,7 +69,8 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
     X, there = read_sample(data, rows, seed, quiet)
     given["kinds"] = parse_kinds(kind)
     arguments = {name: value for name, value in given.items() if value is not None}
-    method = chosen(method, X, arguments)
+    if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds"}):
+        method = "vae"  # of images, or where one of its options is given; Auto else
     model = build(method, arguments | parse_settings(setting), seed)
     state = output.with_name(output.name + ".training")
     with progress(quiet) as show:
@@ -125,14 +126,6 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
         hint = "; --rows all takes every row" if rows == "auto" else ""
         remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
     return X, there
-
-
-def chosen(method: str, X: Any, arguments: dict[str, Any]) -> str:
-    """What "auto" means for these data: Auto for tables, a VAE for images or where one of its options is given."""
-    if method.lower() != "auto":
-        return method
-    images = X.ndim > 2
-    return "vae" if images or set(arguments) - {"contamination", "kinds"} else "auto"
 
 
 def weights_line(members: dict[str, float]) -> str:

@@ -139,15 +139,13 @@ def flag(data, model, output, contamination, as_json, quiet):
     else:
         flagged = np.zeros(len(odd), dtype=bool)
         flagged[order[: round(contamination * len(odd))]] = True
-    answer = pd.DataFrame(
-        {"anomaly_score": odd, "realism": fitted.realism(X), "flagged": flagged.astype(int)}
-    )
+    columns = {"anomaly_score": odd, "realism": fitted.realism(X), "flagged": flagged.astype(int)}
     oddest = ", ".join(map(str, order[: min(10, int(flagged.sum()))])) or "none"
     remark(f"{flagged.sum()} of {len(odd)} rows flagged; the oddest, counted from 0: {oddest}", quiet)
     if as_json:
-        print_json({"flagged_rows": np.flatnonzero(flagged), **answer.to_dict("list")})
+        print_json({"flagged_rows": np.flatnonzero(flagged), **columns})
     else:
-        write_answer(answer, output)
+        write_answer(pd.DataFrame(columns), output)
 
 
 @question
@@ -169,14 +167,11 @@ def sample(model, n, output, random_state):
 @question
 def compress(data, model, to, as_json, quiet):
     """The file appears under its name only once it is complete."""
+    from abduce.data.readers import _atomic
+
     X, fitted = read_with_model(data, model)
     packed = fitted.compress(X)
-    part = to.with_name(f".{to.name}.part")
-    try:
-        part.write_bytes(packed)
-        part.replace(to)
-    finally:
-        part.unlink(missing_ok=True)
+    _atomic(to, lambda file: file.write(packed))
     bits = 8 * len(packed) / (len(X) * fitted.schema_.n_cells)
     remark(f"{len(X)} rows in {len(packed)} bytes: {bits:.3f} bits a cell", quiet)
     if as_json:
@@ -196,14 +191,9 @@ def normalize(path, method, particles, populations, refine, as_json, quiet):
     fitted = load_model(path)
     if not hasattr(fitted, "normalize"):
         raise ValueError(f"a {type(fitted).__name__} is a probability already: its log Z is zero")
+    effort = {"particles": particles, "populations": populations, "refine": refine}
     with progress(quiet) as show:
-        found = fitted.normalize(
-            method,
-            particles=particles,
-            populations=populations,
-            refine=refine,
-            show=lambda share: show("log Z", share),
-        )
+        found = fitted.normalize(method, **effort, show=lambda share: show("log Z", share))
     fitted.save(path)
     if as_json:
         print_json(asdict(found))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -23,14 +23,6 @@ from abduce.compress.stack import FLAGS, MARGIN, TABLE, BitStack, ShortOfBits
 
 SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
-
-
-class Coded(NamedTuple):
-    """What became of a batch: its rows, whether their latents were paid for, and the bits on the stack after it."""
-
-    rows: int
-    plain: bool
-    bits: int
 
 
 class Codec(Protocol):
@@ -47,10 +39,6 @@ class Codec(Protocol):
 
     def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         """Pop the codes (n, D) that were pushed last."""
-        ...
-
-    def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """Bits of each row (n,) by the model's own account."""
         ...
 
 
@@ -105,11 +93,6 @@ class BlankPattern:
         observed[:, self.open] = stack.pop(FLAGS, self._flags(n)).reshape(n, -1)
         return observed
 
-    def bits(self, observed: np.ndarray) -> np.ndarray:
-        """What the flags of each row cost, (n,)."""
-        p, seen = self.share[self.open], observed[:, self.open]
-        return -np.where(seen, np.log2(p), np.log2(1 - p)).sum(1)
-
     def _flags(self, n: int) -> np.ndarray:
         return np.broadcast_to(self.share[self.open], (n, int(self.open.sum()))).ravel()
 
@@ -117,12 +100,9 @@ class BlankPattern:
 # ------------------------------------------------------------------ all rows
 
 
-def encode(
-    codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarray
-) -> tuple[BitStack, list[Coded]]:
-    """Push all rows onto an empty stack: the stack, and what became of each batch."""
-    stack = BitStack()
-    done, trace = 0, []
+def encode(codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarray) -> BitStack:
+    """Push all rows onto an empty stack."""
+    stack, done = BitStack(), 0
     last, last_plain = 0.5, 0.5
     while done < len(k):
         left = len(k) - done
@@ -145,8 +125,7 @@ def encode(
         if plain:
             last_plain = size
         last, done = max(size, 1), done + size
-        trace.append(Coded(size, plain, stack.bits))
-    return stack, trace
+    return stack
 
 
 def decode(stack: BitStack, codec: Codec, blanks: BlankPattern, rows: int) -> tuple[np.ndarray, np.ndarray]:

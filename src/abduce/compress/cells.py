@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from scipy.special import ndtr, stdtr
 from torch import Tensor
 
 from abduce.compress import masses
@@ -27,13 +27,7 @@ from abduce.compress.symbols import (
     rounded,
     table_symbols,
 )
-from abduce.distributions.continuous import (
-    ContinuousBernoulli,
-    Gaussian,
-    Laplace,
-    RoundedGaussian,
-    StudentT,
-)
+from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, StudentT
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Distribution
 from abduce.distributions.pixels import DiscretizedLogisticMixture
@@ -67,11 +61,11 @@ class SeenCells(NamedTuple):
         return DigitSymbols(law, self.size)
 
     def on_line(
-        self, law: masses.Standard, loc: np.ndarray, scale: np.ndarray, shape: np.ndarray | float = 0.0
+        self, cdf: Callable[[np.ndarray, slice], np.ndarray], loc: np.ndarray, scale: np.ndarray
     ) -> DigitSymbols:
         """Code them digit by digit under a law of location and scale (m,) in model space."""
         cell = np.broadcast_to(self.index, self.seen.shape)[self.seen]
-        return self.digits(masses.line_masses(law, self.lattice, cell, loc, scale, self.size, shape))
+        return self.digits(masses.line_masses(cdf, self.lattice, cell, loc, scale, self.size))
 
     def push(self, stack: BitStack, model: SymbolModel, s: np.ndarray) -> None:
         """Push their symbols, out of those of all cells (n, D)."""
@@ -84,18 +78,14 @@ class SeenCells(NamedTuple):
         s[:, self.index] = block
 
 
-# likelihoods of location and scale on the real line: their standard law, location, scale and shape (n, d)
-LINES: dict[type, Callable[[Any], tuple[masses.Standard, Tensor, Tensor, Tensor]]] = {
-    Gaussian: lambda part: (masses.NORMAL, part.mean, part.scale, torch.zeros_like(part.mean)),
-    RoundedGaussian: lambda part: (masses.NORMAL, part.mean, part.scale, torch.zeros_like(part.mean)),
-    Laplace: lambda part: (masses.LAPLACE, part.loc, part.scale, torch.zeros_like(part.loc)),
-    StudentT: lambda part: (masses.STUDENT_T, part.loc, part.scale, part.df),
-}
+def _laplace(part: Laplace, at: SeenCells) -> SymbolModel:
+    scale = np.exp(at.take(part.scale.log()))
+    return at.on_line(lambda t, _: masses.laplace(t), at.take(part.loc), scale)
 
 
-def _line(part: Any, at: SeenCells) -> SymbolModel:
-    law, loc, scale, shape = LINES[type(part)](part)
-    return at.on_line(law, at.take(loc), np.exp(at.take(scale.log())), at.take(shape))
+def _student_t(part: StudentT, at: SeenCells) -> SymbolModel:
+    df, scale = at.take(part.df), np.exp(at.take(part.scale.log()))
+    return at.on_line(lambda t, some: stdtr(df[some, None], t), at.take(part.loc), scale)
 
 
 def _negative_binomial(part: NegativeBinomial, at: SeenCells) -> SymbolModel:
@@ -119,23 +109,18 @@ def _logistic_mixture(part: DiscretizedLogisticMixture, at: SeenCells) -> Symbol
     return at.digits(law)
 
 
-# a likelihood, and the symbol model of its cells; Gaussian cells, which may be correlated, apart
+# a likelihood, and the symbol model of its cells; Gaussian cells, some of which are bins and some digits, apart
 SYMBOLS: dict[type, Callable[[Any, SeenCells], SymbolModel]] = {
     Bernoulli: lambda part, at: flag_symbols(at.take(part.logits)),
     Categorical: lambda part, at: table_symbols(at.take(part.log_probs.clamp_min(-60.0))),
     NegativeBinomial: _negative_binomial,
     Poisson: lambda part, at: at.digits(masses.poisson_masses(at.take(part.log_rate), at.size)),
     BetaBinomial: _beta_binomial,
-    Laplace: _line,
-    StudentT: _line,
+    Laplace: _laplace,
+    StudentT: _student_t,
     ContinuousBernoulli: _continuous_bernoulli,
     DiscretizedLogisticMixture: _logistic_mixture,
 }
-
-
-def gaussian_parameters(part: Gaussian | RoundedGaussian, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of the first n rows of Gaussian cells, rounded, (n, d)."""
-    return rounded(part.mean[:n].numpy()), np.exp(rounded(np.log(part.scale[:n].numpy())))
 
 
 def gaussian_symbols(
@@ -153,28 +138,23 @@ def gaussian_symbols(
         yield SeenCells(own, s, lattice), binned_symbols(middle[s], width[s], int(size[fine].max()) - 1)
     if not fine.all():
         rest = SeenCells(index[~fine], seen[:, ~fine], lattice)
-        yield rest, rest.on_line(masses.NORMAL, mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
+        yield rest, rest.on_line(lambda t, _: ndtr(t), mean[:, ~fine][rest.seen], scale[:, ~fine][rest.seen])
 
 
 def symbol_models(
-    parts: list[tuple[Tensor | slice, Distribution]],
-    lattice: Lattice,
-    observed: np.ndarray,
-    given: tuple[Distribution, np.ndarray, np.ndarray] | None = None,
+    parts: list[tuple[Tensor | slice, Distribution]], lattice: Lattice, observed: np.ndarray
 ) -> Iterator[tuple[SeenCells, SymbolModel]]:
     """Symbol models of the observed cells ``(n, D)`` of a batch, part by part of the likelihood.
 
-    ``parts`` hold parameters of at least n rows, of which the first n are used; ``given`` is a Gaussian part whose mean and
-    scale ``(n, d)`` are these, what its cells are correlated through being taken in already.
+    ``parts`` hold parameters of at least n rows, of which the first n are used.
     """
     n, d = observed.shape
     for where, part in parts:
         index = positions(where, d)
         at = SeenCells(index, observed[:, index], lattice)
-        if given is not None and part is given[0]:
-            yield from gaussian_symbols(*given[1:], at)
-        elif isinstance(part, Gaussian | RoundedGaussian):
-            yield from gaussian_symbols(*gaussian_parameters(part, n), at)
+        if isinstance(part, Gaussian):
+            scale = np.exp(rounded(np.log(part.scale[:n].numpy())))
+            yield from gaussian_symbols(rounded(part.mean[:n].numpy()), scale, at)
         elif type(part) in SYMBOLS:
             yield at, SYMBOLS[type(part)](part, at)
         else:

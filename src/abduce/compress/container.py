@@ -51,7 +51,6 @@ class Reader:
         self.data, self.at = data, 0
 
     def take(self, n: int) -> bytes:
-        """Read n bytes."""
         if n > len(self.data) - self.at:
             raise CompressedDataError("data is truncated: it ends before its header does")
         self.at += n
@@ -70,11 +69,9 @@ class Reader:
                 raise CompressedDataError("data was changed: a number in its header never ends")
 
     def block(self) -> bytes:
-        """Read what :func:`block` wrote."""
         return self.take(self.varint())
 
     def rest(self) -> bytes:
-        """Read all that is left."""
         return self.take(len(self.data) - self.at)
 
 
@@ -91,7 +88,6 @@ class Packed:
     extras: bytes = b""
 
     def to_bytes(self) -> bytes:
-        """Write the file."""
         flags = (BLANKS * bool(self.rates)) | (BLANKS_BY_COLUMN * (len(self.rates) > 1))
         flags |= (RANGES * bool(self.ranges)) | (EXTRAS * bool(self.extras))
         body = self.fingerprint[:8] + varint(self.rows) + struct.pack("<IB", self.check, flags)
@@ -114,36 +110,27 @@ class Packed:
             raise TypeError(f"data must be bytes, got {type(data).__name__}")
         data = bytes(data)
         if not data.startswith(MAGIC):
-            if MAGIC.startswith(data):
-                raise CompressedDataError(
-                    f"data is truncated: {len(data)} bytes, too few for any compressed data"
-                )
-            raise CompressedDataError(
-                f"data was not written by compress: it starts with {data[:4]!r}, expected {MAGIC!r}"
-            )
+            other = f"data was not written by compress: it starts with {data[:4]!r}, expected {MAGIC!r}"
+            short = f"data is truncated: {len(data)} bytes, too few for any compressed data"
+            raise CompressedDataError(short if MAGIC.startswith(data) else other)
         reader = Reader(data[len(MAGIC) :])
         version = reader.take(1)[0]
         if version != VERSION:
-            age = "newer" if version > VERSION else "older"
-            raise CompressedDataError(
-                f"data has the {age} format version {version}; this abduce reads version {VERSION}"
-            )
+            age = f"{'newer' if version > VERSION else 'older'} format version {version}"
+            raise CompressedDataError(f"data has the {age}; this abduce reads version {VERSION}")
         length = reader.varint()
         body = reader.rest()
         if len(body) < length:
-            raise CompressedDataError(
-                f"data is truncated: {len(body)} of {length} bytes are left after the header"
-            )
+            left = f"{len(body)} of {length} bytes"
+            raise CompressedDataError(f"data is truncated: {left} are left after the header")
         if len(body) > length:
             raise CompressedDataError(f"data was changed: {len(body) - length} bytes follow its end")
         reader = Reader(body)
         if struct.unpack("<I", reader.take(4))[0] != zlib.crc32(body[4:]):
             raise CompressedDataError("data was changed after it was written (checksum differs)")
         if (own := reader.take(8)) != fingerprint[:8]:
-            raise CompressedDataError(
-                f"data was compressed with another model: its fingerprint is {own.hex()}, this model's is"
-                f" {fingerprint[:8].hex()}"
-            )
+            prints = f"its fingerprint is {own.hex()}, this model's is {fingerprint[:8].hex()}"
+            raise CompressedDataError(f"data was compressed with another model: {prints}")
         rows = reader.varint()
         check, flags = struct.unpack("<IB", reader.take(5))
         out = cls(fingerprint, rows, check, b"")
@@ -152,9 +139,8 @@ class Packed:
         elif flags & BLANKS:
             out.rates = reader.take(1)
         if len(out.rates) not in (0, 1, n_cells):
-            raise CompressedDataError(
-                f"data has blanks for {len(out.rates)} columns, the model has {n_cells}"
-            )
+            blank = f"blanks for {len(out.rates)} columns"
+            raise CompressedDataError(f"data has {blank}, the model has {n_cells}")
         for _ in range(reader.varint() if flags & RANGES else 0):
             place, low, size = reader.varint(), reader.varint(), reader.varint()
             out.ranges[place] = (-(low + 1) // 2 if low & 1 else low // 2, size)

@@ -91,9 +91,8 @@ def check_whole(X: Any, back: Any) -> None:
     if isinstance(back, pd.DataFrame):
         for label in back.columns:
             if not same(X[label].reset_index(drop=True), back[label].reset_index(drop=True)):
-                raise ValueError(
-                    f"X: column {label!r} (dtype {X[label].dtype}) has values that can't be stored losslessly"
-                )
+                column = f"column {label!r} (dtype {X[label].dtype})"
+                raise ValueError(f"X: {column} has values that can't be stored losslessly")
         if not X.index.equals(back.index) or list(X.index.names) != list(back.index.names):
             raise ValueError(f"X: its index ({type(X.index).__name__}) can't be stored losslessly")
         if list(X.columns) != list(back.columns):
@@ -146,19 +145,16 @@ def _pack(head: dict[str, Any], columns: pd.DataFrame | None) -> bytes:
         try:
             columns.to_parquet(buffer, index=False, compression=None)
         except (TypeError, ValueError) as error:  # pyarrow's errors are among these
-            raise ValueError(
-                f"X: columns left out of the model, or its index, can't be stored: {error}"
-            ) from None
+            what = "columns left out of the model, or its index,"
+            raise ValueError(f"X: {what} can't be stored: {error}") from None
         data += buffer.getvalue()
     thin, thick = zlib.compress(data, 9), lzma.compress(data, lzma.FORMAT_ALONE, preset=9)
     return b"z" + thin if len(thin) <= len(thick) else b"x" + thick
 
 
 def _unpack(extras: bytes) -> tuple[dict[str, Any], Any]:
-    data = (
-        zlib.decompress(extras[1:]) if extras[:1] == b"z" else lzma.decompress(extras[1:], lzma.FORMAT_ALONE)
-    )
-    reader = Reader(data)
+    thin = extras[:1] == b"z"
+    reader = Reader(zlib.decompress(extras[1:]) if thin else lzma.decompress(extras[1:], lzma.FORMAT_ALONE))
     head = json.loads(reader.block())
     rest = reader.rest()
     return head, pd.read_parquet(io.BytesIO(rest)) if rest else None

@@ -7,10 +7,7 @@ To code rows x, the sender
     pushes z with p(z)         costs  −log₂ p(z)
 
 so a row costs −ELBO bits on average.  The receiver pops z and x and pushes z back.  z lives on a
-lattice that prior and posterior share, so its step cancels (see :mod:`abduce.compress.lattice`).  Where a
-Gaussian likelihood has cells that stay correlated given z, x = mean + F u + noise, the factors u are latents
-as well: popped from their exact posterior given x and z (one after another, each given those before), pushed
-with N(0, I); given u the cells are independent.
+lattice that prior and posterior share, so its step cancels (see :mod:`abduce.compress.latents`).
 
 Where there are no bits to pop yet, z is the point nearest the posterior mean on a lattice as coarse as the
 posterior is wide, and is paid for.  Networks run in batches padded to a few fixed shapes, with rows at the same
@@ -22,55 +19,21 @@ so that any Gaussian prior, mixtures too, can be cut along with the posterior.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from abduce.compress.batches import batch_rows
-from abduce.compress.cells import LINES, gaussian_parameters, positions, symbol_models
+from abduce.compress.cells import SeenCells, symbol_models
 from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.lattice import Lattice
-from abduce.compress.masses import line_bits
 from abduce.compress.stack import BitStack
-from abduce.compress.symbols import rounded
-from abduce.distributions.continuous import Gaussian
-from abduce.distributions.likelihoods import Product
+from abduce.compress.symbols import SymbolModel, rounded
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, MixtureNormal
 from abduce.distributions.priors import StandardNormal, as_mixture
 from abduce.inference.latent import LatentVariableModel
-
-
-class CellFactors:
-    """The factors u (n, rank) through which the Gaussian cells ``index`` of a batch stay correlated, given z."""
-
-    def __init__(self, part: Gaussian, index: np.ndarray, observed: np.ndarray):
-        assert part.factor is not None
-        n, seen = len(observed), observed[:, index]
-        self.part, self.index = part, index
-        self.factor = rounded(part.factor[:n].numpy() if part.factor.ndim == 3 else part.factor.numpy())
-        self.mean, self.scale = gaussian_parameters(part, n)
-        self.whitened = self.factor / self.scale[..., None] * seen[..., None]  # (n, d, rank)
-        gram = self.whitened.swapaxes(1, 2) @ self.whitened
-        # posterior precision P = L Lᵀ, so Lᵀ(u − mean) ~ N(0, I)
-        self.root = rounded(np.linalg.cholesky(gram + np.eye(gram.shape[-1])))
-        self.grid = LatentGrid.of(1.0 / np.diagonal(self.root, axis1=1, axis2=2))
-        self.prior = LatentLaw.standard(n, self.grid)
-
-    def posterior(self, x: np.ndarray) -> LatentLaw:
-        """The factors' exact law given all cells (n, D)."""
-        residual = (x[:, self.index] - self.mean) / self.scale
-        projected = self.whitened.swapaxes(1, 2) @ residual[..., None]
-        A = self.root.swapaxes(1, 2)
-        mean = np.linalg.solve(self.root @ A, projected)[..., 0]
-        return LatentLaw(None, mean[:, None], A[:, None], np.ones(mean.shape), self.grid)
-
-    def cells(self, u: np.ndarray) -> tuple[Gaussian, np.ndarray, np.ndarray]:
-        """The part, and mean and scale (n, d) of its cells given the factors' lattice points."""
-        moved = self.mean + (self.factor @ (u / self.grid.unit)[..., None])[..., 0]
-        return self.part, rounded(moved), self.scale
 
 
 class LatentCodec:
@@ -83,22 +46,22 @@ class LatentCodec:
         cells, k = len(lattice.size), model.latent_dim
         width = cells + sum(int(head.n_parameters) for head in model.heads.heads)  # pyright: ignore
         self._mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        components = 1
         prior: Any = model.prior
         law: Any = as_mixture(prior)
         if law is not None:
             weights, means, roots = (t.double().numpy() for t in (law.weights, law.means, law.roots))
             self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
-            components = len(weights)
         elif not isinstance(prior, StandardNormal):
             raise ValueError(
                 f"compress needs a prior of Gaussians (normal, mixture, vamp), this model has {type(prior).__name__}"
             )
         # rows of the padded shape in which the networks run
-        self.rows = batch_rows(min(2**20 / width, 2**23 / (components * k * k)))
+        self.rows = batch_rows(min(2**20 / width, 2**23 / (prior.components * k * k)))
         self.appetite = 24 * (k + cells + 2)  # a pop takes at most 24 bits
-        _, _, A, scale = self._parameters(np.zeros((1, cells)), np.ones((1, cells), bool))
-        self.grid = LatentGrid.of(LatentLaw.width(A, scale))
+        _, _, A, width = self._parameters(np.zeros((1, cells)), np.ones((1, cells), bool))
+        if A is not None:  # width of each latent given those before it, least over the components
+            width = width / np.abs(np.diagonal(A, axis1=-2, axis2=-1)).max(1)
+        self.grid = LatentGrid.of(width)
 
     # -------------------------------------------------------------- the networks, in one padded shape
 
@@ -128,95 +91,36 @@ class LatentCodec:
         return q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy()))
 
     def _posterior(self, x: np.ndarray, observed: np.ndarray) -> LatentLaw:
-        """q(z|x) of n rows."""
         return LatentLaw(*self._parameters(x, observed), self.grid)
 
     def _prior(self, n: int) -> LatentLaw:
         """p(z), for n rows."""
+        scale = np.ones((n, len(self.grid.unit)))
         if self._mixture is None:
-            return LatentLaw.standard(n, self.grid)
-        log_r, mean, A = (np.broadcast_to(a, (n, *a.shape[1:])) for a in self._mixture)
-        return LatentLaw(log_r, mean, A[:1], np.ones((n, mean.shape[-1])), self.grid, upper=False)
+            return LatentLaw(None, np.zeros((n, 1, scale.shape[1])), None, scale, self.grid)
+        log_r, mean, A = self._mixture
+        log_r, mean = (np.broadcast_to(a, (n, *a.shape[1:])) for a in (log_r, mean))
+        return LatentLaw(log_r, mean, A, scale, self.grid, upper=False)
 
-    def _law(self, z: np.ndarray, observed: np.ndarray) -> tuple[Product, CellFactors | None]:
-        """p(x|z), and the factors of its Gaussian cells if these are correlated."""
-        law = self.model.likelihood(self._padded(z / self.grid.unit))
-        for where, part in law.parts:
-            if isinstance(part, Gaussian) and part.factor is not None:
-                return law, CellFactors(part, positions(where, observed.shape[1]), observed)
-        return law, None
+    def _symbols(self, z: np.ndarray, observed: np.ndarray) -> Iterator[tuple[SeenCells, SymbolModel]]:
+        """p(x|z) of the observed cells, part by part."""
+        parts = self.model.likelihood(self._padded(z / self.grid.unit)).parts
+        return symbol_models(parts, self.lattice, observed)
 
     # -------------------------------------------------------------- one batch
 
     def push(self, stack: BitStack, k: np.ndarray, observed: np.ndarray, plain: bool) -> None:
-        x = self.lattice.values(k, observed)
-        z = self._posterior(x, observed).choose(stack, plain)
-        law, factors = self._law(z, observed)
-        u, given = z[:, :0], None
-        if factors is not None:
-            u = factors.posterior(x).choose(stack, plain)
-            given = factors.cells(u)
-        s = k - self.lattice.low
-        for cells, model in reversed(list(symbol_models(law.parts, self.lattice, observed, given))):
-            cells.push(stack, model, s)
-        if factors is not None:
-            factors.prior.push(stack, u, plain)
+        z = self._posterior(self.lattice.values(k, observed), observed).choose(stack, plain)
+        for cells, model in reversed(list(self._symbols(z, observed))):
+            cells.push(stack, model, k - self.lattice.low)
         self._prior(len(k)).push(stack, z, plain, guard=True)
 
     def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         z = self._prior(len(observed)).pop(stack, plain)
-        law, factors = self._law(z, observed)
-        u, given = z[:, :0], None
-        if factors is not None:
-            u = factors.prior.pop(stack, plain)
-            given = factors.cells(u)
         s = np.zeros(observed.shape, np.int64)
-        for cells, model in symbol_models(law.parts, self.lattice, observed, given):
+        for cells, model in self._symbols(z, observed):
             cells.pop(stack, model, s)
         k = np.where(observed, s + self.lattice.low, 0)
         if not plain:
-            x = self.lattice.values(k, observed)
-            if factors is not None:
-                factors.posterior(x).push(stack, u)
-            self._posterior(x, observed).push(stack, z)
+            self._posterior(self.lattice.values(k, observed), observed).push(stack, z)
         return k
-
-    # -------------------------------------------------------------- what the model promises
-
-    def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """−ELBO in bits, cells on their lattice."""
-        out = np.zeros(len(k))
-        generator = torch.Generator().manual_seed(seed)
-        for start in range(0, len(k), self.rows):
-            ks, os = k[start : start + self.rows], observed[start : start + self.rows]
-            x, seen = torch.from_numpy(self.lattice.values(ks, os)), torch.from_numpy(os)
-            q = self.model.posterior(x, None if os.all() else seen)
-            for _ in range(draws):
-                out[start : start + len(ks)] += self._negative_elbo(ks, x, seen, q, generator) / draws
-        return out
-
-    def _negative_elbo(
-        self, k: np.ndarray, x: Tensor, seen: Tensor, q: Any, generator: torch.Generator
-    ) -> np.ndarray:
-        """−ELBO of one draw from q, bits, (n,)."""
-        noise = torch.randn(1, len(x), self.model.noise_dim, generator=generator, dtype=x.dtype)
-        z = q.transport(noise)[0]
-        nats = self.model.prior.log_prob(z) - q.log_prob(z)
-        bits = np.zeros(len(k))
-        for where, part in self.model.likelihood(z).parts:
-            values, there = x[:, where], seen[:, where]
-            if type(part) not in LINES:
-                nats = nats + part.log_prob(values, there)
-                continue
-            law, loc, scale, shape = LINES[type(part)](part)
-            if isinstance(part, Gaussian) and part.factor is not None:
-                middle, root = part.factor_posterior(values, there)
-                noise = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
-                u = middle + (root @ noise.unsqueeze(-1)).squeeze(-1)
-                log_det = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
-                nats = nats - 0.5 * u.square().sum(-1) + 0.5 * noise.square().sum(-1) + log_det
-                loc = loc + (part.factor @ u.unsqueeze(-1)).squeeze(-1)
-            index = positions(where, k.shape[1])
-            cells = k[:, index], index, there.numpy()
-            bits += line_bits(law, *cells, loc.numpy(), scale.numpy(), self.lattice, shape.numpy())
-        return bits - nats.numpy() / math.log(2.0)

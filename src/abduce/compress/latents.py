@@ -74,17 +74,6 @@ class LatentLaw:
         self.log_r = None if log_r is None or log_r.shape[1] == 1 else rounded(np.maximum(log_r, -60.0))
         self.mean, self.A, self.scale, self.grid, self.upper = rounded(mean), A, scale, grid, upper
 
-    @classmethod
-    def standard(cls, n: int, grid: LatentGrid) -> LatentLaw:
-        """N(0, I)."""
-        k = len(grid.unit)
-        return cls(None, np.zeros((n, 1, k)), None, np.ones((n, k)), grid)
-
-    @staticmethod
-    def width(A: np.ndarray | None, scale: np.ndarray) -> np.ndarray:
-        """Width of each latent given those before it, least over the components, (n, k)."""
-        return scale if A is None else scale / np.abs(np.diagonal(A, axis1=-2, axis2=-1)).max(1)
-
     # -------------------------------------------------------------- what codecs do
 
     def choose(self, stack: BitStack, plain: bool) -> np.ndarray:

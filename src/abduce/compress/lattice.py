@@ -6,7 +6,7 @@ what training saw; where rows to be compressed leave it, it is widened, and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,33 +35,24 @@ class Lattice:
         low, size = trained_ranges(schema)
         for place, (start, n) in ranges.items():
             if place >= len(low) or n < 1:
-                raise CompressedDataError(
-                    "data does not decode: it has a range for a column that is not there"
-                )
+                wrong = "data does not decode: it has a range for a column that is not there"
+                raise CompressedDataError(wrong)
             low[place], size[place] = start, n
 
         def spread(values: Any, dtype: Any = np.float64) -> np.ndarray:
             return np.array(np.broadcast_to(np.array(values, dtype), (schema.n_cells,)))
 
         columns = schema.fields
-        return cls(
-            spread([f.coded or f.kind == "count" for f in columns], bool),
-            spread([f.kind == "positive" for f in columns], bool),
-            spread([f.denominator or 1 for f in columns]),
-            spread([f.loc for f in columns]),
-            spread([f.scale for f in columns]),
-            spread(low, np.int64),
-            spread(size, np.int64),
-        )
+        raw = spread([f.coded or f.kind == "count" for f in columns], bool)
+        log = spread([f.kind == "positive" for f in columns], bool)
+        numbers = zip(*((f.denominator or 1, f.loc, f.scale) for f in columns), strict=True)
+        denominator, loc, scale = map(spread, numbers)
+        return cls(raw, log, denominator, loc, scale, spread(low, np.int64), spread(size, np.int64))
 
-    def cell(self, j: int) -> Lattice:
-        """The lattice of one cell alone."""
-        return Lattice(*(getattr(self, f.name)[j : j + 1] for f in fields(self)))
-
-    def values(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        """Model values of codes (n, D); unobserved cells are 0."""
-        v = np.where(observed, k, self.low) / self.denominator
-        return np.where(observed, np.where(self.raw, v, self._to_model(v, slice(None))), 0.0)
+    def values(self, k: np.ndarray, observed: np.ndarray, at: slice = slice(None)) -> np.ndarray:
+        """Model values of codes (n, d) of all cells or of those ``at`` some places; unobserved cells are 0."""
+        v = np.where(observed, k, self.low[at]) / self.denominator[at]
+        return np.where(observed, np.where(self.raw[at], v, self._to_model(v, at)), 0.0)
 
     def edges(self, cells: np.ndarray, e: np.ndarray) -> np.ndarray:
         """Model values of the lower edges of symbols ``e`` (m, j) of cells (m,), of the real line's kinds."""

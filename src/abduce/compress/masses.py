@@ -8,10 +8,9 @@ sum.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
+from scipy.special import betainc, gammaincc, gammaln, log_ndtr
 
 from abduce.compress.lattice import Lattice
 from abduce.distributions.cells import LOG_2PI
@@ -25,92 +24,61 @@ Masses = Callable[[np.ndarray, slice], np.ndarray]
 # ------------------------------------------------------------------ laws of location and scale
 
 
-@dataclass(frozen=True)
-class Standard:
-    """A symmetric law of unit scale: its distribution function and log-density at t, given its shape (or 0)."""
-
-    cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    log_density: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    log_cdf: Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-    def interval(self, t: np.ndarray, shape: np.ndarray | float = 0.0) -> np.ndarray:
-        """Mass between t[i] and t[i + 1] along the last axis, exact in both tails."""
-        a, b = t[..., :-1], t[..., 1:]
-        shape = np.broadcast_to(shape, a.shape)
-        flip = a > 0  # F(b) − F(a) = F(−a) − F(−b): subtract small numbers, not numbers close to one
-        return self.cdf(np.where(flip, -a, b), shape) - self.cdf(np.where(flip, -b, a), shape)
-
-
-def _laplace_cdf(t: np.ndarray, _: np.ndarray) -> np.ndarray:
+def laplace(t: np.ndarray) -> np.ndarray:
+    """Distribution function of the Laplace law of unit scale."""
     tail = 0.5 * np.exp(-np.abs(t))
     return np.where(t > 0, 1 - tail, tail)
 
 
-def _t_log_density(t: np.ndarray, df: np.ndarray) -> np.ndarray:
-    norm = gammaln(0.5 * (df + 1)) - gammaln(0.5 * df) - 0.5 * np.log(np.pi * df)
-    return norm - 0.5 * (df + 1) * np.log1p(t**2 / df)
-
-
-NORMAL = Standard(lambda t, _: ndtr(t), lambda t, _: -0.5 * t**2 - 0.5 * LOG_2PI, lambda t, _: log_ndtr(t))
-LAPLACE = Standard(
-    _laplace_cdf,
-    lambda t, _: -np.abs(t) - np.log(2.0),
-    lambda t, _: np.where(t < 0, t - np.log(2.0), np.log1p(-0.5 * np.exp(-np.maximum(t, 0.0)))),
-)
-STUDENT_T = Standard(
-    lambda t, df: stdtr(df, t), _t_log_density, lambda t, df: np.log(np.maximum(stdtr(df, t), 1e-300))
-)
+def interval(cdf: Callable[[np.ndarray], np.ndarray], t: np.ndarray) -> np.ndarray:
+    """Mass of a symmetric law between t[i] and t[i + 1] along the last axis, exact in both tails."""
+    a, b = t[..., :-1], t[..., 1:]
+    flip = a > 0  # F(b) − F(a) = F(−a) − F(−b): subtract small numbers, not numbers close to one
+    return cdf(np.where(flip, -a, b)) - cdf(np.where(flip, -b, a))
 
 
 def line_masses(
-    law: Standard,
+    cdf: Callable[[np.ndarray, slice], np.ndarray],
     lattice: Lattice,
     cells: np.ndarray,
     loc: np.ndarray,
     scale: np.ndarray,
     size: np.ndarray,
-    shape: np.ndarray | float = 0.0,
 ) -> Masses:
-    """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat."""
-    shape = np.broadcast_to(shape, cells.shape)
+    """Mass of lattice intervals under a law of location and scale in model space; uniform where it is flat.
+
+    ``cdf(t, part)`` is the distribution function, at unit scale, of some of the cells.
+    """
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
         t = (lattice.edges(cells[part], edges) - loc[part, None]) / scale[part, None]
         flat = t[:, -1] - t[:, 0] < FLAT
         t = np.where(edges <= 0, -np.inf, np.where(edges >= size[part, None], np.inf, t))
-        cut = np.where(edges[:, 1:] > edges[:, :-1], law.interval(t, shape[part, None]), 0.0)
+        cut = np.where(edges[:, 1:] > edges[:, :-1], interval(lambda t: cdf(t, part), t), 0.0)
         return np.where(flat[:, None], np.diff(edges).astype(np.float64), cut)
 
     return masses
 
 
-def line_bits(
-    law: Standard,
-    k: np.ndarray,
-    index: np.ndarray,
-    observed: np.ndarray,
-    loc: np.ndarray,
-    scale: np.ndarray,
-    lattice: Lattice,
-    shape: np.ndarray | float = 0.0,
+def normal_bits(
+    k: np.ndarray, observed: np.ndarray, loc: np.ndarray, scale: np.ndarray, lattice: Lattice
 ) -> np.ndarray:
-    """Bits −log₂ of the mass of codes k (n, d) under independent cells of location and scale in model space, (n,)."""
-    s = k - lattice.low[index]
-    left, right = ((lattice.edges(index, e.T).T - loc) / scale for e in (s, s + 1))
+    """Bits −log₂ of the mass of codes k (n, D) under independent Gaussian cells in model space, (n,)."""
+    s = k - lattice.low
+    left, right = ((lattice.edges(np.arange(len(lattice.low)), e.T).T - loc) / scale for e in (s, s + 1))
     left[s <= 0] = -np.inf
-    right[s >= lattice.size[index] - 1] = np.inf
-    flip = left > 0  # as in Standard.interval
+    right[s >= lattice.size - 1] = np.inf
+    flip = left > 0  # as in `interval`
     a, b = np.where(flip, -right, left), np.where(flip, -left, right)
-    shape = np.broadcast_to(shape, a.shape)
-    upper, lower = law.log_cdf(b, shape), law.log_cdf(a, shape)
+    upper, lower = log_ndtr(b), log_ndtr(a)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_mass = upper + np.log(-np.expm1(np.where(np.isfinite(lower), lower - upper, -np.inf)))
     # the density times the width, where the difference would cancel
-    step = np.where(lattice.log[index], 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator[index])
-    narrow = b - a < 1e-6
+    step = np.where(lattice.log, 1.0 / np.maximum(k, 1), 1.0 / lattice.denominator)
     with np.errstate(invalid="ignore"):
-        density = law.log_density(0.5 * (a + b), shape) + np.log(step / (lattice.scale[index] * scale))
-    log_mass = np.where(narrow, density, log_mass)
+        t = 0.5 * (a + b)
+        density = -0.5 * t**2 - 0.5 * LOG_2PI + np.log(step / (lattice.scale * scale))
+    log_mass = np.where(b - a < 1e-6, density, log_mass)
     return -np.where(observed, log_mass, 0.0).sum(1) / np.log(2.0)
 
 

@@ -31,20 +31,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor
 
 from abduce.compress.batches import BlankPattern, batch_rows
 from abduce.compress.cells import SeenCells, gaussian_symbols
 from abduce.compress.lattice import Lattice
-from abduce.compress.masses import NORMAL, line_bits
+from abduce.compress.masses import normal_bits
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import PlainSymbols, SymbolModel, normalized, rounded, table_symbols
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.hard_mixture_law import HardMixtureLaw
 
 BUDGET = 2**22  # numbers in one block's largest array
-FIRST = np.zeros(1, np.int64)  # where a cell is in the lattice of itself alone
 
 Choose = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
@@ -62,7 +60,6 @@ class MixtureCodec:
     ):
         k, d = means.shape
         self.lattice = lattice
-        self.cells = [lattice.cell(j) for j in range(d)]
         self.log_weights = torch.log_softmax(log_weights.detach().double(), 0).numpy()
         self.means = means.detach().double().numpy()
         self.covariances = covariances.detach().double()
@@ -78,7 +75,6 @@ class MixtureCodec:
 
     @classmethod
     def of(cls, law: GaussianMixtureLaw, lattice: Lattice, blanks: BlankPattern) -> MixtureCodec:
-        """The codec of a mixture."""
         return cls(law.log_weights, law.means, law.covariances, lattice, blanks)
 
     @classmethod
@@ -98,9 +94,8 @@ class MixtureCodec:
         """L (m, D, D) of patterns (m, D) and covariances c (m,)."""
         seen = torch.from_numpy(pattern.copy())
         eye = torch.eye(pattern.shape[1], dtype=torch.float64)
-        return torch.linalg.cholesky(
-            torch.where(seen.unsqueeze(2) & seen.unsqueeze(1), self.covariances[c], eye)
-        )
+        both = seen.unsqueeze(2) & seen.unsqueeze(1)
+        return torch.linalg.cholesky(torch.where(both, self.covariances[c], eye))
 
     def _roots_of(self, observed: np.ndarray, c: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """L, each once, and which of them rows (n, D) have for components c (n, m): (n, m)."""
@@ -130,11 +125,12 @@ class MixtureCodec:
             away[:, j] = np.where(observed[:, j], x - means[:, j], 0.0)
 
     def _symbols(self, j: int, mean: np.ndarray, scale: np.ndarray, observed: np.ndarray) -> SymbolModel:
-        at = SeenCells(FIRST, observed[:, j : j + 1], self.cells[j])
+        at = SeenCells(np.array([j]), observed[:, j : j + 1], self.lattice)
         return next(gaussian_symbols(mean[:, None], scale[:, None], at))[1]
 
     def _values(self, j: int, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        return self.cells[j].values(k[:, j : j + 1], observed[:, j : j + 1])[:, 0]
+        at = slice(j, j + 1)
+        return self.lattice.values(k[:, at], observed[:, at], at)[:, 0]
 
     # -------------------------------------------------------------- components
 
@@ -142,10 +138,9 @@ class MixtureCodec:
         """log π_c P_c(x) of n rows, on the lattice, nats, (n, K)."""
         components, d = self.means.shape
         size = max(1, BUDGET // (components * d * (16 if self.same else d)))
-        parts = [
-            self._log_joint_block(k[i : i + size], observed[i : i + size]) for i in range(0, len(k), size)
-        ]
-        return np.concatenate([np.zeros((0, components)), *parts])
+        parts = (slice(i, i + size) for i in range(0, len(k), size))
+        blocks = [self._log_joint_block(k[part], observed[part]) for part in parts]
+        return np.concatenate([np.zeros((0, components)), *blocks])
 
     def _log_joint_block(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
         n, components = len(k), len(self.means)
@@ -161,7 +156,7 @@ class MixtureCodec:
         loc = x - scale * e  # not rounded: the table of components is
         codes, seen = (np.repeat(a, components, 0) for a in (k, observed))
         loc, scale = (a.reshape(codes.shape) for a in (loc, scale))
-        bits = line_bits(NORMAL, codes, np.arange(k.shape[1]), seen, loc, scale, self.lattice)
+        bits = normal_bits(codes, seen, loc, scale, self.lattice)
         return self.log_weights - np.log(2.0) * bits.reshape(n, components)
 
     def _responsibilities(self, k: np.ndarray, observed: np.ndarray) -> PlainSymbols:
@@ -208,12 +203,6 @@ class MixtureCodec:
         if self.bits_back and not plain:
             self._responsibilities(k, observed).push(stack, c)
         return k
-
-    # -------------------------------------------------------------- what the model promises
-
-    def promised(self, k: np.ndarray, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """−log₂ Σ_c π_c P_c(x), exact: ``draws`` and ``seed`` do not matter."""
-        return -np.asarray(logsumexp(self._log_joint(k, observed), axis=1)) / np.log(2.0)
 
 
 def _solve(root: Tensor, y: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ class BitStack:
 
     @property
     def bits(self) -> int:
-        """Bits on the stack."""
         return self._coder.num_valid_bits()
 
     def check_margin(self) -> None:

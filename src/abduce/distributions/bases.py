@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from abduce.distributions.cells import LOG_2PI
+from abduce.distributions.cells import LOG_2PI, normal_like
 
 
 class Conditional(NamedTuple):
@@ -31,21 +31,37 @@ class Conditional(NamedTuple):
     draw: Callable[[int, Generator, bool], Tensor]
 
 
-class NormalBase(nn.Module):
-    """N(mean, covariance), full covariance, or its Cholesky ``root``."""
+class _Base(nn.Module):
+    """What the base measures share: draws of the cells that are blank."""
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw (n, D)."""
+        raise NotImplementedError
+
+    def _each(self, n: int, rows: int, generator: Generator, shared: bool) -> Tensor:
+        """Free draws (n, rows, D), the same for every row if ``shared``."""
+        drawn = self.sample(n if shared else n * rows, generator)
+        return drawn.view(n, -1, drawn.shape[-1]).expand(n, rows, -1)
+
+    def _clamped(self, x: Tensor, observed: Tensor) -> Callable[[int, Generator, bool], Tensor]:
+        """How to draw independent cells with the observed ones put back."""
+        return lambda n, generator, shared=False: torch.where(
+            observed, x, self._each(n, len(x), generator, shared)
+        )
+
+
+class NormalBase(_Base):
+    """N(mean, covariance), full covariance."""
 
     mean: Tensor
     root: Tensor
     name = "normal"
     support = "real"
 
-    def __init__(self, mean: Tensor, covariance: Tensor | None = None, root: Tensor | None = None):
+    def __init__(self, mean: Tensor, covariance: Tensor):
         super().__init__()
         self.register_buffer("mean", mean)
-        if root is None:
-            assert covariance is not None
-            root = torch.linalg.cholesky(covariance)
-        self.register_buffer("root", root)
+        self.register_buffer("root", torch.linalg.cholesky(covariance))
 
     @classmethod
     def fit(cls, x: Tensor, widen: float = 1.0, floor: float = 1e-3) -> NormalBase:
@@ -62,7 +78,6 @@ class NormalBase(nn.Module):
 
     @property
     def covariance(self) -> Tensor:
-        """The covariance."""
         return self.root @ self.root.mT
 
     @property
@@ -77,13 +92,9 @@ class NormalBase(nn.Module):
         return -0.5 * z.square().sum(-1) - log_det - 0.5 * len(self.mean) * LOG_2PI
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        noise = torch.randn(
-            n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
-        return self.mean + noise @ self.root.mT
+        return self.mean + normal_like(self.mean.expand(n, -1), generator) @ self.root.mT
 
     def condition(self, x: Tensor, observed: Tensor) -> Conditional:
-        """Given the observed cells of rows (rows, D)."""
         seen = observed.to(x.dtype)
         covariance = self.covariance
         # the covariance of what is seen, with ones for what is not
@@ -96,7 +107,7 @@ class NormalBase(nn.Module):
 
         def draw(n: int, generator: Generator, shared: bool = False) -> Tensor:
             # a free draw, moved by the regression of all cells on how far the seen ones are off (Matheron's rule)
-            free = _each(self, n, len(x), generator, shared)
+            free = self._each(n, len(x), generator, shared)
             gap = (seen * (x - free)).permute(1, 2, 0)
             moved = covariance @ (torch.cholesky_solve(gap, root) * seen.unsqueeze(-1))
             return torch.where(observed, x, free + moved.permute(2, 0, 1))
@@ -104,7 +115,7 @@ class NormalBase(nn.Module):
         return Conditional(log_marginal, draw)
 
 
-class RatesBase(nn.Module):
+class RatesBase(_Base):
     """Independent binary cells, cell i one with probability rates[i]."""
 
     logits: Tensor
@@ -131,13 +142,12 @@ class RatesBase(nn.Module):
         return (u < torch.sigmoid(self.logits)).to(self.logits.dtype)
 
     def condition(self, x: Tensor, observed: Tensor) -> Conditional:
-        """Given the observed cells of rows (rows, D)."""
         each = x * self.logits - torch.nn.functional.softplus(self.logits)
         log_marginal = torch.where(observed, each, 0.0).sum(-1)
-        return Conditional(log_marginal, _clamped(self, x, observed))
+        return Conditional(log_marginal, self._clamped(x, observed))
 
 
-class BoxBase(nn.Module):
+class BoxBase(_Base):
     """Uniform on the box low < x < high; log density −∞ outside."""
 
     low: Tensor
@@ -161,7 +171,6 @@ class BoxBase(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviation of each cell, (D,)."""
         return (self.high - self.low) / math.sqrt(12)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -174,32 +183,7 @@ class BoxBase(nn.Module):
         return self.low + (self.high - self.low) * u
 
     def condition(self, x: Tensor, observed: Tensor) -> Conditional:
-        """Given the observed cells of rows (rows, D)."""
         inside = ((x > self.low) & (x < self.high) | ~observed).all(-1)
         log_volume = (observed * (self.high - self.low).log()).sum(-1)
         log_marginal = torch.where(inside, -log_volume, -torch.inf)
-        return Conditional(log_marginal, _clamped(self, x, observed))
-
-
-def _each(
-    base: NormalBase | RatesBase | BoxBase, n: int, rows: int, generator: Generator, shared: bool
-) -> Tensor:
-    """Free draws (n, rows, D), the same for every row if ``shared``."""
-    drawn = base.sample(n if shared else n * rows, generator)
-    return drawn.view(n, -1, drawn.shape[-1]).expand(n, rows, -1)
-
-
-def _clamped(
-    base: RatesBase | BoxBase, x: Tensor, observed: Tensor
-) -> Callable[[int, Generator, bool], Tensor]:
-    """How to draw independent cells with the observed ones put back."""
-
-    def draw(n: int, generator: Generator, shared: bool = False) -> Tensor:
-        return torch.where(observed, x, _each(base, n, len(x), generator, shared))
-
-    return draw
-
-
-def restore(name: str, tensors: dict[str, Tensor]) -> NormalBase | RatesBase | BoxBase:
-    """Build a base again from its ``name`` and its ``state_dict``; KeyError for one that there is not."""
-    return {"normal": NormalBase, "rates": RatesBase, "box": BoxBase}[name](**tensors)
+        return Conditional(log_marginal, self._clamped(x, observed))

@@ -1,22 +1,13 @@
-"""What the distributions share: independence, sums over observed cells, standard normals, the lattice of pixels."""
+"""What the distributions share: sums over observed cells, standard normals, the lattice of pixels."""
 
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-class Independent:
-    """A distribution of independent cells: what is seen of some says nothing about the others."""
-
-    def condition(self, x: Tensor, observed: Tensor) -> Self:
-        """The distribution given the observed cells: itself."""
-        return self
 
 
 def masked_sum(cells: Tensor, observed: Tensor | None) -> Tensor:

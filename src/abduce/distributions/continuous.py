@@ -7,119 +7,62 @@ of the rounding interval [x − half, x + half], as a density would grow without
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from abduce.distributions.cells import (
-    LOG_2PI,
-    Independent,
-    masked_sum,
-    normal_like,
-    put,
-    to_lattice,
-    uniform_like,
-)
+from abduce.distributions.cells import LOG_2PI, masked_sum, normal_like, put, to_lattice, uniform_like
 
 NODES, WEIGHTS = (a.tolist() for a in np.polynomial.legendre.leggauss(6))
 
 
+@dataclass(eq=False)
 class Gaussian:
-    """Gaussian N(x; mean, diag(scale²) + F Fᵀ), its cells correlated through a low-rank factor F ``(..., d, rank)``.
+    """Independent Gaussian cells, N(x; mean, scale²)."""
 
-    Without a factor the cells are independent.  With one, the density of the observed cells and the law of the others
-    given them are exact (Woodbury): with S = diag(scale²) and P = I + Fᵀ S⁻¹ F over observed cells,
-
-        log N = −½ [rᵀS⁻¹r − ‖chol(P)⁻¹ Fᵀ S⁻¹ r‖² + log det P + Σ log(2π scale²)],     r = x − mean
-        u | x_obs ~ N(P⁻¹ Fᵀ S⁻¹ r, P⁻¹),     x = mean + F u + scale · noise.
-
-    Source: factor analysis, e.g. Ghahramani & Hinton 1996.
-    """
-
-    def __init__(self, mean: Tensor, scale: Tensor, factor: Tensor | None = None):
-        self.mean = mean
-        self.scale = scale
-        self.factor = factor
+    mean: Tensor
+    scale: Tensor
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         standard = (x - self.mean) / self.scale
-        cells = -0.5 * (standard.square() + LOG_2PI) - torch.log(self.scale)
-        total = masked_sum(cells, observed)
-        if self.factor is None:
-            return total
-        chol, projected = self._precision(standard, observed)
-        half = torch.linalg.solve_triangular(chol, projected.unsqueeze(-1), upper=False).squeeze(-1)
-        log_det = torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1)
-        return total + 0.5 * half.square().sum(-1) - log_det
-
-    def _precision(self, standard: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cholesky factor of P and the projection Fᵀ S⁻¹ r over observed cells."""
-        assert self.factor is not None
-        scaled = self.factor / self.scale.unsqueeze(-1)
-        if observed is not None:
-            scaled = scaled * observed.unsqueeze(-1)
-        gram = scaled.mT @ scaled
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        projected = (scaled.mT @ standard.unsqueeze(-1)).squeeze(-1)
-        return torch.linalg.cholesky(gram + identity), projected
-
-    def factor_posterior(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean ``(..., rank)`` and a square root R (R Rᵀ = P⁻¹) of the factors' law given the observed cells."""
-        chol, projected = self._precision((x - self.mean) / self.scale, observed)
-        mean = torch.cholesky_solve(projected.unsqueeze(-1), chol).squeeze(-1)
-        identity = torch.eye(chol.shape[-1], dtype=chol.dtype, device=chol.device).expand_as(chol)
-        return mean, torch.linalg.solve_triangular(chol.mT, identity, upper=True)
-
-    def condition(self, x: Tensor, observed: Tensor) -> Gaussian:
-        if self.factor is None:
-            return self
-        mean, root = self.factor_posterior(x, observed)
-        return Gaussian(
-            self.mean + (self.factor @ mean.unsqueeze(-1)).squeeze(-1), self.scale, self.factor @ root
-        )
+        return masked_sum(-0.5 * (standard.square() + LOG_2PI) - torch.log(self.scale), observed)
 
     def moments(self) -> Tensor:
         return self.mean.unsqueeze(-1)
 
     def moved(self, u: Tensor, cells: list[int]) -> Tensor:
         """Draws of some cells as a function of standard normal ``u``, which a gradient passes through."""
-        assert self.factor is None, "cells that are correlated are not drawn one by one"
         return self.mean[..., cells] + self.scale[..., cells] * u
 
-    def fixed(self, cells: list[int], values: Tensor) -> Gaussian:
+    def fixed(self, cells: list[int], values: Tensor) -> Self:
         """The distribution with some cells at given values and no spread."""
-        return Gaussian(put(self.mean, cells, values), put(self.scale, cells, torch.zeros_like(values)))
+        mean, scale = put(self.mean, cells, values), put(self.scale, cells, torch.zeros_like(values))
+        return replace(self, mean=mean, scale=scale)
 
     def variance(self) -> Tensor:
-        """Marginal variance of each cell, (..., d)."""
-        total = self.scale.square()
-        return total if self.factor is None else total + self.factor.square().sum(-1)
+        """Variance of each cell, (..., d)."""
+        return self.scale.square()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        x = self.mean + self.scale * normal_like(self.mean, generator)
-        if self.factor is not None:
-            shape = (*self.mean.shape[:-1], self.factor.shape[-1])
-            u = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-            x = x + (self.factor @ u.unsqueeze(-1)).squeeze(-1)
-        return x
+        return self.mean + self.scale * normal_like(self.mean, generator)
 
     def gaussian(self) -> Gaussian:
         return self
 
 
-class RoundedGaussian(Independent):
+@dataclass(eq=False)
+class RoundedGaussian(Gaussian):
     """Gaussian cells known to have been rounded to a lattice of step 2·half: pixels of few grey values.
 
         P(x) = Φ((x + half − mean)/scale) − Φ((x − half − mean)/scale),
 
-    the probability of the rounding interval; a density would grow without bound on values that repeat.
+    the probability of the rounding interval.
     """
 
-    factor = None
-
-    def __init__(self, mean: Tensor, scale: Tensor, half: float):
-        self.mean, self.scale, self.half = mean, scale, half
+    half: float
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         # from the nearer tail, where the difference of two tail probabilities does not cancel
@@ -128,26 +71,14 @@ class RoundedGaussian(Independent):
         mass = 0.5 * (torch.erfc((distance - self.half) * unit) - torch.erfc((distance + self.half) * unit))
         return masked_sum(mass.clamp_min(torch.finfo(mass.dtype).tiny).log(), observed)
 
-    def moments(self) -> Tensor:
-        return self.mean.unsqueeze(-1)
-
-    def moved(self, u: Tensor, cells: list[int]) -> Tensor:
-        """Draws of some cells, as :meth:`Gaussian.moved` gives them."""
-        return self.gaussian().moved(u, cells)
-
-    def fixed(self, cells: list[int], values: Tensor) -> RoundedGaussian:
-        """The distribution with some cells at given values and no spread."""
-        law = self.gaussian().fixed(cells, values)
-        return RoundedGaussian(law.mean, law.scale, self.half)
-
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return to_lattice(self.mean + self.scale * normal_like(self.mean, generator), self.half)
+        return to_lattice(super().sample(generator), self.half)
 
     def gaussian(self) -> Gaussian:
         return Gaussian(self.mean, self.scale)
 
 
-class Laplace(Independent):
+class Laplace:
     """Laplace cells, p(x) = exp(−|x − loc| / scale) / (2 scale): the mean absolute error as a likelihood.
 
     For numbers with sharp peaks and tails wider than a Gaussian's; its maximum-likelihood centre is the median, so a
@@ -185,7 +116,6 @@ class Laplace(Independent):
         return self.loc[..., cells] + self.scale[..., cells] * u.sign() * depth
 
     def fixed(self, cells: list[int], values: Tensor) -> Laplace:
-        """The distribution with some cells at given values and no spread."""
         loc = put(self.loc, cells, values)
         return Laplace(loc, put(self.scale, cells, torch.zeros_like(values)), self.half)
 
@@ -198,7 +128,7 @@ class Laplace(Independent):
         return Gaussian(self.loc, math.sqrt(2) * self.scale)
 
 
-class StudentT(Independent):
+class StudentT:
     """Student-t cells with ``df`` = ν degrees of freedom: a Gaussian whose precision was drawn from a gamma law,
 
         p(x) = Γ((ν+1)/2) / (Γ(ν/2) √(νπ) scale) · (1 + ((x − loc)/scale)² / ν)^{−(ν+1)/2}.
@@ -241,7 +171,7 @@ class StudentT(Independent):
         return Gaussian(self.loc, self.scale * (self.df / (self.df - 2)).sqrt())
 
 
-class ContinuousBernoulli(Independent):
+class ContinuousBernoulli:
     """Continuous Bernoulli on pixels x in [−1, 1] by their logits η: with u = (x + 1)/2 and λ = σ(η),
 
         p(u) = C(λ) λ^u (1 − λ)^{1−u},   C = η / tanh(η/2),   p(x) = p(u) / 2 = ½ exp(ηx/2 − g(η)),

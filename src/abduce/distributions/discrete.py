@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from abduce.distributions.cells import Independent, masked_sum, uniform_like
+from abduce.distributions.cells import masked_sum, uniform_like
 from abduce.distributions.continuous import Gaussian
 
 
@@ -58,7 +58,7 @@ def _log_mass(logits: Tensor, x: Tensor, observed: Tensor | None) -> Tensor:
     return (blocks.sum(-1, dtype=torch.float64) + last).to(logits.dtype)
 
 
-class Bernoulli(Independent):
+class Bernoulli:
     """Bernoulli on logits: log p(x) = x·logit − softplus(logit), x in {0, 1}."""
 
     def __init__(self, logits: Tensor):
@@ -93,7 +93,7 @@ class Bernoulli(Independent):
         return Gaussian(p, (p * (1 - p)).clamp_min(1e-8).sqrt())
 
 
-class Categorical(Independent):
+class Categorical:
     """Categorical over codes 0..K−1 from log-probabilities ``(..., d, K)``; also carries ordinal cells.
 
     Cells with fewer than K classes are padded with log-probability −inf.
@@ -116,7 +116,6 @@ class Categorical(Independent):
         return self.log_probs[..., cell, :]
 
     def tilted(self, cell: int, log_factor: Tensor) -> Categorical:
-        """The distribution with the classes of a cell reweighted by exp(``log_factor``)."""
         log_probs = self.log_probs.clone()
         factor = log_factor[: log_probs.shape[-1]]
         log_probs[..., cell, :] = torch.log_softmax(log_probs[..., cell, :] + factor, -1)
@@ -133,7 +132,7 @@ class Categorical(Independent):
         return Gaussian(mean, ((p * codes.square()).sum(-1) - mean.square()).clamp_min(1e-8).sqrt())
 
 
-class NegativeBinomial(Independent):
+class NegativeBinomial:
     """Negative binomial counts with mean μ and dispersion r: variance μ + μ²/r (r → ∞ is Poisson)."""
 
     def __init__(self, log_mean: Tensor, log_dispersion: Tensor):
@@ -169,16 +168,15 @@ class NegativeBinomial(Independent):
         """
         r, mean = self.log_dispersion.exp(), self.log_mean.exp()
         dispersion = (r + seen).log()
-        return NegativeBinomial(
-            self.log_mean + torch.log1p(-rate) + dispersion - torch.log(r + rate * mean), dispersion
-        )
+        log_mean = self.log_mean + torch.log1p(-rate) + dispersion - torch.log(r + rate * mean)
+        return NegativeBinomial(log_mean, dispersion)
 
     def gaussian(self) -> Gaussian:
         mean = self.log_mean.exp()
         return Gaussian(mean, (mean + mean.square() / self.log_dispersion.exp()).sqrt())
 
 
-class Poisson(Independent):
+class Poisson:
     """Poisson counts, log p(x) = x log μ − μ − log x!: variance equal to the mean.
 
     For counts of independent events at a rate that z explains whole; what is left over of the variance calls for the
@@ -203,7 +201,6 @@ class Poisson(Independent):
         return torch.poisson(self.log_rate.exp(), generator=generator)
 
     def thinned(self, rate: float) -> Poisson:
-        """How many items are seen, each with probability ``rate``."""
         return Poisson(self.log_rate + math.log(rate))
 
     def unseen(self, rate: Tensor, seen: Tensor) -> Poisson:
@@ -215,7 +212,7 @@ class Poisson(Independent):
         return Gaussian(rate, rate.sqrt())
 
 
-class BetaBinomial(Independent):
+class BetaBinomial:
     """Beta-binomial counts k = 0..n: binomial with a success probability drawn from Beta(pc, (1 − p)c),
 
         P(k) = C(n, k) B(k + pc, n − k + (1 − p)c) / B(pc, (1 − p)c),   p = σ(logits), c the concentration.

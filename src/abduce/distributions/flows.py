@@ -45,21 +45,12 @@ class Flow(nn.Module):
             raise ValueError(f"transforms must be at least 1, got {transforms!r}")
         extra: dict[str, Any] = {}
         if kind == "nsf":
-            extra = {
-                "univariate": MonotonicRQSTransform,
-                "shapes": [(BINS,), (BINS,), (BINS - 1,)],
-                "passes": 2,
-            }
+            shapes = [(BINS,), (BINS,), (BINS - 1,)]
+            extra = {"univariate": MonotonicRQSTransform, "shapes": shapes, "passes": 2}
+        extra |= {"hidden_features": tuple(hidden), "activation": nn.ELU}
         order: Any = torch.arange(dim)
         self.layers = nn.ModuleList(
-            MaskedAutoregressiveTransform(
-                dim,
-                context,
-                order=order if i % 2 == 0 else order.flip(0),
-                hidden_features=tuple(hidden),
-                activation=nn.ELU,
-                **extra,
-            )
+            MaskedAutoregressiveTransform(dim, context, order=order if i % 2 == 0 else order.flip(0), **extra)
             for i in range(transforms)
         )
         with torch.no_grad():
@@ -99,12 +90,10 @@ class FlowPrior(nn.Module):
         self.flow = Flow(latent_dim, 0, kind, transforms, hidden)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         noise, log_det = self.flow(z)
         return standard_log_prob(noise) + log_det
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``."""
         return self.flow(torch.randn(n, self.latent_dim, generator=generator, **factory), inverse=True)[0]
 
 
@@ -113,9 +102,7 @@ class FlowNormal:
 
     reparameterized = True
 
-    def __init__(
-        self, flow: Flow, location: Tensor, log_scale: Tensor, context: Tensor, frozen: bool = False
-    ):
+    def __init__(self, flow: Flow, location: Tensor, log_scale: Tensor, context: Tensor, frozen=False):
         self.flow, self.location, self.log_scale, self.context = flow, location, log_scale, context
         self.frozen = frozen
 
@@ -134,23 +121,19 @@ class FlowNormal:
         return self.transport(noise).mean(0)
 
     def detach(self) -> FlowNormal:
-        """The same distribution with no gradient to its parameters."""
-        return FlowNormal(
-            self.flow, self.location.detach(), self.log_scale.detach(), self.context.detach(), frozen=True
-        )
+        still = (t.detach() for t in (self.location, self.log_scale, self.context))
+        return FlowNormal(self.flow, *still, frozen=True)
 
     def transport(self, noise: Tensor) -> Tensor:
         return self.draw(noise)[0]
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws and their log-density, in one pass."""
         noise = noise.expand(*noise.shape[:-2], *self.location.shape)
         bent, log_det = self._map(noise)
         z = self.location + self.log_scale.exp() * bent
         return z, standard_log_prob(noise) - log_det - self.log_scale.sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         noise, log_det = self._map((z - self.location) * torch.exp(-self.log_scale), inverse=True)
         return standard_log_prob(noise) - log_det - self.log_scale.sum(-1)
 

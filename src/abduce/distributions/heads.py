@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abduce.distributions.continuous import (
-    ContinuousBernoulli,
-    Gaussian,
-    Laplace,
-    RoundedGaussian,
-    StudentT,
-)
+from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, RoundedGaussian, StudentT
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Cells, Head
 from abduce.distributions.pixels import DiscretizedLogisticMixture
@@ -95,9 +89,8 @@ class PixelHead(Head):
 
     def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
         logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
-        return DiscretizedLogisticMixture(
-            logits, loc + self.spread, (log_scale - 1.5).clamp(-7.0, 2.0), self.levels
-        )
+        log_scale = (log_scale - 1.5).clamp(-7.0, 2.0)
+        return DiscretizedLogisticMixture(logits, loc + self.spread, log_scale, self.levels)
 
     def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         # every component follows the path; the later ones are rarer and wider
@@ -106,9 +99,8 @@ class PixelHead(Head):
         log_scale = 0.5 * noise.log() + math.log(math.sqrt(3) / math.pi)
         weight = W.new_zeros(3, self.components, *W.shape)
         weight[1] = W
-        bias = torch.stack(
-            [(-2.0 * later).expand(-1, len(b)), b.expand(len(later), -1), log_scale + 1.5 + 0.7 * later]
-        )
+        logits, loc = (-2.0 * later).expand(-1, len(b)), b.expand(len(later), -1)
+        bias = torch.stack([logits, loc, log_scale + 1.5 + 0.7 * later])
         return weight.flatten(0, 2), bias.flatten()
 
 
@@ -318,20 +310,7 @@ def _shares(b: Tensor) -> Tensor:
 
 
 # the likelihoods by name, and the kinds of cells that each fits: the first that fits a kind is its default
-HEADS: dict[str, Any] = {
-    name: head
-    for head in (
-        NumberHead,
-        PixelHead,
-        ContinuousBernoulliHead,
-        CountHead,
-        BetaBinomialHead,
-        BernoulliHead,
-        OrdinalHead,
-        CategoricalHead,
-    )
-    for name in head.fits
-}
+HEADS: dict[str, Any] = {name: head for head in Head.__subclasses__() for name in head.fits}
 FITS = {name: head.fits[name] for name, head in HEADS.items()}
 DRAWABLE = tuple(name for name, head in HEADS.items() if name in head.drawable)
 SUMMABLE = tuple(name for name, head in HEADS.items() if name in head.summable)

@@ -1,12 +1,12 @@
 """Likelihoods p(x|z): one plain distribution for each kind of cell, their product over a row, and the modules that make them.
 
-Every distribution covers ``d`` cells of one family for parameters of shape ``(..., d)`` and answers four questions,
-all in model space (reals standardised, categories as codes):
+Every distribution covers ``d`` independent cells of one family for parameters of shape ``(..., d)`` and answers these
+questions, all in model space (reals standardised, categories as codes):
 
     log_prob(x, observed)    nats, summed over the observed cells: shape (...)
     moments()                what may be averaged over posterior draws: means, or class probabilities, (..., d, m)
-    condition(x, observed)   the same family given the observed cells: only cells that stay correlated change
     sample(generator)        a draw, (..., d)
+    gaussian()               the Gaussian with the same means and variances, for linear observations of noisy or coarse data
 
 ``observed`` is a bool mask broadcast against ``x``; None means all cells are observed.
 """
@@ -14,6 +14,7 @@ all in model space (reals standardised, categories as codes):
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,6 @@ class Distribution(Protocol):
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor: ...
     def moments(self) -> Tensor: ...
-    def condition(self, x: Tensor, observed: Tensor) -> Distribution: ...
     def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
     def gaussian(self) -> Gaussian: ...
 
@@ -48,37 +48,24 @@ class Product:
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Log-probability of the observed cells of each row, nats, shape (...)."""
-        terms = [d.log_prob(x[..., c], None if observed is None else observed[..., c]) for c, d in self.parts]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        terms = (d.log_prob(x[..., c], None if observed is None else observed[..., c]) for c, d in self.parts)
+        return functools.reduce(torch.add, terms)
 
     def condition(self, x: Tensor, observed: Tensor) -> Product:
-        """The law of a row given its observed cells (and z)."""
-        parts = [(c, d.condition(x[..., c], observed[..., c])) for c, d in self.parts]
-        return Product(parts, self.n_cells)
+        """The law of a row given its observed cells (and z): itself, where nothing but z ties the cells."""
+        return self
 
     def moments(self) -> list[Tensor]:
-        """One tensor of moments for each part."""
         return [d.moments() for _, d in self.parts]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw rows, (..., D)."""
         return _gather(self._cells, [d.sample(generator) for _, d in self.parts], self.n_cells)
 
     def gaussian(self) -> Gaussian:
-        """The Gaussian with the same means and (co)variances of cells, for linear observations of noisy or coarse data."""
+        """The Gaussian with the same means and variances of cells."""
         parts = [d.gaussian() for _, d in self.parts]
         mean = _gather(self._cells, [g.mean for g in parts], self.n_cells)
-        scale = _gather(self._cells, [g.scale.expand_as(g.mean) for g in parts], self.n_cells)
-        with_factor = [(c, g.factor) for c, g in zip(self._cells, parts, strict=True) if g.factor is not None]
-        if not with_factor:
-            return Gaussian(mean, scale)
-        cells, factor = with_factor[0]
-        whole = factor.new_zeros(*factor.shape[:-2], self.n_cells, factor.shape[-1])
-        whole[..., cells, :] = factor
-        return Gaussian(mean, scale, whole)
+        return Gaussian(mean, _gather(self._cells, [g.scale.expand_as(g.mean) for g in parts], self.n_cells))
 
     @property
     def _cells(self) -> list[Tensor | slice]:
@@ -129,13 +116,11 @@ class Head(nn.Module, abc.ABC):
     """
 
     fits: ClassVar[dict[str, tuple[str, ...]]]  # likelihoods by name, and the kinds of cells that each fits
-    drawable: ClassVar[
-        tuple[str, ...]
-    ] = ()  # those whose blanks can be drawn with a gradient: they have ``moved``
-    summable: ClassVar[
-        tuple[str, ...]
-    ] = ()  # those whose blanks can be summed out: they have ``class_log_probs``
-    thinnable: ClassVar[tuple[str, ...]] = ()  # those of counts that stay in the family when thinned
+    # those whose blanks can be drawn with a gradient (they have ``moved``), those whose blanks can be summed out (they
+    # have ``class_log_probs``), and those of counts that stay in the family when thinned
+    drawable: ClassVar[tuple[str, ...]] = ()
+    summable: ClassVar[tuple[str, ...]] = ()
+    thinnable: ClassVar[tuple[str, ...]] = ()
     estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
     largest: Tensor | float = math.inf  # value that a cell can take
     offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere
@@ -176,10 +161,9 @@ class Likelihood(nn.Module):
         self.n_cells = n_cells
         self.sizes = [head.n_parameters for _, head in heads]
         self.n_parameters = sum(self.sizes)
-        whole = len(heads) == 1 and list(heads[0][0]) == list(range(n_cells))
-        self._cells: list[Tensor | slice] = (
-            [slice(None)] if whole else [torch.tensor(list(cells), dtype=torch.long) for cells, _ in heads]
-        )
+        self._cells: list[Tensor | slice] = [torch.tensor(list(at), dtype=torch.long) for at, _ in heads]
+        if len(heads) == 1 and list(heads[0][0]) == list(range(n_cells)):
+            self._cells = [slice(None)]
 
     def forward(self, h: Tensor) -> Product:
         pieces = h.split(self.sizes, -1) if len(self.sizes) > 1 else (h,)
@@ -192,9 +176,8 @@ class Likelihood(nn.Module):
 
     def limits(self) -> Tensor:
         """The largest value that each cell can take, (D,): infinity but for bounded counts."""
-        largest = [
-            torch.as_tensor(h.largest).expand(len(c)) for h, c in zip(self.heads, self.cells(), strict=True)
-        ]
+        pairs = zip(self.heads, self.cells(), strict=True)
+        largest = [torch.as_tensor(head.largest).expand(len(cells)) for head, cells in pairs]
         return _gather(self._cells, largest, self.n_cells)
 
     def point(self, moments: list[Tensor]) -> Tensor:

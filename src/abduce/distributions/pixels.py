@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from abduce.distributions.cells import Independent, masked_sum, to_lattice, uniform_like
+from abduce.distributions.cells import masked_sum, to_lattice, uniform_like
 from abduce.distributions.continuous import Gaussian
 
 
@@ -55,7 +55,7 @@ class _LogMixtureMass(torch.autograd.Function):
         return d_logits, d_loc, d_log_scale, None, None
 
 
-class DiscretizedLogisticMixture(Independent):
+class DiscretizedLogisticMixture:
     """Mixture of logistics cut into ``levels`` bins that tile the real line, for pixels in [−1, 1].
 
     With half a bin h = 1/(levels − 1), P(x) = Σ_k π_k [σ((x + h − m_k)/s_k) − σ((x − h − m_k)/s_k)]; the first and

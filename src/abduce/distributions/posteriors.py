@@ -21,10 +21,12 @@ class Posterior(Protocol):
 
     @property
     def mean(self) -> Tensor: ...
-    def transport(self, noise: Tensor) -> Tensor: ...
+    def transport(
+        self, noise: Tensor
+    ) -> Tensor: ...  # draws, from standard normal noise broadcast to their shape
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]: ...  # transport, and log_prob of what it gives
-    def log_prob(self, z: Tensor) -> Tensor: ...
-    def detach(self) -> Posterior: ...
+    def log_prob(self, z: Tensor) -> Tensor: ...  # nats, summed over the last axis
+    def detach(self) -> Posterior: ...  # with no gradient to its parameters
 
 
 class DiagonalNormal:
@@ -46,15 +48,12 @@ class DiagonalNormal:
         return cls(mean, log_scale.clamp(-7.0, 3.0))
 
     def detach(self) -> DiagonalNormal:
-        """The same distribution with no gradient to its parameters."""
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
 
     def transport(self, noise: Tensor) -> Tensor:
-        """Reparameterised draws: mean + scale · noise, for standard normal ``noise`` broadcast to (samples, batch, latent)."""
         return self.mean + self.log_scale.exp() * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over the last axis."""
         standard = (z - self.mean) * torch.exp(-self.log_scale)
         return -(0.5 * standard.square() + self.log_scale).sum(-1) - 0.5 * self.mean.shape[-1] * LOG_2PI
 
@@ -80,21 +79,16 @@ class FullNormal:
         self.mean, self.root = mean, root
 
     def detach(self) -> FullNormal:
-        """The same distribution with no gradient to its parameters."""
         return FullNormal(self.mean.detach(), self.root.detach())
 
     def transport(self, noise: Tensor) -> Tensor:
-        """Draws mean + L · noise."""
-        return self.mean + torch.einsum(
-            "bij,...bj->...bi", self.root, noise.expand(*noise.shape[:-2], *self.mean.shape)
-        )
+        noise = noise.expand(*noise.shape[:-2], *self.mean.shape)
+        return self.mean + torch.einsum("bij,...bj->...bi", self.root, noise)
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws and their log-density."""
         return self.transport(noise), self._log_density(noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over the last axis."""
         moved = (z - self.mean).reshape(-1, *self.mean.shape).permute(1, 2, 0)  # (batch, latent, samples)
         white = torch.linalg.solve_triangular(self.root, moved, upper=False).permute(2, 0, 1)
         return self._log_density(white).view(z.shape[:-1])
@@ -106,11 +100,9 @@ class FullNormal:
     def mixture(self) -> MixtureNormal:
         """The same law as a mixture of one component."""
         still = torch.zeros_like(self.mean)
-        inverse = torch.linalg.solve_triangular(
-            self.root, torch.eye(len(self.mean[0])).to(self.root), upper=False
-        )
-        precision = inverse.mT @ inverse
-        chol = torch.linalg.cholesky(precision).unsqueeze(1)
+        eye = torch.eye(len(self.mean[0])).to(self.root)
+        inverse = torch.linalg.solve_triangular(self.root, eye, upper=False)
+        chol = torch.linalg.cholesky(inverse.mT @ inverse).unsqueeze(1)
         return MixtureNormal(torch.zeros_like(still[:, :1]), self.mean.unsqueeze(1), chol, still, still)
 
 
@@ -121,9 +113,8 @@ class MixtureNormal:
     every component by ``shift`` (B, k) and stretch it, in its own whitened axes, by exp(``log_stretch``) (B, k).
     """
 
-    reparameterized = (
-        True  # in shift and stretch; which component is drawn does not depend on what is learned
-    )
+    # in shift and stretch; which component is drawn does not depend on what is learned
+    reparameterized = True
 
     def __init__(self, log_r: Tensor, means: Tensor, chol: Tensor, shift: Tensor, log_stretch: Tensor):
         self.log_r, self.means, self.chol = log_r, means, chol
@@ -135,10 +126,8 @@ class MixtureNormal:
         return torch.einsum("bc,bck->bk", self.log_r.exp(), self.means) + self.shift
 
     def detach(self) -> MixtureNormal:
-        """The same distribution with no gradient to its parameters."""
-        return MixtureNormal(
-            self.log_r, self.means, self.chol, self.shift.detach(), self.log_stretch.detach()
-        )
+        shift, log_stretch = self.shift.detach(), self.log_stretch.detach()
+        return MixtureNormal(self.log_r, self.means, self.chol, shift, log_stretch)
 
     def transport(self, noise: Tensor) -> Tensor:
         """Draws (samples, B, k) from standard normal ``noise`` (samples, B or 1, k + 1), whose last column picks c.
@@ -155,19 +144,14 @@ class MixtureNormal:
         if components == 1:
             moved = self._solve(e.permute(1, 2, 0).unsqueeze(1))[:, 0].permute(2, 0, 1)
             return self.means[:, 0] + self.shift + moved
-        if (
-            len(self.chol) == 1 < batch
-        ):  # one factor a component for all rows: solve for each component's own draws
+        if len(self.chol) == 1 < batch:
+            # one factor a component for all rows: solve for each component's own draws
             moved = torch.empty_like(e)
             for i in range(components):
                 chosen = c == i
                 if bool(chosen.any()):
-                    moved = moved.masked_scatter(
-                        chosen.unsqueeze(-1),
-                        torch.linalg.solve_triangular(
-                            self.chol[0, i].mT, e[chosen].T, upper=True
-                        ).T.contiguous(),
-                    )
+                    own = torch.linalg.solve_triangular(self.chol[0, i].mT, e[chosen].T, upper=True)
+                    moved = moved.masked_scatter(chosen.unsqueeze(-1), own.T.contiguous())
         else:
             every = self._solve(e.permute(1, 2, 0).unsqueeze(1).expand(batch, components, k, samples))
             index = c.T.reshape(batch, 1, 1, samples).expand(batch, 1, k, samples)
@@ -175,7 +159,6 @@ class MixtureNormal:
         return self.means[torch.arange(batch), c] + self.shift + moved
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws and their log-density."""
         z = self.transport(noise)
         return z, self.log_prob(z)
 
@@ -205,9 +188,8 @@ class MixtureNormal:
             white = moved @ wide
         white = (white - offset.unsqueeze(1)).unflatten(2, (components, k))  # (B, samples, C, k)
         white = white * torch.exp(-self.log_stretch)[:, None, None, :]
-        log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_stretch.sum(
-            -1, keepdim=True
-        )
+        log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1)
+        log_det = log_det - self.log_stretch.sum(-1, keepdim=True)
         constant = self.log_r + log_det - 0.5 * self.shift.shape[-1] * LOG_2PI
         total = torch.logsumexp(constant.unsqueeze(1) - 0.5 * white.square().sum(-1), 2).T
         return total if z.ndim == 3 else total[0]

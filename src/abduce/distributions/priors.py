@@ -22,8 +22,10 @@ class Prior(Protocol):
 
     latent_dim: int
 
-    def log_prob(self, z: Tensor) -> Tensor: ...
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor: ...
+    def log_prob(self, z: Tensor) -> Tensor: ...  # nats, summed over the last axis
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, **factory
+    ) -> Tensor: ...  # (n, latent)
 
 
 class StandardNormal(nn.Module):
@@ -41,11 +43,9 @@ class StandardNormal(nn.Module):
         self.latent_dim = latent_dim
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over the last axis."""
         return standard_log_prob(z)
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``."""
         return torch.randn(n, self.latent_dim, generator=generator, **factory)
 
 
@@ -87,17 +87,26 @@ class GaussianMixturePrior(nn.Module):
         return (constant - 0.5 * white.square().sum(-1)).view(*z.shape[:-1], components)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         return torch.logsumexp(self.component_log_prob(z), -1)
 
     def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``."""
         c = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.latent_dim, generator=generator, **factory)
         return self.means[c] + (self.roots[c] @ noise.unsqueeze(-1)).squeeze(-1)
 
 
-class DiagonalMixture(nn.Module):
+class _LearnedMixture(nn.Module):
+    """A mixture of Gaussians that is learned with the model: draws are of the mixture as it is now."""
+
+    def gaussian_mixture(self) -> GaussianMixturePrior:
+        """The mixture as it is now, fixed."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+        return self.gaussian_mixture().sample(n, generator, **factory)
+
+
+class DiagonalMixture(_LearnedMixture):
     """Mixture prior p(z) = Σ_c π_c N(z; m_c, diag(s_c²)) whose weights, means and scales are learned with the model."""
 
     name = "mixture"
@@ -110,22 +119,15 @@ class DiagonalMixture(nn.Module):
         self.log_scales = nn.Parameter(torch.zeros(components, latent_dim))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         return _mixture_log_prob(z, torch.log_softmax(self.logits, -1), self.means, self.log_scales)
 
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``."""
-        return self.gaussian_mixture().sample(n, generator, **factory)
-
+    @torch.no_grad()
     def gaussian_mixture(self) -> GaussianMixturePrior:
-        """The mixture as it is now, fixed."""
-        scales = torch.diag_embed(torch.exp(2 * self.log_scales.detach()))
-        return GaussianMixturePrior(torch.softmax(self.logits.detach(), -1), self.means.detach(), scales).to(
-            self.means
-        )
+        covariances = torch.diag_embed(torch.exp(2 * self.log_scales))
+        return GaussianMixturePrior(torch.softmax(self.logits, -1), self.means, covariances).to(self.means)
 
 
-class VampPrior(nn.Module):
+class VampPrior(_LearnedMixture):
     """Variational mixture of posteriors: p(z) = 1/K Σ_k q(z | u_k), the aggregate posterior of K learned pseudo-inputs.
 
     ``encode`` is the encoder, from what it reads of a row to q(z|x); ``pseudo`` (K, features) start as rows of the data.
@@ -148,7 +150,6 @@ class VampPrior(nn.Module):
         return q
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats."""
         q = self._components()
         if isinstance(q, DiagonalNormal):
             weights = q.mean.new_full((len(self.pseudo),), -math.log(len(self.pseudo)))
@@ -156,13 +157,8 @@ class VampPrior(nn.Module):
         every = q.log_prob(z.reshape(-1, 1, self.latent_dim).expand(-1, len(self.pseudo), -1))
         return (torch.logsumexp(every, -1) - math.log(len(self.pseudo))).view(z.shape[:-1])
 
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``."""
-        return self.gaussian_mixture().sample(n, generator, **factory)
-
     @torch.no_grad()
     def gaussian_mixture(self) -> GaussianMixturePrior:
-        """The mixture as it is now, fixed."""
         q = self._components()
         root = torch.diag_embed(q.log_scale.exp()) if isinstance(q, DiagonalNormal) else q.root
         weights = q.mean.new_full((len(self.pseudo),), 1 / len(self.pseudo))
@@ -183,7 +179,7 @@ def as_mixture(prior: nn.Module) -> GaussianMixturePrior | None:
     """The prior as a fixed mixture of Gaussians, where it is one."""
     if isinstance(prior, GaussianMixturePrior):
         return prior
-    return prior.gaussian_mixture() if isinstance(prior, DiagonalMixture | VampPrior) else None
+    return prior.gaussian_mixture() if isinstance(prior, _LearnedMixture) else None
 
 
 def closed_form_kl(q: Posterior, prior: object) -> Tensor | None:

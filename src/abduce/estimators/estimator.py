@@ -392,7 +392,7 @@ class Estimator(
         if len(X):
             self._check_columns(X, reset=False)
         coder = self.model_.coder()
-        codec.check(coder, type(self).__name__)
+        codec.coder(coder, type(self).__name__)
         return codec.compress(coder, self.schema_, X, fingerprint(*state(self)))
 
     def decompress(self, data: bytes):

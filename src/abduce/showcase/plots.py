@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -69,8 +68,7 @@ def grid(rows: Sequence[Row], cell: float = 0.62) -> Figure:
     for row, line in zip(rows, axes, strict=True):
         cmap = mpl.colormaps[row.cmap].with_extremes(bad=BLANK)
         for k, axis in enumerate(line):
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[])
             if k >= len(row.images):
                 axis.set_axis_off()
                 continue
@@ -94,8 +92,7 @@ def latent_map(points: np.ndarray, labels: np.ndarray) -> Figure:
         x, y = np.median(mine, axis=0).tolist()
         style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "ha": "center", "va": "center"}
         axis.text(x, y, str(label), color=colours(k % 10), path_effects=halo, **style)
-    axis.set_xlabel("first latent")
-    axis.set_ylabel("second latent")
+    axis.set(xlabel="first latent", ylabel="second latent")
     return figure
 
 
@@ -113,30 +110,22 @@ def bars(values: Mapping[str, float], unit: str, ours: str) -> Figure:
     return figure
 
 
-def training_curve(
-    epochs: Sequence[float],
-    train: Sequence[float],
-    checked: Sequence[float],
-    held_out: Sequence[float],
-    best: float | None = None,
-) -> Figure:
-    """Plot nats a row, trained on at ``epochs``, held out at ``checked``; ``best`` is the epoch kept."""
+def training_curve(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Plot nats a row of each epoch of a fit, trained on and, where it was checked, held out; the best of these was kept."""
+    checked = [epoch for epoch in history if "valid" in epoch]
+    train, held_out = [epoch["train"] for epoch in history], [epoch["valid"] for epoch in checked]
     figure = Figure(figsize=(5.2, 2.9))
     axis = figure.subplots()
-    axis.plot(epochs, train, color=PEER, label="trained on")
-    axis.plot(checked, held_out, color=OURS, label="held out")
-    if best is not None:
+    axis.plot([epoch["epoch"] for epoch in history], train, color=PEER, label="trained on")
+    axis.plot([epoch["epoch"] for epoch in checked], held_out, color=OURS, label="held out")
+    if checked:
+        best = checked[int(np.argmax(held_out))]["epoch"]
         axis.axvline(best, color=BLANK, linewidth=1, linestyle=":", label="kept")
-    _skip_the_start(axis, np.concatenate([train, held_out]))
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("nats a row")
-    axis.legend(frameon=False)
-    return figure
-
-
-def _skip_the_start(axis: Axes, values: np.ndarray) -> None:
-    """Let the first steep epochs leave the frame, so that the rest of the curve can be read."""
-    values = values[np.isfinite(values)]
-    low, high = np.quantile(values, [0.05, 1.0])
+    # let the first steep epochs leave the frame, so that the rest of the curve can be read
+    values = np.concatenate([train, held_out])
+    low, high = np.quantile(values[np.isfinite(values)], [0.05, 1.0])
     margin = 0.08 * (high - low) or 1.0
     axis.set_ylim(low - margin, high + margin)
+    axis.set(xlabel="epoch", ylabel="nats a row")
+    axis.legend(frameon=False)
+    return figure

@@ -32,7 +32,6 @@ class Table:
     emphasis: frozenset[tuple[int, int]] = frozenset()
 
     def html(self) -> str:
-        """Write the table as HTML."""
         head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
         body = []
         for i, row in enumerate(self.rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,12 @@ def run(
         answered, drawn = question(model, digits, rng)
         answers += answered
         pictures += drawn
-    pictures.append(_curve(model.history_))
+    caption = (
+        "The bound on log p that training raises: on the digits it trains on, and on a tenth of them held "
+        "out, which decides which weights are kept."
+    )
+    curve = partial(plots.training_curve, model.history_)
+    pictures.append(report.Picture("training", "Training", caption, curve))
 
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / "model")
@@ -63,9 +69,8 @@ def run(
 
 
 def _record(finding: Finding) -> dict[str, Any]:
-    names = ("task", "unit", "goal", "ours", "peers")
     best, won = (finding.best_peer, finding.ours_is_best) if finding.peers else (None, None)
-    return {name: getattr(finding, name) for name in names} | {"best_peer": best, "ours_is_best": won}
+    return asdict(finding) | {"best_peer": best, "ours_is_best": won}
 
 
 def headline(result: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
@@ -81,20 +86,6 @@ def headline(result: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
 
 def _figure(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def _curve(history: list[dict[str, float]]) -> report.Picture:
-    checked = [e for e in history if "valid" in e]
-    best = max(checked, key=lambda e: e["valid"])["epoch"] if checked else None
-
-    epochs, train = ([e[key] for e in history] for key in ("epoch", "train"))
-    at, held_out = ([e[key] for e in checked] for key in ("epoch", "valid"))
-    caption = (
-        "The bound on log p that training raises: on the digits it trains on, and on a tenth of them held "
-        "out, which decides which weights are kept."
-    )
-    draw = partial(plots.training_curve, epochs, train, at, held_out, best)
-    return report.Picture("training", "Training", caption, draw)
 
 
 def _write_page(path: Path, result: dict[str, Any], pictures: list[report.Picture]) -> None:

@@ -143,10 +143,9 @@ class MixturePeer:
     """
 
     def __init__(self, complete: np.ndarray, components: int, seed: int):
-        self.rng = rng = np.random.default_rng(seed)
-        self.mixture = GaussianMixture(components, random_state=seed).fit(
-            np.round(complete) + rng.random(complete.shape)
-        )
+        self.rng = np.random.default_rng(seed)
+        dequantised = np.round(complete) + self.rng.random(complete.shape)
+        self.mixture = GaussianMixture(components, random_state=seed).fit(dequantised)
 
     def log_prob(self, rows: np.ndarray, draws: int = 32) -> np.ndarray:
         """Estimate log P of each row of whole values, nats."""
@@ -154,7 +153,6 @@ class MixturePeer:
         return np.logaddexp.reduce(each, axis=0) - np.log(draws)
 
     def sample(self, n: int) -> np.ndarray:
-        """Draw rows of whole values."""
         return np.floor(self.mixture.sample(n)[0]).clip(0, TOP)
 
 
@@ -169,12 +167,7 @@ def compressed_bits(rows: np.ndarray, training: np.ndarray, side: int) -> dict[s
         "PNG": strip.tell(),
     }
     bits = {name: 8 * n / rows.size for name, n in size.items()}
-    return {**bits, "per-pixel histogram": _order_zero(rows, training)}
-
-
-def _order_zero(rows: np.ndarray, training: np.ndarray) -> float:
-    """Code length under each pixel's own histogram in the training rows, half a count added to each level."""
-    levels = np.arange(int(TOP) + 1)
-    counts = (training[:, :, None] == levels).sum(0) + 0.5
-    bits = -np.log2(counts / counts.sum(1, keepdims=True))
-    return float(np.take_along_axis(bits, rows.astype(int).T, axis=1).mean())
+    # each pixel's own histogram in the training rows, half a count added to each level
+    counts = (training[:, :, None] == np.arange(int(TOP) + 1)).sum(0) + 0.5
+    own = -np.log2(counts / counts.sum(1, keepdims=True))
+    return {**bits, "per-pixel histogram": float(np.take_along_axis(own, raw.astype(int).T, axis=1).mean())}

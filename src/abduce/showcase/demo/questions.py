@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -59,19 +59,13 @@ class Finding:
 Findings = tuple[list[Finding], list[Picture]]
 
 
-@dataclass
 class Digits:
     """The data of the demonstration: blanked training images and whole held-out ones, pixels 0 to 16."""
 
-    seed: int
-    train: np.ndarray = field(init=False)
-    test: np.ndarray = field(init=False)
-    train_labels: np.ndarray = field(init=False)
-    test_labels: np.ndarray = field(init=False)
-
-    def __post_init__(self):
+    def __init__(self, seed: int):
+        self.seed = seed
         images, labels = load_digits_images()
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(seed)
         order = rng.permutation(len(images))
         train, test = order[:TRAINING], order[TRAINING:]
         self.train = np.where(rng.random(images[train].shape) < BLANKED, np.nan, images[train])
@@ -135,6 +129,7 @@ def fill(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     ]
 
     spread = np.std(model.fill(blanked[:SHOWN], draws=32, random_state=0), axis=0)
+    unsure = Row("unsure", spread, float(spread.max()), "magma")
     half = digits.test[:SHOWN].copy()
     half[:, SIDE // 2 :] = np.nan
     copies = model.fill(half, draws=3, random_state=0)
@@ -145,10 +140,7 @@ def fill(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
             "Fill the blanks",
             "Held-out digits; a fifth of the pixels blank (orange); filled with the posterior mean; and how "
             "unsure the model is of each blank (standard deviation of 32 draws, bright is unsure).",
-            strips(
-                {"original": digits.test, "blanked": blanked, "filled": filled},
-                Row("unsure", spread, float(spread.max()), "magma"),
-            ),
+            strips({"original": digits.test, "blanked": blanked, "filled": filled}, unsure),
         ),
         Picture(
             "halves",
@@ -210,9 +202,7 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
         "rows shuffled": rng.permutation(base[2 * third :], axis=1),
     }
     images = np.concatenate([digits.test, *strangers.values()])
-    names = np.array(
-        ["digit"] * len(digits.test) + [name for name, group in strangers.items() for _ in group]
-    )
+    names = np.repeat(["digit", *strangers], [len(digits.test), *map(len, strangers.values())])
     strange = names != "digit"
     scores = model.anomaly_score(images)
     detectors = peers.detectors(digits.complete)
@@ -227,6 +217,8 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     picks = np.concatenate([np.flatnonzero(names == name)[:SHOWN] for name in strangers])[1::3]
     plain = np.argsort(scores[~strange])[:SHOWN]
 
+    rows = {"oddest digits": oddest, "plainest": plain, "strangers": picks}.items()
+
     def shown(label: str, which: np.ndarray) -> Row:
         return Row(label, images[which], TOP, notes=[f"{realism[k]:.2f}" for k in which])
 
@@ -236,9 +228,7 @@ def odd(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
         "Held-out digits that the model finds most and least surprising, and strangers mixed among them "
         "(turned by a quarter, in negative, rows shuffled). Under each image its realism: the share of the "
         "model's own samples that are less plausible.",
-        lambda: plots.grid(
-            [shown("oddest digits", oddest), shown("plainest", plain), shown("strangers", picks)]
-        ),
+        lambda: plots.grid([shown(*row) for row in rows]),
     )
     return answers, [picture]
 
@@ -271,9 +261,8 @@ def sample(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     real, count = flat(digits.test), len(digits.test)
     samples = np.asarray(model.sample(count, random_state=0), dtype=float)
     others = {name: _told_apart(real, d.sample(count)) for name, d in digits.densities.items()}
-    answer = Finding(
-        "samples told from digits", "AUROC, ideal 0.5", _told_apart(real, flat(samples)), others, 0.5
-    )
+    ours = _told_apart(real, flat(samples))
+    answer = Finding("samples told from digits", "AUROC, ideal 0.5", ours, others, 0.5)
     picture = Picture(
         "samples",
         "New digits",

@@ -10,7 +10,6 @@ framework for unsupervised learning (AISTATS).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,24 +18,18 @@ from typing import Any
 import numpy as np
 
 from abduce.data.examples import spiral
+from abduce.data.readers import _atomic
 from abduce.showcase.gallery import measures
 from abduce.showcase.gallery.methods import METHODS, Method, find
 from abduce.showcase.gallery.picture import Panel, draw
 from abduce.showcase.plots import png
 
-__all__ = ["METHODS", "Method", "headline", "run", "surfaces"]
+__all__ = ["METHODS", "Method", "headline", "run"]
 
 NOISE = 0.03
 ROWS = 2000  # to train on, and as many held out
 QUICK = 400
 DPI = 110
-
-
-def surfaces(method: Method, X: np.ndarray, seed: int = 0, quick: bool = False) -> tuple[Any, float]:
-    """Fit a method to points X (n, 2) and normalise it: what answers for it, and the processor's seconds it took."""
-    started = time.process_time()
-    model = method.make(seed, quick).fit(X)
-    return model, time.process_time() - started
 
 
 def run(
@@ -61,7 +54,9 @@ def run(
     records = []
     for k, method in enumerate(chosen):
         show(method.title, k / len(chosen))
-        model, seconds = surfaces(method, train, seed, quick)
+        started = time.process_time()
+        model = method.make(seed, quick).fit(train)  # log Z included
+        seconds = time.process_time() - started
         energy, log_p = model.energy(grid), model.score_samples(grid)
         numbers = measures.measure(model.energy, model.score_samples, energy, held, toy)
         records.append(_record(method, model, numbers | {"seconds": seconds}))
@@ -69,7 +64,8 @@ def run(
         panels.append(Panel(method.title, method.strategy, method.heading, *both))
     show("drawing", 1.0)
     curve = toy.curve(np.linspace(0, 1, 400))[0]
-    _write(output, png(draw(panels, curve), DPI))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _atomic(output, lambda file: file.write(png(draw(panels, curve), DPI)))
     return {
         "seed": seed,
         "rows": {"train": rows, "held out": rows},
@@ -81,17 +77,14 @@ def run(
 def _record(method: Method, model: Any, numbers: dict[str, float | None]) -> dict[str, Any]:
     """What JSON says of a method."""
     fitted = model.model
-    log_z = getattr(fitted, "log_z_", None)
-    base = getattr(fitted, "base_", None)
+    log_z, base = getattr(fitted, "log_z_", None), getattr(fitted, "base_", None)
+    plain = (int, float, str, type(None))
     return {
         "name": method.name,
         "title": method.title,
         "strategy": method.strategy,
         "estimator": method.estimator.__name__,
-        "arguments": {
-            key: value if isinstance(value, int | float | str | None) else str(value)
-            for key, value in method.arguments.items()
-        },
+        "arguments": {k: v if isinstance(v, plain) else str(v) for k, v in method.arguments.items()},
         "log_z": "importance sampling" if log_z is None else log_z.diagnostics["method"],
         "beta": getattr(fitted, "beta_", 1.0),
         "base": "none" if base is None else base.name,
@@ -118,14 +111,3 @@ def headline(result: dict[str, Any]) -> list[tuple[str, ...]]:
         return str(of.get("strategy") or "–"), of["title"], *told
 
     return [line(of) for of in ({"title": "the truth", **result["truth"]}, *result["methods"])]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The methods of the gallery: what each is fitted with, what a right picture of it shows, and what that teaches.
+"""The methods of the gallery and what each is fitted with.
 
 Rows go in as images of one row and two pixels, so that one mean and one scale serve both axes and the plane keeps its shape;
-methods for binary data get the bits of :class:`~abduce.showcase.gallery.bits.BitCoded`.
+methods for binary data get the bits of :class:`~abduce.showcase.gallery.plane.BitCoded`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from abduce.fit.matching import DenoisingScoreMatching, ScoreMatching, SlicedSco
 from abduce.fit.maximum_likelihood import MaximumLikelihood
 from abduce.inference import weights
 from abduce.inference.importance import by_chunk, draw
-from abduce.showcase.gallery.bits import BitCoded
+from abduce.showcase.gallery.plane import BitCoded, Planar
 
 STRATEGIES = (
     "a probability model",
@@ -48,32 +48,6 @@ STRATEGIES = (
     "7 · make G(Y) constant",
 )
 DRAWS = 32  # of the VAE's posterior, behind its −ELBO and its log p at a point of the grid
-
-
-class Planar:
-    """An estimator asked about points (n, 2) of the plane, which it is shown as images (n, 1, 2).
-
-    ``energy`` is a function of the estimator and such images, in the method's own units; by default the estimator's own.
-    """
-
-    def __init__(self, model: Any, energy: Callable[[Any, np.ndarray], np.ndarray] | None = None):
-        self.model = model
-        self._energy = energy or (lambda model, images: model.energy(images))
-
-    def fit(self, X: np.ndarray) -> Planar:
-        """Fit the estimator to points (n, 2), and find log Z."""
-        self.model.fit(_images(X))
-        if getattr(self.model, "log_z_", ()) is None:
-            self.model.normalize()
-        return self
-
-    def energy(self, X: np.ndarray) -> np.ndarray:
-        """Energy of points, (n,)."""
-        return self._energy(self.model, _images(X))
-
-    def score_samples(self, X: np.ndarray) -> np.ndarray:
-        """log p of points, nats, (n,)."""
-        return self.model.score_samples(_images(X))
 
 
 def _negative_elbo(vae: VAE, images: np.ndarray) -> np.ndarray:
@@ -90,13 +64,9 @@ def _negative_elbo(vae: VAE, images: np.ndarray) -> np.ndarray:
     return -elbo.numpy() - vae.schema_.log_jacobian(values, observed)
 
 
-def _images(X: np.ndarray) -> np.ndarray:
-    return np.asarray(X).reshape(-1, 1, 2)
-
-
 @dataclass(frozen=True)
 class Method:
-    """An estimator and its arguments, the strategy's number (0: none), what a right picture shows and what it teaches.
+    """An estimator and its arguments, and the strategy's number (0: none).
 
     ``bits`` an axis code the plane for methods of binary data; 0 for those of numbers.  ``energy`` as in :class:`Planar`.
     """
@@ -106,8 +76,6 @@ class Method:
     strategy: int
     estimator: type
     arguments: Mapping[str, Any]
-    right: str
-    teaches: str
     bits: int = 0
     energy: Callable[[Any, np.ndarray], np.ndarray] | None = None
 
@@ -129,155 +97,46 @@ class Method:
 
 NETWORK = {"hidden": (64, 64), "learning_rate": 5e-3, "batch_size": 128, "max_epochs": 150}
 MACHINE = {"hidden": 64, "learning_rate": 0.5, "max_epochs": 200}
-CHAINS = {"step_size": 0.15}
+
+
+def _network(name: str, title: str, strategy: int, objective: Any, **more: Any) -> Method:
+    return Method(name, title, strategy, EnergyNetwork, NETWORK | more | {"objective": objective})
+
+
+def _machine(name: str, title: str, objective: Any, **more: Any) -> Method:
+    return Method(name, title, 3, RBM, MACHINE | more | {"objective": objective}, bits=6)
+
 
 METHODS: tuple[Method, ...] = (
-    Method(
-        "pca",
-        "PCA",
-        1,
-        PCA,
-        {"components": 1, "form": "reconstruction"},
-        "one straight valley through the mean, at about −32°",
-        "The volume is constant because the valley is a line, whatever the data are.",
-    ),
+    Method("pca", "PCA", 1, PCA, {"components": 1, "form": "reconstruction"}),
     Method(
         "autoencoder",
         "auto-encoder, one code",
         1,
         Autoencoder,
         {"code": 1, "hidden": (64, 64), "activation": "tanh", "learning_rate": 3e-3, "max_epochs": 150},
-        "a curved valley along the spiral, with branches that leave the box",
-        "A line that may bend; nothing says where it goes beyond the data.",
     ),
-    Method(
-        "k-means",
-        "k-means, 20",
-        1,
-        KMeans,
-        {"components": 20},
-        "20 round wells on the spiral, ridges on the Voronoi edges",
-        "20 points are all the volume there is: low energy cannot spread, and cannot join up either.",
+    Method("k-means", "k-means, 20", 1, KMeans, {"components": 20}),
+    Method("gaussian-mixture", "Gaussian mixture, 20", 1, GaussianMixture, {"components": 20}),
+    Method("ica", "ICA", 1, ICA, {}),
+    _network("maximum-likelihood", "maximum likelihood", 2, MaximumLikelihood(points=64)),
+    _network("cd", "contrastive divergence", 3, ContrastiveDivergence(k=10), step_size=0.15),
+    _network(
+        "pcd", "persistent CD", 3, ContrastiveDivergence(k=10, persistent=True, chains=128), step_size=0.15
     ),
-    Method(
-        "gaussian-mixture",
-        "Gaussian mixture, 20",
-        1,
-        GaussianMixture,
-        {"components": 20},
-        "smooth wells stretched along the tangent",
-        "Normalised by construction: energy and −log p are the same picture.",
-    ),
-    Method(
-        "ica",
-        "ICA",
-        1,
-        ICA,
-        {},
-        "one convex bowl at the mean",
-        "A square mixing matrix has two axes and no more: the spiral is not made of independent sources.",
-    ),
-    Method(
-        "maximum-likelihood",
-        "maximum likelihood",
-        2,
-        EnergyNetwork,
-        NETWORK | {"objective": MaximumLikelihood(points=64)},
-        "an even valley, a high wall between the arms",
-        "Every point of the box is pushed up as hard as the model believes in it; two dimensions can pay for that.",
-    ),
-    Method(
-        "cd",
-        "contrastive divergence",
-        3,
-        EnergyNetwork,
-        NETWORK | CHAINS | {"objective": ContrastiveDivergence(k=10)},
-        "right near the data; perhaps wells far away",
-        "Chains that start at the data push up only where they get to.",
-    ),
-    Method(
-        "pcd",
-        "persistent CD",
-        3,
-        EnergyNetwork,
-        NETWORK | CHAINS | {"objective": ContrastiveDivergence(k=10, persistent=True, chains=128)},
-        "an even valley, as maximum likelihood",
-        "Chains that go on from step to step find the wells that contrastive divergence leaves.",
-    ),
-    Method(
-        "nce",
-        "noise-contrastive",
-        3,
-        EnergyNetwork,
-        NETWORK | {"objective": NCE()},
-        "right where the noise has mass",
-        "Places to push up are drawn from a noise that is fitted first; log Z is learnt with the rest.",
-    ),
-    Method(
-        "ratio-matching",
-        "ratio matching (bits)",
-        3,
-        RBM,
-        MACHINE | {"objective": RatioMatching(), "learning_rate": 2.0},
-        "the spiral in cells of the code, with stripes where a bit turns over",
-        "A flip of one bit is the place that is pushed up: next door, and a mirror image away.",
-        bits=6,
-    ),
-    Method(
-        "probability-flow",
-        "probability flow (bits)",
-        3,
-        RBM,
-        MACHINE | {"objective": MinimumProbabilityFlow()},
-        "the same",
-        "As ratio matching, by how fast probability would leave the data.",
-        bits=6,
-    ),
-    Method(
-        "pseudo-likelihood",
-        "pseudo-likelihood (bits)",
-        3,
-        RBM,
-        MACHINE | {"objective": PseudoLikelihood()},
-        "the same",
-        "As ratio matching, by the logarithm of each bit's conditional probability.",
-        bits=6,
-    ),
-    Method(
-        "score-matching",
-        "score matching",
-        4,
-        EnergyNetwork,
-        NETWORK | {"objective": ScoreMatching()},
-        "the right local shape, depth along the arm perhaps uneven",
-        "Only slopes and curvatures at the data count, so what is far from them is not seen.",
-    ),
-    Method(
-        "sliced-score-matching",
-        "sliced score matching",
-        4,
-        EnergyNetwork,
-        NETWORK | {"objective": SlicedScoreMatching()},
-        "the same",
-        "One random direction a row in place of all of them: the same picture, a little noisier.",
-    ),
-    Method(
-        "denoising-score-matching",
-        "denoising score matching",
-        4,
-        EnergyNetwork,
-        NETWORK | {"objective": DenoisingScoreMatching(0.05)},
-        "the valley, wider by the noise",
-        "The energy of the data with noise added: no second derivatives, and a width of its own.",
-    ),
+    _network("nce", "noise-contrastive", 3, NCE()),
+    _machine("ratio-matching", "ratio matching (bits)", RatioMatching(), learning_rate=2.0),
+    _machine("probability-flow", "probability flow (bits)", MinimumProbabilityFlow()),
+    _machine("pseudo-likelihood", "pseudo-likelihood (bits)", PseudoLikelihood()),
+    _network("score-matching", "score matching", 4, ScoreMatching()),
+    _network("sliced-score-matching", "sliced score matching", 4, SlicedScoreMatching()),
+    _network("denoising-score-matching", "denoising score matching", 4, DenoisingScoreMatching(0.05)),
     Method(
         "denoising-autoencoder",
         "DAE, reconstruction",
         5,
         DenoisingAutoencoder,
         {"code": 64, "hidden": (64,), "corruption": 0.15, "learning_rate": 3e-3, "max_epochs": 150},
-        "zero on the spiral and on the ridge between the arms",
-        "‖r(y) − y‖ is the length of the score: zero where the density is largest, and where it is least.",
     ),
     Method(
         "denoising-potential",
@@ -285,18 +144,8 @@ METHODS: tuple[Method, ...] = (
         5,
         DenoisingAutoencoder,
         {"form": "potential", "code": 32, "corruption": 0.3, "learning_rate": 0.1, "max_epochs": 300},
-        "low on the spiral, the ridge between the arms high",
-        "The same slope, integrated: a ridge is not a valley any more.",
     ),
-    Method(
-        "sparse-coding",
-        "sparse coding, 20",
-        6,
-        SparseCoding,
-        {"code": 20, "sparsity": 0.5},
-        "convex, even, polygonal: no spiral",
-        "The least ℓ1 code of y is a norm of y: one bowl about the middle, in whichever data.",
-    ),
+    Method("sparse-coding", "sparse coding, 20", 6, SparseCoding, {"code": 20, "sparsity": 0.5}),
     Method(
         "sparse-autoencoder",
         "sparse auto-encoder, 20",
@@ -310,8 +159,6 @@ METHODS: tuple[Method, ...] = (
             "learning_rate": 1e-2,
             "max_epochs": 100,
         },
-        "strips along tangents",
-        "An encoder chooses the code, and need not be even.",
     ),
     Method(
         "psd",
@@ -319,8 +166,6 @@ METHODS: tuple[Method, ...] = (
         6,
         PSD,
         {"code": 20, "sparsity": 0.005, "prediction": 1.0, "learning_rate": 1e-2, "max_epochs": 100},
-        "strips along tangents",
-        "Sparse coding whose code must be easy to predict: what is drawn is the energy at the predicted code.",
     ),
     Method(
         "contractive",
@@ -335,8 +180,6 @@ METHODS: tuple[Method, ...] = (
             "learning_rate": 1e-2,
             "max_epochs": 50,
         },
-        "a valley on the data, about quadratic growth where G is constant",
-        "A code that barely moves cannot reconstruct what is off the data.",
     ),
     Method(
         "saturating",
@@ -344,8 +187,6 @@ METHODS: tuple[Method, ...] = (
         7,
         SaturatingAutoencoder,
         {"code": 50, "activation": "ramp", "strength": 0.03, "learning_rate": 1e-2, "max_epochs": 100},
-        "a valley on the data, about quadratic growth where G is constant",
-        "Units rest where they are flat; only those that data need are on their slope.",
     ),
     Method(
         "vae",
@@ -353,8 +194,6 @@ METHODS: tuple[Method, ...] = (
         0,
         VAE,
         {"latent_dim": 2, "samples": DRAWS, "max_epochs": 150},
-        "a valley of the decoder's width",
-        "A probability model; its energy is bounded by −ELBO, which is drawn above −log p.",
         energy=_negative_elbo,
     ),
 )

@@ -17,16 +17,8 @@ from abduce.showcase.gallery.measures import BOX
 COLUMNS = 6
 SPREAD = 8.0  # nats from the lowest −log p to the lightest shade
 CURVE = "#e4572e"
-BANDS = (
-    "#555b61",
-    "#2a7fb8",
-    "#5b7f3a",
-    "#b3541e",
-    "#7a4f9a",
-    "#a03a52",
-    "#1f7a74",
-    "#8a6d1b",
-)  # by strategy
+# by strategy
+BANDS = ("#555b61", "#2a7fb8", "#5b7f3a", "#b3541e", "#7a4f9a", "#a03a52", "#1f7a74", "#8a6d1b")
 
 
 @dataclass(frozen=True)
@@ -67,27 +59,23 @@ def draw(panels: Sequence[Panel], curve: np.ndarray, cell: float = 1.62) -> Figu
             same = sum(1 for other in panels[k : (row + 1) * columns] if other.heading == panel.heading)
             _band(figure, panel, left, top, same * (cell + gap) - gap, width, height)
         before = panel.heading
-        figure.text(
-            (left + cell / 2) / width,
-            (top - 0.31) / height,
-            panel.title,
-            ha="center",
-            va="center",
-            fontsize=8,
-        )
-        for i, (values, cmap, norm) in enumerate(
-            ((ranks(panel.energy), "gray", Normalize(0, 1)), (panel.surprise, "magma", scale))
-        ):
+        middle = ((left + cell / 2) / width, (top - 0.31) / height)
+        figure.text(*middle, panel.title, ha="center", va="center", fontsize=8)
+        both = ((ranks(panel.energy), "gray", Normalize(0, 1)), (panel.surprise, "magma", scale))
+        for i, (values, cmap, norm) in enumerate(both):
             bottom = top - head - (i + 1) * cell - i * gap
             axis = figure.add_axes((left / width, bottom / height, cell / width, cell / height))
             _surface(axis, np.where(np.isfinite(values), values, lowest + SPREAD), cmap, norm, curve)
     bar = figure.add_axes((gap / width, 0.36 / height, min(2.6, width - 2 * gap) / width, 0.1 / height))
     figure.colorbar(ScalarMappable(scale, "magma"), cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7, length=2, pad=1)
-    text = "below: −log p, nats, one scale for all\nabove: energy by rank, black is low"
-    where = (2.8 / width, 0.4 / height) if columns > 2 else (gap / width, 0.06 / height)
-    text = text if columns > 2 else "above: energy by rank; below: −log p, nats"
-    figure.text(*where, text, fontsize=7.5, va="center")
+    where, text = (gap, 0.06), "above: energy by rank; below: −log p, nats"
+    if columns > 2:
+        where, text = (
+            (2.8, 0.4),
+            "below: −log p, nats, one scale for all\nabove: energy by rank, black is low",
+        )
+    figure.text(where[0] / width, where[1] / height, text, fontsize=7.5, va="center")
     return figure
 
 
@@ -97,11 +85,9 @@ def _band(
     """The strategy's name on a coloured band over its methods."""
     colour = BANDS[panel.group % len(BANDS)]
     place = (left / width, (top - 0.19) / height)
-    band = Rectangle(place, length / width, 0.17 / height, color=colour, linewidth=0)
-    figure.add_artist(band)
-    figure.text(
-        (left + 0.05) / width, (top - 0.108) / height, panel.heading, color="white", fontsize=7, va="center"
-    )
+    figure.add_artist(Rectangle(place, length / width, 0.17 / height, color=colour, linewidth=0))
+    inside = ((left + 0.05) / width, (top - 0.108) / height)
+    figure.text(*inside, panel.heading, color="white", fontsize=7, va="center")
 
 
 def _surface(axis: Axes, values: np.ndarray, cmap: str, norm: Normalize, curve: np.ndarray) -> None:

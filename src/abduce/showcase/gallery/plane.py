@@ -1,4 +1,4 @@
-"""Points of the plane as rows of bits, so that methods for binary data can draw an energy surface too.
+"""Points of the plane as rows that an estimator takes: images of two pixels, or bits, for methods of binary data.
 
     cell of the axis     i = ⌊2^b (x − low) / (high − low)⌋,  0 ≤ i < 2^b
     its Gray code        g = i ⊕ ⌊i / 2⌋,  written as b bits, the highest first
@@ -12,12 +12,43 @@ Source: Gray 1953 (US patent 2,632,058).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 
-class BitCoded:
+class Planar:
+    """An estimator asked about points (n, 2) of the plane, which it is shown as images (n, 1, 2).
+
+    ``energy`` is a function of the estimator and such images, in the method's own units; by default the estimator's own.
+    """
+
+    def __init__(self, model: Any, energy: Callable[[Any, np.ndarray], np.ndarray] | None = None):
+        self.model = model
+        self._energy = energy or (lambda model, rows: model.energy(rows))
+
+    def encode(self, X: np.ndarray) -> np.ndarray:
+        """Points (n, 2) as the estimator's rows."""
+        return np.asarray(X).reshape(-1, 1, 2)
+
+    def fit(self, X: np.ndarray) -> Planar:
+        """Fit the estimator to points (n, 2), and find log Z."""
+        self.model.fit(self.encode(X))
+        if getattr(self.model, "log_z_", ()) is None:
+            self.model.normalize()
+        return self
+
+    def energy(self, X: np.ndarray) -> np.ndarray:
+        """Energy of points, (n,)."""
+        return self._energy(self.model, self.encode(X))
+
+    def score_samples(self, X: np.ndarray) -> np.ndarray:
+        """log p of points, nats, (n,)."""
+        return self.model.score_samples(self.encode(X))
+
+
+class BitCoded(Planar):
     """Put a model of binary rows on the plane: ``bits`` Gray-coded bits an axis, between ``low`` and ``high``.
 
     ``model`` is an estimator of binary rows.  Points beyond the box have the energy of the cell that is nearest, and
@@ -29,11 +60,11 @@ class BitCoded:
     """
 
     def __init__(self, model: Any, bits: int = 6, low: float = -1.0, high: float = 1.0):
-        self.model, self.bits, self.low, self.high = model, bits, low, high
+        super().__init__(model)
+        self.bits, self.low, self.high = bits, low, high
 
     @property
     def side(self) -> float:
-        """Side of a cell."""
         return (self.high - self.low) / 2**self.bits
 
     def encode(self, X: np.ndarray) -> np.ndarray:
@@ -43,19 +74,8 @@ class BitCoded:
         places = np.arange(self.bits - 1, -1, -1)
         return (gray[:, :, None] >> places & 1).reshape(len(gray), -1).astype(np.float64)
 
-    def fit(self, X: np.ndarray) -> BitCoded:
-        """Fit the model to the bits of points (n, 2), and find log Z."""
-        self.model.fit(self.encode(X))
-        if self.model.log_z_ is None:
-            self.model.normalize()
-        return self
-
-    def energy(self, X: np.ndarray) -> np.ndarray:
-        """Energy of the cell of each point, nats, (n,)."""
-        return self.model.energy(self.encode(X))
-
     def score_samples(self, X: np.ndarray) -> np.ndarray:
         """log p of each point, nats, (n,): the cell's probability spread evenly over it, −∞ beyond the box."""
         inside = ((np.asarray(X) >= self.low) & (np.asarray(X) < self.high)).all(axis=1)
-        log_p = self.model.score_samples(self.encode(X)) - 2 * np.log(self.side)
+        log_p = super().score_samples(X) - 2 * np.log(self.side)
         return np.where(inside, log_p, -np.inf)
