@@ -42,6 +42,7 @@ from abduce.inference.energy import NotNormalized
 from abduce.models.model import Model
 
 M = TypeVar("M", bound=Model)
+HAIR = 1e-6  # nats below the row at the edge, so that rounding does not decide on which side it lies
 JUDGED = 2000  # training rows, at most, that set where oddness begins
 
 
@@ -157,7 +158,7 @@ class Estimator(
         if not bool(edge.mask.all()):
             z = float(self._cut().z(value, edge.mask.numpy())[0])
             value = self._cut().log_p(z, np.ones((1, len(self.edge_)), bool))
-        self.offset_ = float(value[0])
+        self.offset_ = float(value[0]) - HAIR
 
     @torch.no_grad()
     def _cut(self) -> Cuts:
@@ -181,7 +182,8 @@ class Estimator(
         return self._cuts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_cuts": None}  # made again when asked for
+        state: Any = super().__getstate__()
+        return {**state, "_cuts": None}  # made again when asked for
 
     def _judged(self, n: int) -> int:
         """How many training rows set ``offset_``."""
