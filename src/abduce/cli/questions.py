@@ -79,7 +79,7 @@ def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool
     except KeyboardInterrupt:
         remark("interrupted; nothing was written" if output != "-" else "interrupted", quiet)
         raise typer.Exit(130) from None
-    say_filled(filling.blank, source.rows, output, as_json, quiet)
+    say_filled(filling.filled, source.rows, output, as_json, quiet)
 
 
 def say_filled(blank: int, rows: int, output: str, as_json: bool, quiet: bool, copies: int = 1) -> None:
