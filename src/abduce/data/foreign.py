@@ -14,7 +14,9 @@ What an answer leaves as it was is what X held, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
 from typing import Any
 
 import narwhals as nw
@@ -50,7 +52,7 @@ def native(X: Any, name: str = "X") -> Any:
         return _of_rows(X, name)
     if hasattr(X, "toarray"):
         raise TypeError(
-            f"{name} is sparse, but dense data is required: use {name}.toarray(), where a cell that is not stored is a 0"
+            f"{name} is sparse; dense data are required, use {name}.toarray(), where a cell that is not stored is a 0"
         )
     if (frame := _foreign(X)) is None:
         return X
@@ -76,6 +78,26 @@ def like(given: Any, before: Any, after: Any) -> Any:
         if answer.schema[column] != dtype and not (dtype.is_integer() and answer.schema[column].is_float()):
             answer = answer.with_columns(nw.col(column).cast(dtype))
     return answer.to_native()
+
+
+def same_make(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method be asked with data of any make, its first argument: its answer, or each of several, is of that make."""
+    name = list(signature(method).parameters)[1]
+
+    @wraps(method)
+    def asked(self: Any, *given: Any, **named: Any) -> Any:
+        X = named.pop(name) if name in named else given[0] if given else None
+        if X is None:
+            return method(self, *given, **named)
+        before = native(X, name)
+        answer = method(self, before, *given[1:], **named)
+        if before is X:
+            return answer
+        if isinstance(answer, list | tuple):
+            return type(answer)(like(X, before, part) for part in answer)
+        return like(X, before, answer)
+
+    return asked
 
 
 def unmasked(X: np.ma.MaskedArray) -> np.ndarray:
