@@ -151,7 +151,7 @@ class Filling:
         for chunk, columns in self._filled():
             frame = chunk.frame.copy(deep=False)
             if text is not None:
-                frame = chunk.table.to_pandas().astype(object)
+                frame = chunk.table.to_pandas(types_mapper=lambda _: pd.StringDtype())
             for label, array in columns.items():
                 if text is not None:
                     cells, before = chunk.table.column(str(label)), chunk.frame[label]

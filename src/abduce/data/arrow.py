@@ -102,6 +102,11 @@ def column_like(old: Any, kind: pa.DataType, before: pd.Series, after: pd.Series
     return pa.chunked_array([*_chunks(kept), *_chunks(new)], kind).take(pa.array(places))
 
 
+def _read(kind: pa.DataType) -> bool:
+    """Whether a model may read a column of this type."""
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _chunks(values: Any) -> list:
     return values.chunks if isinstance(values, pa.ChunkedArray) else [values]
 
@@ -112,7 +117,7 @@ def table_like(table: pa.Table, before: pd.DataFrame, after: pd.DataFrame) -> pa
     names = {str(label): label for label in after.columns}
     for place, field in enumerate(table.schema):
         label = names.get(field.name)
-        if label is None or field.name not in before.columns:
+        if label is None or field.name not in before.columns or not _read(field.type):
             continue
         new: pd.Series = after[label].reset_index(drop=True)
         kind = field.type

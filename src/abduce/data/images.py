@@ -55,7 +55,10 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
                 pixels = np.asarray(
                     upright.convert(plain[upright.mode]) if upright.mode in plain else upright
                 )
-                arrays.append(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+                grey = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, read as 32
+                arrays.append(
+                    pixels.astype(np.uint16 if grey else pixels.dtype.newbyteorder("="), copy=False)
+                )
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{folder / name} cannot be read as an image: {error}") from error
     sizes = [_size(array) for array in arrays]

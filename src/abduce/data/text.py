@@ -32,7 +32,7 @@ from abduce.data.fields import listing
 from abduce.data.files import Clear
 
 _c: Any = pyarrow.compute
-_BLOCK = 2**23  # bytes read at a time; no row may be longer
+_BLOCK = 2**20  # bytes read at a time, more of wide tables; no row may be longer
 _WHOLE = r"^[+-]?(?:0|[1-9]\d*)$"
 _POWER = r"(?:[eE][+-]?\d+)?$"
 _NUMBER = r"^[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)" + _POWER
@@ -145,7 +145,7 @@ class TextFile:
         self.path, self.suffix = path, suffix
         words = [na] if isinstance(na, str) else list(na)
         if not all(isinstance(word, str) for word in words):
-            raise TypeError(f"na must be the words that mean a blank, got {listing(words)}")
+            raise Clear(f"na must be words that mean a blank, got {listing(words)}")
         self.na = sorted({"", *(word.strip() for word in words)})
         self.dialect = sniff(path, suffix)
         self.names = _apart(self.dialect.header)
@@ -166,7 +166,7 @@ class TextFile:
         """The cells as text, some rows at a time."""
         read = pa.csv.ReadOptions(
             use_threads=False,
-            block_size=_BLOCK,
+            block_size=self._block(),
             column_names=self.names,
             skip_rows=self.dialect.skipped,
             skip_rows_after_names=1,
@@ -190,11 +190,14 @@ class TextFile:
                 if not b"".join(deque(file, 2)).rstrip().endswith(b'"'):
                     raise ValueError("a quote is never closed")
 
+    def _block(self) -> int:
+        return max(_BLOCK, 64 * len(self.names), 16 * sum(map(len, self.dialect.header)))
+
     def _clear(self, reason: str) -> Exception:
         if "UTF8" in reason:
             return ValueError("it is not utf-8 text; save it as UTF-8, for example with iconv -t utf-8")
         if "straddling" in reason:
-            return ValueError(f"a row is longer than {_BLOCK} bytes, or a quote is never closed")
+            return ValueError(f"a row is longer than {self._block()} bytes, or a quote is never closed")
         if "Empty CSV" in reason:
             return Clear(f"{self.path} has no rows")
         return ValueError(odd_line(self.path, self.dialect) or reason)
