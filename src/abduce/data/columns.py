@@ -214,10 +214,11 @@ def lookup(column: Column, field: Field) -> np.ndarray:
 def numbers(column: Column, field: Field) -> np.ndarray:
     """Give a numeric column's values, float64 (n,); ValueError names the first that is no number."""
     if column.form == "text" and column.observed.any():
-        row = int(np.argmax(column.observed))
+        odd = np.array([not _number(level) for level in column.levels])[column.values] & column.observed
+        row = int(np.argmax(odd if odd.any() and not field.temporal else column.observed))
         raise ValueError(
             f"column {column.name!r} expects {'dates' if field.temporal else 'numbers'}, "
-            f"got {listing([column.first()])} in row {row}"
+            f"got {listing([column.levels[int(column.values[row])]])} in row {row}"
         )
     if (column.form == "time") != field.temporal and column.observed.any():
         have, want = ("dates", "numbers") if column.form == "time" else ("numbers", "dates")
@@ -225,6 +226,15 @@ def numbers(column: Column, field: Field) -> np.ndarray:
             f"column {column.name!r} expects {want} ({field.dtype}), got {have} ({column.dtype})"
         )
     return column.values.astype(np.float64, copy=False)
+
+
+def _number(level: Any) -> bool:
+    """Whether a text is written as a number."""
+    try:
+        float(level)
+    except ValueError:
+        return False
+    return True
 
 
 def build_column(field: Field, values: np.ndarray, observed: np.ndarray | None = None) -> Any:

@@ -46,6 +46,8 @@ def _place(argument: str, key: Any, names: list) -> int:
     """Position of a column given by name, or by position; ValueError if it is not there."""
     if key in names:
         return names.index(key)
+    if str(key) in (words := [str(name) for name in names]):  # 2019 for '2019'
+        return words.index(str(key))
     if isinstance(key, int | np.integer) and 0 <= key < len(names):
         return int(key)
     raise ValueError(
