@@ -88,7 +88,7 @@ def _ticks(kind: pa.DataType) -> pa.DataType:
     return pa.int32() if kind.bit_width == 32 else pa.int64()
 
 
-def column_like(old: Any, kind: pa.DataType, before: pd.Series, after: pd.Series) -> Any:
+def column_like(old: Any, kind: pa.DataType, before: Any, after: Any) -> Any:
     """A column of type ``kind``: cells of ``old`` where the value is as before or there is none now, else the new ones."""
     fresh = ~unchanged(before, after) & after.notna().to_numpy(dtype=bool)
     kept = old.cast(kind) if old.type != kind else old
@@ -119,7 +119,7 @@ def table_like(table: pa.Table, before: pd.DataFrame, after: pd.DataFrame) -> pa
         label = names.get(field.name)
         if label is None or field.name not in before.columns or not _read(field.type):
             continue
-        new: pd.Series = after[label].reset_index(drop=True)
+        new: Any = after[label].reset_index(drop=True)
         kind = field.type
         if pa.types.is_null(kind):
             kind = pa.array(new.array, from_pandas=True).type

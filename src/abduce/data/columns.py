@@ -229,9 +229,9 @@ def numbers(column: Column, field: Field) -> np.ndarray:
 
 
 def _number(level: Any) -> bool:
-    """Whether a text is written as a number."""
+    """Whether a text is written as a number, with a decimal comma too."""
     try:
-        float(level)
+        float(str(level).replace(",", "."))
     except ValueError:
         return False
     return True

@@ -175,7 +175,7 @@ def _assigned(X: pd.DataFrame, columns: dict[Any, pd.Series]) -> pd.DataFrame:
     return out
 
 
-def _plain_column(series: pd.Series) -> pd.Series | None:
+def _plain_column(series: Any) -> pd.Series | None:
     """A column in a plain dtype, or None if it has one."""
     if isinstance(series.dtype, pd.SparseDtype):
         return series.sparse.to_dense()
@@ -192,8 +192,9 @@ def _plain_column(series: pd.Series) -> pd.Series | None:
     return _as_series(inward(pa.array(series, from_pandas=True)), series)
 
 
-def _as_series(column: Any, old: pd.Series) -> pd.Series:
-    return frame_of(pa.table({"v": column}))["v"].set_axis(old.index).rename(old.name)
+def _as_series(column: Any, old: Any) -> pd.Series:
+    new: Any = frame_of(pa.table({"v": column}))["v"]
+    return new.set_axis(old.index).rename(old.name)
 
 
 def _one_zone(series: pd.Series) -> pd.Series:
@@ -208,7 +209,7 @@ def _one_zone(series: pd.Series) -> pd.Series:
     return pd.Series(pd.DatetimeIndex(aware), index=known.index, name=series.name).reindex(series.index)
 
 
-def _like_frame(given: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+def _like_frame(given: Any, before: Any, after: Any) -> pd.DataFrame:
     """An answer with the odd columns of ``given`` as they were, but for the cells that have new values."""
     columns: dict[Any, pd.Series] = {}
     for label in given.columns:

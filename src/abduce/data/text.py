@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
+import pyarrow.csv as pc
 
 from abduce.data.dialect import Dialect, odd_line, opened, sniff, usual
 from abduce.data.fields import listing
@@ -35,7 +35,9 @@ _c: Any = pyarrow.compute
 _BLOCK = 2**20  # bytes read at a time, more of wide tables; no row may be longer
 _WHOLE = r"^[+-]?(?:0|[1-9]\d*)$"
 _POWER = r"(?:[eE][+-]?\d+)?$"
-_NUMBER = r"^[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)" + _POWER
+_NUMBER = (
+    r"^[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|(?i:inf(?:inity)?))" + _POWER
+)  # models refuse infinity by name
 _COMMA = r"^[+-]?(?:(?:0|[1-9]\d*)(?:,\d*)?|,\d+)" + _POWER
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"  # or a number with three decimals
 _FLAG = r"^(?i:true|false)$"
@@ -164,7 +166,7 @@ class TextFile:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The cells as text, some rows at a time."""
-        read = pa.csv.ReadOptions(
+        read = pc.ReadOptions(
             use_threads=False,
             block_size=self._block(),
             column_names=self.names,
@@ -172,16 +174,16 @@ class TextFile:
             skip_rows_after_names=1,
         )
         # A line without a character is a row of one blank, or no row.
-        parse = pa.csv.ParseOptions(
+        parse = pc.ParseOptions(
             delimiter=self.dialect.separator, newlines_in_values=True, ignore_empty_lines=len(self.names) > 1
         )
-        convert: Any = pa.csv.ConvertOptions(
+        convert: Any = pc.ConvertOptions(
             column_types=dict.fromkeys(self.names, pa.string()), strings_can_be_null=False
         )
         last = None
         with opened(self.path) as file:
             try:
-                for last in pa.csv.open_csv(file, read, parse, convert):
+                for last in pc.open_csv(file, read, parse, convert):
                     yield last
             except pa.ArrowInvalid as error:
                 raise self._clear(str(error)) from error
@@ -287,7 +289,7 @@ def unchanged(before: pd.Series, after: pd.Series) -> np.ndarray:
     return there & (left == right)
 
 
-def rewritten(cells: Any, before: pd.Series, after: pd.Series, form: str) -> Any:
+def rewritten(cells: Any, before: Any, after: Any, form: str) -> Any:
     """Text of a column's new values, an object array (n,): the old ``cells`` where its value is as before, or blank now."""
     text = cells.to_numpy() if isinstance(cells, pa.ChunkedArray) else cells.to_numpy(zero_copy_only=False)
     text = text.astype(object)
@@ -319,7 +321,7 @@ def _like(word: str, other: str) -> str:
     return word.upper() if other.isupper() else word.capitalize() if other[:1].isupper() else word
 
 
-def restored(source: TextFile, table: Any, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+def restored(source: TextFile, table: Any, before: pd.DataFrame, after: Any) -> pd.DataFrame:
     """Rows of values ``after`` as text: the text of ``table`` where a cell is as ``before``, or has no value now."""
     out = {
         name: rewritten(table.column(j), before[name], after[name].reset_index(drop=True), source.form(name))
@@ -343,7 +345,8 @@ def write_text(
         for frame in pieces:
             names = ["" if re.fullmatch(r"Unnamed: \d+", str(c)) else c for c in frame.columns]
             if first and dialect.mark:
-                text.write("\ufeff")
+                out: Any = text
+                out.write("\ufeff")
             header = list(dialect.header) if len(dialect.header) == len(names) else names
             frame.to_csv(
                 text,
