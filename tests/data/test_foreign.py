@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, dok_array
 
 from abduce import PCA, Auto, Blanks
 from abduce.data.foreign import native
@@ -124,6 +124,7 @@ def test_lists_and_dicts_are_what_they_hold():
         ([[1, "a"], [2, "b"]], ValueError, r"list of rows with text \('a' in row 0, column 1\).*DataFrame"),
         ([{"a": 1}, [2]], TypeError, "X: row 1 is a list, the rows before it are dicts"),
         ({"a": [1, 2], "b": [1]}, ValueError, "X is a dict of columns that makes no table"),
+        (dok_array(np.eye(3)), TypeError, r"X is sparse; dense data are required"),
         (csr_array(numbers()), TypeError, r"X is sparse; dense data are required, use X.toarray\(\)"),
     ],
 )

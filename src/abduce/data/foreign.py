@@ -46,14 +46,14 @@ def native(X: Any, name: str = "X") -> Any:
         return unmasked(X)
     if isinstance(X, np.ndarray):
         return X
+    if hasattr(X, "toarray"):  # some sparse matrices are dicts
+        raise TypeError(
+            f"{name} is sparse; dense data are required, use {name}.toarray(), where a cell that is not stored is a 0"
+        )
     if isinstance(X, Mapping):
         return _plain_frame(_built(X, name, "a dict of columns"))
     if isinstance(X, list | tuple):
         return _of_rows(X, name)
-    if hasattr(X, "toarray"):
-        raise TypeError(
-            f"{name} is sparse; dense data are required, use {name}.toarray(), where a cell that is not stored is a 0"
-        )
     if (frame := _foreign(X)) is None:
         return X
     if isinstance(frame, nw.LazyFrame):
