@@ -1,6 +1,6 @@
 """Containers of rows, a data frame or an array: their cells as one matrix of numbers, and back.
 
-ModelValues come in as model values, by their fields' transforms, and go out from *data values*: numbers, dates in days, codes for
+Cells come in as model values, by their fields' transforms, and go out from *data values*: numbers, dates in days, codes for
 coded kinds.  Their other form are *lattice codes*, whole numbers k with value k / denominator, which lose nothing.
 """
 
