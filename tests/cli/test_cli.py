@@ -325,6 +325,99 @@ class TestAnswers:
         assert not (tmp_path / "wrong.csv").exists()
 
 
+class TestText:
+    """A small CSV of what other programs write, and a model of it."""
+
+    @pytest.fixture(scope="class")
+    def messy(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("messy")
+        rng = np.random.default_rng(0)
+        lines = ["id;2019;zip;x;f"]
+        for i in range(60):
+            x = "" if i % 9 == 0 else f"{rng.normal():.2f}0".replace(".", ",")
+            flag = "true" if i % 2 else "false"
+            lines.append(
+                f"r{i:03d};{rng.normal():.2f}0;{('02116', '10001')[i % 2]};{x};{flag}".replace(".", ",")
+            )
+        (folder / "a.csv").write_text("\n".join(lines) + "\n")
+        done = shell("fit", "-", "-o", folder / "model", "-q", input=(folder / "a.csv").read_text())
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        return folder
+
+    def test_a_pipe_gives_every_observed_cell_back(self, messy):
+        before = (messy / "a.csv").read_text()
+        done = shell("fill", "-", "-m", messy / "model", "-o", "-", input=before)
+        assert done.returncode == 0, done.stderr
+        assert "filled 7 blank cells in 60 rows" in done.stderr
+        after = done.stdout.splitlines()
+        for old, new in zip(before.splitlines(), after, strict=True):
+            for a, b in zip(old.split(";"), new.split(";"), strict=True):
+                assert a == b or (not a and float(b.replace(",", ".")) < 9)
+
+    def test_copies_and_answers_of_whole_files_keep_the_text_too(self, messy, ask, tmp_path):
+        before = (messy / "a.csv").read_text().splitlines()
+        status, _, err = ask(
+            "fill", messy / "a.csv", "-m", messy / "model", "--draws", 2, "-o", tmp_path / "o.csv"
+        )
+        assert status == 0, err
+        for k in (1, 2):
+            after = (tmp_path / f"o-{k}.csv").read_text().splitlines()
+            assert [new for old, new in zip(before, after, strict=True) if ";;" not in old] == [
+                old for old in before if ";;" not in old
+            ]
+
+    def test_left_out_blanks_are_not_counted(self, messy, ask, tmp_path):
+        path = tmp_path / "b.csv"
+        path.write_text((messy / "a.csv").read_text().replace("r001;", ";"))
+        for extra in ((), ("--draws", 1)):
+            _, out, _ = ask(
+                "fill", path, "-m", messy / "model", "-o", tmp_path / "o.csv", "--json", "-q", *extra
+            )
+            assert json.loads(out)["filled"] == 7
+
+    def test_the_wrong_cell_is_named(self, messy, ask, tmp_path):
+        lines = (messy / "a.csv").read_text().splitlines()
+        cells = lines[6].split(";")
+        lines[6] = ";".join([cells[0], "abc", *cells[2:]])
+        (tmp_path / "b.csv").write_text("\n".join(lines) + "\n")
+        status, _, err = ask("score", tmp_path / "b.csv", "-m", messy / "model", "-q")
+        assert (status, err) == (1, "abduce: column '2019' expects numbers, got 'abc' in row 5\n")
+
+    def test_a_column_whose_name_is_a_number(self, messy, ask):
+        status, out, _ = ask("info", messy / "a.csv", "--kind", "2019=identifier", "--json", "-q")
+        assert status == 0
+        assert {c["column"]: c["kind"] for c in json.loads(out)["columns"]}["2019"] == "identifier"
+
+    def test_words_for_blanks(self, ask, tmp_path):
+        rows = "\n".join(f"{i % 7}.5,{'NA' if i % 9 == 0 else i % 5}" for i in range(60))
+        (tmp_path / "a.csv").write_text("x,y\n" + rows + "\n")
+        _, out, err = ask("info", tmp_path / "a.csv", "--json")
+        assert json.loads(out)["blanks"] == 0
+        assert "column 'y' is text because of 'NA' among numbers; if that means a blank, say so with" in err
+        assert "--na NA" in err
+        _, out, err = ask("info", tmp_path / "a.csv", "--json", "--na", "NA")
+        assert (json.loads(out)["blanks"], err) == (7, "")
+
+    def test_a_member_of_an_archive(self, ask, tmp_path):
+        np.savez(tmp_path / "a.npz", a=np.zeros((3, 2)), b=np.eye(4))
+        assert json.loads(ask("info", tmp_path / "a.npz", "--member", "b", "--json")[1])["rows"] == 4
+        status, _, err = ask("info", tmp_path / "a.npz", "--member", "c")
+        assert status == 1
+        assert "has no array 'c'; it holds a, b" in err
+
+    def test_a_device_that_is_not_there(self, messy, ask, tmp_path):
+        status, _, err = ask(
+            "fit", messy / "a.csv", "-o", tmp_path / "m", "--model", "vae", "--set", "device=tpu", "-q"
+        )
+        assert status == 1
+        assert "device='tpu' cannot be used here" in err
+
+    def test_a_model_does_not_go_to_standard_output(self, messy, ask):
+        status, _, err = ask("fit", messy / "a.csv", "-o", "-")
+        assert status == 2
+        assert "a model is a folder" in err
+
+
 class TestLargeTables:
     def test_fit_takes_a_sample_and_says_so(self, large, ask, tmp_path):
         folder, facts, remarks = large

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from abduce.data import examples
-from abduce.data.readers import image_names, read, write
+from abduce.data.images import image_names
+from abduce.data.readers import read, write
 
 rng = np.random.default_rng(0)
 

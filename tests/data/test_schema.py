@@ -299,18 +299,12 @@ def test_kinds_that_cannot_be(asked, error, message):
         (np.array([["2020-01-01"]], dtype="M8[D]"), ValueError, "X has dtype datetime64"),
         (pd.DataFrame({"a": [1, "x", 2]}), ValueError, "column 'a' mixes int and str, first odd value 'x'"),
         (pd.DataFrame({"a": ["x", "y", 3]}), ValueError, "first odd value 3"),
-        (pd.DataFrame({"a": [{1}, {2}]}), ValueError, "column 'a' holds set objects"),
         (pd.DataFrame({"a": [1 + 1j]}), ValueError, "column 'a' has dtype complex128"),
         (pd.DataFrame({"a": ["x", "x"]}), ValueError, r"no column to model; left out were 'a \(constant\)'"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, "column 'a' more than once"),
         (pd.DataFrame([[1, 2]], columns=[1.5, "a"]), TypeError, "str or int, got 1.5"),
         (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), TypeError, "several levels"),
         (pd.DataFrame({"a": pd.cut([1, 2, 3], 2)}), ValueError, "categories must be str, int, float or bool"),
-        (
-            pd.DataFrame({"a": [2**63, 1]}, dtype="uint64"),
-            ValueError,
-            r"column 'a': integers must be below 2\*\*63",
-        ),
         (pd.DataFrame({"a": [2**70, 1]}), ValueError, "column 'a': integers must lie between"),
     ],
 )
@@ -396,7 +390,7 @@ def fitted() -> Schema:
             ValueError,
             "column 'city' holds numbers such as 3.5; expected values like",
         ),
-        (lambda X: X.to_dict(), TypeError, "X must be a DataFrame with columns 'height', 'income'"),
+        (lambda X: X.to_numpy()[:, 1:], TypeError, "X must be a DataFrame with columns 'height', 'income'"),
     ],
 )
 def test_bad_frames(fitted, change, error, message):

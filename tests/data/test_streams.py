@@ -177,7 +177,7 @@ class TestFill:
         fitted = VAE(max_epochs=1, samples=10, random_state=0, kinds={"age": "real"}).fit(
             read(path).astype({"age": "Float64"})
         )
-        write(tmp_path / "whole.csv", fitted.fill(read(path)))
+        write(tmp_path / "whole.csv", fitted.fill(read(path)), like=path)
         fill(path, fitted, tmp_path / "o.csv", rows)
         assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
         fill(path, fitted, tmp_path / "o.csv.gz", rows)

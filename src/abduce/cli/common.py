@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from abduce.cli.reading import MEMBER, NA, given, read, reads
 from abduce.verbs import REQUIRED, Argument
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ Kinds = Annotated[
         "--kind", metavar="COLUMN=KIND", help="Say what a column holds (repeat for several columns)."
     ),
 ]
-DATA = typer.Argument(metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images.")
+Na = Annotated[list[str] | None, NA]
+Member = Annotated[str | None, MEMBER]
+DATA = typer.Argument(
+    metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images; - is standard input."
+)
 MODEL = typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")
 ANSWER = typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")
 SHARED = {
@@ -59,6 +64,8 @@ SHARED = {
     "model": Option(Annotated[Path, MODEL]),
     "output": Option(Annotated[str, ANSWER], "-"),
     "kind": Option(Kinds, None),
+    "na": Option(Na, None),
+    "member": Option(Member, None),
     "as_json": Option(Json, False),
     "quiet": Option(Quiet, False),
 }
@@ -88,12 +95,15 @@ def command(
         if len(names) < len(signature(function).parameters):
             place = names.index("as_json")
             names[place:place] = named
+        run = reads(function, remark)
+        names += [n for n in ("na", "member") if {"data", "paths"} & set(names)]
+        names += [] if "quiet" in names else ["quiet"]
         options = ((name, *known[name]) for name in names)
         made = [
             Parameter(n, Parameter.KEYWORD_ONLY, annotation=kind, default=usual) for n, kind, usual in options
         ]
-        function.__signature__ = Signature(made)
-        return app.command(function.__name__, help=help)(function)
+        run.__signature__ = Signature(made)  # pyright: ignore[reportAttributeAccessIssue]
+        return app.command(function.__name__, help=help)(run)
 
     return register
 
@@ -114,13 +124,6 @@ def parse_kinds(pairs: list[str] | None) -> dict[str | int, str] | None:
             raise typer.BadParameter(f"expected COLUMN=KIND, got {pair!r}", param_hint="--kind")
         kinds[int(column) if column.isdigit() else column] = kind
     return kinds or None
-
-
-def read(path: Path) -> Any:
-    """Read a data file or a folder of images."""
-    from abduce.data import readers
-
-    return readers.read(path)
 
 
 def load_model(path: Path) -> Any:
@@ -149,7 +152,8 @@ def missing_cells(X: Any) -> int:
 def write_answer(answer: Any, output: str, like: Path | None = None) -> None:
     """Write a frame or an array to a file by its ending, or as CSV to standard output for ``-``.
 
-    Images keep the names they have in the folder ``like``; the columns of an array on standard output are x0, x1, ...
+    Images keep the names they have in the folder ``like``, cells that are as they were in the file ``like`` their text; the
+    columns of an array on standard output are x0, x1, ...
     """
     import pandas as pd
 
@@ -161,11 +165,12 @@ def write_answer(answer: Any, output: str, like: Path | None = None) -> None:
             raise typer.BadParameter(wrong, param_hint="-o")
         named = isinstance(answer, pd.DataFrame)
         frame = answer if named else pd.DataFrame(answer).rename(columns="x{}".format)
-        frame.to_csv(sys.stdout, index=False)
+        readers.write_csv(sys.stdout, frame, like=like, na=given["na"])
         return
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
-    readers.write(target, answer, like=like if like and like.is_dir() and not target.suffix else None)
+    images = not target.suffix or target.is_dir()
+    readers.write(target, answer, like if like and like.is_dir() == images else None, given["na"])
 
 
 def print_json(record: Any) -> None:

@@ -11,11 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from abduce.cli import reading
 from abduce.cli.common import (
-    Json,
-    Kinds,
     Option,
-    app,
     command,
     left_out,
     load_model,
@@ -24,9 +22,9 @@ from abduce.cli.common import (
     print_json,
     print_table,
     progress,
-    read,
     remark,
 )
+from abduce.cli.reading import read
 from abduce.verbs import FIT
 
 MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
@@ -66,6 +64,8 @@ OWN = {
 @command(FIT, OWN)
 def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_json, quiet, **given):
     """Fit a model to DATA, blanks and all."""
+    if str(output) == "-":
+        raise typer.BadParameter("a model is a folder: give its name", param_hint="-o")
     X, there = read_sample(data, rows, seed, quiet)
     given["kinds"] = parse_kinds(kind)
     arguments = {name: value for name, value in given.items() if value is not None}
@@ -107,11 +107,9 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
     """
     import numpy as np
 
-    from abduce.data import streams
-
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
-    table = streams.TableFile(data) if rows != "all" and streams.is_table(data) else None
+    table = None if rows == "all" else reading.table(data)
     if table is None:
         X = read(data)
         there = len(X)
@@ -175,13 +173,17 @@ def epoch_line(epoch: dict[str, Any]) -> str:
     return f"epoch {epoch['epoch']}/{epoch['epochs']}  train {epoch['train']:.2f}{held} nats"
 
 
-@app.command()
-def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Data, or a model folder.")],
-    kind: Kinds = None,
-    as_json: Json = False,
-) -> None:
-    """Show what a model or a data file holds: columns, their kinds, blanks, and what is left out and why."""
+ABOUT = typer.Argument(metavar="PATH", help="Data (- is standard input), or a model folder.")
+
+
+@command(
+    (),
+    {"data": Option(Annotated[Path, ABOUT])},
+    "Show what a model or a data file holds: columns, their kinds, blanks, and what is left out and why.",
+)
+def info(data, kind, as_json, quiet):
+    """A row for each column."""
+    path = data
     if (path / "model.json").exists():
         fitted = load_model(path)
         schema, about = fitted.schema_, model_facts(fitted)
@@ -201,7 +203,7 @@ def info(
     if members:
         lines.append(f"members and their weights: {weights_line(members)}")
     print_table(columns[0], ([_cell(value) for value in column.values()] for column in columns), 140, *lines)
-    left_out(schema, quiet=False)
+    left_out(schema, quiet)
 
 
 def model_facts(fitted: Any) -> dict[str, Any]:

@@ -21,15 +21,15 @@ from abduce.cli.common import (
     missing_cells,
     print_json,
     progress,
-    read,
     read_with_model,
     remark,
     write_answer,
 )
+from abduce.cli.reading import read, table
 from abduce.verbs import VERBS
 
-OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows.")
-PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote.")
+OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is standard output.")
+PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
 MODEL = typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")
 MODELS = typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
 OWN = {
@@ -49,23 +49,25 @@ def question(answer: Any) -> Callable[..., None]:
 @question
 def fill(data, model, output, draws, random_state, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
-    from abduce.data import streams
-
-    if draws is None and streams.is_table(data):
-        source, fitted = streams.TableFile(data), load_model(model)
+    if draws is None and (source := table(data)) is not None:
+        fitted = load_model(model)
         if fitted.schema_.container == "frame":
             fill_table(source, fitted, output, as_json, quiet)
             return
     X, fitted = read_with_model(data, model)
     if draws is None:
-        write_answer(fitted.fill(X), output, like=data)
+        answer = fitted.fill(X)
+        write_answer(answer, output, like=data)
+        left = missing_cells(answer)
     elif output == "-":
         raise typer.BadParameter("several copies cannot share standard output: give a file", param_hint="-o")
     else:
         target = Path(output)
-        for k, copy in enumerate(fitted.fill(X, draws=draws, random_state=random_state), start=1):
+        copies = fitted.fill(X, draws=draws, random_state=random_state)
+        left = missing_cells(copies[0])
+        for k, copy in enumerate(copies, start=1):
             write_answer(copy, str(target.with_name(f"{target.stem}-{k}{target.suffix}")), like=data)
-    say_filled(missing_cells(X), len(X), output, as_json, quiet, draws or 1)
+    say_filled(missing_cells(X) - left, len(X), output, as_json, quiet, draws or 1)
 
 
 def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
@@ -79,7 +81,7 @@ def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool
     except KeyboardInterrupt:
         remark("interrupted; nothing was written" if output != "-" else "interrupted", quiet)
         raise typer.Exit(130) from None
-    say_filled(filling.blank, source.rows, output, as_json, quiet)
+    say_filled(filling.filled, source.rows, output, as_json, quiet)
 
 
 def say_filled(blank: int, rows: int, output: str, as_json: bool, quiet: bool, copies: int = 1) -> None:
@@ -167,11 +169,15 @@ def sample(model, n, output, random_state):
 @question
 def compress(data, model, to, as_json, quiet):
     """The file appears under its name only once it is complete."""
-    from abduce.data.readers import _atomic
+    from abduce.data.files import atomic
 
     X, fitted = read_with_model(data, model)
     packed = fitted.compress(X)
-    _atomic(to, lambda file: file.write(packed))
+    if str(to) == "-":
+        sys.stdout.buffer.write(packed)
+        sys.stdout.flush()
+        return
+    atomic(to, lambda file: file.write(packed))
     bits = 8 * len(packed) / (len(X) * fitted.schema_.n_cells)
     remark(f"{len(X)} rows in {len(packed)} bytes: {bits:.3f} bits a cell", quiet)
     if as_json:

@@ -17,8 +17,10 @@ import pandas as pd
 import pyarrow as pa
 
 from abduce.data import streams
+from abduce.data.arrow import column_like
 from abduce.data.columns import build_column, put
 from abduce.data.fields import Field
+from abduce.data.text import rewritten
 
 GROUP = 4096  # rows with blanks that the model fills at once: a multiple of the chunks that inference runs in
 
@@ -40,6 +42,7 @@ class Filling:
         self.source, self.fitted, self.show, self.rows = source, fitted, show, rows
         self.fields: list[tuple[Any, Field]] = []  # label in the file, field of the model
         self.blank = 0  # cells of the table
+        self.filled = 0  # of them, once it is written
         self.modelled: dict[Any, int] = {}  # blank cells of each column of the model
         self.widened: set[Any] = set()  # columns of whole numbers that get fractions
         self.untyped: set[Any] = set()  # columns without a value, whose type says nothing
@@ -78,13 +81,16 @@ class Filling:
 
     def write(self, output: str) -> None:
         """Write the table with its blanks filled to a file, or as CSV to standard output for ``-``."""
+        text = self.source.text
         if output == "-":
-            streams.write_text(sys.stdout, self._frames())
+            streams.write_text(sys.stdout, self._frames(), dialect=text and text.dialect)
             return
         target = Path(output)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.source.schema is None or not target.name.lower().endswith(".parquet"):
-            streams.write(target, self._frames())
+        suffix = streams.suffix_of(target)
+        if self.source.schema is None or suffix != ".parquet":
+            dialect = text.dialect_of(suffix) if text and suffix != ".parquet" else None
+            streams.write(target, self._frames(suffix != ".parquet"), dialect=dialect)
             return
         schema = streams.retyped(self.source.schema, self._types(self.source.schema))
         streams.write(target, self._tables(schema), schema)
@@ -116,6 +122,8 @@ class Filling:
                     columns[label] = series.array
             if waiting is not None:
                 waiting = waiting.iloc[gaps.sum() :].reset_index(drop=True)
+            for label, array in columns.items():
+                self.filled += int((missing[label] & ~np.asarray(pd.isna(array), dtype=bool)).sum())
             yield chunk, columns
             self.show("filling", chunk.start + len(frame), self.source.rows)
 
@@ -137,10 +145,17 @@ class Filling:
         if count:
             yield self.fitted.fill(pd.concat(held, ignore_index=True))[labels]
 
-    def _frames(self) -> Iterator[pd.DataFrame]:
+    def _frames(self, written: bool = True) -> Iterator[pd.DataFrame]:
+        """Frames to write; of text, for text, what was there is as it was written."""
+        text = self.source.text if written else None
         for chunk, columns in self._filled():
             frame = chunk.frame.copy(deep=False)
+            if text is not None:
+                frame = chunk.table.to_pandas(types_mapper=lambda _: pd.StringDtype())
             for label, array in columns.items():
+                if text is not None:
+                    cells, before = chunk.table.column(str(label)), chunk.frame[label]
+                    array = rewritten(cells, before, pd.Series(array), text.form(str(label)))
                 frame[label] = array
             yield frame
 
@@ -148,12 +163,11 @@ class Filling:
         """Arrow tables: columns without blanks pass as they are."""
         for chunk, columns in self._filled():
             table = chunk.table
-            assert table is not None
             for label, array in columns.items():
                 place = schema.get_field_index(str(label))
                 kind = schema.field(place).type
                 try:
-                    new = pa.array(array, type=kind, from_pandas=True)
+                    new = column_like(table.column(place), kind, chunk.frame[label], pd.Series(array))
                 except pa.ArrowException as error:
                     raise ValueError(
                         f"column {label!r}: what the model fills in does not fit the type {kind} of {self.source.path}:"

@@ -14,8 +14,6 @@ def numeric_array(X: Any, name: str) -> np.ndarray:
     """Take anything that is an array of numbers; TypeError or ValueError, naming `name`, for all else."""
     if isinstance(X, pd.DataFrame):
         X = X.to_numpy(dtype=np.float64, na_value=np.nan)
-    if hasattr(X, "toarray"):
-        raise TypeError(f"{name} is sparse; dense data are required, use {name}.toarray()")
     array = np.asarray(X)
     if array.dtype.kind in "OUS":
         if array.dtype.kind == "O":
@@ -40,6 +38,7 @@ def split(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     Floats come out as float64, whole numbers and bool in their own dtype. ValueError for infinities.
     """
     flat = array.reshape(len(array), -1) if len(array) else array.reshape(0, int(np.prod(array.shape[1:])))
+    flat = np.ascontiguousarray(flat)  # sums run in the same order then, to the bit, however the array lies
     if flat.dtype == np.bool_:
         return flat.astype(np.uint8), None
     if flat.dtype.kind in "iu":

@@ -7,6 +7,7 @@ becomes a `Column` in one of four forms, and only here does the package look at 
     text     values are codes into `levels` (strings, or the levels of a categorical)
     bool     values are 0 / 1, levels are (False, True)
     time     values are days as float64; `integers` holds the stored ticks, `per_day` how many make a day
+    objects  values are 0; levels are one word for what it holds that no model reads
 """
 
 from __future__ import annotations
@@ -81,7 +82,13 @@ def read_column(series: Any, name: str) -> Column:
         return _read_time(series, name, label, observed)
     if pd.api.types.is_string_dtype(dtype):
         return _read_text(series, name, label, observed)
+    if isinstance(dtype, pd.ArrowDtype):
+        return _objects(name, str(dtype), observed)
     raise ValueError(f"column {name!r} has dtype {dtype}; expected numbers, bool, text, category or dates")
+
+
+def _objects(name: str, what: str, observed: np.ndarray) -> Column:
+    return Column(name, "objects", "object", np.zeros(len(observed), np.int64), observed, (what,))
 
 
 def _label(dtype: Any) -> str:
@@ -100,8 +107,8 @@ def _dense(series: pd.Series, observed: np.ndarray, dtype: Any) -> np.ndarray:
 def _integers(name: str, label: str, series: pd.Series, observed: np.ndarray) -> Column:
     if label.lower().startswith("uint64"):
         exact = _dense(series, observed, np.uint64)
-        if exact.size and exact.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"column {name!r}: integers must be below 2**63, got {exact.max()}")
+        if exact.size and exact.max() > np.iinfo(np.int64).max:  # 53 bits of them are seen
+            return Column(name, "number", label, exact.astype(np.float64), observed)
         exact = exact.astype(np.int64)
     else:
         exact = _dense(series, observed, np.int64)
@@ -171,10 +178,7 @@ def _read_object(series: pd.Series, name: str, observed: np.ndarray) -> Column:
     first = filled[observed]
     kinds = list(dict.fromkeys(type(v).__name__ for v in first))
     if len(kinds) == 1:
-        raise ValueError(
-            f"column {name!r} holds {kinds[0]} objects such as {listing(first[:1])}; "
-            "expected numbers, bool, text, category or dates (pandas.to_datetime)"
-        )
+        return _objects(name, f"{kinds[0]} objects such as {listing(first[:1])}", observed)
     numbers = [isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in first]
     rarer = np.argmin(numbers) if sum(numbers) * 2 >= len(numbers) else np.argmax(numbers)
     odd = first[int(rarer)]
@@ -210,10 +214,11 @@ def lookup(column: Column, field: Field) -> np.ndarray:
 def numbers(column: Column, field: Field) -> np.ndarray:
     """Give a numeric column's values, float64 (n,); ValueError names the first that is no number."""
     if column.form == "text" and column.observed.any():
-        row = int(np.argmax(column.observed))
+        odd = np.array([not _number(level) for level in column.levels])[column.values] & column.observed
+        row = int(np.argmax(odd if odd.any() and not field.temporal else column.observed))
         raise ValueError(
             f"column {column.name!r} expects {'dates' if field.temporal else 'numbers'}, "
-            f"got {listing([column.first()])} in row {row}"
+            f"got {listing([column.levels[int(column.values[row])]])} in row {row}"
         )
     if (column.form == "time") != field.temporal and column.observed.any():
         have, want = ("dates", "numbers") if column.form == "time" else ("numbers", "dates")
@@ -221,6 +226,15 @@ def numbers(column: Column, field: Field) -> np.ndarray:
             f"column {column.name!r} expects {want} ({field.dtype}), got {have} ({column.dtype})"
         )
     return column.values.astype(np.float64, copy=False)
+
+
+def _number(level: Any) -> bool:
+    """Whether a text is written as a number, with a decimal comma too."""
+    try:
+        float(str(level).replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def build_column(field: Field, values: np.ndarray, observed: np.ndarray | None = None) -> Any:
@@ -303,6 +317,11 @@ def pandas_dtype(label: str) -> Any:
 def ticks_per_day(label: str) -> int:
     """Count the stored ticks in a day for a date or duration dtype such as `datetime64[us]`."""
     return _TICKS[label.split("[")[1].rstrip("]").split(",")[0]]
+
+
+def as_series(array: Any, index: pd.Index) -> pd.Series:
+    """An array as a column of its own dtype: pandas would make text of objects."""
+    return pd.Series(array, index=index, dtype=array.dtype)
 
 
 def put(series: pd.Series, rows: np.ndarray, new: Any) -> Any:

@@ -14,7 +14,16 @@ import numpy as np
 import pandas as pd
 
 from abduce.data.arrays import find_codes, numeric_array, split, take
-from abduce.data.columns import Column, build_column, lookup, numbers, put, read_column, ticks_per_day
+from abduce.data.columns import (
+    Column,
+    as_series,
+    build_column,
+    lookup,
+    numbers,
+    put,
+    read_column,
+    ticks_per_day,
+)
 from abduce.data.fields import CODED, Field, Group, grouped, listing, side_by_side
 from abduce.data.lattice import float_type, negative_zero, round_codes
 
@@ -44,8 +53,11 @@ class Container(abc.ABC):
         """X itself, or of a frame the modelled columns in the order of the fields, once its columns are checked."""
 
     @abc.abstractmethod
-    def write(self, data: np.ndarray) -> Any:
-        """A new container of data values (n, D), used up, rounded and cut to what its dtypes can hold."""
+    def write(self, data: np.ndarray, beside: Any = None) -> Any:
+        """A new container of data values (n, D), used up, rounded and cut to what its dtypes can hold.
+
+        What is no cell of the model, an index or a column, is that of ``beside``, if given.
+        """
 
     @abc.abstractmethod
     def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> Any:
@@ -147,8 +159,14 @@ class Frames(Container):
             out[:, j] = data
         return ModelValues(out, observed, novel if novel.any() else None)
 
-    def write(self, data: np.ndarray) -> pd.DataFrame:
-        return self._assemble([_finish(f, data[:, j]) for j, f in enumerate(self.fields)], len(data))
+    def write(self, data: np.ndarray, beside: Any = None) -> pd.DataFrame:
+        out = self._assemble([_finish(f, data[:, j]) for j, f in enumerate(self.fields)], len(data))
+        if isinstance(beside, pd.DataFrame) and len(beside) == len(out):
+            out = out.set_axis(beside.index).rename_axis(columns=beside.columns.name)
+            names = {f.name for f in self.left_out}
+            for label in beside.columns[[str(c) in names for c in beside.columns]]:
+                out[label] = beside[label]
+        return out
 
     def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> pd.DataFrame:
         X = self.check(X, "X")
@@ -156,7 +174,7 @@ class Frames(Container):
         out = X.copy()
         for j in np.flatnonzero(where.any(axis=0)):
             label, rows = self.labels[j], where[:, j]
-            out[label] = put(X[label], rows, _finish(self.fields[j], data[rows, j]))
+            out[label] = as_series(put(X[label], rows, _finish(self.fields[j], data[rows, j])), X.index)
         return out
 
     def put_constants(self, X: Any) -> Any:
@@ -184,8 +202,9 @@ class Frames(Container):
         for field in self.left_out:
             constant = np.full(n, field.kind == "constant")
             by_name[field.name] = build_column(field, np.zeros(n, np.int64), constant)
-        columns = {str(label): by_name[str(label)] for label in self.order}
-        frame = pd.DataFrame(columns, index=pd.RangeIndex(n))
+        index = pd.RangeIndex(n)
+        columns = {str(label): as_series(by_name[str(label)], index) for label in self.order}
+        frame = pd.DataFrame(columns, index=index)
         frame.columns = pd.Index(list(self.order)) if self.order else frame.columns
         return frame
 
@@ -330,7 +349,7 @@ class Arrays(Container):
     def modelled(self, X: Any, name: str) -> Any:
         return X
 
-    def write(self, data: np.ndarray) -> np.ndarray:
+    def write(self, data: np.ndarray, beside: Any = None) -> np.ndarray:
         return self._cast(data, self.dtype).reshape(-1, *self.shape)
 
     def put(self, X: Any, data: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -24,12 +24,13 @@ from abduce.data.transform import Affine, Joined, Log, Transform, Whole, index_o
 KINDS = ("real", "positive", "count", "binary", "ordinal", "categorical", "pixel")
 CODED = ("binary", "ordinal", "categorical")
 WHOLE = (*CODED, "count")
-LEFT_OUT = ("identifier", "constant", "empty")
+LEFT_OUT = ("identifier", "constant", "empty", "objects")
 
 _NOTES = {
     "identifier": "left out: names a row rather than describing it",
     "constant": "left out: the same text in every row",
     "empty": "left out: no value in any row",
+    "objects": "left out: holds no numbers, text or dates",
 }
 
 

@@ -7,6 +7,7 @@ images, where they do not, are in `infer_arrays`. A guess can always be overridd
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,8 @@ def _place(argument: str, key: Any, names: list) -> int:
     """Position of a column given by name, or by position; ValueError if it is not there."""
     if key in names:
         return names.index(key)
+    if str(key) in (words := [str(name) for name in names]):  # 2019 for '2019'
+        return words.index(str(key))
     if isinstance(key, int | np.integer) and 0 <= key < len(names):
         return int(key)
     raise ValueError(
@@ -105,6 +108,9 @@ def frame_field(column: Column, kind: str | None) -> Field:
     if column.form in ("number", "time") and values.size:
         base |= {"low": float(values.min()), "high": float(values.max())}
     asked = kind
+    if column.form == "objects":
+        _leave_out(column, kind)
+        return Field(kind="objects", **base)
     if kind is None:
         kind = _text_kind(column) if column.form in ("text", "bool") else _number_kind(column, values)
     declared = column.levels if column.dtype.startswith("category[") else None
@@ -120,6 +126,14 @@ def frame_field(column: Column, kind: str | None) -> Field:
             f"column {column.name!r} has the value {values.min():g}; kind positive needs values above 0"
         )
     return number_field(base, kind, values, column_denominator(column))
+
+
+def _leave_out(column: Column, kind: str | None) -> None:
+    """Say that a column is left out for what it holds; ValueError if a kind was asked for."""
+    what = f"column {column.name!r} holds {column.levels[0]}; expected numbers, bool, text, category or dates"
+    if kind not in (None, "identifier"):
+        raise ValueError(f"{what}; it cannot be {kind}")
+    warnings.warn(f"{what}: it is left out of the model", UserWarning, stacklevel=6)
 
 
 def number_field(base: dict[str, Any], kind: str, values: np.ndarray, step: int | None) -> Field:

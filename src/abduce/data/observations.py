@@ -16,6 +16,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -200,7 +201,8 @@ def _line(schema: Schema, name: str) -> tuple[Tensor, Tensor]:
 def _array(Y: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Y as numbers (n, d) with zeros at its blanks, and the mask of what was seen."""
     try:
-        array = np.asarray(Y, dtype=np.float64)
+        frame = isinstance(Y, pd.DataFrame)  # NA is no float
+        array = Y.to_numpy(np.float64, na_value=np.nan) if frame else np.asarray(Y, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"X must hold numbers under an observation with noise: {error}") from None
     if array.shape[1:] != tuple(shape):

@@ -21,6 +21,7 @@ from abduce.data.arrays import numeric_array, split
 from abduce.data.columns import read_column
 from abduce.data.containers import Arrays, Container, Frames, ModelValues, column_labels
 from abduce.data.fields import CODED, KINDS, WHOLE, Field, Group, grouped, listing, side_by_side
+from abduce.data.foreign import native
 from abduce.data.infer import frame_field, resolve_kinds, within
 from abduce.data.infer_arrays import array_fields, image_field
 from abduce.data.layout import Layout
@@ -83,6 +84,7 @@ class Schema:
         TypeError
             For containers of another make.
         """
+        X = native(X)
         if isinstance(X, pd.DataFrame):
             return cls._infer_frame(X, kinds, bounds)
         array = numeric_array(X, "X")
@@ -195,7 +197,7 @@ class Schema:
         :attr:`Field.log_novel`.  Raises ValueError naming `name` and the column for missing or extra columns, other shapes,
         infinities, and text among numbers.
         """
-        values, observed, novel = self._form.encode(X, name, dtype)
+        values, observed, novel = self._form.encode(native(X, name), name, dtype)
         if novel is not None:
             observed = observed & ~novel
         if not observed.all():
@@ -212,17 +214,18 @@ class Schema:
 
     # ------------------------------------------------------------ out
 
-    def decode(self, values: np.ndarray, snap: bool = False) -> Any:
+    def decode(self, values: np.ndarray, snap: bool = False, beside: Any = None) -> Any:
         """Turn model values (n, D) into new rows of the container: same columns, dtypes and categories.
 
         Codes, counts, dates and integer dtypes are rounded to what they can hold, pixels clipped to their
         range. With `snap` floats on a lattice are rounded to it too (a length in tenths comes out in tenths).
-        Left-out columns are missing, unless all rows had the same text.
+        Left-out columns are missing, unless all rows had the same text; with `beside`, a frame of these rows, they
+        are its own, and so are its index and the name of its columns.
         """
         data = self._data(values)
         if snap:
             self._snap(data)
-        return self._form.write(data)
+        return self._form.write(data, beside)
 
     def _data(self, values: np.ndarray) -> np.ndarray:
         """Data values (n, D) of model values, within what the fields allow."""

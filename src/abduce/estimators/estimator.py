@@ -30,6 +30,7 @@ from torch import Tensor
 from abduce.answers.answer import Answer, Effort, blocks, gather
 from abduce.checks import check_count
 from abduce.compress import codec
+from abduce.data.foreign import native
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.estimators.bootstrap import Encoded
@@ -112,6 +113,7 @@ class Estimator(
 
     def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
         """Fit to what X holds, whatever its form."""
+        X = native(X)
         self._check_columns(X, reset=True)
         self._check_arguments()
         schema, values, observed = self._read(X)
@@ -130,7 +132,7 @@ class Estimator(
 
     def _redraws(self, redraw: Callable[[int], Any], shape: torch.Size) -> Callable[[int], Tensor]:
         def rows(epoch: int) -> Tensor:
-            values = self.schema_.encode(redraw(epoch))[0]
+            values = self.schema_.encode(native(redraw(epoch)))[0]
             if values.shape != tuple(shape):
                 raise ValueError(f"redraw must return the rows of X, {tuple(shape)}, got {values.shape}")
             return torch.from_numpy(values).float()
@@ -233,6 +235,7 @@ class Estimator(
     def _read_novel(self, X) -> tuple[Seen, np.ndarray | None]:
         """The same, and which observed cells hold what the model has no value for (None: none); to it they are blank."""
         check_is_fitted(self)
+        X = native(X)
         self._check_columns(X, reset=False)
         values, observed, novel = self.schema_.read(X)
         y, mask = torch.from_numpy(values), torch.from_numpy(observed)
@@ -391,6 +394,7 @@ class Estimator(
         nor tractable conditionals to code with.
         """
         check_is_fitted(self)
+        X = native(X)
         if len(X):
             self._check_columns(X, reset=False)
         coder = self.model_.coder()

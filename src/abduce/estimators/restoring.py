@@ -20,6 +20,7 @@ from abduce.answers.answer import Answer, gather
 from abduce.answers.views import Flips, Linear
 from abduce.checks import check_choice, check_count, check_share
 from abduce.data.fields import listing
+from abduce.data.foreign import same_make
 from abduce.data.observations import Downsample, Noise, translate
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
@@ -61,6 +62,7 @@ class Restoring(abc.ABC):
 
     # ------------------------------------------------------------------ blanks
 
+    @same_make
     def fill(
         self,
         X,
@@ -76,6 +78,7 @@ class Restoring(abc.ABC):
         Parameters
         ----------
         X : as in ``fit``
+            The answer is of the same make: a polars frame for one, in its types.  A masked array gives a plain one.
         draws : int or None
             A list of this many completed copies, each a draw from the posterior of the blanks: multiple imputation.
             :func:`abduce.pool` puts together what is estimated from each.
@@ -147,6 +150,7 @@ class Restoring(abc.ABC):
                 "that the model was fitted to"
             )
 
+    @same_make
     def fill_interval(self, X, level: float = 0.9, observed=None) -> tuple:
         """Interval of each blank cell: two copies of X, blanks replaced by the lower and the upper end.
 
@@ -218,6 +222,7 @@ class Restoring(abc.ABC):
 
     # ------------------------------------------------------------------ noise, blur, lower resolutions
 
+    @same_make
     def restore(self, Y, observation, draws: int | None = None, return_std: bool = False, random_state=None):
         """Restore clean data from what was seen of them: the posterior mean, in the form of the training data.
 
@@ -273,10 +278,10 @@ class Restoring(abc.ABC):
             answer = self.fill(Y, draws, random_state=random_state)
         elif draws is None:
             mean = gather(self.model_, seen, self._effort(), lambda answer: answer.mean(), (schema.n_cells,))
-            answer = schema.decode(mean.numpy())
+            answer = schema.decode(mean.numpy(), beside=Y)
         else:
             stack = self._drawn(seen, int(draws), self._generator(random_state))
-            answer = [schema.decode(copy) for copy in stack]
+            answer = [schema.decode(copy, beside=Y) for copy in stack]
         if not return_std:
             return answer
         return answer, self._std(seen, random_state)
@@ -339,6 +344,7 @@ class Restoring(abc.ABC):
             )
         return self.restore(X, Downsample(factor, kernel, noise), draws, random_state=random_state)
 
+    @same_make
     def estimate_noise(self, X) -> float:
         """Level of the noise in X, one standard deviation for all cells in the data's units, or the rate of flips.
 

@@ -60,7 +60,7 @@ def train(
     observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
     identity = {"settings": {**asdict(settings), "device": None}}
     state = TrainingState(checkpoint, identity | {"data": data_digest(x, observed)}) if checkpoint else None
-    fabric = Fabric(accelerator=settings.device, devices=1)
+    fabric = _fabric(settings.device)
     generator = Generator(device=fabric.device).manual_seed(settings.seed)
     mask = None if bool(observed.all()) else fabric.to_device(observed)
     x = fabric.to_device(x)
@@ -140,6 +140,17 @@ def train(
 
 
 Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
+
+
+def _fabric(device: str) -> Fabric:
+    """The device that rows and parameters lie on; ValueError for one that is not there."""
+    try:
+        return Fabric(accelerator=device, devices=1)
+    except Exception as error:  # each accelerator has its own
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"device={device!r} cannot be used here: {reason}; expected 'cpu', or 'auto' for what there is"
+        ) from error
 
 
 def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from abduce.data.examples import spiral
-from abduce.data.readers import _atomic
+from abduce.data.files import atomic
 from abduce.showcase.gallery import measures
 from abduce.showcase.gallery.methods import METHODS, Method, find
 from abduce.showcase.gallery.picture import Panel, draw
@@ -65,7 +65,7 @@ def run(
     show("drawing", 1.0)
     curve = toy.curve(np.linspace(0, 1, 400))[0]
     output.parent.mkdir(parents=True, exist_ok=True)
-    _atomic(output, lambda file: file.write(png(draw(panels, curve), DPI)))
+    atomic(output, lambda file: file.write(png(draw(panels, curve), DPI)))
     return {
         "seed": seed,
         "rows": {"train": rows, "held out": rows},
