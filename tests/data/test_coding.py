@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abduce.data.coding import Coding
+from abduce.data.coding import MOST, Coding
 from abduce.data.schema import Schema
 
 
@@ -75,8 +75,8 @@ def test_features_are_standard(scores):
     if not scores:
         np.testing.assert_allclose(variance[own], 1.0)
     assert (variance[own] < 1.1).all()
-    for block, _, _ in coding.classes.values():  # all indicators of a class weigh as one number does
-        assert variance[block].sum() == pytest.approx(1.0, abs=0.02)
+    for known in coding.classes.values():  # all indicators of a class weigh as one number does
+        assert variance[known.block].sum() == pytest.approx(1.0, abs=0.02)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["real", "positive", "count"]))
@@ -155,7 +155,7 @@ def test_probabilities_of_indicators(classes):
     codes = values[:, 0].astype(int)
     mean = coding.probabilities(features.mean(0, keepdims=True), 0, 0.0)[0]
     np.testing.assert_allclose(mean, np.bincount(codes) / 400, atol=1e-9)
-    share = coding.classes[0][1]
+    share = coding.classes[0].share
     np.testing.assert_allclose(coding.probabilities(np.zeros((1, features.shape[1])), 0, 0.0)[0], share)
     np.testing.assert_allclose(coding.probabilities(features, 0, 0.0), np.eye(classes)[codes], atol=1e-9)
     half = coding.probabilities(0.5 * features, 0, 0.0)
@@ -221,6 +221,27 @@ def test_columns_of_one_value_or_none(scores):
     drawn = coding.decode_numbers(np.random.default_rng(0).normal(size=(100, 3)))
     assert np.isfinite(coding.log_slope(values, observed)).all()
     assert np.isfinite(coding.to_model(drawn)).all()
+
+
+def test_rare_levels_of_a_class_of_very_many_share_an_indicator():
+    """The most frequent keep their own; of the others the group is told, and within it a level by its share."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, 201)
+    label = rng.choice(200, 3000, p=share / share.sum())
+    coding, values, observed = coded(pd.DataFrame({"c": [f"k{i:03d}" for i in label]}), False)
+    features = coding.code(values, observed)[0]
+    assert features.shape[1] == MOST
+    codes, known = values[:, 0].astype(int), coding.classes[0]
+    p = coding.probabilities(features, 0, 0.0)
+    np.testing.assert_allclose(p.sum(1), 1.0)
+    own = known.group[codes] < MOST - 1
+    assert own.mean() > 0.5
+    np.testing.assert_allclose(p[own], np.eye(p.shape[1])[codes[own]], atol=1e-9)
+    rest = known.group == MOST - 1
+    assert known.share[rest].max() <= known.share[~rest].min()
+    np.testing.assert_allclose(
+        p[~own][:, rest], np.tile(known.share[rest] / known.share[rest].sum(), ((~own).sum(), 1))
+    )
 
 
 def test_images_share_one_field():

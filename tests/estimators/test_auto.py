@@ -322,8 +322,7 @@ def test_what_auto_refuses(on_table):
         Auto().fit(np.random.default_rng(0).normal(size=(20, 4, 4)))
     stranger = X.iloc[:3].copy()
     stranger["smoker"] = ["sometimes", "yes", None]
-    with pytest.raises(ValueError, match="column 'smoker' has values not seen in training: 'sometimes'"):
-        model.fill(stranger)
+    assert model.fill(stranger)["smoker"].tolist()[:2] == ["sometimes", "yes"]
     with pytest.raises(ValueError, match=r"observed must be a bool array of X's shape \(240, 10\)"):
         model.fill(X, observed=np.ones((240, 9), bool))
     with pytest.raises(ValueError, match="yet now missing:\n- income"):

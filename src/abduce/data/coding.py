@@ -2,7 +2,8 @@
 indicators.
 
     number v      (v − mean) / standard deviation,  or its normal score  (:class:`~abduce.data.transform.NormalScores`)
-    class c       one indicator a level, 1[c = l] − p_l, all divided by √Σ p_l (1 − p_l); a binary cell needs one only
+    class c       one indicator a level, 1[c = l] − p_l, all divided by √Σ p_l (1 − p_l); a binary cell needs one only, and
+                  rare levels of a class of very many share one
 
 Features come straight from model values, by the fields' transforms chained with these: a real column's by one line.
 """
@@ -20,20 +21,39 @@ from abduce.data.infer import location_scale
 from abduce.data.schema import Schema
 from abduce.data.transform import Affine, NormalScores, chained, joined, over_observed, stacked
 
+MOST = 33  # indicators of a class cell: its most frequent levels, and one for all others
 SPIKE = 0.05  # share of rows from which on a repeated value is no accident
 
 
 class Indicators(NamedTuple):
-    """A class cell's features, the share of each of its levels, and what its indicators are divided by."""
+    """A class cell's features, the share of each of its levels, and what its indicators are divided by.
+
+    Levels beyond the `MOST` most frequent share one indicator: ``group`` (L,) says which each level has, ``total`` (G,) what
+    share of rows it is on in.
+    """
 
     block: slice
     share: np.ndarray
     scale: float
+    group: np.ndarray
+    total: np.ndarray
+
+    @classmethod
+    def of(cls, share: np.ndarray, start: int) -> Indicators:
+        """Of a cell whose levels have these shares, with features from ``start`` on; a binary cell needs one only."""
+        group = np.arange(len(share))
+        if len(share) > MOST:
+            order = np.argsort(-share, kind="stable")
+            group[order] = np.minimum(group, MOST - 1)
+        total = np.bincount(group, share)
+        width = 1 if len(share) == 2 else len(total)
+        spread = (total * (1 - total)).sum() / (2 if width == 1 else 1)
+        return cls(slice(start, start + width), share, float(np.sqrt(spread)), group, total)
 
     @property
-    def levels(self) -> np.ndarray:
-        """The level of each feature: all of them, of a binary cell the second."""
-        return np.arange(len(self.share))[self.block.start - self.block.stop :]
+    def groups(self) -> np.ndarray:
+        """The group of levels of each feature: all of them, of a binary cell the second."""
+        return np.arange(len(self.total))[self.block.start - self.block.stop :]
 
 
 class Read(NamedTuple):
@@ -90,10 +110,8 @@ class Coding:
         self.classes: dict[int, Indicators] = {}
         cells = list(self.numbers)
         for j, share in shares.items():
-            width = 1 if len(share) == 2 else len(share)
-            spread = (share * (1 - share)).sum() / (2 if width == 1 else 1)
-            self.classes[j] = Indicators(slice(len(cells), len(cells) + width), share, float(np.sqrt(spread)))
-            cells += [j] * width
+            self.classes[j] = known = Indicators.of(share, len(cells))
+            cells += [j] * len(known.groups)
         self.cells = np.array(cells, int)
 
     @property
@@ -113,7 +131,8 @@ class Coding:
         out = np.empty((len(values), self.n_features))
         out[:, : len(self.numbers)] = self._features.to(values[:, self.numbers])
         for j, known in self.classes.items():
-            out[:, known.block] = ((values[:, [j]] == known.levels) - known.share[known.levels]) / known.scale
+            group = known.group[values[:, j].astype(int)]
+            out[:, known.block] = ((group[:, None] == known.groups) - known.total[known.groups]) / known.scale
         seen = observed[:, self.cells]
         out[~seen] = 0.0
         return out, seen
@@ -165,9 +184,11 @@ class Coding:
     def probabilities(self, features: np.ndarray, j: int, floor: float) -> np.ndarray:
         """p(level) (n, L) of class cell j from the conditional means of its indicators (n, F), each at least ``floor``."""
         known = self.classes[j]
-        p = features[:, known.block] * known.scale + known.share[known.levels]
+        p = features[:, known.block] * known.scale + known.total[known.groups]
         if p.shape[1] == 1:
             p = np.concatenate([1 - p, p], 1)
+        if len(known.total) < len(known.share):
+            p = p[:, known.group] * (known.share / known.total[known.group])
         p = np.maximum(p, floor)
         return p / p.sum(1, keepdims=True)
 

@@ -148,14 +148,14 @@ class _ThroughCoding(Answer):
         known[:, len(coding.numbers) :] = False
         out = model.answer(Seen(features, known), self.effort).log_evidence
         out = out + coding.slope(x, observed)
-        for j, (block, share, _) in coding.classes.items():
+        for j, known_class in coding.classes.items():
             rows = observed[:, j].nonzero().squeeze(1)
             if len(rows):
                 mean = model.answer(Seen(features[rows], known[rows]), self.effort).mean()
-                p = coding.probabilities(mean.numpy(), j, FLOOR / len(share))
+                p = coding.probabilities(mean.numpy(), j, FLOOR / len(known_class.share))
                 level = x[rows, j].long().numpy()
                 out[rows] += torch.from_numpy(np.log(p[np.arange(len(level)), level]))
-            known[:, block] = seen[:, block]
+            known[:, known_class.block] = seen[:, known_class.block]
         return out
 
     @property
@@ -183,7 +183,7 @@ class _ThroughCoding(Answer):
         return out
 
     def chances(self, cell: int) -> Tensor:
-        floor = FLOOR / len(self.coding.classes[cell][1])
+        floor = FLOOR / len(self.coding.classes[cell].share)
         return torch.from_numpy(self.coding.probabilities(self._inner_mean, cell, floor))
 
     def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
