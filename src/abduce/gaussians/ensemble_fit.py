@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.gaussians.em import k_means
 
@@ -72,7 +72,7 @@ def hard_em(
 def clusters(
     p: Tensor,
     components: int,
-    generator: torch.Generator,
+    generator: Generator,
     rounds: int,
     pseudo_rows: float,
     ridge: float,
@@ -93,7 +93,7 @@ def tree(
     children: int,
     shrinkage: float,
     ridge: float,
-    generator: torch.Generator,
+    generator: Generator,
     rounds: int = 3,
 ) -> Member:
     """A mixture of about ``children`` Gaussians for rows x (n, D) with features p (n, q).
@@ -131,7 +131,7 @@ def windows(
     count: int,
     shrinkage: float,
     ridge: float,
-    generator: torch.Generator,
+    generator: Generator,
     rounds: int = 3,
 ) -> Member:
     """About ``count`` kernels for rows x (n, D) with features p (n, q), those of each of the ``parents`` of one shape.

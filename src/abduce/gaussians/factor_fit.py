@@ -15,7 +15,7 @@ Sources: Ghahramani & Hinton 1996; Liu, Rubin & Wu 1998 (PX-EM); Fraley & Rafter
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.em import climb, k_means, principal_factors, regressed
@@ -55,7 +55,7 @@ def factor_mixture(
         one = climbed(_principal(seen, factors, floor), 0.0)
     if components == 1:
         return one
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     whole = x if bool(seen.mask.all()) else one.draws(seen, 1, generator)[0]
     return climbed(_grow(one, whole, components, factors, pseudo_rows, floor, generator), pseudo_rows)
 
@@ -176,7 +176,7 @@ def _grow(
     factors: int,
     pseudo_rows: float,
     floor: float,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> FactorMixtureLaw:
     """Start a mixture from k-means clusters of complete rows, the covariance of each shrunk to that within clusters."""
     label, _ = k_means(x, components, generator)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
@@ -155,7 +155,7 @@ class FactorMixtureLaw(Mixture):
 
     # ------------------------------------------------------------------ draws
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         q = self.loadings.shape[2]
@@ -167,9 +167,7 @@ class FactorMixtureLaw(Mixture):
             out[own] = self.means[c] + z[own] @ self.loadings[c].mT + self.noise[c].sqrt() * e[own]
         return out
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         if shared or not seen.exact:
             return self.dense().draws(seen, n, generator, shared)
         x, (_, d, q) = seen.y, self.loadings.shape

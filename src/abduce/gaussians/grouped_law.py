@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
@@ -256,7 +256,7 @@ def _factors(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Principal factors of a covariance (D, D) by subspace iteration: loadings (D, q) and noise variances (D,)."""
     d = len(covariance)
     q = min(FACTORS, max(1, d // 2))
-    generator = torch.Generator().manual_seed(0)
+    generator = Generator().manual_seed(0)
     basis = torch.randn(d, min(d, q + 4), generator=generator).to(covariance)
     for _ in range(4):
         basis = torch.linalg.qr(covariance @ basis).Q

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 
@@ -35,16 +34,14 @@ class Law(Protocol):
         """E[x | seen], (rows, D); cells that were seen exactly as they are."""
         ...
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         """Draw whole rows from p(x | seen), (n, rows, D).
 
         With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
         """
         ...
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         ...
 

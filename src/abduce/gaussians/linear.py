@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.em import climb, k_means, one_thread, principal_factors, regressed
@@ -126,7 +126,7 @@ def fit(
     observed: Tensor | None,
     latent: int,
     components: int,
-    generator: torch.Generator,
+    generator: Generator,
     floor: float = 0.05,
     shared_noise: bool = False,
     iterations: int = 40,
@@ -158,7 +158,7 @@ def choose(
     observed: Tensor | None,
     held: tuple[Tensor, Tensor | None],
     latent: int,
-    generator: torch.Generator,
+    generator: Generator,
     floor: float = 0.05,
     trim: float = 0.0,
     most: int = 20,
@@ -273,9 +273,7 @@ def _shrunk(scatter: Tensor, size: Tensor) -> Tensor:
     return (1 - share) * own + share * pooled + 1e-6 * eye
 
 
-def _complete(
-    path: LinearPath, y: Tensor, observed: Tensor, generator: torch.Generator, copies: int = 3
-) -> Tensor:
+def _complete(path: LinearPath, y: Tensor, observed: Tensor, generator: Generator, copies: int = 3) -> Tensor:
     """Completed draws of the data under a one-component path, ``copies`` of each row."""
     out = []
     for _ in range(copies):
@@ -294,7 +292,7 @@ def _complete(
     return torch.cat(out)
 
 
-def _split(path: LinearPath, y: Tensor, components: int, generator: torch.Generator) -> LinearPath:
+def _split(path: LinearPath, y: Tensor, components: int, generator: Generator) -> LinearPath:
     """Start a mixture: k-means on the latent means of a one-component path."""
     z = path.posterior(y, None)[1][:, 0]
     label, centres = k_means(z, components, generator)

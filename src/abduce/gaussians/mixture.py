@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.law import ANY
@@ -62,13 +62,11 @@ class Mixture(abc.ABC):
         """Condition on what was seen, a block of rows at a time."""
 
     @abc.abstractmethod
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         """Draw whole rows from p(x | seen), (n, rows, D); with ``shared`` by the same random numbers for all rows."""
 
     @abc.abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
 
     def log_prob(self, seen: Seen) -> Tensor:
@@ -146,9 +144,7 @@ class DenseMixture(Mixture):
     def sight(self, seen: Seen) -> Sight:
         """The mixture that what was seen is of, given it."""
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         y, own = seen.y, 1 if shared else len(seen.y)
         sight = self.sight(seen)
         chosen = choose(sight.shares, n, generator, shared)
@@ -160,12 +156,12 @@ class DenseMixture(Mixture):
         out = (u + sight.pull(chosen, torch.where(seen.mask, y.to(v) - v, 0.0))).to(y)
         return torch.where(seen.mask, y, out) if seen.exact else out
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
         chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
         return self._drawn(chosen, 1, generator)[:, 0]
 
-    def _drawn(self, chosen: Tensor, own: int, generator: torch.Generator | None) -> Tensor:
+    def _drawn(self, chosen: Tensor, own: int, generator: Generator | None) -> Tensor:
         """Draw from components (n, rows), with the noise of so many ``own`` rows: (n, rows, D)."""
         (n, rows), d = chosen.shape, self.means.shape[1]
         z = standard_normal((n, own, d), self.means, generator).expand(n, rows, d).reshape(-1, d)
@@ -189,12 +185,12 @@ def alike(rows: Tensor, which: Tensor) -> Iterator[tuple[int, Tensor]]:
     yield from zip(keys.tolist(), rows[order].split(count.tolist()), strict=True)
 
 
-def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+def standard_normal(shape: tuple[int, ...], like: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal numbers of the type and on the device of ``like``."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def choose(weights: Tensor, draws: int, generator: torch.Generator | None, shared: bool) -> Tensor:
+def choose(weights: Tensor, draws: int, generator: Generator | None, shared: bool) -> Tensor:
     """Choose a component for each row in proportion to its weights (rows, K): (draws, rows)."""
     rows, k = weights.shape
     own = 1 if shared else rows

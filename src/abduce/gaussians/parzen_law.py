@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
@@ -160,9 +160,7 @@ class ParzenLaw(Mixture):
             out[:, rows] += nodes[:, None, None] * found.variance[found.which].sqrt()
         return torch.where(seen.mask, seen.y, out)
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         if not seen.exact:
             return self.shared().draws(seen, n, generator, shared)
         out = seen.y.new_empty(n, *seen.y.shape)
@@ -181,12 +179,12 @@ class ParzenLaw(Mixture):
             out[:, rows] = u + (found.pull[found.which] @ off.permute(1, 2, 0)).permute(2, 0, 1)
         return torch.where(seen.mask, seen.y, out)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, F)."""
         chosen = torch.randint(len(self.means), (n,), generator=generator)
         return self._around(chosen.unsqueeze(0), n, generator)[0]
 
-    def _around(self, chosen: Tensor, rows: int, generator: torch.Generator | None) -> Tensor:
+    def _around(self, chosen: Tensor, rows: int, generator: Generator | None) -> Tensor:
         """Draw around centres (draws, rows), with the noise of so many ``rows``: (draws, rows, F)."""
         f, q = self.loadings.shape
         z = standard_normal((len(chosen), rows, q), self.means, generator)
@@ -197,7 +195,7 @@ class ParzenLaw(Mixture):
 def row_keys(x: Tensor, observed: Tensor) -> Tensor:
     """A 64-bit hash of each row's observed cells and of which they are, (n,) int64: multilinear, modulo 2⁶⁴."""
     bits = torch.where(observed, x.double() + 0.0, torch.nan).contiguous().view(torch.int64)
-    generator = torch.Generator().manual_seed(1)
+    generator = Generator().manual_seed(1)
     factor = torch.randint(-(2**62), 2**62, (x.shape[1],), generator=generator) * 2 + 1
     bits = (bits ^ (bits >> 29)) * factor
     return ((bits ^ (bits >> 31)) * factor.flip(0)).sum(1)

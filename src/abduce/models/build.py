@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.schema import Schema
 from abduce.distributions.heads import FLOOR
@@ -60,7 +60,7 @@ def start_vae(
             return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
 
         latent = Shapes.of(schema, choice, data).latent[0]
-        generator = torch.Generator().manual_seed(seed)
+        generator = Generator().manual_seed(seed)
         # clusters of what is observed are no clusters of what is there, if blanks are not at random
         most = 20 if choice.missing == "mar" else 1
         path = choose(*part(rows[:MOST]), part(held[:1000]), latent, generator, FLOOR, trim, most)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.answers.annealed import Annealed
 from abduce.answers.answer import EFFORT, Answer, Effort
@@ -104,10 +103,10 @@ class EnergyModel(Model):
             raise Unanswerable(f"{type(self.energy).__name__} needs a start to anneal from, and has none")
         return Annealed(self.density, seen, effort, None if self.partition is None else self.partition.value)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         return self.generate(n, generator).x
 
-    def generate(self, n: int, generator: torch.Generator) -> Generated:
+    def generate(self, n: int, generator: Generator) -> Generated:
         """New rows and how they came about; raises Diverged where chains run away or stand still."""
         return generate(self.density, n, generator)
 

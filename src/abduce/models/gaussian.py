@@ -26,7 +26,7 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.distributions.bases import NormalBase
 from abduce.distributions.cells import LOG_2PI
@@ -208,7 +208,7 @@ class IndependentComponentsEnergy(Energy):
         """None: marginals of mixed sources have no closed form; :meth:`sample` draws whole rows."""
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D) at β = 1, exactly: sources by their quantiles u = log tan(π v/2), then y = μ + W⁻¹ u."""
         factory = {"dtype": self.mean.dtype, "device": self.mean.device}
         tiny = torch.finfo(self.mean.dtype).eps

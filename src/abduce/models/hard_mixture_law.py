@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.quasirandom import SobolEngine
 
 from abduce.data.seen import Seen, Unanswerable
@@ -79,7 +79,7 @@ class HardMixtureLaw:
             out[blank[rows]] = torch.logsumexp(soft, 1) + empty + share - self._log_z.value
         return out
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D), exactly."""
         nothing = Seen.nothing(n, self.centres.shape[1]).to(self.centres.dtype)
         return self.draws(nothing, 1, generator)[0]
@@ -96,14 +96,12 @@ class HardMixtureLaw:
         size = max(1, BUDGET // (self.n_draws * max(d, k)))
         for i in range(0, len(x), size):
             part = seen.rows(slice(i, i + size))
-            generator = torch.Generator(device=x.device).manual_seed(self.seed)
+            generator = Generator(device=x.device).manual_seed(self.seed)
             draws = self._soft.draws(part, self.n_draws, generator, shared=True)
             out[i : i + size] = self._weighted_mean(draws, self._soft.mean(part))
         return out
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         """Draw whole rows from p(x | seen) by rejection from the soft mixture, exactly: (n, rows, D).
 
         With ``shared`` each row has the same random numbers, as far as rejection goes on.
@@ -127,7 +125,7 @@ class HardMixtureLaw:
             pending = pending[~accept]
         return out.view(n, rows, -1)
 
-    def _proposed(self, seen: Seen, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+    def _proposed(self, seen: Seen, generator: Generator | None) -> Callable[[Tensor], Tensor]:
         """A function that draws from the soft mixture given what was seen of some rows (m,): (m, D)."""
         if not seen.exact:
             return lambda row: self._soft.draws(seen.rows(row), 1, generator)[0]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from abduce.distributions.posteriors import DiagonalNormal
@@ -47,7 +47,7 @@ class LayeredPrior(nn.Module):
             total = total + self.conditional(level, layers[level - 1]).log_prob(layers[level])
         return total
 
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None, **factory) -> Tensor:
         """Draw ``(n, latent)``, from the top down."""
         layers = [self.top.sample(n, generator, **factory)]
         for level, own in enumerate(self.dims[1:], 1):

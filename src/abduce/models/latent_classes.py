@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen, Unanswerable, View
 from abduce.inference.energy import Normalised, Traits
@@ -144,9 +144,7 @@ class LatentClassLaw:
         held = self._held(seen)[:, cells]
         return torch.where(held, self.levels.indicators(seen.y, seen.mask, part).to(p), p)
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         """Draws of whole clean rows given what was seen, (n, rows, D).
 
         With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
@@ -167,7 +165,7 @@ class LatentClassLaw:
         code = torch.minimum(code.clamp_min(0), self.levels.sizes - 1)
         return torch.where(self._held(seen), seen.y, code.to(seen.y))
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """New rows (n, D)."""
         nothing = Seen.nothing(1, len(self.levels.sizes)).to(self.log_p.dtype)
         return self.draws(nothing, n, generator)[:, 0]

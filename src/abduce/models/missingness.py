@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.data.schema import Schema
@@ -252,7 +252,7 @@ class _PriorWithNoise:
     def log_prob(self, z: Tensor) -> Tensor:
         return self.prior.log_prob(z[..., : self.split]) + standard_log_prob(z[..., self.split :])
 
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None, **factory) -> Tensor:
         z = self.prior.sample(n, generator, **factory)
         u = torch.randn(n, self.latent_dim - self.split, generator=generator, dtype=z.dtype, device=z.device)
         return torch.cat([z, u], -1)

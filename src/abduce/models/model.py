@@ -12,7 +12,7 @@ import abc
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.data.layout import Layout
@@ -49,7 +49,7 @@ class Model(nn.Module, abc.ABC):
         """Infer clean rows from what was seen of them."""
 
     @abc.abstractmethod
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw new rows (n, D)."""
 
     def decode(self, z: Tensor) -> Tensor:

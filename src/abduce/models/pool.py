@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.answers.answer import EFFORT, Answer, Effort, joined
 from abduce.answers.exact import padded_chunks
@@ -94,7 +94,7 @@ class Pool(Model):
         self.check(seen, self.views)
         return _Pooled(self, seen, effort)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw rows (n, D) of the density that scores give: a member each by the weights of rows.
 
         Where a number repeats values, members that do so draw all rows: a density has no spikes.
@@ -113,7 +113,7 @@ class Pool(Model):
             return weights
         return torch.where(torch.tensor(self.atoms), weights + 1e-9, 0.0)
 
-    def allot(self, n: int, generator: torch.Generator) -> Tensor:
+    def allot(self, n: int, generator: Generator) -> Tensor:
         """Which member makes which of n draws, systematic, in random order: (2, n), of all and of those that repeat values."""
         u = (torch.arange(n) + torch.rand(1, generator=generator)) / n
         order = torch.randperm(n, generator=generator)
@@ -204,7 +204,7 @@ class _Pooled(Answer):
         asked = [(i, w) for i, w in zip(self.able, weights, strict=True) if w > 0]
         return sum(w * self._answers[i].chances(cell) for i, w in asked)  # pyright: ignore[reportReturnType]
 
-    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+    def draws(self, n: int, generator: Generator, what: str = "rows") -> Tensor:
         if not self.seen.exact:
             return self._in_turn(n, generator)
         if what == "rows":
@@ -217,7 +217,7 @@ class _Pooled(Answer):
                 out[..., j] = torch.where(self.seen.mask[:, j], self.seen.y[:, j], drawn.mT.double())
         return out
 
-    def _joint(self, n: int, generator: torch.Generator) -> Tensor:
+    def _joint(self, n: int, generator: Generator) -> Tensor:
         """Class after class given those before, then the numbers given all."""
         pool, (x, observed, view) = self.pool, self.seen
         values, mask = x.repeat(n, 1), observed.repeat(n, 1)
@@ -242,7 +242,7 @@ class _Pooled(Answer):
         self,
         seen: Seen,
         chosen: Tensor,
-        generator: torch.Generator,
+        generator: Generator,
         scaled: np.ndarray | None,
         answer: _Pooled | None = None,
     ) -> Tensor:
@@ -272,7 +272,7 @@ class _Pooled(Answer):
         out[..., cells] = units.to_model(data)
         return torch.where(seen.mask, seen.y, out)
 
-    def _in_turn(self, n: int, generator: torch.Generator) -> Tensor:
+    def _in_turn(self, n: int, generator: Generator) -> Tensor:
         """Draws of the members in turn, each as often as it weighs: of numbers evenly, of classes by chance."""
         pool = self.pool
         weights = self._weights(pool.classes if pool.layout.classes else pool.numbers)
@@ -290,4 +290,4 @@ class _Pooled(Answer):
         return torch.cat([answer.latents() for answer in answers], 1)
 
     def points(self, count: int) -> Tensor:
-        return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")
+        return self.draws(count, Generator().manual_seed(self.effort.seed), "cells")

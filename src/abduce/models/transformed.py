@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.answers.answer import EFFORT, Answer, Effort, joined
 from abduce.answers.exact import padded_chunks
@@ -108,7 +108,7 @@ class Transformed(Model):
         low, high = (self.coding.to_model(self.coding.decode_numbers(v))[0] for v in (zero, one))
         return torch.from_numpy(high - low), torch.from_numpy(low)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         coding = self.coding
         drawn = coding.to_model(coding.decode_numbers(self.model.sample(n, generator).numpy()))
         values, seen, _ = Seen.nothing(n, self.n_cells)
@@ -186,7 +186,7 @@ class _ThroughCoding(Answer):
         floor = FLOOR / len(self.coding.classes[cell][1])
         return torch.from_numpy(self.coding.probabilities(self._inner_mean, cell, floor))
 
-    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+    def draws(self, n: int, generator: Generator, what: str = "rows") -> Tensor:
         coding, x, observed = self.coding, self.seen.y, self.seen.mask
         blank = [j for j in coding.classes if not bool(observed[:, j].all())]
         if what == "rows" and blank:
@@ -199,7 +199,7 @@ class _ThroughCoding(Answer):
                 out[..., j] = torch.multinomial(self.chances(j), n, True, generator=generator).mT.double()
         return torch.where(observed, x, out)
 
-    def _chained(self, n: int, generator: torch.Generator, blank: list[int]) -> Tensor:
+    def _chained(self, n: int, generator: Generator, blank: list[int]) -> Tensor:
         """Class after class given those before, then the numbers given all."""
         values, seen = self.seen.y.repeat(n, 1), self.seen.mask.repeat(n, 1)
         for j in blank:
@@ -214,7 +214,7 @@ class _ThroughCoding(Answer):
         return self._inner.latents()
 
     def points(self, count: int) -> Tensor:
-        return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")
+        return self.draws(count, Generator().manual_seed(self.effort.seed), "cells")
 
 
 class _Rescaled(Answer):
@@ -234,7 +234,7 @@ class _Rescaled(Answer):
     def mean(self) -> Tensor:
         return self.scale * self.inner.mean() + self.loc
 
-    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+    def draws(self, n: int, generator: Generator, what: str = "rows") -> Tensor:
         return self.scale * self.inner.draws(n, generator, what) + self.loc
 
     def chances(self, cell: int) -> Tensor:
