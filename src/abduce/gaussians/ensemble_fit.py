@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import k_means
 
 FEATURES = 50  # principal components in which rows are put into clusters
+ROUNDS = 3  # of hard EM for parents
 
 
 class Member(NamedTuple):
@@ -37,11 +38,11 @@ class Member(NamedTuple):
     covariances: Tensor
 
 
-def principal_features(x: Tensor, count: int = FEATURES) -> Tensor:
-    """Coordinates of rows (n, D) along their first principal directions, (n, min(count, D))."""
+def principal_features(x: Tensor) -> Tensor:
+    """Coordinates of rows (n, D) along their first principal directions, (n, min(FEATURES, D))."""
     centred = x - x.mean(0)
     _, vectors = torch.linalg.eigh(centred.mT @ centred)
-    return centred @ vectors.flip(1)[:, :count]
+    return centred @ vectors.flip(1)[:, :FEATURES]
 
 
 def hard_em(
@@ -87,14 +88,7 @@ def clusters(
 
 
 def tree(
-    x: Tensor,
-    p: Tensor,
-    parents: int,
-    children: int,
-    shrinkage: float,
-    ridge: float,
-    generator: Generator,
-    rounds: int = 3,
+    x: Tensor, p: Tensor, parents: int, children: int, shrinkage: float, ridge: float, generator: Generator
 ) -> Member:
     """A mixture of about ``children`` Gaussians for rows x (n, D) with features p (n, q).
 
@@ -102,37 +96,28 @@ def tree(
     """
     n, d = x.shape
     pull = 4.0 * p.shape[1]
-    weights, centres, spreads, families, withins, sizes = [], [], [], [], [], []
-    for parent, index in enumerate(clusters(p, parents, generator, rounds, pull, ridge / 2)):
+    found, withins, sizes = [], [], []
+    for parent, index in enumerate(clusters(p, parents, generator, ROUNDS, pull, ridge / 2)):
         count = max(1, round(children * len(index) / n))
         within = x.new_zeros(d, d)
         for own in clusters(p[index], count, generator, 2, 1.5 * pull, ridge / 2, lloyd=8):
             mean, spread = _moments(x[index[own]])
             within += len(own) / len(index) * spread
-            weights.append(len(own))
-            centres.append(mean)
-            spreads.append(spread)
-            families.append(parent)
+            found.append((len(own), mean, spread, parent))
         withins.append(within)
         sizes.append(len(index))
     target = _shrunk(withins, sizes, shrinkage / 2)
     eye = torch.eye(d, dtype=x.dtype)
-    for k, (size, parent) in enumerate(zip(weights, families, strict=True)):
+    for size, _, spread, parent in found:
         b = shrinkage / (shrinkage + size)
-        spreads[k].mul_(1 - b).add_(target[parent], alpha=b).add_(eye, alpha=ridge)
+        spread.mul_(1 - b).add_(target[parent], alpha=b).add_(eye, alpha=ridge)
+    weights, centres, spreads, _ = zip(*found, strict=True)
     log_weights = x.new_tensor(weights).log() - torch.tensor(float(n)).log()
     return Member(log_weights, torch.stack(centres), torch.arange(len(centres)), torch.stack(spreads))
 
 
 def windows(
-    x: Tensor,
-    p: Tensor,
-    parents: int,
-    count: int,
-    shrinkage: float,
-    ridge: float,
-    generator: Generator,
-    rounds: int = 3,
+    x: Tensor, p: Tensor, parents: int, count: int, shrinkage: float, ridge: float, generator: Generator
 ) -> Member:
     """About ``count`` kernels for rows x (n, D) with features p (n, q), those of each of the ``parents`` of one shape.
 
@@ -140,7 +125,7 @@ def windows(
     """
     n, d = x.shape
     weights, centres, group, withins, sizes = [], [], [], [], []
-    for parent, index in enumerate(clusters(p, parents, generator, rounds, 4.0 * p.shape[1], ridge / 2)):
+    for parent, index in enumerate(clusters(p, parents, generator, ROUNDS, 4.0 * p.shape[1], ridge / 2)):
         asked = min(len(index), max(1, round(count * len(index) / n)))
         label = k_means(p[index], asked, generator, 8)[0] if asked > 1 else index.new_zeros(len(index))
         _, label, size = label.unique(return_inverse=True, return_counts=True)
@@ -166,12 +151,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shrunk(withins: list[Tensor], sizes: list[int], pseudo_rows: float) -> list[Tensor]:
     """T_p = (1 − a) W_p + a G."""
-    total = sum(sizes)
     pooled = torch.zeros_like(withins[0])
     for within, size in zip(withins, sizes, strict=True):
-        pooled += size / total * within
-    out = []
-    for within, size in zip(withins, sizes, strict=True):
-        a = pseudo_rows / (pseudo_rows + size)
-        out.append((1 - a) * within + a * pooled)
-    return out
+        pooled += size / sum(sizes) * within
+    pulls = [pseudo_rows / (pseudo_rows + size) for size in sizes]
+    return [(1 - a) * within + a * pooled for a, within in zip(pulls, withins, strict=True)]

@@ -24,9 +24,7 @@ from torch import Tensor
 
 from abduce.data.seen import CELLS, Seen
 from abduce.distributions.cells import LOG_2PI
-from abduce.gaussians.mixture import DenseMixture, Given, Look, Sight, patterns_of
-
-BUDGET = 2**22  # numbers in one block's largest tensor
+from abduce.gaussians.mixture import BUDGET, DenseMixture, Given, Look, Sight, patterns_of, slices
 
 
 class Statistics(NamedTuple):
@@ -73,12 +71,9 @@ class GaussianMixtureLaw(DenseMixture):
     def given(self, seen: Seen) -> Iterator[Given]:
         y, mask = seen.y, seen.mask
         if seen.exact and bool(mask.all()):
-            k, d = self.means.shape
-            size = max(1, BUDGET // (k * d))
-            for i in range(0, len(y), size):
-                rows, x = slice(i, i + size), y[i : i + size]
-                log_joint = self.log_weights + whole_log_density(self.means, self.roots, x)
-                yield Given(rows, log_joint, lambda shares, x=x: x)
+            for rows in slices(len(y), self.means.numel()):
+                log_joint = self.log_weights + whole_log_density(self.means, self.roots, y[rows])
+                yield Given(rows, log_joint, lambda shares, x=y[rows]: x)
             return
         image, cross, _ = self._image(seen)
         for block in image._blocks(y, mask):

@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 from abduce.data.seen import Seen
 from abduce.gaussians.law import ANY
 
+BUDGET = 2**22  # numbers in one block's largest tensor
 Look = tuple[Callable[[Tensor], Tensor], Tensor]  # A as a function, and the noise's standard deviations
 
 
@@ -63,7 +64,7 @@ class Mixture(abc.ABC):
 
     @abc.abstractmethod
     def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
-        """Draw whole rows from p(x | seen), (n, rows, D); with ``shared`` by the same random numbers for all rows."""
+        """As :meth:`abduce.gaussians.law.Law.draws`."""
 
     @abc.abstractmethod
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
@@ -157,7 +158,6 @@ class DenseMixture(Mixture):
         return torch.where(seen.mask, y, out) if seen.exact else out
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
         chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
         return self._drawn(chosen, 1, generator)[:, 0]
 
@@ -169,6 +169,12 @@ class DenseMixture(Mixture):
         for g, place in alike(torch.arange(len(z)), self.group[chosen].flatten()):
             out[place] += z[place] @ self.root(g).mT
         return out.view(n, rows, d)
+
+
+def slices(rows: int, width: int) -> Iterator[slice]:
+    """Blocks of rows of ``width`` numbers each that fit into memory at once."""
+    size = max(1, BUDGET // width)
+    return (slice(i, i + size) for i in range(0, rows, size))
 
 
 def patterns_of(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,15 @@ from torch import Generator, Tensor
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, choose, choose_evenly, patterns_of, standard_normal
-
-BUDGET = 2**22  # numbers in one chunk's largest tensor
+from abduce.gaussians.mixture import (
+    Given,
+    Mixture,
+    choose,
+    choose_evenly,
+    patterns_of,
+    slices,
+    standard_normal,
+)
 
 
 class Neighbours(NamedTuple):
@@ -125,9 +131,7 @@ class ParzenLaw(Mixture):
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Seen]]:
         """Rows that fit into memory at once."""
         n, f = self.means.shape
-        size = max(1, BUDGET // max(n * self.loadings.shape[1], f * f))
-        for i in range(0, len(seen.y), size):
-            rows = slice(i, i + size)
+        for rows in slices(len(seen.y), max(n * self.loadings.shape[1], f * f)):
             yield rows, seen.rows(rows)
 
     def given(self, seen: Seen) -> Iterator[Given]:
@@ -180,7 +184,6 @@ class ParzenLaw(Mixture):
         return torch.where(seen.mask, seen.y, out)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw (n, F)."""
         chosen = torch.randint(len(self.means), (n,), generator=generator)
         return self._around(chosen.unsqueeze(0), n, generator)[0]
 
