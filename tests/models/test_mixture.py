@@ -217,7 +217,7 @@ def test_rebuilt_from_its_configuration(model):
 
 
 def test_what_they_refuse():
-    with pytest.raises(ValueError, match="components must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="components must be an int >= 1, got 0"):
         KMeansEnergy(2, 0)
     with pytest.raises(ValueError, match="beta must be positive"):
         HardMixtureLaw(CENTRES, 0.0)

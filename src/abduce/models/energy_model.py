@@ -54,7 +54,6 @@ class EnergyModel(Model):
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What it is built from."""
         return {
             "energy": {"family": type(self.energy).__name__, "config": self.energy.config},
             "beta": self.beta,
@@ -89,15 +88,12 @@ class EnergyModel(Model):
     @property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What the law answers; of particles, whatever the cells' kind allows."""
-        return self._views(self.law)
-
-    def _views(self, law: Law | None) -> frozenset[str]:
+        law = self.law
         return VIEWS[self.energy.support] if law is None else law.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        law = self.law
-        self.check(seen, self._views(law))
-        if law is not None:
+        self.check(seen)
+        if (law := self.law) is not None:
             return Exact(law, seen, self.energy.represent, self.layout.levels)
         if self.start is None:
             raise Unanswerable(f"{type(self.energy).__name__} needs a start to anneal from, and has none")

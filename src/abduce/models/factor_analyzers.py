@@ -15,9 +15,11 @@ import math
 import torch
 from torch import Tensor
 
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.inference.energy import Normalised
+from abduce.models.model import filled
 
 
 class FactorAnalyzersEnergy(Normalised):
@@ -37,9 +39,8 @@ class FactorAnalyzersEnergy(Normalised):
 
     def __init__(self, n_cells: int, components: int, factors: int):
         super().__init__()
-        for name, count in (("components", components), ("factors", factors)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        check_count("components", components)
+        check_count("factors", factors)
         self.config = {"n_cells": n_cells, "components": components, "factors": factors}
         self.n_cells = n_cells
         self.register_buffer("log_weights", torch.full((components,), -math.log(components)))
@@ -51,10 +52,8 @@ class FactorAnalyzersEnergy(Normalised):
     def of(cls, law: FactorMixtureLaw) -> FactorAnalyzersEnergy:
         """Build from a fitted law."""
         k, d, q = law.loadings.shape
-        model = cls(d, k, q).to(law.means)
         parts = {name: getattr(law, name) for name in ("log_weights", "means", "loadings", "noise")}
-        model.load_state_dict(parts)
-        return model
+        return filled(cls(d, k, q).to(law.means), **parts)
 
     def represent(self, x: Tensor) -> Tensor:
         found = self.distribution().factors(Seen.whole(x))

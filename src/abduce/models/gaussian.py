@@ -33,6 +33,7 @@ from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy, Traits, check_whole
+from abduce.models.model import filled
 
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
 
@@ -86,9 +87,7 @@ class PrincipalComponentsEnergy(Energy):
                 f"variances and noise must be positive, got {variances.tolist()} and {float(noise)}: the covariance is "
                 "singular; use fewer components or drop constant columns"
             )
-        parts = {"mean": mean, "directions": directions, "variances": variances, "noise": noise}
-        model.load_state_dict(parts)
-        return model
+        return filled(model, mean=mean, directions=directions, variances=variances, noise=noise)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         if observed is not None and not bool(observed.all()):
@@ -188,9 +187,7 @@ class IndependentComponentsEnergy(Energy):
     @classmethod
     def of(cls, mean: Tensor, unmixing: Tensor) -> IndependentComponentsEnergy:
         """Build from μ (D,) and W (D, D)."""
-        model = cls(len(mean)).to(mean)
-        model.load_state_dict({"mean": mean, "unmixing": unmixing})
-        return model
+        return filled(cls(len(mean)).to(mean), mean=mean, unmixing=unmixing)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "IndependentComponents")

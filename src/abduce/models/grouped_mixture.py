@@ -17,6 +17,7 @@ from abduce.data.seen import Seen
 from abduce.gaussians.ensemble_fit import Member
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
 from abduce.inference.energy import Normalised, arguments
+from abduce.models.model import filled
 
 DOUBLE = 256  # up to as many cells, numbers are computed in double precision: it costs little
 
@@ -52,9 +53,7 @@ class GroupedMixtureEnergy(Normalised):
     def of(cls, member: Member, keep: int | None = None, temper: float = 1.0) -> GroupedMixtureEnergy:
         """Build from fitted parameters, see :mod:`abduce.gaussians.ensemble_fit`."""
         n, d = member.centres.shape
-        model = cls(d, n, len(member.covariances), keep, temper)
-        model.load_state_dict(member._asdict())
-        return model
+        return filled(cls(d, n, len(member.covariances), keep, temper), **member._asdict())
 
     def represent(self, x: Tensor) -> Tensor:
         law = self.distribution()

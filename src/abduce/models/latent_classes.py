@@ -22,10 +22,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+from abduce.checks import check_count
 from abduce.data.seen import Seen, Unanswerable, View
+from abduce.gaussians.mixture import choose, slices
 from abduce.inference.energy import Normalised, Traits
-
-BLOCK = 2**22  # numbers in one block's indicators
+from abduce.models.model import filled
 
 
 class Levels:
@@ -117,7 +118,6 @@ class LatentClassLaw:
         self.log_p = self.levels.log_normalised(log_p)
 
     def log_prob(self, seen: Seen) -> Tensor:
-        """log p of what was seen, nats (rows,); 0 for a row of which nothing was."""
         return torch.logsumexp(self._log_joint(seen), 1)
 
     def responsibilities(self, seen: Seen) -> Tensor:
@@ -145,28 +145,19 @@ class LatentClassLaw:
         return torch.where(held, self.levels.indicators(seen.y, seen.mask, part).to(p), p)
 
     def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
-        """Draws of whole clean rows given what was seen, (n, rows, D).
-
-        With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
-        """
         rows, d = seen.y.shape
-        own = 1 if shared else rows
-        u, v = (torch.rand(n, own, size, generator=generator, dtype=torch.float64) for size in (1, d))
-        share = self.responsibilities(seen).double().cumsum(1)
-        point = (u[..., 0].expand(n, rows) * share[:, -1]).mT.contiguous()
-        k = torch.searchsorted(share, point, right=True).clamp_max(share.shape[1] - 1).mT.contiguous()
+        k = choose(self.responsibilities(seen).double(), n, generator, shared).contiguous()
+        v = torch.rand(n, 1 if shared else rows, d, generator=generator, dtype=torch.float64)
         # one search for all cells: each has the distribution function of its levels on an interval of length one of its own
-        tables, state = self._tables(seen.view), self._state(seen)
-        rising = self._rising(tables.flatten(0, 1).double())
+        rising = self._rising(self._tables(seen.view).flatten(0, 1).double())
         rising += torch.arange(len(rising)).unsqueeze(1) * d + self.levels.cells
-        table = state * len(self.log_weights) + k.unsqueeze(-1)  # (n, rows, D)
+        table = self._state(seen) * len(self.log_weights) + k.unsqueeze(-1)  # (n, rows, D)
         found = torch.searchsorted(rising.flatten(), table * d + torch.arange(d) + v, right=True)
         code = found - table * rising.shape[1] - self.levels.first
         code = torch.minimum(code.clamp_min(0), self.levels.sizes - 1)
         return torch.where(self._held(seen), seen.y, code.to(seen.y))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """New rows (n, D)."""
         nothing = Seen.nothing(1, len(self.levels.sizes)).to(self.log_p.dtype)
         return self.draws(nothing, n, generator)[:, 0]
 
@@ -175,11 +166,11 @@ class LatentClassLaw:
     def _log_joint(self, seen: Seen) -> Tensor:
         """log π_k p(seen | k), (rows, K)."""
         log_q = self._observed(seen.view).log() if _flips(seen.view) else self.log_p
-        parts = [
-            self.log_weights + self.levels.indicators(seen.y[block], seen.mask[block]).to(log_q) @ log_q.mT
-            for block in self._blocks(len(seen.y))
-        ]
-        return torch.cat(parts) if parts else self.log_p.new_zeros(0, len(self.log_weights))
+        out = log_q.new_empty(len(seen.y), len(self.log_weights))
+        for block in self._blocks(len(seen.y)):
+            indicators = self.levels.indicators(seen.y[block], seen.mask[block])
+            out[block] = self.log_weights + indicators.to(log_q) @ log_q.mT
+        return out
 
     def _mean(self, seen: Seen) -> Tensor:
         p = self.probabilities(seen)
@@ -230,8 +221,7 @@ class LatentClassLaw:
         return rising
 
     def _blocks(self, rows: int) -> Iterator[slice]:
-        size = max(1, BLOCK // len(self.levels.cells))
-        return (slice(i, i + size) for i in range(0, rows, size))
+        return slices(rows, len(self.levels.cells))
 
 
 class LatentClassesEnergy(Normalised):
@@ -251,8 +241,7 @@ class LatentClassesEnergy(Normalised):
 
     def __init__(self, levels: Sequence[int], components: int):
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
+        check_count("components", components)
         sizes = Levels(levels).sizes
         self.config = {"levels": sizes.tolist(), "components": int(components)}
         self.n_cells = len(sizes)
@@ -265,8 +254,7 @@ class LatentClassesEnergy(Normalised):
         """Build from log weights (K,) and log-probabilities of levels (K, ΣL), each up to a constant."""
         law = LatentClassLaw(levels, log_weights, log_p)
         model = cls(levels, len(log_weights)).to(log_p)
-        model.load_state_dict({"log_weights": law.log_weights, "log_p": law.log_p})
-        return model
+        return filled(model, log_weights=law.log_weights, log_p=law.log_p)
 
     def represent(self, x: Tensor) -> Tensor:
         return self.distribution().responsibilities(Seen.whole(x))

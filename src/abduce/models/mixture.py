@@ -16,13 +16,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from abduce.checks import check_count
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw, whole_log_density
-from abduce.gaussians.law import energy
-from abduce.inference.energy import Base, Energy, Traits, check_whole
+from abduce.inference.energy import Base, Energy, Normalised, Traits, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
+from abduce.models.model import filled
 
 
-class GaussianMixtureEnergy(Energy):
+class GaussianMixtureEnergy(Normalised):
     """Gaussian mixture, E(y) = −log Σ_k π_k N(y; μ_k, C_k), of a row or of the cells of it that were observed.
 
     ``n_cells`` D, ``components`` K.  ``represent`` gives the responsibilities p(k | y), (batch, K).
@@ -32,14 +33,13 @@ class GaussianMixtureEnergy(Energy):
     tensor([2.7568])
     """
 
-    traits = Traits(bounded_volume=True)  # it is normalised
     log_weights: Tensor
     means: Tensor
     roots: Tensor
 
     def __init__(self, n_cells: int, components: int):
         super().__init__()
-        _check_components(components)
+        check_count("components", components)
         self.config = {"n_cells": n_cells, "components": components}
         self.n_cells = n_cells
         self.register_buffer("log_weights", torch.full((components,), -math.log(components)))
@@ -51,25 +51,17 @@ class GaussianMixtureEnergy(Energy):
         """Build from log weights (K,) up to a constant, means (K, D) and covariances (K, D, D)."""
         law = GaussianMixtureLaw(log_weights, means, covariances)
         model = cls(means.shape[1], len(means)).to(means)
-        model.load_state_dict({"log_weights": law.log_weights, "means": law.means, "roots": law.roots})
-        return model
+        return filled(model, log_weights=law.log_weights, means=law.means, roots=law.roots)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         if observed is not None and not bool(observed.all()):
-            return energy(self._law(), x, observed)
+            return super().energy(x, observed)
         return -torch.logsumexp(self._log_joint(x.reshape(-1, self.n_cells)), -1).view(x.shape[:-1])
-
-    def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
-        return self.log_weights.new_zeros(()) if beta == 1 and base is None else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> GaussianMixtureLaw | None:
-        """The mixture itself at β = 1 without a base; None elsewhere."""
-        return self._law() if beta == 1 and base is None else None
 
     def represent(self, x: Tensor) -> Tensor:
         return torch.softmax(self._log_joint(x), -1)
 
-    def _law(self) -> GaussianMixtureLaw:
+    def distribution(self) -> GaussianMixtureLaw:
         return GaussianMixtureLaw(self.log_weights, self.means, self.roots @ self.roots.mT)
 
     def _log_joint(self, x: Tensor) -> Tensor:
@@ -91,7 +83,7 @@ class KMeansEnergy(Energy):
 
     def __init__(self, n_cells: int, components: int):
         super().__init__()
-        _check_components(components)
+        check_count("components", components)
         self.config = {"n_cells": n_cells, "components": components}
         self.n_cells = n_cells
         self.centres = nn.Parameter(torch.randn(components, n_cells))  # apart, so that each can learn its own
@@ -99,9 +91,7 @@ class KMeansEnergy(Energy):
     @classmethod
     def of(cls, centres: Tensor) -> KMeansEnergy:
         """Build from centres w (K, D)."""
-        model = cls(centres.shape[1], len(centres)).to(centres)
-        model.load_state_dict({"centres": centres})
-        return model
+        return filled(cls(centres.shape[1], len(centres)).to(centres), centres=centres)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "KMeans")
@@ -121,8 +111,3 @@ class KMeansEnergy(Energy):
 
     def represent(self, x: Tensor) -> Tensor:
         return torch.cdist(x, self.centres)
-
-
-def _check_components(components: int) -> None:
-    if components < 1:
-        raise ValueError(f"components must be at least 1, got {components}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.parzen_law import ParzenLaw
-from abduce.inference.energy import Normalised
+from abduce.inference.energy import Normalised, arguments
+from abduce.models.model import filled
 
 
 class ParzenEnergy(Normalised):
     """Gaussian kernels around ``rows`` centres, ``factors`` columns of loadings; ``keyed`` ones know their own rows.
 
-    See :class:`~abduce.gaussians.parzen_law.ParzenLaw`.  ``represent`` gives the nearest centre's shares.
+    See :class:`~abduce.gaussians.parzen_law.ParzenLaw`.  ``represent`` gives shares of the centres, (batch, rows).
     """
 
     centres: Tensor
@@ -26,7 +25,7 @@ class ParzenEnergy(Normalised):
 
     def __init__(self, n_cells: int, rows: int, factors: int, keyed: bool):
         super().__init__()
-        self.config: dict[str, Any] = {"n_cells": n_cells, "rows": rows, "factors": factors, "keyed": keyed}
+        self.config = arguments(locals())
         self.n_cells = n_cells
         self.register_buffer("centres", torch.zeros(rows, n_cells))
         self.register_buffer("loadings", torch.zeros(n_cells, factors))
@@ -39,13 +38,12 @@ class ParzenEnergy(Normalised):
         """Build from a fitted law."""
         rows, cells = law.means.shape
         model = cls(cells, rows, law.loadings.shape[1], law.keys is not None).to(law.means)
-        parts = {"centres": law.means, "loadings": law.loadings, "noise": law.noise}
-        parts["bandwidth"] = torch.tensor([law.bandwidth], dtype=torch.float64)
-        model.load_state_dict(parts | ({} if law.keys is None else {"keys": law.keys}))
-        return model
+        bandwidth = torch.tensor([law.bandwidth], dtype=torch.float64)
+        keys = {} if law.keys is None else {"keys": law.keys}
+        parts = {"centres": law.means, "loadings": law.loadings, "noise": law.noise, "bandwidth": bandwidth}
+        return filled(model, **parts, **keys)
 
     def represent(self, x: Tensor) -> Tensor:
-        """Shares of the centres, (batch, rows)."""
         return self.distribution().neighbours(Seen.whole(x)).shares
 
     def distribution(self) -> ParzenLaw:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -26,7 +25,7 @@ from abduce.answers.exact import padded_chunks
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.data.units import Units
-from abduce.models.model import Model
+from abduce.models.model import Model, draw_classes
 
 
 class Pool(Model):
@@ -69,7 +68,6 @@ class Pool(Model):
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What it is built from."""
         return {
             "schema": self.schema.to_json(),
             "members": [{"family": type(m).__name__, "config": m.config} for m in self.parts],
@@ -91,7 +89,7 @@ class Pool(Model):
         return frozenset().union(*(m.views for m in self.parts))
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        self.check(seen, self.views)
+        self.check(seen)
         return _Pooled(self, seen, effort)
 
     def sample(self, n: int, generator: Generator) -> Tensor:
@@ -122,10 +120,6 @@ class Pool(Model):
             chosen = torch.searchsorted(weights.cumsum(0), u.double() * weights.sum())
             out.append(chosen.clamp_max(len(self.parts) - 1)[order])
         return torch.stack(out)
-
-    def log_probs(self, seen: Seen, effort: Effort = EFFORT) -> Tensor:
-        """Log-probability of what was seen under each member, in model space, (rows, M)."""
-        return torch.stack([m.answer(seen, effort).log_evidence for m in self.parts], 1)
 
 
 def log_evidences(members: Sequence[Model], seen: Seen, effort: Effort = EFFORT) -> Tensor:
@@ -191,12 +185,10 @@ class _Pooled(Answer):
         for i, w in zip(self.able, self._weights(self.pool.numbers), strict=True):
             if w > 0:
                 answer: Any = self._answers[i]
-                direct = self.pool.parts[i].in_units
-                out += w * (
-                    torch.from_numpy(answer.numbers())
-                    if direct
-                    else units.to_data(answer.mean()[:, units.cells])
-                )
+                if self.pool.parts[i].in_units:
+                    out += w * torch.from_numpy(answer.numbers())
+                else:
+                    out += w * units.to_data(answer.mean()[:, units.cells])
         return out
 
     def chances(self, cell: int) -> Tensor:
@@ -209,8 +201,7 @@ class _Pooled(Answer):
             return self._in_turn(n, generator)
         if what == "rows":
             return self._joint(n, generator)
-        scaled = np.ones(len(self.pool.units.cells), bool)
-        out = self._numbers(self.seen, self.pool.allot(n, generator), generator, scaled, self)
+        out = self._numbers(self.pool.allot(n, generator), generator, every=True)
         if what == "cells":
             for j in self.pool.layout.classes:
                 drawn = torch.multinomial(self.chances(j), n, replacement=True, generator=generator)
@@ -221,41 +212,27 @@ class _Pooled(Answer):
         """Class after class given those before, then the numbers given all."""
         pool, (x, observed, view) = self.pool, self.seen
         values, mask = x.repeat(n, 1), observed.repeat(n, 1)
-        for j in pool.layout.classes:
-            rows = (~mask[:, j]).nonzero().squeeze(1)
-            if len(rows):
-                p = pool.answer(Seen(values[rows], mask[rows], view), self.effort).chances(j)
-                values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-                mask[:, j] = True
+        draw_classes(pool, values, mask, pool.layout.classes, generator, self.effort)
         values, mask = values.view(n, *x.shape), mask.view(n, *x.shape)
         chosen = pool.allot(n, generator)
         if bool((mask == observed).all()):
-            drawn = self._numbers(self.seen, chosen, generator, None, self)
+            drawn = self._numbers(chosen, generator)
         else:
-            each = [Seen(values[i], mask[i], view) for i in range(n)]
-            drawn = torch.cat(
-                [self._numbers(s, chosen[:, i : i + 1], generator, None) for i, s in enumerate(each)]
-            )
+            each = [_Pooled(pool, Seen(values[i], mask[i], view), self.effort) for i in range(n)]
+            drawn = torch.cat([a._numbers(chosen[:, i : i + 1], generator) for i, a in enumerate(each)])
         return torch.where(observed, x, torch.where(mask, values, drawn))
 
-    def _numbers(
-        self,
-        seen: Seen,
-        chosen: Tensor,
-        generator: Generator,
-        scaled: np.ndarray | None,
-        answer: _Pooled | None = None,
-    ) -> Tensor:
+    def _numbers(self, chosen: Tensor, generator: Generator, every: bool = False) -> Tensor:
         """Rows with numbers drawn by the chosen members (2, n), (n, rows, D); classes as they are.
 
-        ``scaled`` (D',) are the numbers whose deviations are brought to their spread; by default those that do not repeat, as
-        the others must go on repeating.
+        Deviations are brought to their spread of ``every`` number, or of those that do not repeat, as the others must go on
+        repeating.
         """
-        pool, units = self.pool, self.pool.units
-        repeated = np.array(pool.repeats, bool)
+        pool, units, seen = self.pool, self.pool.units, self.seen
+        repeated = torch.tensor(pool.repeats, dtype=torch.bool)
         cells = torch.tensor(units.cells, dtype=torch.long)
         data = torch.empty(chosen.shape[1], len(seen.y), len(cells), dtype=torch.float64)
-        which_rows = (~seen.mask[:, cells[torch.from_numpy(repeated)]]).any(1)
+        which_rows = (~seen.mask[:, cells[repeated]]).any(1)
         for kind, own in enumerate(chosen):
             rows = (which_rows == bool(kind)).nonzero().squeeze(1)
             some = seen.rows(rows)
@@ -264,10 +241,9 @@ class _Pooled(Answer):
                 drawn = pool.parts[m].answer(some, self.effort).draws(len(draws), generator, "numbers")
                 data[draws.unsqueeze(1), rows] = units.to_data(drawn[..., cells].double())
         if pool.spread is not None and len(cells):
-            centre = (answer or _Pooled(pool, seen, self.effort)).centre
-            moved = torch.from_numpy(~repeated if scaled is None else scaled)
-            stretched = centre + torch.tensor(pool.spread, dtype=torch.float64) * (data - centre)
-            data = torch.where(moved, stretched, data)
+            spread = torch.tensor(pool.spread, dtype=torch.float64)
+            stretched = self.centre + spread * (data - self.centre)
+            data = stretched if every else torch.where(repeated, data, stretched)
         out = seen.y.expand(len(data), *seen.y.shape).clone()
         out[..., cells] = units.to_model(data)
         return torch.where(seen.mask, seen.y, out)
@@ -286,8 +262,8 @@ class _Pooled(Answer):
         return torch.cat(drawn)
 
     def latents(self) -> Tensor:
-        answers = [self.pool.parts[i].answer(self.seen, self.effort) for i in self.pool.codes]
-        return torch.cat([answer.latents() for answer in answers], 1)
+        members = [self.pool.parts[i] for i in self.pool.codes]
+        return torch.cat([m.answer(self.seen, self.effort).latents() for m in members], 1)
 
     def points(self, count: int) -> Tensor:
         return self.draws(count, Generator().manual_seed(self.effort.seed), "cells")

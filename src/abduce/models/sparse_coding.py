@@ -28,6 +28,7 @@ from torch import Generator, Tensor, nn
 
 from abduce.checks import check_choice, check_count, check_number
 from abduce.inference.energy import Energy, Traits, arguments, check_whole
+from abduce.models.model import filled
 
 
 def fista(
@@ -70,7 +71,6 @@ class Dictionary(Energy):
         self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
 
     def decode(self, z: Tensor) -> Tensor:
-        """W z, (..., m) -> (..., d)."""
         return z @ self.dictionary.T
 
     @torch.no_grad()
@@ -102,9 +102,7 @@ class SparseCodingEnergy(Dictionary):
     ) -> SparseCodingEnergy:
         """Take a dictionary that was fitted elsewhere, (d, m); its columns are kept as they are."""
         model = cls(*dictionary.shape, sparsity=sparsity, iterations=iterations).to(dictionary.dtype)
-        with torch.no_grad():
-            model.dictionary.copy_(dictionary)
-        return model
+        return filled(model, dictionary=dictionary)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "SparseCoding")

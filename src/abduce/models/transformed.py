@@ -29,7 +29,7 @@ from abduce.data.coding import Coding
 from abduce.data.operators import Scaled
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
-from abduce.models.model import Model
+from abduce.models.model import Model, draw_classes
 
 POINTS = 24  # of a cell's distribution, behind the mean of a number that is coded by its score
 FLOOR = 1e-3  # least probability of a class, times the number of its levels
@@ -63,17 +63,18 @@ class Transformed(Model):
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What it is built from."""
-        arrays = {n: getattr(self, f"array_{i}") for i, n in enumerate(self._names)}
-        buffers = {n: [list(t.shape), not t.is_floating_point()] for n, t in arrays.items()}
+        buffers = {n: [list(t.shape), not t.is_floating_point()] for n, t in self._arrays().items()}
         inner = {"family": type(self.model).__name__, "config": self.model.config}
         return {"model": inner, "schema": self.schema.to_json(), "scores": self.scores, "arrays": buffers}
+
+    def _arrays(self) -> dict[str, Tensor]:
+        return {name: getattr(self, f"array_{i}") for i, name in enumerate(self._names)}
 
     @property
     def coding(self) -> Coding:
         """The way to features and back."""
         if self._coding is None:
-            arrays = {n: getattr(self, f"array_{i}").numpy() for i, n in enumerate(self._names)}
+            arrays = {name: array.numpy() for name, array in self._arrays().items()}
             about = repr((self.schema.to_json(), self.scores, self._names)).encode()
             key = hashlib.sha256(about + b"".join(a.tobytes() for a in arrays.values())).digest()
             if (found := _CODINGS.get(key)) is None:
@@ -93,7 +94,7 @@ class Transformed(Model):
         return frozenset(allowed) & self.model.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        self.check(seen, self.views)
+        self.check(seen)
         if seen.exact:
             return _ThroughCoding(self, seen, effort)
         scale, loc = self._to_model()
@@ -113,19 +114,17 @@ class Transformed(Model):
         drawn = coding.to_model(coding.decode_numbers(self.model.sample(n, generator).numpy()))
         values, seen, _ = Seen.nothing(n, self.n_cells)
         values[:, coding.numbers], seen[:, coding.numbers] = torch.from_numpy(drawn), True
-        for j in coding.classes:
-            p = self.answer(Seen(values.clone(), seen.clone())).chances(j)
-            values[:, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-            seen[:, j] = True
+        draw_classes(self, values, seen, coding.classes, generator)
         return values
 
 
 class _ThroughCoding(Answer):
     """Answers in rows from answers in features."""
 
+    kind = "estimate"
+
     def __init__(self, owner: Transformed, seen: Seen, effort: Effort):
         self.owner, self.seen, self.effort, self.coding = owner, seen, effort, owner.coding
-        self.kind = "estimate"
 
     @cached_property
     def _inner(self) -> Answer:
@@ -137,8 +136,7 @@ class _ThroughCoding(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
-        parts = [self._evidence(chunk)[:n] for chunk, n in padded_chunks(self.seen)]
-        return joined(parts)
+        return joined([self._evidence(chunk)[:n] for chunk, n in padded_chunks(self.seen)])
 
     def _evidence(self, chunk: Seen) -> Tensor:
         coding, model = self.coding, self.owner.model
@@ -190,7 +188,10 @@ class _ThroughCoding(Answer):
         coding, x, observed = self.coding, self.seen.y, self.seen.mask
         blank = [j for j in coding.classes if not bool(observed[:, j].all())]
         if what == "rows" and blank:
-            return self._chained(n, generator, blank)
+            values, seen = x.repeat(n, 1), observed.repeat(n, 1)
+            draw_classes(self.owner, values, seen, blank, generator, self.effort)
+            rest = self.owner.answer(Seen(values, seen), self.effort).draws(1, generator)
+            return rest.view(n, *x.shape)
         drawn = coding.decode_numbers(self._inner.draws(n, generator).numpy())
         out = x.expand(n, *x.shape).clone()
         out[..., coding.numbers] = torch.from_numpy(coding.to_model(drawn))
@@ -198,17 +199,6 @@ class _ThroughCoding(Answer):
             for j in blank:
                 out[..., j] = torch.multinomial(self.chances(j), n, True, generator=generator).mT.double()
         return torch.where(observed, x, out)
-
-    def _chained(self, n: int, generator: Generator, blank: list[int]) -> Tensor:
-        """Class after class given those before, then the numbers given all."""
-        values, seen = self.seen.y.repeat(n, 1), self.seen.mask.repeat(n, 1)
-        for j in blank:
-            rows = (~seen[:, j]).nonzero().squeeze(1)
-            p = self.owner.answer(Seen(values[rows], seen[rows]), self.effort).chances(j)
-            values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-            seen[:, j] = True
-        rest = self.owner.answer(Seen(values, seen), self.effort).draws(1, generator)
-        return rest.view(n, *self.seen.y.shape)
 
     def latents(self) -> Tensor:
         return self._inner.latents()

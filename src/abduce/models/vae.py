@@ -103,7 +103,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         """Weigh draws of z; with a mask model, rows with blanks are seen with their mask."""
-        self.check(seen, self.views)
+        self.check(seen)
         return Weighed(self.joint() if seen.exact else self, seen, effort)
 
     @property
@@ -201,7 +201,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         if self.surrogate is None:
             return self.encode(read)
         with torch.no_grad():
-            log_r, means, chol = self.surrogate(*self.features.cells(x, observed))
+            log_r, means, chol, _ = self.surrogate.path().posterior(*self.features.cells(x, observed))
             centre = torch.einsum("bc,bck->bk", log_r.exp(), means)
         shift, log_stretch = self.encoder(torch.cat([read, centre], -1)).chunk(2, -1)
         return MixtureNormal(log_r, means, chol, shift, log_stretch.clamp(-2.0, 2.0))
@@ -233,9 +233,6 @@ class _Surrogate(nn.Module):
         super().__init__()
         for name in self.NAMES:
             self.register_buffer(name, getattr(path, name).float())
-
-    def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.path().posterior(y, observed)[:3]
 
     def path(self) -> LinearPath:
         """The path itself, with what it would compute at every call set aside."""
