@@ -43,7 +43,7 @@ def start_vae(
     rows: Tensor,
     held: Tensor,
     seed: int,
-    trim: float = 0.0,
+    trim: float,
 ) -> VariationalAutoencoder:
     """The model that training starts from on model values ``x`` (n, D), of which ``mask`` are observed and the others 0.
 
@@ -53,7 +53,7 @@ def start_vae(
     data = DataSummary.of(x.numpy(), mask.numpy())
     path = None
     if choice.wants_path(schema):
-        features = reading(schema, choice.masking, data.means)
+        features = reading(schema, choice.masking, data)
 
         def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
             y, seen = features.cells(x[index], mask[index])
@@ -69,5 +69,5 @@ def start_vae(
         pseudo = None
         if choice.prior == "vamp":
             some = rows[torch.randint(len(rows), (choice.components,))]
-            pseudo = reading(schema, choice.masking, data.means)(x[some].float(), mask[some])
+            pseudo = reading(schema, choice.masking, data)(x[some].float(), mask[some])
         return build_vae(schema, choice, data, path, pseudo).float()

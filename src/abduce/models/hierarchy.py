@@ -40,15 +40,13 @@ class LayeredPrior(nn.Module):
         return DiagonalNormal.read(self.below[level - 1](above))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over layers."""
         layers = z.split(self.dims, -1)
         total = self.top.log_prob(layers[0])
-        for level in range(1, len(layers)):
-            total = total + self.conditional(level, layers[level - 1]).log_prob(layers[level])
+        for level, (above, own) in enumerate(itertools.pairwise(layers), 1):
+            total = total + self.conditional(level, above).log_prob(own)
         return total
 
     def sample(self, n: int, generator: Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``, from the top down."""
         layers = [self.top.sample(n, generator, **factory)]
         for level, own in enumerate(self.dims[1:], 1):
             noise = torch.randn(n, own, generator=generator, **factory)
@@ -80,18 +78,15 @@ class LayeredNormal:
         return self.transport(self.h.new_zeros(1, 1, sum(self.head.dims)))[0]
 
     def detach(self) -> LayeredNormal:
-        """The same distribution with no gradient to its parameters."""
         return LayeredNormal(self.head, self.h.detach(), frozen=True)
 
     def transport(self, noise: Tensor) -> Tensor:
         return self.draw(noise)[0]
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws and their log-density."""
         return self._walk(noise.expand(*noise.shape[:-2], len(self.h), noise.shape[-1]), False)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over layers."""
         return self._walk(z, True)[1]
 
 

@@ -210,16 +210,11 @@ class _ThroughCoding(Answer):
 class _Rescaled(Answer):
     """Answers about features f as answers about x = scale · f + loc, for what was seen of x through a linear view."""
 
+    log_evidence = property(lambda self: self.inner.log_evidence)
+    ess = property(lambda self: self.inner.ess)
+
     def __init__(self, inner: Answer, scale: Tensor, loc: Tensor):
         self.inner, self.scale, self.loc, self.kind = inner, scale, loc, inner.kind
-
-    @property
-    def log_evidence(self) -> Tensor:
-        return self.inner.log_evidence
-
-    @property
-    def ess(self) -> Tensor:
-        return self.inner.ess
 
     def mean(self) -> Tensor:
         return self.scale * self.inner.mean() + self.loc
