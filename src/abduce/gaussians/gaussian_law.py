@@ -17,6 +17,7 @@ Source: Ghahramani & Jordan 1994 (mixtures with missing cells).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -84,10 +85,7 @@ class GaussianMixtureLaw(DenseMixture):
 
     def sight(self, seen: Seen) -> Sight:
         image, cross, look = self._image(seen)
-
-        def pull(chosen: Tensor, residual: Tensor) -> Tensor:
-            return image._pull(chosen, residual, seen.mask, cross)
-
+        pull = partial(image._pull, mask=seen.mask, cross=cross)
         return Sight(image.shares(seen._replace(view=CELLS)), pull, look)
 
     def statistics(self, seen: Seen) -> Statistics:

@@ -126,8 +126,13 @@ class LatentClassLaw:
 
     def mean(self, seen: Seen) -> Tensor:
         """Clean rows given what was seen, (rows, D): binary cells at the probability of 1, others at the likeliest code."""
-        out = [self._mean(seen.rows(block)) for block in self._blocks(len(seen.y))]
-        return torch.cat(out) if out else seen.y.new_zeros(0, len(self.levels.sizes))
+        out, binary = torch.empty_like(seen.y), self.levels.binary
+        for block in self._blocks(len(seen.y)):
+            p = self.probabilities(seen.rows(block))
+            code = self.levels.likeliest(p)
+            code[:, binary] = p[:, self.levels.first[binary] + 1]
+            out[block] = code
+        return torch.where(self._held(seen), seen.y, out)
 
     def chances(self, seen: Seen, j: int) -> Tensor:
         """Probability of each level of clean cell j given what was seen, (rows, L); cell j itself counts if it was."""
@@ -171,13 +176,6 @@ class LatentClassLaw:
             indicators = self.levels.indicators(seen.y[block], seen.mask[block])
             out[block] = self.log_weights + indicators.to(log_q) @ log_q.mT
         return out
-
-    def _mean(self, seen: Seen) -> Tensor:
-        p = self.probabilities(seen)
-        code = self.levels.likeliest(p)
-        binary = self.levels.binary
-        code[:, binary] = p[:, self.levels.first[binary] + 1]
-        return torch.where(self._held(seen), seen.y, code.to(seen.y))
 
     def _observed(self, view: View) -> Tensor:
         """p(y_j = l | k) of what is seen of each cell, (K, ΣL)."""

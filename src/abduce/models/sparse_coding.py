@@ -21,6 +21,7 @@ Sources: Olshausen & Field 1996; Beck & Teboulle 2009 (FISTA); Kavukcuoglu, Ranz
 
 from __future__ import annotations
 
+import abc
 import math
 
 import torch
@@ -70,6 +71,14 @@ class Dictionary(Energy):
         self.iterations, self.tolerance = iterations, tolerance
         self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
 
+    @abc.abstractmethod
+    def joint_energy(self, x: Tensor, z: Tensor) -> Tensor:
+        """What the code z* is the minimum of: (..., d) and (..., m) -> (...)."""
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        check_whole(observed, type(self).__name__.removesuffix("Energy"))
+        return self.joint_energy(x, self.represent(x))
+
     def decode(self, z: Tensor) -> Tensor:
         return z @ self.dictionary.T
 
@@ -104,12 +113,7 @@ class SparseCodingEnergy(Dictionary):
         model = cls(*dictionary.shape, sparsity=sparsity, iterations=iterations).to(dictionary.dtype)
         return filled(model, dictionary=dictionary)
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        check_whole(observed, "SparseCoding")
-        return self.joint_energy(x, self.represent(x))
-
     def joint_energy(self, x: Tensor, z: Tensor) -> Tensor:
-        """‖y − W z‖² + λ‖z‖₁, whose minimum over z is the energy: (..., d) and (..., m) -> (...)."""
         return (x - self.decode(z)).square().sum(-1) + self.sparsity * z.abs().sum(-1)
 
     @torch.no_grad()
@@ -153,12 +157,7 @@ class PSDEnergy(Dictionary):
         self.filters = nn.Linear(n_cells, code)
         self.gain = nn.Parameter(torch.ones(code))
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        check_whole(observed, "PSD")
-        return self.joint_energy(x, self.represent(x))
-
     def joint_energy(self, x: Tensor, z: Tensor) -> Tensor:
-        """½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖²: (..., d) and (..., m) -> (...)."""
         reconstruction = 0.5 * (x - self.decode(z)).square().sum(-1)
         surprise = (z - self.predict(x)).square().sum(-1)
         return reconstruction + self.sparsity * z.abs().sum(-1) + self.prediction * surprise
