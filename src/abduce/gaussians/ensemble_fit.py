@@ -26,7 +26,9 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import k_means
 
 FEATURES = 50  # principal components in which rows are put into clusters
-ROUNDS = 3  # of hard EM for parents
+Rounds = tuple[int, int]  # of k-means and of hard EM
+PARENTS: Rounds = (15, 3)
+CHILDREN: Rounds = (8, 2)
 
 
 class Member(NamedTuple):
@@ -71,19 +73,13 @@ def hard_em(
 
 
 def clusters(
-    p: Tensor,
-    components: int,
-    generator: Generator,
-    rounds: int,
-    pseudo_rows: float,
-    ridge: float,
-    lloyd: int = 15,
+    p: Tensor, components: int, generator: Generator, rounds: Rounds, pseudo_rows: float, ridge: float
 ) -> list[Tensor]:
-    """Which rows each cluster holds, none of them empty: k-means, then hard EM."""
+    """Which rows each cluster holds, none of them empty: k-means, then hard EM, each so many ``rounds``."""
     if components <= 1 or len(p) <= 1:
         return [torch.arange(len(p))]
-    label, _ = k_means(p, min(components, len(p)), generator, lloyd)
-    label = hard_em(p, label, components, rounds, pseudo_rows, ridge)
+    label, _ = k_means(p, min(components, len(p)), generator, rounds[0])
+    label = hard_em(p, label, components, rounds[1], pseudo_rows, ridge)
     return [(label == k).nonzero().squeeze(1) for k in label.unique().tolist()]
 
 
@@ -97,10 +93,10 @@ def tree(
     n, d = x.shape
     pull = 4.0 * p.shape[1]
     found, withins, sizes = [], [], []
-    for parent, index in enumerate(clusters(p, parents, generator, ROUNDS, pull, ridge / 2)):
+    for parent, index in enumerate(clusters(p, parents, generator, PARENTS, pull, ridge / 2)):
         count = max(1, round(children * len(index) / n))
         within = x.new_zeros(d, d)
-        for own in clusters(p[index], count, generator, 2, 1.5 * pull, ridge / 2, lloyd=8):
+        for own in clusters(p[index], count, generator, CHILDREN, 1.5 * pull, ridge / 2):
             mean, spread = _moments(x[index[own]])
             within += len(own) / len(index) * spread
             found.append((len(own), mean, spread, parent))
@@ -125,7 +121,7 @@ def windows(
     """
     n, d = x.shape
     weights, centres, group, withins, sizes = [], [], [], [], []
-    for parent, index in enumerate(clusters(p, parents, generator, ROUNDS, 4.0 * p.shape[1], ridge / 2)):
+    for parent, index in enumerate(clusters(p, parents, generator, PARENTS, 4.0 * p.shape[1], ridge / 2)):
         asked = min(len(index), max(1, round(count * len(index) / n)))
         label = k_means(p[index], asked, generator, 8)[0] if asked > 1 else index.new_zeros(len(index))
         _, label, size = label.unique(return_inverse=True, return_counts=True)

@@ -78,17 +78,16 @@ class LinearPath:
         pull = (precision @ self.means.unsqueeze(-1)).squeeze(-1)  # S⁻¹ m
         h = (scaled @ self.W).unsqueeze(1) + pull  # (B, C, k)
         if len(chol) == 1:  # all rows at once as right-hand sides
-            columns = torch.linalg.solve_triangular(chol[0], h.permute(1, 2, 0), upper=False)
-            mean = torch.linalg.solve_triangular(chol[0].mT, columns, upper=True).permute(2, 0, 1)
-            half = columns.permute(2, 0, 1)
+            half = torch.linalg.solve_triangular(chol[0], h.permute(1, 2, 0), upper=False)
+            mean = torch.linalg.solve_triangular(chol[0].mT, half, upper=True).permute(2, 0, 1)
+            half = half.permute(2, 0, 1)
         else:
-            column = torch.linalg.solve_triangular(chol, h.unsqueeze(-1), upper=False)
-            mean = torch.linalg.solve_triangular(chol.mT, column, upper=True).squeeze(-1)
-            half = column.squeeze(-1)
+            half = torch.linalg.solve_triangular(chol, h.unsqueeze(-1), upper=False)
+            mean = torch.linalg.solve_triangular(chol.mT, half, upper=True).squeeze(-1)
+            half = half.squeeze(-1)
         log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_det_precisions
-        energy = (
-            (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
-        )
+        energy = (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1)
+        energy = energy - half.square().sum(-1)
         log_joint = self.weights.log() - 0.5 * (energy + constant + log_det)
         log_p = torch.logsumexp(log_joint, 1)
         return log_joint - log_p.unsqueeze(1), mean, chol, log_p

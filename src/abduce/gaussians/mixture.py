@@ -23,7 +23,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
-from abduce.gaussians.law import ANY
+from abduce.gaussians.law import ANY, Law
 
 BUDGET = 2**22  # numbers in one block's largest tensor
 Look = tuple[Callable[[Tensor], Tensor], Tensor]  # A as a function, and the noise's standard deviations
@@ -47,8 +47,8 @@ class Given(NamedTuple):
         return self.log_joint if self.log_share is None else self.log_share
 
 
-class Mixture(abc.ABC):
-    """A mixture of Gaussians over D cells; a :class:`~abduce.gaussians.law.Law`.
+class Mixture(Law, abc.ABC):
+    """A mixture of Gaussians over D cells.
 
     ``log_weights`` (K,), normalised; ``means`` (K, D).  Numbers are given back in the type of the rows.
     """
@@ -62,16 +62,7 @@ class Mixture(abc.ABC):
     def given(self, seen: Seen) -> Iterator[Given]:
         """Condition on what was seen, a block of rows at a time."""
 
-    @abc.abstractmethod
-    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
-        """As :meth:`abduce.gaussians.law.Law.draws`."""
-
-    @abc.abstractmethod
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
-
     def log_prob(self, seen: Seen) -> Tensor:
-        """log p of what was seen, nats, (rows,); 0 where that is nothing.  Differentiable in ``seen.y``."""
         out = self.means.new_full((len(seen.y),), -torch.inf)
         for block in self.given(seen):
             value = torch.logsumexp(block.log_joint, 1)
@@ -94,7 +85,6 @@ class Mixture(abc.ABC):
         return torch.softmax(out, 1) if self.partial else out
 
     def mean(self, seen: Seen) -> Tensor:
-        """E[x | seen], (rows, D); cells that were seen exactly as they are."""
         out = (self._summed if self.partial else self._averaged)(seen).to(seen.y)
         return torch.where(seen.mask, seen.y, out) if seen.exact else out
 

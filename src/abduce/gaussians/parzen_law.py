@@ -110,7 +110,10 @@ class ParzenLaw(Mixture):
         log_joint = -0.5 * quadratic.clamp_min(0) / h**2 - constant[which].unsqueeze(1)
         size = torch.full((len(x), 1), float(len(self.means)), dtype=x.dtype)
         if self.keys is not None and len(self.means) > 1:  # the only centre must do for itself
-            mine = self._own(known, observed)
+            order, key = self.keys.argsort(), row_keys(known, observed)
+            place = torch.searchsorted(self.keys[order], key).clamp_max(len(order) - 1)
+            found = order[place]
+            mine = torch.where(self.keys[found] == key, found, -1)  # which centre a row is itself
             rows = (mine >= 0).nonzero().squeeze(1)
             log_joint[rows, mine[rows]] = -math.inf
             size[rows] -= 1
@@ -118,15 +121,6 @@ class ParzenLaw(Mixture):
         left = torch.linalg.solve_triangular(root, W.mT.expand(len(root), -1, -1), upper=False)
         variance = (self.noise + left.square().sum(1)) * h**2
         return Neighbours(log_joint - size.log(), W @ inner, variance, which)
-
-    def _own(self, known: Tensor, observed: Tensor) -> Tensor:
-        """Which centre a row is itself, −1 for none."""
-        assert self.keys is not None
-        order = self.keys.argsort()
-        key = row_keys(known, observed)
-        place = torch.searchsorted(self.keys[order], key).clamp_max(len(order) - 1)
-        found = order[place]
-        return torch.where(self.keys[found] == key, found, -1)
 
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Seen]]:
         """Rows that fit into memory at once."""

@@ -21,7 +21,7 @@ from abduce.inference.energy import VIEWS, Energy, Law, LogZ
 from abduce.inference.generate import Generated, generate
 from abduce.inference.partition import log_z
 from abduce.inference.paths import Density
-from abduce.models.model import Model
+from abduce.models.model import Model, versions
 
 
 class EnergyModel(Model):
@@ -65,7 +65,6 @@ class EnergyModel(Model):
 
     @property
     def base(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The base measure, None where there is none."""
         return self.measure
 
     @property
@@ -76,8 +75,7 @@ class EnergyModel(Model):
     @property
     def law(self) -> Law | None:
         """The distribution, where its marginals, conditionals and draws are exact; made once, as that may factorise."""
-        tensors = (*self.energy.parameters(), *self.energy.buffers())
-        version = (self.beta, *((t.data_ptr(), t._version) for t in tensors))
+        version = (self.beta, *versions(self.energy))
         if self._made is None or self._made[0] != version:
             self._made = version, self.energy.law(self.beta, self.base)
         return self._made[1]
@@ -115,7 +113,6 @@ class EnergyModel(Model):
 
     @property
     def exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether there is an exact law."""
         return self.law is not None
 
     def knows_log_z(self) -> bool:

@@ -28,6 +28,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from abduce.checks import check_choice
 from abduce.distributions.bases import NormalBase
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
@@ -56,8 +57,7 @@ class PrincipalComponentsEnergy(Energy):
 
     def __init__(self, n_cells: int, components: int, energy: PrincipalEnergy = "probabilistic"):
         super().__init__()
-        if energy not in get_args(PrincipalEnergy):
-            raise ValueError(f"energy must be one of {get_args(PrincipalEnergy)}, got {energy!r}")
+        check_choice("energy", energy, get_args(PrincipalEnergy))
         if not 1 <= components <= n_cells:
             raise ValueError(
                 f"components must be between 1 and the number of cells, {n_cells}, got {components}"

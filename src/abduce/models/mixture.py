@@ -35,7 +35,7 @@ from abduce.gaussians.grouped_law import GroupedMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw
 from abduce.inference.energy import Base, Energy, Normalised, Traits, arguments, check_whole
 from abduce.models.hard_mixture_law import HardMixtureLaw
-from abduce.models.model import filled
+from abduce.models.model import filled, versions
 
 DOUBLE = 256  # up to as many cells, numbers of a grouped mixture are in double precision: it costs little
 
@@ -152,7 +152,7 @@ class GroupedMixtureEnergy(Normalised):
         self.register_buffer("centres", torch.zeros(centres, n_cells))
         self.register_buffer("group", torch.arange(centres) % groups)
         self.register_buffer("covariances", torch.eye(n_cells).repeat(groups, 1, 1))
-        self._made: tuple[tuple[int, ...], GroupedMixtureLaw] | None = None
+        self._made: tuple[Any, GroupedMixtureLaw] | None = None
 
     @classmethod
     def of(cls, member: Member, keep: int | None = None, temper: float = 1.0) -> GroupedMixtureEnergy:
@@ -167,7 +167,7 @@ class GroupedMixtureEnergy(Normalised):
 
     def distribution(self) -> GroupedMixtureLaw:
         """The law, with the factors that it has come to keep, until a parameter changes."""
-        version = tuple(v for t in self.buffers() for v in (t.data_ptr(), t._version))
+        version = versions(self)
         if self._made is None or self._made[0] != version:
             dtype = torch.float64 if self.n_cells <= DOUBLE else torch.float32
             parts = self.log_weights, self.centres, self.group, self.covariances.to(dtype)

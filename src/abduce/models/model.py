@@ -88,6 +88,11 @@ def draw_classes(
             mask[:, j] = True
 
 
+def versions(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """What changes when a parameter or buffer does."""
+    return tuple((t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers()))
+
+
 def filled(model: Module, **tensors: Tensor) -> Module:
     """The model with these parameters and buffers."""
     model.load_state_dict(tensors, strict=False)

@@ -80,7 +80,6 @@ class Pool(Model):
 
     @property
     def parts(self) -> list[Model]:
-        """The members."""
         return list(self.members)  # pyright: ignore[reportReturnType]
 
     @cached_property
@@ -258,8 +257,8 @@ class _Pooled(Answer):
         else:
             turn = torch.searchsorted(share.cumsum(0), (torch.arange(n) + 0.5).double() / n)
         counts = torch.bincount(turn.clamp_max(len(share) - 1), minlength=len(share)).tolist()
-        drawn = [self._answers[i].draws(c, generator) for i, c in zip(self.able, counts, strict=True) if c]
-        return torch.cat(drawn)
+        asked = zip(self.able, counts, strict=True)
+        return torch.cat([self._answers[i].draws(c, generator) for i, c in asked if c])
 
     def latents(self) -> Tensor:
         members = [self.pool.parts[i] for i in self.pool.codes]

@@ -83,31 +83,23 @@ class Transformed(Model):
         return self._coding
 
     @cached_property
-    def _affine(self) -> bool:
-        """Whether features are an affine map of model values: then noise stays Gaussian noise."""
-        return not self.scores and {f.kind for f in self.schema.fields} <= {"real", "pixel"}
-
-    @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Blanks; linear views where features are affine."""
-        allowed = {"blanks", "linear"} if self._affine else {"blanks"}
-        return frozenset(allowed) & self.model.views
+        """Blanks; linear views where features are an affine map of model values: then noise stays Gaussian noise."""
+        affine = not self.scores and {f.kind for f in self.schema.fields} <= {"real", "pixel"}
+        return frozenset({"blanks", "linear"} if affine else {"blanks"}) & self.model.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         self.check(seen)
         if seen.exact:
             return _ThroughCoding(self, seen, effort)
-        scale, loc = self._to_model()
-        view: Any = seen.view
-        operator = Scaled(view.operator, scale)
-        inner = Seen(seen.y - view.apply(loc), seen.mask, Linear(view.noise, operator))
-        return _Rescaled(self.model.answer(inner, effort), scale, loc)
-
-    def _to_model(self) -> tuple[Tensor, Tensor]:
-        """Model value = scale · feature + loc, (D,) each, where that is so."""
+        # model value = scale · feature + loc, (D,) each
         zero, one = np.zeros((1, len(self.coding.numbers))), np.ones((1, len(self.coding.numbers)))
         low, high = (self.coding.to_model(self.coding.decode_numbers(v))[0] for v in (zero, one))
-        return torch.from_numpy(high - low), torch.from_numpy(low)
+        scale, loc = torch.from_numpy(high - low), torch.from_numpy(low)
+        view: Any = seen.view
+        inner_view = Linear(view.noise, Scaled(view.operator, scale))
+        inner = Seen(seen.y - view.apply(loc), seen.mask, inner_view)
+        return _Rescaled(self.model.answer(inner, effort), scale, loc)
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         coding = self.coding
