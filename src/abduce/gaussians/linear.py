@@ -217,16 +217,16 @@ def _step(
         first += weighted.sum(0)
         own = weighted.permute(1, 2, 0) @ mean.transpose(0, 1)  # Σ_b r mean meanᵀ of each component
         ez = torch.cat([weighted.sum(1), torch.ones_like(r[:, :1])], 1)  # (B, k + 1)
-        seen = torch.ones_like(yc) if oc is None else oc.to(y.dtype)
-        target += (seen * yc).T @ ez
-        power += (seen * yc.square()).sum(0)
+        known = yc if oc is None else oc.to(y.dtype) * yc
+        target += known.T @ ez
+        power += (known * yc).sum(0)
         if oc is None:
             second += own + r.sum(0)[:, None, None] * spread[0]
         else:
             second += own + torch.einsum("bc,bcij->cij", r, spread)
             ezz = ez.unsqueeze(-1) * ez.unsqueeze(-2)
             ezz[:, :k, :k] = weighted.mT @ mean + torch.einsum("bc,bcij->bij", r, spread)
-            design += (seen.T @ ezz.flatten(1)).unflatten(1, (k + 1, k + 1))
+            design += (oc.to(y.dtype).T @ ezz.flatten(1)).unflatten(1, (k + 1, k + 1))
     if observed is None:  # every cell has the same design
         design[0, :k, :k] = second.sum(0)
         design[0, k, :k] = design[0, :k, k] = first.sum(0)

@@ -111,7 +111,6 @@ class PrincipalComponentsEnergy(Energy):
         return -torch.diagonal(root).log().sum() - 0.5 * half.square().sum()
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> GaussianMixtureLaw | None:
-        """The Gaussian exp(−β E) b / Z; None for a base that is not a Gaussian."""
         if base is None:
             self._check_finite()
             return self._gaussian(beta)
