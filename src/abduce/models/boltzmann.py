@@ -86,9 +86,6 @@ class IsingEnergy(Pairwise):
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return log_z_by_enumeration(self, beta, base, self.n_cells) if self.n_cells <= ENUMERABLE else None
 
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
-
     def represent(self, x: Tensor) -> Tensor:
         """P(x_i = 1 | the other cells), (batch, D)."""
         return torch.sigmoid(self.local_fields(x))

@@ -169,7 +169,8 @@ class PrincipalComponentsEnergy(Energy):
 class IndependentComponentsEnergy(Energy):
     """Independent components, E(y) = Σ_i log cosh(w_iᵀ (y−μ)), with W square; ``represent`` gives the sources W (y−μ).
 
-    ``n_cells`` D.  In nats: at β = 1 it is the likelihood of sources 1/(π cosh u).
+    ``n_cells`` D.  In nats: at β = 1 it is the likelihood of sources 1/(π cosh u).  Marginals of mixed sources have no closed
+    form: there is no law, but :meth:`sample` draws whole rows.
 
     >>> model = IndependentComponentsEnergy(2)
     >>> round(model.log_z().item(), 4), round(2 * math.log(math.pi), 4)
@@ -199,9 +200,6 @@ class IndependentComponentsEnergy(Energy):
             return None
         each = 0.5 * math.log(math.pi) + math.lgamma(beta / 2) - math.lgamma((beta + 1) / 2)
         return self.n_cells * each - torch.linalg.slogdet(self.unmixing)[1]
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        """None: marginals of mixed sources have no closed form; :meth:`sample` draws whole rows."""
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
