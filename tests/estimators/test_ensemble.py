@@ -14,8 +14,8 @@ from abduce import Downsample, MixtureEnsemble
 from abduce.data.examples import load_digits_images
 from abduce.data.seen import Seen
 from abduce.gaussians import ensemble_fit
-from abduce.models import grouped_mixture
-from abduce.models.grouped_mixture import GroupedMixtureEnergy
+from abduce.models import mixture
+from abduce.models.mixture import GroupedMixtureEnergy
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -121,7 +121,7 @@ def test_many_cells_are_computed_in_single_precision(monkeypatch, kind):
     x = torch.randn(20, 4, generator=generator(), dtype=torch.float64)
     seen = Seen(x, torch.rand(x.shape, generator=generator(1)) < 0.5)
     double = model(kind=kind).double().law()
-    monkeypatch.setattr(grouped_mixture, "DOUBLE", 0)
+    monkeypatch.setattr(mixture, "DOUBLE", 0)
     single = model(kind=kind).double().law()
     assert single.covariances.dtype == torch.float32
     torch.testing.assert_close(single.mean(seen), double.mean(seen), rtol=1e-3, atol=1e-3)

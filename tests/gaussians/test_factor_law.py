@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from views_for_tests import through
 
 from abduce.data.seen import Seen
-from abduce.gaussians import factor_law
+from abduce.gaussians import mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
@@ -117,7 +117,7 @@ def test_a_row_does_not_depend_on_its_neighbours(monkeypatch):
         torch.testing.assert_close(
             ours.points(Seen(*alone), 8), together[2][:, i : i + 1], rtol=1e-9, atol=1e-9
         )
-    monkeypatch.setattr(factor_law, "BUDGET", 50)  # a few rows in each chunk
+    monkeypatch.setattr(mixture, "BUDGET", 50)  # a few rows in each chunk
     torch.testing.assert_close(ours.log_prob(Seen(x, observed)), together[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours.mean(Seen(x, observed)), together[1], rtol=1e-12, atol=1e-12)
     g = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 from views_for_tests import through
 
 from abduce.data.seen import Seen
-from abduce.gaussians import gaussian_law
+from abduce.gaussians import gaussian_law, mixture
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 
 K, D = 3, 4
@@ -50,7 +50,8 @@ def by_hand(law, x, o):
 
 @pytest.mark.parametrize("budget", [2**22, 60])  # 60: blocks of a pattern or two, and groups that are split
 def test_marginals_and_conditional_means_are_the_textbooks(monkeypatch, budget):
-    monkeypatch.setattr(gaussian_law, "BUDGET", budget)
+    for module in (gaussian_law, mixture):
+        monkeypatch.setattr(module, "BUDGET", budget)
     law = some_law()
     x, observed = some_rows(law)
     log_p, r, mean = (

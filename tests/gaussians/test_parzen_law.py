@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from views_for_tests import through
 
 from abduce.data.seen import Seen
-from abduce.gaussians import parzen_law
+from abduce.gaussians import mixture
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.mixture import spread_quantiles
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
@@ -119,7 +119,7 @@ def test_linear_views_are_those_of_the_dense_law(monkeypatch):
 
     noise = torch.tensor([0.2, 0.4], dtype=torch.float64)
     seen = through(pairs, noise, pairs(whole), observed[:, :2])
-    monkeypatch.setattr(parzen_law, "BUDGET", 100)  # a few rows in each chunk
+    monkeypatch.setattr(mixture, "BUDGET", 100)  # a few rows in each chunk
     torch.testing.assert_close(ours.log_prob(seen), plain.log_prob(seen), **CLOSE)
     torch.testing.assert_close(ours.mean(seen), plain.mean(seen), **CLOSE)
     torch.testing.assert_close(ours.responsibilities(seen), plain.responsibilities(seen), **CLOSE)
@@ -139,7 +139,7 @@ def test_shared_draws_do_not_depend_on_who_comes_along(monkeypatch):
 
     torch.testing.assert_close(drawn(seen.rows(pair)), drawn(seen)[:, pair], **CLOSE)
     every = drawn(seen)
-    monkeypatch.setattr(parzen_law, "BUDGET", 100)
+    monkeypatch.setattr(mixture, "BUDGET", 100)
     torch.testing.assert_close(drawn(seen), every, **CLOSE)
 
 
@@ -170,7 +170,7 @@ def test_a_row_does_not_depend_on_its_neighbours(monkeypatch):
         alone = x[i : i + 1], observed[i : i + 1]
         torch.testing.assert_close(law.log_prob(Seen(*alone)), together[0][i : i + 1], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(law.mean(Seen(*alone)), together[1][i : i + 1], rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr(parzen_law, "BUDGET", 100)
+    monkeypatch.setattr(mixture, "BUDGET", 100)
     torch.testing.assert_close(law.log_prob(Seen(x, observed)), together[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(law.mean(Seen(x, observed)), together[1], rtol=1e-12, atol=1e-12)
 

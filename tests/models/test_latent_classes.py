@@ -165,7 +165,7 @@ def test_many_rows_are_taken_in_blocks(monkeypatch):
     law, rows = random_law(), every_row()
     seen = Seen(rows, torch.rand(rows.shape, generator=generator()) < 0.5)
     whole = law.log_prob(seen), law.mean(seen)
-    monkeypatch.setattr("abduce.models.latent_classes.BLOCK", 60)
+    monkeypatch.setattr("abduce.gaussians.mixture.BUDGET", 60)
     torch.testing.assert_close((law.log_prob(seen), law.mean(seen)), whole, rtol=1e-13, atol=1e-13)
     none = Seen.nothing(0, len(SIZES))
     assert law.log_prob(none).shape == (0,)

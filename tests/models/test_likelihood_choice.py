@@ -19,7 +19,7 @@ from abduce.data.fields import KINDS
 from abduce.data.schema import Schema
 from abduce.distributions.heads import FITS
 from abduce.models.build import build_vae
-from abduce.models.choice import LIKELIHOODS, Choice, by_name, choose_likelihoods
+from abduce.models.choice import LIKELIHOODS, Choice, choose_likelihoods
 from abduce.models.shapes import DataSummary
 
 QUICK = {"latent_dim": 1, "hidden": [8], "max_epochs": 2, "samples": 20, "random_state": 0}
@@ -135,7 +135,7 @@ def test_columns_of_arrays_go_by_place_or_name():
     wanted = ["gaussian", "student_t", "laplace"]
     for asked in ({1: "student_t", "x2": "laplace"}, {np.int64(1): "student_t", 2: "laplace"}):
         assert choose_likelihoods(schema, asked) == wanted
-        kept = by_name(schema, asked)
+        kept = Choice(likelihood=asked).named(schema).likelihood
         assert kept == {"x1": "student_t", "x2": "laplace"}
         assert choose_likelihoods(schema, json.loads(json.dumps(kept))) == wanted
     images = Schema.infer(table("pixel"))

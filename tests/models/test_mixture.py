@@ -192,9 +192,9 @@ def test_draws_of_the_hard_mixture():
 
 
 def test_hard_mixture_repeats_and_rows_do_not_mix():
-    law, x = HardMixtureLaw(CENTRES, BETA, draws=64), rows()
+    law, twin, x = HardMixtureLaw(CENTRES, BETA), HardMixtureLaw(CENTRES, BETA), rows()
+    law.n_draws = twin.n_draws = 64
     observed = some_seen(x)
-    twin = HardMixtureLaw(CENTRES, BETA, draws=64)
     assert torch.equal(law.log_prob(Seen(x, observed)), twin.log_prob(Seen(x, observed)))
     pair = torch.tensor([7, 3])
     torch.testing.assert_close(
@@ -217,7 +217,7 @@ def test_rebuilt_from_its_configuration(model):
 
 
 def test_what_they_refuse():
-    with pytest.raises(ValueError, match="components must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="components must be an int >= 1, got 0"):
         KMeansEnergy(2, 0)
     with pytest.raises(ValueError, match="beta must be positive"):
         HardMixtureLaw(CENTRES, 0.0)

@@ -23,7 +23,7 @@ from abduce.fit.table_members import table_families
 from abduce.gaussians.ensemble_fit import Member
 from abduce.models.energy_model import EnergyModel
 from abduce.models.families import rebuild
-from abduce.models.grouped_mixture import GroupedMixtureEnergy
+from abduce.models.mixture import GroupedMixtureEnergy
 from abduce.models.pool import Pool
 
 SIZES = (1, 4)

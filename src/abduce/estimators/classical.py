@@ -15,7 +15,7 @@ from abduce.fit import classical as fitters
 from abduce.gaussians.em import one_thread
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.inference.energy import Energy
-from abduce.models.factor_analyzers import FactorAnalyzersEnergy
+from abduce.models.mixture import FactorAnalyzersEnergy
 
 
 @preset

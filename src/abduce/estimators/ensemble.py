@@ -12,7 +12,7 @@ from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Rows, RunOptions
 from abduce.gaussians import ensemble_fit
 from abduce.models.energy_model import EnergyModel
-from abduce.models.grouped_mixture import GroupedMixtureEnergy
+from abduce.models.mixture import GroupedMixtureEnergy
 from abduce.models.pool import Pool
 
 COVARIANCES = 112 * 10**6  # numbers in all of them: 450 MB in single precision

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from abduce.data.seen import Seen
-from abduce.models.latent_classes import BLOCK, LatentClassesEnergy, Levels
+from abduce.gaussians.mixture import BUDGET as BLOCK
+from abduce.models.latent_classes import LatentClassesEnergy, Levels
 
 PSEUDO_ROWS = 6.0  # α; from 3 to 12 predict hidden cells of tables of many makes about as well
 WEIGHT_ROWS = 1.0  # a

@@ -24,9 +24,8 @@ from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
 from abduce.models.energy_model import EnergyModel
-from abduce.models.factor_analyzers import FactorAnalyzersEnergy
+from abduce.models.mixture import FactorAnalyzersEnergy, ParzenEnergy
 from abduce.models.model import Model
-from abduce.models.parzen import ParzenEnergy
 from abduce.models.transformed import Transformed
 
 BANDWIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 T = TypeVar("T")
 
@@ -44,9 +44,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def k_means(
-    x: Tensor, components: int, generator: torch.Generator, rounds: int = 25
-) -> tuple[Tensor, Tensor]:
+def k_means(x: Tensor, components: int, generator: Generator, rounds: int = 25) -> tuple[Tensor, Tensor]:
     """Labels (n,) and centres (K, D) of Lloyd's algorithm from a k-means++ seeding of rows (n, D)."""
     centres = x[torch.randint(len(x), (1,), generator=generator)]
     nearest = torch.full((len(x),), float("inf"), dtype=x.dtype)

@@ -21,11 +21,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.gaussians.em import k_means
 
 FEATURES = 50  # principal components in which rows are put into clusters
+Rounds = tuple[int, int]  # of k-means and of hard EM
+PARENTS: Rounds = (15, 3)
+CHILDREN: Rounds = (8, 2)
 
 
 class Member(NamedTuple):
@@ -37,11 +40,11 @@ class Member(NamedTuple):
     covariances: Tensor
 
 
-def principal_features(x: Tensor, count: int = FEATURES) -> Tensor:
-    """Coordinates of rows (n, D) along their first principal directions, (n, min(count, D))."""
+def principal_features(x: Tensor) -> Tensor:
+    """Coordinates of rows (n, D) along their first principal directions, (n, min(FEATURES, D))."""
     centred = x - x.mean(0)
     _, vectors = torch.linalg.eigh(centred.mT @ centred)
-    return centred @ vectors.flip(1)[:, :count]
+    return centred @ vectors.flip(1)[:, :FEATURES]
 
 
 def hard_em(
@@ -70,31 +73,18 @@ def hard_em(
 
 
 def clusters(
-    p: Tensor,
-    components: int,
-    generator: torch.Generator,
-    rounds: int,
-    pseudo_rows: float,
-    ridge: float,
-    lloyd: int = 15,
+    p: Tensor, components: int, generator: Generator, rounds: Rounds, pseudo_rows: float, ridge: float
 ) -> list[Tensor]:
-    """Which rows each cluster holds, none of them empty: k-means, then hard EM."""
+    """Which rows each cluster holds, none of them empty: k-means, then hard EM, each so many ``rounds``."""
     if components <= 1 or len(p) <= 1:
         return [torch.arange(len(p))]
-    label, _ = k_means(p, min(components, len(p)), generator, lloyd)
-    label = hard_em(p, label, components, rounds, pseudo_rows, ridge)
+    label, _ = k_means(p, min(components, len(p)), generator, rounds[0])
+    label = hard_em(p, label, components, rounds[1], pseudo_rows, ridge)
     return [(label == k).nonzero().squeeze(1) for k in label.unique().tolist()]
 
 
 def tree(
-    x: Tensor,
-    p: Tensor,
-    parents: int,
-    children: int,
-    shrinkage: float,
-    ridge: float,
-    generator: torch.Generator,
-    rounds: int = 3,
+    x: Tensor, p: Tensor, parents: int, children: int, shrinkage: float, ridge: float, generator: Generator
 ) -> Member:
     """A mixture of about ``children`` Gaussians for rows x (n, D) with features p (n, q).
 
@@ -102,37 +92,28 @@ def tree(
     """
     n, d = x.shape
     pull = 4.0 * p.shape[1]
-    weights, centres, spreads, families, withins, sizes = [], [], [], [], [], []
-    for parent, index in enumerate(clusters(p, parents, generator, rounds, pull, ridge / 2)):
+    found, withins, sizes = [], [], []
+    for parent, index in enumerate(clusters(p, parents, generator, PARENTS, pull, ridge / 2)):
         count = max(1, round(children * len(index) / n))
         within = x.new_zeros(d, d)
-        for own in clusters(p[index], count, generator, 2, 1.5 * pull, ridge / 2, lloyd=8):
+        for own in clusters(p[index], count, generator, CHILDREN, 1.5 * pull, ridge / 2):
             mean, spread = _moments(x[index[own]])
             within += len(own) / len(index) * spread
-            weights.append(len(own))
-            centres.append(mean)
-            spreads.append(spread)
-            families.append(parent)
+            found.append((len(own), mean, spread, parent))
         withins.append(within)
         sizes.append(len(index))
     target = _shrunk(withins, sizes, shrinkage / 2)
     eye = torch.eye(d, dtype=x.dtype)
-    for k, (size, parent) in enumerate(zip(weights, families, strict=True)):
+    for size, _, spread, parent in found:
         b = shrinkage / (shrinkage + size)
-        spreads[k].mul_(1 - b).add_(target[parent], alpha=b).add_(eye, alpha=ridge)
+        spread.mul_(1 - b).add_(target[parent], alpha=b).add_(eye, alpha=ridge)
+    weights, centres, spreads, _ = zip(*found, strict=True)
     log_weights = x.new_tensor(weights).log() - torch.tensor(float(n)).log()
     return Member(log_weights, torch.stack(centres), torch.arange(len(centres)), torch.stack(spreads))
 
 
 def windows(
-    x: Tensor,
-    p: Tensor,
-    parents: int,
-    count: int,
-    shrinkage: float,
-    ridge: float,
-    generator: torch.Generator,
-    rounds: int = 3,
+    x: Tensor, p: Tensor, parents: int, count: int, shrinkage: float, ridge: float, generator: Generator
 ) -> Member:
     """About ``count`` kernels for rows x (n, D) with features p (n, q), those of each of the ``parents`` of one shape.
 
@@ -140,7 +121,7 @@ def windows(
     """
     n, d = x.shape
     weights, centres, group, withins, sizes = [], [], [], [], []
-    for parent, index in enumerate(clusters(p, parents, generator, rounds, 4.0 * p.shape[1], ridge / 2)):
+    for parent, index in enumerate(clusters(p, parents, generator, PARENTS, 4.0 * p.shape[1], ridge / 2)):
         asked = min(len(index), max(1, round(count * len(index) / n)))
         label = k_means(p[index], asked, generator, 8)[0] if asked > 1 else index.new_zeros(len(index))
         _, label, size = label.unique(return_inverse=True, return_counts=True)
@@ -166,12 +147,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shrunk(withins: list[Tensor], sizes: list[int], pseudo_rows: float) -> list[Tensor]:
     """T_p = (1 − a) W_p + a G."""
-    total = sum(sizes)
     pooled = torch.zeros_like(withins[0])
     for within, size in zip(withins, sizes, strict=True):
-        pooled += size / total * within
-    out = []
-    for within, size in zip(withins, sizes, strict=True):
-        a = pseudo_rows / (pseudo_rows + size)
-        out.append((1 - a) * within + a * pooled)
-    return out
+        pooled += size / sum(sizes) * within
+    pulls = [pseudo_rows / (pseudo_rows + size) for size in sizes]
+    return [(1 - a) * within + a * pooled for a, within in zip(pulls, withins, strict=True)]

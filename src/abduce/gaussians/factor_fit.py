@@ -15,7 +15,7 @@ Sources: Ghahramani & Hinton 1996; Liu, Rubin & Wu 1998 (PX-EM); Fraley & Rafter
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.em import climb, k_means, principal_factors, regressed
@@ -55,9 +55,11 @@ def factor_mixture(
         one = climbed(_principal(seen, factors, floor), 0.0)
     if components == 1:
         return one
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     whole = x if bool(seen.mask.all()) else one.draws(seen, 1, generator)[0]
-    return climbed(_grow(one, whole, components, factors, pseudo_rows, floor, generator), pseudo_rows)
+    label, _ = k_means(whole, components, generator)
+    member = torch.nn.functional.one_hot(label, components).to(whole)
+    return climbed(_grow(one, whole, member, factors, pseudo_rows, floor), pseudo_rows)
 
 
 def _step(
@@ -68,16 +70,12 @@ def _step(
     Expectations are taken in single precision, and only over the components that a row may belong to.
     """
     k, d, q = law.loadings.shape
-    single = FactorMixtureLaw(
-        law.log_weights.float(), law.means.float(), law.loadings.float(), law.noise.float()
-    )
+    single = FactorMixtureLaw(*(t.float() for t in (law.log_weights, law.means, law.loadings, law.noise)))
     seen, blanks = seen.to(torch.float32), not bool(seen.mask.all())
-    size = single.means.new_zeros(k)
-    design = single.means.new_zeros(k, d if blanks else 1, (q + 1) ** 2)
-    target = single.means.new_zeros(k, d, q + 1)
-    power = single.means.new_zeros(k, d)
-    whole = single.means.new_zeros(k, (q + 1) ** 2)  # over all rows, seen or not
-    total = 0.0
+    zeros, total = single.means.new_zeros, 0.0
+    size, power, target = zeros(k), zeros(k, d), zeros(k, d, q + 1)
+    design = zeros(k, d if blanks else 1, (q + 1) ** 2)
+    whole = zeros(k, (q + 1) ** 2)  # over all rows, seen or not
     for rows, f in single.chunks(seen):
         r = f.shares
         total += float(torch.logsumexp(f.log_joint, 1).double().sum())
@@ -103,30 +101,16 @@ def _step(
     if not blanks:
         design = whole.unsqueeze(1).expand(-1, d, -1)
     square = (q + 1, q + 1)
-    law = _maximised(
-        law,
-        size.double(),
-        design.double().unflatten(2, square),
-        target.double(),
-        power.double(),
-        whole.double().unflatten(1, square),
-        pseudo_rows,
-        floor,
-    )
-    return law, total / len(seen.y)
+    design, whole = design.unflatten(2, square), whole.unflatten(1, square)
+    sums = tuple(t.double() for t in (size, design, target, power, whole))
+    return _maximised(law, sums, pseudo_rows, floor), total / len(seen.y)
 
 
 def _maximised(
-    law: FactorMixtureLaw,
-    size: Tensor,
-    design: Tensor,
-    target: Tensor,
-    power: Tensor,
-    whole: Tensor,
-    pseudo_rows: float,
-    floor: float,
+    law: FactorMixtureLaw, sums: tuple[Tensor, ...], pseudo_rows: float, floor: float
 ) -> FactorMixtureLaw:
-    """The M-step, with the pseudo-rows."""
+    """The M-step, with the pseudo-rows, from the sums over rows that the E-step made."""
+    size, design, target, power, whole = sums
     k, _, q = law.loadings.shape
     covariances = law.covariances
     pooled = torch.einsum("k,kij->ij", law.log_weights.exp(), covariances)
@@ -170,23 +154,16 @@ def _principal(seen: Seen, factors: int, floor: float) -> FactorMixtureLaw:
 
 
 def _grow(
-    one: FactorMixtureLaw,
-    x: Tensor,
-    components: int,
-    factors: int,
-    pseudo_rows: float,
-    floor: float,
-    generator: torch.Generator,
+    one: FactorMixtureLaw, x: Tensor, member: Tensor, factors: int, pseudo_rows: float, floor: float
 ) -> FactorMixtureLaw:
-    """Start a mixture from k-means clusters of complete rows, the covariance of each shrunk to that within clusters."""
-    label, _ = k_means(x, components, generator)
-    member = torch.nn.functional.one_hot(label, components).to(x)
+    """Start a mixture from clusters of complete rows, ``member`` (n, K), the covariance of each shrunk to that within."""
+    components = member.shape[1]
     size = member.sum(0).clamp_min(1e-9)
     means = member.mT @ x / size.unsqueeze(1)
     means = torch.where((size < 0.5).unsqueeze(1), one.means, means)  # fewer rows apart than components
     covariances = x.new_empty(components, x.shape[1], x.shape[1])
     for c in range(components):
-        moved = x[label == c] - means[c]
+        moved = x[member[:, c] > 0] - means[c]
         covariances[c] = moved.mT @ moved
     within = covariances.sum(0) / len(x)
     covariances += pseudo_rows * within + torch.diag(torch.diagonal(within).clamp_min(floor**2))

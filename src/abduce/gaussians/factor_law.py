@@ -18,14 +18,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, choose_evenly, patterns_of
-
-BUDGET = 2**22  # numbers in one chunk's largest tensor
+from abduce.gaussians.mixture import Given, Mixture, choose_evenly, patterns_of, slices
 
 
 class Factors(NamedTuple):
@@ -66,9 +64,7 @@ class FactorMixtureLaw(Mixture):
         if not bool((noise > 0).all()):
             raise ValueError(f"noise must be above zero, got {float(noise.min())}")
         self.log_weights = torch.log_softmax(log_weights, 0)
-        self.means = means
-        self.loadings = loadings
-        self.noise = noise
+        self.means, self.loadings, self.noise = means, loadings, noise
 
     @property
     def covariances(self) -> Tensor:
@@ -92,9 +88,8 @@ class FactorMixtureLaw(Mixture):
         outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
         gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
         root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))
-        constant = pattern @ (self.noise.log() + LOG_2PI).mT + 2 * torch.diagonal(
-            root, dim1=-2, dim2=-1
-        ).log().sum(-1)
+        log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
+        constant = pattern @ (self.noise.log() + LOG_2PI).mT + log_det
         residual = torch.where(mask, x, 0.0).unsqueeze(0) - mask.to(x) * self.means.unsqueeze(1)  # (K, B, D)
         h = residual @ scaled  # (K, B, q)
         if len(root) == 1:
@@ -112,9 +107,7 @@ class FactorMixtureLaw(Mixture):
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Factors]]:
         """Posteriors of the factors, a chunk of rows at a time."""
         k, d, q = self.loadings.shape
-        size = max(1, BUDGET // (k * max(q * q, d)))
-        for i in range(0, len(seen.y), size):
-            rows = slice(i, i + size)
+        for rows in slices(len(seen.y), k * max(q * q, d)):
             yield rows, self.factors(seen.rows(rows))
 
     def given(self, seen: Seen) -> Iterator[Given]:
@@ -155,21 +148,21 @@ class FactorMixtureLaw(Mixture):
 
     # ------------------------------------------------------------------ draws
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        q = self.loadings.shape[2]
-        z = torch.randn(n, q, generator=generator, dtype=self.means.dtype)
+        z = torch.randn(n, self.loadings.shape[2], generator=generator, dtype=self.means.dtype)
         e = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         out = torch.empty_like(e)
         for c in k.unique().tolist():
             own = k == c
-            out[own] = self.means[c] + z[own] @ self.loadings[c].mT + self.noise[c].sqrt() * e[own]
+            out[own] = self._drawn(c, z[own], e[own])
         return out
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def _drawn(self, c: int, z: Tensor, e: Tensor) -> Tensor:
+        """Rows of a component with these factors and this noise, standard normal."""
+        return self.means[c] + z @ self.loadings[c].mT + self.noise[c].sqrt() * e
+
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         if shared or not seen.exact:
             return self.dense().draws(seen, n, generator, shared)
         x, (_, d, q) = seen.y, self.loadings.shape
@@ -184,7 +177,5 @@ class FactorMixtureLaw(Mixture):
                 b, s = (chosen == c).nonzero(as_tuple=True)
                 root = f.root[f.which[b], c].mT
                 pulled = torch.linalg.solve_triangular(root, noise[b, s].unsqueeze(-1), upper=True)
-                z = f.mean[b, c] + pulled.squeeze(-1)
-                drawn = self.means[c] + z @ self.loadings[c].mT + self.noise[c].sqrt() * each[b, s]
-                out[s, rows.start + b] = drawn
+                out[s, rows.start + b] = self._drawn(c, f.mean[b, c] + pulled.squeeze(-1), each[b, s])
         return torch.where(seen.mask, x, out)

@@ -17,6 +17,7 @@ Source: Ghahramani & Jordan 1994 (mixtures with missing cells).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,9 +25,7 @@ from torch import Tensor
 
 from abduce.data.seen import CELLS, Seen
 from abduce.distributions.cells import LOG_2PI
-from abduce.gaussians.mixture import DenseMixture, Given, Look, Sight, patterns_of
-
-BUDGET = 2**22  # numbers in one block's largest tensor
+from abduce.gaussians.mixture import BUDGET, DenseMixture, Given, Look, Sight, patterns_of, slices
 
 
 class Statistics(NamedTuple):
@@ -73,12 +72,9 @@ class GaussianMixtureLaw(DenseMixture):
     def given(self, seen: Seen) -> Iterator[Given]:
         y, mask = seen.y, seen.mask
         if seen.exact and bool(mask.all()):
-            k, d = self.means.shape
-            size = max(1, BUDGET // (k * d))
-            for i in range(0, len(y), size):
-                rows, x = slice(i, i + size), y[i : i + size]
-                log_joint = self.log_weights + whole_log_density(self.means, self.roots, x)
-                yield Given(rows, log_joint, lambda shares, x=x: x)
+            for rows in slices(len(y), self.means.numel()):
+                log_joint = self.log_weights + whole_log_density(self.means, self.roots, y[rows])
+                yield Given(rows, log_joint, lambda shares, x=y[rows]: x)
             return
         image, cross, _ = self._image(seen)
         for block in image._blocks(y, mask):
@@ -89,10 +85,7 @@ class GaussianMixtureLaw(DenseMixture):
 
     def sight(self, seen: Seen) -> Sight:
         image, cross, look = self._image(seen)
-
-        def pull(chosen: Tensor, residual: Tensor) -> Tensor:
-            return image._pull(chosen, residual, seen.mask, cross)
-
+        pull = partial(image._pull, mask=seen.mask, cross=cross)
         return Sight(image.shares(seen._replace(view=CELLS)), pull, look)
 
     def statistics(self, seen: Seen) -> Statistics:

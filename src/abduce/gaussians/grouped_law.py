@@ -29,9 +29,10 @@ Gaussian); Grünwald 2012, The safe Bayesian (powers of likelihoods); Journel & 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
@@ -87,7 +88,6 @@ class GroupedMixtureLaw(DenseMixture):
         self.temper, self.keep = temper, None if keep is None or keep >= len(covariances) else keep
         self.members = [(group == g).nonzero().squeeze(1) for g in range(len(covariances))]
         self._roots: dict[int, Tensor] = {}
-        self._moments: FactorMixtureLaw | None = None
 
     def given(self, seen: Seen) -> Iterator[Given]:
         """Each group with each pattern of blanks, for the rows that have the one and are answered by the other."""
@@ -161,23 +161,18 @@ class GroupedMixtureLaw(DenseMixture):
             self._roots[g] = _cholesky(self.covariances[g], g)
         return self._roots[g]
 
-    @property
+    @cached_property
     def moments(self) -> FactorMixtureLaw:
         """The groups as factor analysers: the mean of each, and its covariance by a few factors and noise."""
-        if self._moments is None:
-            weights, means, loadings, noise = [], [], [], []
-            for g, members in enumerate(self.members):
-                log_w = self.log_weights[members]
-                share = torch.softmax(log_w, 0)
-                mean = share @ self.means[members]
-                off = (self.means[members] - mean) * share.sqrt().unsqueeze(1)
-                parts = _factors(self.covariances[g] + off.mT @ off)
-                weights.append(torch.logsumexp(log_w, 0) if len(members) else log_w.new_tensor(-torch.inf))
-                means.append(mean)
-                loadings.append(parts[0])
-                noise.append(parts[1])
-            self._moments = FactorMixtureLaw(*map(torch.stack, (weights, means, loadings, noise)))
-        return self._moments
+        each = []
+        for g, members in enumerate(self.members):
+            log_w = self.log_weights[members]
+            share = torch.softmax(log_w, 0)
+            mean = share @ self.means[members]
+            off = (self.means[members] - mean) * share.sqrt().unsqueeze(1)
+            weight = torch.logsumexp(log_w, 0) if len(members) else log_w.new_tensor(-torch.inf)
+            each.append((weight, mean, *_factors(self.covariances[g] + off.mT @ off)))
+        return FactorMixtureLaw(*map(torch.stack, zip(*each, strict=True)))
 
 
 class _Image:
@@ -256,7 +251,7 @@ def _factors(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Principal factors of a covariance (D, D) by subspace iteration: loadings (D, q) and noise variances (D,)."""
     d = len(covariance)
     q = min(FACTORS, max(1, d // 2))
-    generator = torch.Generator().manual_seed(0)
+    generator = Generator().manual_seed(0)
     basis = torch.randn(d, min(d, q + 4), generator=generator).to(covariance)
     for _ in range(4):
         basis = torch.linalg.qr(covariance @ basis).Q

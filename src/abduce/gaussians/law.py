@@ -9,10 +9,10 @@ GroupedMixtureLaw                      full covariances, each of many components
 
 from __future__ import annotations
 
+import abc
 from typing import Protocol
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 
@@ -22,36 +22,30 @@ ANY = frozenset({"blanks", "linear"})  # names of the views that laws of Gaussia
 class Law(Protocol):
     """A normalised distribution over rows of D cells; a view that it does not answer raises ``Unanswerable``."""
 
-    @property
-    def views(self) -> frozenset[str]:
-        """Names of the views that it answers."""
-        ...
+    views: frozenset[str]  # names of the views that it answers
 
+    @abc.abstractmethod
     def log_prob(self, seen: Seen) -> Tensor:
         """log p of what was seen of each row, nats, (rows,); 0 where that is nothing.  Differentiable in ``seen.y``."""
-        ...
 
+    @abc.abstractmethod
     def mean(self, seen: Seen) -> Tensor:
         """E[x | seen], (rows, D); cells that were seen exactly as they are."""
-        ...
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    @abc.abstractmethod
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         """Draw whole rows from p(x | seen), (n, rows, D).
 
         With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
         """
-        ...
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    @abc.abstractmethod
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D)."""
-        ...
 
 
 def energy(law: Law, x: Tensor, observed: Tensor | None = None) -> Tensor:
     """−log p of rows (..., D), or of the cells of them that were observed, nats, (...)."""
     rows = x.reshape(-1, x.shape[-1])
-    if observed is None:
-        return -law.log_prob(Seen.whole(rows)).view(x.shape[:-1])
-    return -law.log_prob(Seen(rows, observed.expand_as(x).reshape(rows.shape))).view(x.shape[:-1])
+    seen = Seen.whole(rows) if observed is None else Seen(rows, observed.expand_as(x).reshape(rows.shape))
+    return -law.log_prob(seen).view(x.shape[:-1])

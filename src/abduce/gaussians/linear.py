@@ -16,17 +16,20 @@ Sources: Rubin & Thayer 1982 (EM for factor analysis); Baek, McLachlan & Flack 2
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.em import climb, k_means, one_thread, principal_factors, regressed
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.mixture import standard_normal
 
 CHUNK = 256
+COPIES = 3  # completed draws of each row that a mixture is grown on
 
 
 @dataclass
@@ -75,28 +78,23 @@ class LinearPath:
         pull = (precision @ self.means.unsqueeze(-1)).squeeze(-1)  # S⁻¹ m
         h = (scaled @ self.W).unsqueeze(1) + pull  # (B, C, k)
         if len(chol) == 1:  # all rows at once as right-hand sides
-            columns = torch.linalg.solve_triangular(chol[0], h.permute(1, 2, 0), upper=False)
-            mean = torch.linalg.solve_triangular(chol[0].mT, columns, upper=True).permute(2, 0, 1)
-            half = columns.permute(2, 0, 1)
+            half = torch.linalg.solve_triangular(chol[0], h.permute(1, 2, 0), upper=False)
+            mean = torch.linalg.solve_triangular(chol[0].mT, half, upper=True).permute(2, 0, 1)
+            half = half.permute(2, 0, 1)
         else:
-            column = torch.linalg.solve_triangular(chol, h.unsqueeze(-1), upper=False)
-            mean = torch.linalg.solve_triangular(chol.mT, column, upper=True).squeeze(-1)
-            half = column.squeeze(-1)
+            half = torch.linalg.solve_triangular(chol, h.unsqueeze(-1), upper=False)
+            mean = torch.linalg.solve_triangular(chol.mT, half, upper=True).squeeze(-1)
+            half = half.squeeze(-1)
         log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1) - self.log_det_precisions
-        energy = (
-            (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1) - half.square().sum(-1)
-        )
+        energy = (scaled * residual).sum(-1, keepdim=True) + (self.means * pull).sum(-1)
+        energy = energy - half.square().sum(-1)
         log_joint = self.weights.log() - 0.5 * (energy + constant + log_det)
         log_p = torch.logsumexp(log_joint, 1)
         return log_joint - log_p.unsqueeze(1), mean, chol, log_p
 
     def log_prob(self, y: Tensor, observed: Tensor | None) -> Tensor:
         """log p(y_obs) of each row, nats, streamed over chunks."""
-        parts = []
-        for i in range(0, len(y), CHUNK):
-            seen = None if observed is None else observed[i : i + CHUNK]
-            parts.append(self.posterior(y[i : i + CHUNK], seen)[3])
-        return torch.cat(parts)
+        return torch.cat([self.posterior(*part)[3] for part in _chunks(y, observed)])
 
     def dense(self) -> GaussianMixtureLaw:
         """The law of y with its covariances W S_c Wᵀ + D written out."""
@@ -126,7 +124,7 @@ def fit(
     observed: Tensor | None,
     latent: int,
     components: int,
-    generator: torch.Generator,
+    generator: Generator,
     floor: float = 0.05,
     shared_noise: bool = False,
     iterations: int = 40,
@@ -138,9 +136,8 @@ def fit(
     """
 
     def climbed(path: LinearPath, y: Tensor, observed: Tensor | None, iterations: int) -> LinearPath:
-        return climb(
-            path, lambda path: _step(path, y, observed, floor, shared_noise), iterations, -float("inf")
-        )
+        step = partial(_step, y=y, observed=observed, floor=floor, shared_noise=shared_noise)
+        return climb(path, step, iterations, -float("inf"))
 
     path = _principal_start(y, observed, latent, floor)
     path = climbed(path, y, observed, iterations if observed is None else iterations // 2)
@@ -158,7 +155,7 @@ def choose(
     observed: Tensor | None,
     held: tuple[Tensor, Tensor | None],
     latent: int,
-    generator: torch.Generator,
+    generator: Generator,
     floor: float = 0.05,
     trim: float = 0.0,
     most: int = 20,
@@ -182,22 +179,22 @@ def choose(
     return best
 
 
+def _chunks(y: Tensor, observed: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for i in range(0, len(y), CHUNK):
+        yield y[i : i + CHUNK], None if observed is None else observed[i : i + CHUNK]
+
+
 def _principal_start(y: Tensor, observed: Tensor | None, latent: int, floor: float) -> LinearPath:
     """Principal factors of the mean-filled data."""
     n, d = y.shape
-    if observed is None:
-        b = y.mean(0)
-        centred = y - b
-    else:
-        b = (y * observed).sum(0) / observed.sum(0).clamp_min(1)
-        centred = (y - b) * observed
+    seen = torch.ones_like(y) if observed is None else observed
+    b = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
+    centred = (y - b) * seen
     covariance = centred.T @ centred / n
     loadings, noise = principal_factors(covariance.unsqueeze(0), latent, floor, least=0.0)
-    W, noise = loadings[0], noise[0]
-    W = torch.nn.functional.pad(W, (0, max(0, latent - d)))  # more latents than cells: the others stay unused
-    eye = torch.eye(latent, dtype=y.dtype, device=y.device)
-    one = torch.ones(1, dtype=y.dtype, device=y.device)
-    return LinearPath(W, b, noise, one, torch.zeros_like(W[:1]), eye.unsqueeze(0))
+    # more latents than cells: the others stay unused
+    W = torch.nn.functional.pad(loadings[0], (0, max(0, latent - d)))
+    return LinearPath(W, b, noise[0], y.new_ones(1), torch.zeros_like(W[:1]), torch.eye(latent).to(y)[None])
 
 
 def _step(
@@ -206,15 +203,11 @@ def _step(
     """One step of EM, and the mean log p that it started from, which does not fall (but for shrinkage and floor)."""
     d = y.shape[1]
     c, k = path.means.shape
-    size = path.means.new_zeros(c)
-    first = path.means.new_zeros(c, k)
-    second = path.means.new_zeros(c, k, k)
-    design = path.means.new_zeros(1 if observed is None else d, k + 1, k + 1)
-    target = path.means.new_zeros(d, k + 1)
-    power = path.means.new_zeros(d)
-    total = 0.0
-    for i in range(0, len(y), CHUNK):
-        yc, oc = y[i : i + CHUNK], None if observed is None else observed[i : i + CHUNK]
+    zeros, total = path.means.new_zeros, 0.0
+    size, first, second = zeros(c), zeros(c, k), zeros(c, k, k)
+    design = zeros(1 if observed is None else d, k + 1, k + 1)
+    target, power = zeros(d, k + 1), zeros(d)
+    for yc, oc in _chunks(y, observed):
         log_r, mean, chol, log_p = path.posterior(yc, oc)
         total += float(log_p.sum())
         r = log_r.exp()
@@ -224,25 +217,23 @@ def _step(
         first += weighted.sum(0)
         own = weighted.permute(1, 2, 0) @ mean.transpose(0, 1)  # Σ_b r mean meanᵀ of each component
         ez = torch.cat([weighted.sum(1), torch.ones_like(r[:, :1])], 1)  # (B, k + 1)
+        known = yc if oc is None else oc.to(y.dtype) * yc
+        target += known.T @ ez
+        power += (known * yc).sum(0)
         if oc is None:
             second += own + r.sum(0)[:, None, None] * spread[0]
-            target += yc.T @ ez
-            power += yc.square().sum(0)
         else:
             second += own + torch.einsum("bc,bcij->cij", r, spread)
-            seen = oc.to(y.dtype)
             ezz = ez.unsqueeze(-1) * ez.unsqueeze(-2)
             ezz[:, :k, :k] = weighted.mT @ mean + torch.einsum("bc,bcij->bij", r, spread)
-            design += (seen.T @ ezz.flatten(1)).unflatten(1, (k + 1, k + 1))
-            target += (seen * yc).T @ ez
-            power += (seen * yc.square()).sum(0)
+            design += (oc.to(y.dtype).T @ ezz.flatten(1)).unflatten(1, (k + 1, k + 1))
     if observed is None:  # every cell has the same design
         design[0, :k, :k] = second.sum(0)
         design[0, k, :k] = design[0, :k, k] = first.sum(0)
         design[0, k, k] = len(y)
         design = design.expand(d, -1, -1)
     # regression of each cell on z, with a ridge of about one pseudo-row
-    ridge = torch.eye(k + 1, dtype=y.dtype, device=y.device)
+    ridge = torch.eye(k + 1).to(y)
     ridge[k, k] = 1e-6
     if shared_noise:
         ridge = ridge * 1e-9
@@ -269,32 +260,25 @@ def _shrunk(scatter: Tensor, size: Tensor) -> Tensor:
     pooled = scatter.sum(0) / size.sum()
     own = scatter / size.clamp_min(1e-6)[:, None, None]
     share = (k / (k + 2 * size)).clamp_min(0.1)[:, None, None]
-    eye = torch.eye(k, dtype=scatter.dtype, device=scatter.device)
-    return (1 - share) * own + share * pooled + 1e-6 * eye
+    return (1 - share) * own + share * pooled + 1e-6 * torch.eye(k).to(scatter)
 
 
-def _complete(
-    path: LinearPath, y: Tensor, observed: Tensor, generator: torch.Generator, copies: int = 3
-) -> Tensor:
-    """Completed draws of the data under a one-component path, ``copies`` of each row."""
+def _complete(path: LinearPath, y: Tensor, observed: Tensor, generator: Generator) -> Tensor:
+    """Completed draws of the data under a one-component path, COPIES of each row."""
     out = []
-    for _ in range(copies):
-        for i in range(0, len(y), CHUNK):
-            yc, oc = y[i : i + CHUNK], observed[i : i + CHUNK]
+    for _ in range(COPIES):
+        for yc, oc in _chunks(y, observed):
+            assert oc is not None
             _, mean, chol, _ = path.posterior(yc, oc)
-            noise = torch.randn(mean[:, 0].shape, generator=generator, dtype=y.dtype, device=y.device)
-            z = mean[:, 0] + torch.linalg.solve_triangular(
-                chol[:, 0].mT, noise.unsqueeze(-1), upper=True
-            ).squeeze(-1)
+            noise = standard_normal(mean[:, 0].shape, y, generator).unsqueeze(-1)
+            z = mean[:, 0] + torch.linalg.solve_triangular(chol[:, 0].mT, noise, upper=True).squeeze(-1)
             x = z @ path.W.T + path.b
-            x = x + path.noise.sqrt() * torch.randn(
-                x.shape, generator=generator, dtype=y.dtype, device=y.device
-            )
+            x = x + path.noise.sqrt() * standard_normal(x.shape, y, generator)
             out.append(torch.where(oc, yc, x))
     return torch.cat(out)
 
 
-def _split(path: LinearPath, y: Tensor, components: int, generator: torch.Generator) -> LinearPath:
+def _split(path: LinearPath, y: Tensor, components: int, generator: Generator) -> LinearPath:
     """Start a mixture: k-means on the latent means of a one-component path."""
     z = path.posterior(y, None)[1][:, 0]
     label, centres = k_means(z, components, generator)

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
-from abduce.gaussians.law import ANY
+from abduce.gaussians.law import ANY, Law
 
+BUDGET = 2**22  # numbers in one block's largest tensor
 Look = tuple[Callable[[Tensor], Tensor], Tensor]  # A as a function, and the noise's standard deviations
 
 
@@ -46,8 +47,8 @@ class Given(NamedTuple):
         return self.log_joint if self.log_share is None else self.log_share
 
 
-class Mixture(abc.ABC):
-    """A mixture of Gaussians over D cells; a :class:`~abduce.gaussians.law.Law`.
+class Mixture(Law, abc.ABC):
+    """A mixture of Gaussians over D cells.
 
     ``log_weights`` (K,), normalised; ``means`` (K, D).  Numbers are given back in the type of the rows.
     """
@@ -61,18 +62,7 @@ class Mixture(abc.ABC):
     def given(self, seen: Seen) -> Iterator[Given]:
         """Condition on what was seen, a block of rows at a time."""
 
-    @abc.abstractmethod
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
-        """Draw whole rows from p(x | seen), (n, rows, D); with ``shared`` by the same random numbers for all rows."""
-
-    @abc.abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
-
     def log_prob(self, seen: Seen) -> Tensor:
-        """log p of what was seen, nats, (rows,); 0 where that is nothing.  Differentiable in ``seen.y``."""
         out = self.means.new_full((len(seen.y),), -torch.inf)
         for block in self.given(seen):
             value = torch.logsumexp(block.log_joint, 1)
@@ -95,7 +85,6 @@ class Mixture(abc.ABC):
         return torch.softmax(out, 1) if self.partial else out
 
     def mean(self, seen: Seen) -> Tensor:
-        """E[x | seen], (rows, D); cells that were seen exactly as they are."""
         out = (self._summed if self.partial else self._averaged)(seen).to(seen.y)
         return torch.where(seen.mask, seen.y, out) if seen.exact else out
 
@@ -146,9 +135,7 @@ class DenseMixture(Mixture):
     def sight(self, seen: Seen) -> Sight:
         """The mixture that what was seen is of, given it."""
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         y, own = seen.y, 1 if shared else len(seen.y)
         sight = self.sight(seen)
         chosen = choose(sight.shares, n, generator, shared)
@@ -160,12 +147,11 @@ class DenseMixture(Mixture):
         out = (u + sight.pull(chosen, torch.where(seen.mask, y.to(v) - v, 0.0))).to(y)
         return torch.where(seen.mask, y, out) if seen.exact else out
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D)."""
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         chosen = choose(self.log_weights.exp().unsqueeze(0), n, generator, shared=False)
         return self._drawn(chosen, 1, generator)[:, 0]
 
-    def _drawn(self, chosen: Tensor, own: int, generator: torch.Generator | None) -> Tensor:
+    def _drawn(self, chosen: Tensor, own: int, generator: Generator | None) -> Tensor:
         """Draw from components (n, rows), with the noise of so many ``own`` rows: (n, rows, D)."""
         (n, rows), d = chosen.shape, self.means.shape[1]
         z = standard_normal((n, own, d), self.means, generator).expand(n, rows, d).reshape(-1, d)
@@ -173,6 +159,12 @@ class DenseMixture(Mixture):
         for g, place in alike(torch.arange(len(z)), self.group[chosen].flatten()):
             out[place] += z[place] @ self.root(g).mT
         return out.view(n, rows, d)
+
+
+def slices(rows: int, width: int) -> Iterator[slice]:
+    """Blocks of rows of ``width`` numbers each that fit into memory at once."""
+    size = max(1, BUDGET // width)
+    return (slice(i, i + size) for i in range(0, rows, size))
 
 
 def patterns_of(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,12 +181,12 @@ def alike(rows: Tensor, which: Tensor) -> Iterator[tuple[int, Tensor]]:
     yield from zip(keys.tolist(), rows[order].split(count.tolist()), strict=True)
 
 
-def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+def standard_normal(shape: tuple[int, ...], like: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal numbers of the type and on the device of ``like``."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def choose(weights: Tensor, draws: int, generator: torch.Generator | None, shared: bool) -> Tensor:
+def choose(weights: Tensor, draws: int, generator: Generator | None, shared: bool) -> Tensor:
     """Choose a component for each row in proportion to its weights (rows, K): (draws, rows)."""
     rows, k = weights.shape
     own = 1 if shared else rows

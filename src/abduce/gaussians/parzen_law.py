@@ -20,14 +20,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.grouped_law import GroupedMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, choose, choose_evenly, patterns_of, standard_normal
-
-BUDGET = 2**22  # numbers in one chunk's largest tensor
+from abduce.gaussians.mixture import (
+    Given,
+    Mixture,
+    choose,
+    choose_evenly,
+    patterns_of,
+    slices,
+    standard_normal,
+)
 
 
 class Neighbours(NamedTuple):
@@ -104,7 +110,10 @@ class ParzenLaw(Mixture):
         log_joint = -0.5 * quadratic.clamp_min(0) / h**2 - constant[which].unsqueeze(1)
         size = torch.full((len(x), 1), float(len(self.means)), dtype=x.dtype)
         if self.keys is not None and len(self.means) > 1:  # the only centre must do for itself
-            mine = self._own(known, observed)
+            order, key = self.keys.argsort(), row_keys(known, observed)
+            place = torch.searchsorted(self.keys[order], key).clamp_max(len(order) - 1)
+            found = order[place]
+            mine = torch.where(self.keys[found] == key, found, -1)  # which centre a row is itself
             rows = (mine >= 0).nonzero().squeeze(1)
             log_joint[rows, mine[rows]] = -math.inf
             size[rows] -= 1
@@ -113,21 +122,10 @@ class ParzenLaw(Mixture):
         variance = (self.noise + left.square().sum(1)) * h**2
         return Neighbours(log_joint - size.log(), W @ inner, variance, which)
 
-    def _own(self, known: Tensor, observed: Tensor) -> Tensor:
-        """Which centre a row is itself, −1 for none."""
-        assert self.keys is not None
-        order = self.keys.argsort()
-        key = row_keys(known, observed)
-        place = torch.searchsorted(self.keys[order], key).clamp_max(len(order) - 1)
-        found = order[place]
-        return torch.where(self.keys[found] == key, found, -1)
-
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Seen]]:
         """Rows that fit into memory at once."""
         n, f = self.means.shape
-        size = max(1, BUDGET // max(n * self.loadings.shape[1], f * f))
-        for i in range(0, len(seen.y), size):
-            rows = slice(i, i + size)
+        for rows in slices(len(seen.y), max(n * self.loadings.shape[1], f * f)):
             yield rows, seen.rows(rows)
 
     def given(self, seen: Seen) -> Iterator[Given]:
@@ -160,9 +158,7 @@ class ParzenLaw(Mixture):
             out[:, rows] += nodes[:, None, None] * found.variance[found.which].sqrt()
         return torch.where(seen.mask, seen.y, out)
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         if not seen.exact:
             return self.shared().draws(seen, n, generator, shared)
         out = seen.y.new_empty(n, *seen.y.shape)
@@ -181,12 +177,11 @@ class ParzenLaw(Mixture):
             out[:, rows] = u + (found.pull[found.which] @ off.permute(1, 2, 0)).permute(2, 0, 1)
         return torch.where(seen.mask, seen.y, out)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, F)."""
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         chosen = torch.randint(len(self.means), (n,), generator=generator)
         return self._around(chosen.unsqueeze(0), n, generator)[0]
 
-    def _around(self, chosen: Tensor, rows: int, generator: torch.Generator | None) -> Tensor:
+    def _around(self, chosen: Tensor, rows: int, generator: Generator | None) -> Tensor:
         """Draw around centres (draws, rows), with the noise of so many ``rows``: (draws, rows, F)."""
         f, q = self.loadings.shape
         z = standard_normal((len(chosen), rows, q), self.means, generator)
@@ -197,7 +192,7 @@ class ParzenLaw(Mixture):
 def row_keys(x: Tensor, observed: Tensor) -> Tensor:
     """A 64-bit hash of each row's observed cells and of which they are, (n,) int64: multilinear, modulo 2⁶⁴."""
     bits = torch.where(observed, x.double() + 0.0, torch.nan).contiguous().view(torch.int64)
-    generator = torch.Generator().manual_seed(1)
+    generator = Generator().manual_seed(1)
     factor = torch.randint(-(2**62), 2**62, (x.shape[1],), generator=generator) * 2 + 1
     bits = (bits ^ (bits >> 29)) * factor
     return ((bits ^ (bits >> 31)) * factor.flip(0)).sum(1)

@@ -1,1 +1,1 @@
-"""Models: ``model.py`` is the interface of all that can be asked, and every family of models or energies is a file."""
+"""Models: ``model.py`` is the interface of all that can be asked, the other files are families of models and of energies."""

@@ -29,19 +29,16 @@ centring.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.distributions.bases import RatesBase
 from abduce.distributions.cells import LOG_2PI
-from abduce.inference.energy import Base, Bipartite, Energy, Pairwise, Traits, check_whole, softplus_sum
+from abduce.inference.energy import Base, Bipartite, Pairwise, Traits, check_whole, softplus_sum
 from abduce.inference.flips import ENUMERABLE, log_sum_states, over_cells
 from abduce.inference.integration import log_z_by_enumeration
-
-Family = TypeVar("Family", bound=Energy)
+from abduce.models.model import filled
 
 
 class IsingEnergy(Pairwise):
@@ -63,18 +60,15 @@ class IsingEnergy(Pairwise):
     @classmethod
     def of(cls, coupling: Tensor, bias: Tensor) -> IsingEnergy:
         """Build from J (D, D), of which the symmetric part off the diagonal counts, and b (D,); in their dtype."""
-        model = cls(len(bias)).to(bias)
-        return _filled(model, weight=coupling, bias=bias)
+        return filled(cls(len(bias)).to(bias), weight=coupling, bias=bias)
 
     @classmethod
     def start(cls, x: Tensor) -> IsingEnergy:
         """Start from the data's rates, J = 0: what the cells would be if they were independent."""
-        logits = RatesBase.fit(x).logits
-        return cls.of(torch.zeros(x.shape[-1], x.shape[-1]), logits)
+        return cls.of(torch.zeros(x.shape[-1], x.shape[-1]), RatesBase.fit(x).logits)
 
     @property
     def coupling(self) -> Tensor:
-        """J, (D, D)."""
         symmetric = 0.5 * (self.weight + self.weight.T)
         return symmetric - torch.diag(torch.diagonal(symmetric))
 
@@ -83,7 +77,6 @@ class IsingEnergy(Pairwise):
         return -((0.5 * (x @ self.coupling) + self.bias) * x).sum(-1)
 
     def local_fields(self, x: Tensor) -> Tensor:
-        """Log-odds of each cell given the others, Jx + b, nats, (..., D)."""
         return x @ self.coupling + self.bias
 
     def flip_energies(self, x: Tensor) -> Tensor:
@@ -92,9 +85,6 @@ class IsingEnergy(Pairwise):
 
     def log_z(self, beta: float = 1.0, base: Base | None = None) -> Tensor | None:
         return log_z_by_enumeration(self, beta, base, self.n_cells) if self.n_cells <= ENUMERABLE else None
-
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        return None
 
     def represent(self, x: Tensor) -> Tensor:
         """P(x_i = 1 | the other cells), (batch, D)."""
@@ -134,8 +124,7 @@ class RBMEnergy(Restricted):
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> RBMEnergy:
         """Build from W (D, hidden), b (D,) and c (hidden,) without offsets; in their dtype."""
-        model = cls(*weight.shape).to(weight)
-        return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias)
+        return filled(cls(*weight.shape).to(weight), weight=weight, bias=bias, hidden_bias=hidden_bias)
 
     @classmethod
     def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> RBMEnergy:
@@ -143,14 +132,12 @@ class RBMEnergy(Restricted):
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         logits = RatesBase.fit(x).logits
         model = cls.of(weight, logits, weight.new_zeros(hidden))
-        return _filled(model, offset=torch.sigmoid(logits), hidden_offset=torch.full((hidden,), 0.5))
+        return filled(model, offset=torch.sigmoid(logits), hidden_offset=torch.full((hidden,), 0.5))
 
     def hidden_logits(self, v: Tensor) -> Tensor:
-        """u = c + Wᵀ(v − μ), the log-odds of the hidden units, (..., hidden)."""
         return F.linear(v - self.offset, self.weight.mT, self.hidden_bias)
 
     def visible(self, h: Tensor) -> Tensor:
-        """g = b + W(h − λ), the log-odds of the cells, (..., D)."""
         return F.linear(h - self.hidden_offset, self.weight, self.bias)
 
     def visible_scale(self) -> Tensor:
@@ -213,7 +200,7 @@ class GaussianRBMEnergy(Restricted):
     def of(cls, weight: Tensor, bias: Tensor, hidden_bias: Tensor, scale: Tensor) -> GaussianRBMEnergy:
         """Build from W (D, hidden), b (D,), c (hidden,) and s (D,) without offsets; in their dtype."""
         model = cls(*weight.shape).to(weight)
-        return _filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
+        return filled(model, weight=weight, bias=bias, hidden_bias=hidden_bias, log_scale=scale.log())
 
     @classmethod
     def start(cls, x: Tensor, hidden: int, generator: Generator | None = None) -> GaussianRBMEnergy:
@@ -221,18 +208,15 @@ class GaussianRBMEnergy(Restricted):
         weight = 0.01 * torch.randn(x.shape[-1], hidden, generator=generator, dtype=x.dtype, device=x.device)
         mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-3)
         model = cls.of(weight, mean, weight.new_zeros(hidden), scale)
-        return _filled(model, offset=mean, hidden_offset=torch.full((hidden,), 0.5))
+        return filled(model, offset=mean, hidden_offset=torch.full((hidden,), 0.5))
 
     def visible_scale(self) -> Tensor:
-        """s, (D,)."""
         return self.log_scale.exp()
 
     def hidden_logits(self, v: Tensor) -> Tensor:
-        """u = c + Wᵀ((v − μ)/s), the log-odds of the hidden units, (..., hidden)."""
         return F.linear((v - self.offset) / self.visible_scale(), self.weight.mT, self.hidden_bias)
 
     def visible(self, h: Tensor) -> Tensor:
-        """E[v | h] = b + s · W(h − λ), (..., D)."""
         return self.bias + self.visible_scale() * F.linear(h - self.hidden_offset, self.weight)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -260,12 +244,3 @@ class GaussianRBMEnergy(Restricted):
 def _hidden_part(u: Tensor, offset: Tensor) -> Tensor:
     """Σ_j (softplus(u_j) − λ_j u_j): what summing h out adds to −E, (...)."""
     return (F.softplus(u) - offset * u).sum(-1)
-
-
-@torch.no_grad()
-def _filled(model: Family, **tensors: Tensor) -> Family:
-    """The model with these parameters and buffers."""
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name, value in tensors.items():
-        own[name].copy_(value)
-    return model

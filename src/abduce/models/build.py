@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.data.schema import Schema
 from abduce.distributions.heads import FLOOR
@@ -43,7 +43,7 @@ def start_vae(
     rows: Tensor,
     held: Tensor,
     seed: int,
-    trim: float = 0.0,
+    trim: float,
 ) -> VariationalAutoencoder:
     """The model that training starts from on model values ``x`` (n, D), of which ``mask`` are observed and the others 0.
 
@@ -53,14 +53,14 @@ def start_vae(
     data = DataSummary.of(x.numpy(), mask.numpy())
     path = None
     if choice.wants_path(schema):
-        features = reading(schema, choice.masking, data.means)
+        features = reading(schema, choice.masking, data)
 
         def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
             y, seen = features.cells(x[index], mask[index])
             return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
 
         latent = Shapes.of(schema, choice, data).latent[0]
-        generator = torch.Generator().manual_seed(seed)
+        generator = Generator().manual_seed(seed)
         # clusters of what is observed are no clusters of what is there, if blanks are not at random
         most = 20 if choice.missing == "mar" else 1
         path = choose(*part(rows[:MOST]), part(held[:1000]), latent, generator, FLOOR, trim, most)
@@ -69,5 +69,5 @@ def start_vae(
         pseudo = None
         if choice.prior == "vamp":
             some = rows[torch.randint(len(rows), (choice.components,))]
-            pseudo = reading(schema, choice.masking, data.means)(x[some].float(), mask[some])
+            pseudo = reading(schema, choice.masking, data)(x[some].float(), mask[some])
         return build_vae(schema, choice, data, path, pseudo).float()

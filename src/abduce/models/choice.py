@@ -51,18 +51,21 @@ class Choice:
 
     def named(self, schema: Schema) -> Choice:
         """The same with likelihoods by the columns' names, as JSON has them; ValueError where they fit no column."""
-        return replace(self, likelihood=by_name(schema, self.likelihood))
+        choose_likelihoods(schema, self.likelihood)
+        if not isinstance(self.likelihood, Mapping):
+            return self
+        named = {schema.fields[_place(schema, key)].name: name for key, name in self.likelihood.items()}
+        return replace(self, likelihood=named)
 
     def __post_init__(self):
         for name in ("hidden", "latent_dim"):
             value: Any = getattr(self, name)
-            if isinstance(value, str):
-                continue
-            if not isinstance(value, Integral):
+            if isinstance(value, Integral):
+                self._set(name, int(value))
+            elif not isinstance(value, str):
                 if not all(isinstance(w, Integral) and not isinstance(w, bool) and int(w) > 0 for w in value):
                     raise ValueError(f"{name} must be a sequence of positive ints or 'auto', got {value!r}")
-                value = tuple(int(w) for w in value)
-            self._set(name, int(value) if isinstance(value, Integral) else value)
+                self._set(name, tuple(int(w) for w in value))
         if self.layers == ():
             raise ValueError("latent_dim must have at least one layer, got an empty sequence")
         if isinstance(self.mask_model, Mapping):
@@ -90,10 +93,8 @@ class Choice:
                 f"got latent_dim={self.latent_dim!r}, posterior={self.posterior!r}"
             )
         if self.missing == "mnar":
-            forms: Any = self.mask_model
-            allowed, forms = (
-                (tuple(SIGNS), forms.values()) if isinstance(forms, Mapping) else (FORMS, [forms])
-            )
+            asked = self.mask_model
+            allowed, forms = (FORMS, [asked]) if isinstance(asked, str) else (tuple(SIGNS), asked.values())
             if wrong := [form for form in forms if form not in allowed]:
                 raise ValueError(f"mask_model must be one of {allowed}, got {wrong[0]!r}")
         if self.linear_path is True and not self._may_have_path:
@@ -173,14 +174,6 @@ def choose_likelihoods(schema: Schema, likelihood: str | Mapping[Any, str] = "au
             )
         out[place] = name
     return out
-
-
-def by_name(schema: Schema, likelihood: str | Mapping[Any, str]) -> str | dict[str, str]:
-    """What was asked for in a form that JSON can hold: columns by name; ValueError where it can't be had."""
-    choose_likelihoods(schema, likelihood)
-    if not isinstance(likelihood, Mapping):
-        return likelihood
-    return {schema.fields[_place(schema, key)].name: name for key, name in likelihood.items()}
 
 
 def fitting(field: Field) -> list[str]:

@@ -10,12 +10,13 @@ import torch
 from abduce.data.schema import Schema
 from abduce.distributions.heads import HEADS, NUMBERS
 from abduce.distributions.likelihoods import Cells, Head, Likelihood
+from abduce.models.shapes import DataSummary, Shapes
 from abduce.nets.mlp import Features
 
 
-def reading(schema: Schema, masking: bool, means: Sequence[float] | None = None) -> Features:
-    """What the encoder reads of a schema's rows; ``means`` centre counts and binary cells."""
-    fields = schema.cell_fields
+def reading(schema: Schema, masking: bool, data: DataSummary | None = None) -> Features:
+    """What the encoder reads of a schema's rows; means of the ``data`` centre counts and binary cells."""
+    fields, means = schema.cell_fields, data and data.means
     at = range(len(fields))
     numeric = [c for c in at if fields[c].kind in (*NUMBERS, "binary")]
     count = [c for c in at if fields[c].kind == "count"]
@@ -26,21 +27,12 @@ def reading(schema: Schema, masking: bool, means: Sequence[float] | None = None)
     return Features(schema.n_cells, numeric, count, classes, masking, loc if any(loc) else None, logs)
 
 
-def likelihood_of(
-    schema: Schema,
-    names: Sequence[str],
-    scale: str,
-    components: int,
-    means: Sequence[float] | None = None,
-    variances: Sequence[float] | None = None,
-) -> Likelihood:
-    """p(x|z) of a schema's rows by the likelihood ``names`` of its fields: one head for all cells of one likelihood, and of
-    one lattice where it counts the lattice's steps.
-
-    ``scale`` says where noise scales come from, ``components`` how many logistics a mixture has; ``means`` and ``variances``
-    are the cells' observed ones in model space.
+def likelihood_of(schema: Schema, shapes: Shapes, scale: str, data: DataSummary | None = None) -> Likelihood:
+    """p(x|z) of a schema's rows by the likelihoods of its fields: one head for all cells of one likelihood, and of one lattice
+    where it counts the lattice's steps; ``scale`` says where noise scales come from.
     """
-    fields = schema.cell_fields
+    fields, names = schema.cell_fields, shapes.likelihoods
+    observed = (data.means, data.variances) if data else (None, None)
     gathered: dict[tuple, list[int]] = {}
     for group in schema.groups:
         for cell in group.cells.tolist():
@@ -52,7 +44,7 @@ def likelihood_of(
     heads: list[tuple[Sequence[int], Head]] = []
     for (name, *_), cells in gathered.items():
         cells = sorted(cells)
-        seen = (None if v is None else torch.tensor([v[c] for c in cells]) for v in (means, variances))
-        made_for = Cells([fields[c] for c in cells], *seen, scale=scale, components=components)
+        seen = (None if v is None else torch.tensor([v[c] for c in cells]) for v in observed)
+        made_for = Cells([fields[c] for c in cells], *seen, scale=scale, components=shapes.logistics)
         heads.append((cells, HEADS[name](name, made_for)))
     return Likelihood(heads, schema.n_cells)

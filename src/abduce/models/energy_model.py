@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.answers.annealed import Annealed
 from abduce.answers.answer import EFFORT, Answer, Effort
@@ -22,7 +21,7 @@ from abduce.inference.energy import VIEWS, Energy, Law, LogZ
 from abduce.inference.generate import Generated, generate
 from abduce.inference.partition import log_z
 from abduce.inference.paths import Density
-from abduce.models.model import Model
+from abduce.models.model import Model, versions
 
 
 class EnergyModel(Model):
@@ -55,7 +54,6 @@ class EnergyModel(Model):
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What it is built from."""
         return {
             "energy": {"family": type(self.energy).__name__, "config": self.energy.config},
             "beta": self.beta,
@@ -67,7 +65,6 @@ class EnergyModel(Model):
 
     @property
     def base(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The base measure, None where there is none."""
         return self.measure
 
     @property
@@ -78,8 +75,7 @@ class EnergyModel(Model):
     @property
     def law(self) -> Law | None:
         """The distribution, where its marginals, conditionals and draws are exact; made once, as that may factorise."""
-        tensors = (*self.energy.parameters(), *self.energy.buffers())
-        version = (self.beta, *((t.data_ptr(), t._version) for t in tensors))
+        version = (self.beta, *versions(self.energy))
         if self._made is None or self._made[0] != version:
             self._made = version, self.energy.law(self.beta, self.base)
         return self._made[1]
@@ -90,24 +86,21 @@ class EnergyModel(Model):
     @property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What the law answers; of particles, whatever the cells' kind allows."""
-        return self._views(self.law)
-
-    def _views(self, law: Law | None) -> frozenset[str]:
+        law = self.law
         return VIEWS[self.energy.support] if law is None else law.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        law = self.law
-        self.check(seen, self._views(law))
-        if law is not None:
+        self.check(seen)
+        if (law := self.law) is not None:
             return Exact(law, seen, self.energy.represent, self.layout.levels)
         if self.start is None:
             raise Unanswerable(f"{type(self.energy).__name__} needs a start to anneal from, and has none")
         return Annealed(self.density, seen, effort, None if self.partition is None else self.partition.value)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         return self.generate(n, generator).x
 
-    def generate(self, n: int, generator: torch.Generator) -> Generated:
+    def generate(self, n: int, generator: Generator) -> Generated:
         """New rows and how they came about; raises Diverged where chains run away or stand still."""
         return generate(self.density, n, generator)
 
@@ -120,7 +113,6 @@ class EnergyModel(Model):
 
     @property
     def exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether there is an exact law."""
         return self.law is not None
 
     def knows_log_z(self) -> bool:

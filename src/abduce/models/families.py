@@ -14,14 +14,17 @@ from abduce.inference.energy import Energy, LogZ
 from abduce.models.autoencoder import AutoencoderEnergy
 from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
 from abduce.models.energy_model import EnergyModel
-from abduce.models.factor_analyzers import FactorAnalyzersEnergy
 from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy
-from abduce.models.grouped_mixture import GroupedMixtureEnergy
 from abduce.models.latent_classes import LatentClassesEnergy
-from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
+from abduce.models.mixture import (
+    FactorAnalyzersEnergy,
+    GaussianMixtureEnergy,
+    GroupedMixtureEnergy,
+    KMeansEnergy,
+    ParzenEnergy,
+)
 from abduce.models.model import Model
 from abduce.models.network import NetworkEnergy
-from abduce.models.parzen import ParzenEnergy
 from abduce.models.pool import Pool
 from abduce.models.sparse_coding import PSDEnergy, SparseCodingEnergy
 from abduce.models.transformed import Transformed

@@ -26,13 +26,15 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from abduce.checks import check_choice
 from abduce.distributions.bases import NormalBase
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.law import energy
 from abduce.inference.energy import Base, Energy, Traits, check_whole
+from abduce.models.model import filled
 
 PrincipalEnergy = Literal["probabilistic", "reconstruction"]
 
@@ -55,8 +57,7 @@ class PrincipalComponentsEnergy(Energy):
 
     def __init__(self, n_cells: int, components: int, energy: PrincipalEnergy = "probabilistic"):
         super().__init__()
-        if energy not in get_args(PrincipalEnergy):
-            raise ValueError(f"energy must be one of {get_args(PrincipalEnergy)}, got {energy!r}")
+        check_choice("energy", energy, get_args(PrincipalEnergy))
         if not 1 <= components <= n_cells:
             raise ValueError(
                 f"components must be between 1 and the number of cells, {n_cells}, got {components}"
@@ -86,9 +87,7 @@ class PrincipalComponentsEnergy(Energy):
                 f"variances and noise must be positive, got {variances.tolist()} and {float(noise)}: the covariance is "
                 "singular; use fewer components or drop constant columns"
             )
-        parts = {"mean": mean, "directions": directions, "variances": variances, "noise": noise}
-        model.load_state_dict(parts)
-        return model
+        return filled(model, mean=mean, directions=directions, variances=variances, noise=noise)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         if observed is not None and not bool(observed.all()):
@@ -112,7 +111,6 @@ class PrincipalComponentsEnergy(Energy):
         return -torch.diagonal(root).log().sum() - 0.5 * half.square().sum()
 
     def law(self, beta: float = 1.0, base: Base | None = None) -> GaussianMixtureLaw | None:
-        """The Gaussian exp(−β E) b / Z; None for a base that is not a Gaussian."""
         if base is None:
             self._check_finite()
             return self._gaussian(beta)
@@ -171,7 +169,8 @@ class PrincipalComponentsEnergy(Energy):
 class IndependentComponentsEnergy(Energy):
     """Independent components, E(y) = Σ_i log cosh(w_iᵀ (y−μ)), with W square; ``represent`` gives the sources W (y−μ).
 
-    ``n_cells`` D.  In nats: at β = 1 it is the likelihood of sources 1/(π cosh u).
+    ``n_cells`` D.  In nats: at β = 1 it is the likelihood of sources 1/(π cosh u).  Marginals of mixed sources have no closed
+    form: there is no law, but :meth:`sample` draws whole rows.
 
     >>> model = IndependentComponentsEnergy(2)
     >>> round(model.log_z().item(), 4), round(2 * math.log(math.pi), 4)
@@ -188,9 +187,7 @@ class IndependentComponentsEnergy(Energy):
     @classmethod
     def of(cls, mean: Tensor, unmixing: Tensor) -> IndependentComponentsEnergy:
         """Build from μ (D,) and W (D, D)."""
-        model = cls(len(mean)).to(mean)
-        model.load_state_dict({"mean": mean, "unmixing": unmixing})
-        return model
+        return filled(cls(len(mean)).to(mean), mean=mean, unmixing=unmixing)
 
     def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         check_whole(observed, "IndependentComponents")
@@ -204,11 +201,8 @@ class IndependentComponentsEnergy(Energy):
         each = 0.5 * math.log(math.pi) + math.lgamma(beta / 2) - math.lgamma((beta + 1) / 2)
         return self.n_cells * each - torch.linalg.slogdet(self.unmixing)[1]
 
-    def law(self, beta: float = 1.0, base: Base | None = None) -> None:
-        """None: marginals of mixed sources have no closed form; :meth:`sample` draws whole rows."""
-
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw (n, D) at β = 1, exactly: sources by their quantiles u = log tan(π v/2), then y = μ + W⁻¹ u."""
         factory = {"dtype": self.mean.dtype, "device": self.mean.device}
         tiny = torch.finfo(self.mean.dtype).eps

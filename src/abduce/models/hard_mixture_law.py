@@ -25,15 +25,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.quasirandom import SobolEngine
 
 from abduce.data.seen import Seen, Unanswerable
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.law import ANY
+from abduce.gaussians.mixture import slices
 from abduce.inference.energy import LogZ
 
-BUDGET = 2**22  # numbers in one chunk
 SCRAMBLINGS = 16
 QUANTILE = 1.753  # of Student's t with 15 degrees of freedom, 5 % above
 
@@ -41,7 +41,7 @@ QUANTILE = 1.753  # of Student's t with 15 degrees of freedom, 5 % above
 class HardMixtureLaw:
     """p(y) ∝ exp(−β min_k ‖y − w_k‖²) with centres w (K, D) and an inverse temperature β > 0.
 
-    ``draws`` Sobol points serve each marginal and conditional mean; ``points`` in all serve log Z.
+    ``n_draws`` Sobol points serve each marginal and conditional mean; ``points`` in all serve log Z.
 
     >>> law = HardMixtureLaw(torch.tensor([[0.0, 0.0]]), beta=0.5)
     >>> round(law.log_z().value, 4)  # one centre: a Gaussian of unit variance
@@ -49,14 +49,14 @@ class HardMixtureLaw:
     """
 
     views = ANY
+    n_draws, points, seed = 512, 2**17, 0
 
-    def __init__(self, centres: Tensor, beta: float, draws: int = 512, points: int = 2**17, seed: int = 0):
+    def __init__(self, centres: Tensor, beta: float):
         if centres.ndim != 2:
             raise ValueError(f"centres must have shape (K, D), got {tuple(centres.shape)}")
         if not beta > 0:
             raise ValueError(f"beta must be positive, got {beta}")
         self.centres, self.beta = centres, float(beta)
-        self.n_draws, self.points, self.seed = draws, points, seed
         self._squares = centres.square().sum(1)
         self._scale = 1 / math.sqrt(2 * self.beta)
         self._log_cell = 0.5 * math.log(math.pi / self.beta)  # log ∫ exp(−β t²) dt
@@ -79,31 +79,26 @@ class HardMixtureLaw:
             out[blank[rows]] = torch.logsumexp(soft, 1) + empty + share - self._log_z.value
         return out
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (n, D), exactly."""
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         nothing = Seen.nothing(n, self.centres.shape[1]).to(self.centres.dtype)
         return self.draws(nothing, 1, generator)[0]
 
     def mean(self, seen: Seen) -> Tensor:
         """E[x | seen], (rows, D), by weighted draws (see above); observed cells as they are."""
         x, mask = seen.y, seen.mask
-        k, d = self.centres.shape
-        out = x.new_empty(len(x), d)
+        out = x.new_empty(len(x), self.centres.shape[1])
         if seen.exact:
             for rows, y, soft in self._soft_draws(x, mask):
                 out[rows] = self._weighted_mean(y, torch.softmax(soft, 1) @ self.centres)
             return torch.where(mask, x, out)
-        size = max(1, BUDGET // (self.n_draws * max(d, k)))
-        for i in range(0, len(x), size):
-            part = seen.rows(slice(i, i + size))
-            generator = torch.Generator(device=x.device).manual_seed(self.seed)
+        for rows in slices(len(x), self.n_draws * max(self.centres.shape)):
+            part = seen.rows(rows)
+            generator = Generator(device=x.device).manual_seed(self.seed)
             draws = self._soft.draws(part, self.n_draws, generator, shared=True)
-            out[i : i + size] = self._weighted_mean(draws, self._soft.mean(part))
+            out[rows] = self._weighted_mean(draws, self._soft.mean(part))
         return out
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         """Draw whole rows from p(x | seen) by rejection from the soft mixture, exactly: (n, rows, D).
 
         With ``shared`` each row has the same random numbers, as far as rejection goes on.
@@ -127,7 +122,7 @@ class HardMixtureLaw:
             pending = pending[~accept]
         return out.view(n, rows, -1)
 
-    def _proposed(self, seen: Seen, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+    def _proposed(self, seen: Seen, generator: Generator | None) -> Callable[[Tensor], Tensor]:
         """A function that draws from the soft mixture given what was seen of some rows (m,): (m, D)."""
         if not seen.exact:
             return lambda row: self._soft.draws(seen.rows(row), 1, generator)[0]
@@ -183,12 +178,11 @@ class HardMixtureLaw:
 
     def _soft_draws(self, x: Tensor, observed: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Chunks of rows: their place, quasi-random draws of q̃ given the observed cells, and −β ‖x_obs − w_k,obs‖²."""
-        k, d = self.centres.shape
-        points = self._sobol(d + 1, self.n_draws, self.seed)  # one coordinate picks the centre
+        points = self._sobol(
+            self.centres.shape[1] + 1, self.n_draws, self.seed
+        )  # one coordinate picks the centre
         noise = self._scale * _normal(points[:, 1:]).unsqueeze(1)
-        size = max(1, BUDGET // (self.n_draws * max(d, k)))
-        for i in range(0, len(x), size):
-            rows = slice(i, i + size)
+        for rows in slices(len(x), self.n_draws * max(self.centres.shape)):
             soft = self._log_soft(x[rows], observed[rows])
             cumulative = torch.softmax(soft, 1).cumsum(1)
             pick = self._pick(cumulative, points[:, 0].expand(len(soft), -1).contiguous())

@@ -13,11 +13,11 @@ Sources: arXiv:1509.00519, arXiv:1602.02282.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from abduce.distributions.posteriors import DiagonalNormal
@@ -40,15 +40,13 @@ class LayeredPrior(nn.Module):
         return DiagonalNormal.read(self.below[level - 1](above))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over layers."""
         layers = z.split(self.dims, -1)
         total = self.top.log_prob(layers[0])
-        for level in range(1, len(layers)):
-            total = total + self.conditional(level, layers[level - 1]).log_prob(layers[level])
+        for level, (above, own) in enumerate(itertools.pairwise(layers), 1):
+            total = total + self.conditional(level, above).log_prob(own)
         return total
 
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
-        """Draw ``(n, latent)``, from the top down."""
+    def sample(self, n: int, generator: Generator | None = None, **factory) -> Tensor:
         layers = [self.top.sample(n, generator, **factory)]
         for level, own in enumerate(self.dims[1:], 1):
             noise = torch.randn(n, own, generator=generator, **factory)
@@ -80,18 +78,15 @@ class LayeredNormal:
         return self.transport(self.h.new_zeros(1, 1, sum(self.head.dims)))[0]
 
     def detach(self) -> LayeredNormal:
-        """The same distribution with no gradient to its parameters."""
         return LayeredNormal(self.head, self.h.detach(), frozen=True)
 
     def transport(self, noise: Tensor) -> Tensor:
         return self.draw(noise)[0]
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws and their log-density."""
         return self._walk(noise.expand(*noise.shape[:-2], len(self.h), noise.shape[-1]), False)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, summed over layers."""
         return self._walk(z, True)[1]
 
 
@@ -108,9 +103,20 @@ class _Walk(nn.Module):
         return self.head.walk(h, value, inverse)
 
 
-def _visit(q: DiagonalNormal, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """Draw a layer with noise ``value``, or with ``inverse`` take ``value`` as drawn; and its log-density."""
-    return (value, q.log_prob(value)) if inverse else q.draw(value)
+def _visit(
+    values: Sequence[Tensor], inverse: bool, q: Callable[[int, Tensor], DiagonalNormal], h: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Draw layers one after another with noise ``values``, or with ``inverse`` take ``values`` as drawn; and log q of all.
+
+    ``q`` gives a layer's law by its number and the layer before it, ``h`` for the first.
+    """
+    layers, total = [h], torch.zeros(())
+    for level, value in enumerate(values):
+        law = q(level, layers[-1])
+        z, log_q = (value, law.log_prob(value)) if inverse else law.draw(value)
+        layers.append(z)
+        total = total + log_q
+    return layers[1:], total
 
 
 class BottomUp(nn.Module):
@@ -128,13 +134,11 @@ class BottomUp(nn.Module):
 
     def walk(self, h: Tensor, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Visit the layers from the bottom up: all of z, and log q(z|x)."""
-        parts = value.split(self.dims, -1)[::-1]
-        z, total = _visit(DiagonalNormal.read(h), parts[0], inverse)
-        layers = [z]
-        for net, part in zip(self.above, parts[1:], strict=True):
-            z, log_q = _visit(DiagonalNormal.read(net(layers[-1])), part, inverse)
-            layers.append(z)
-            total = total + log_q
+
+        def q(level: int, below: Tensor) -> DiagonalNormal:
+            return DiagonalNormal.read(self.above[level - 1](below) if level else below)
+
+        layers, total = _visit(value.split(self.dims, -1)[::-1], inverse, q, h)
         return torch.cat(layers[::-1], -1), total
 
 
@@ -163,19 +167,18 @@ class TopDown(nn.Module):
 
     def walk(self, h: Tensor, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Visit the layers from the top down: all of z, and log q(z|x)."""
-        prior = self.prior
         features = [h]
         for net in self.up:
             features.append(net(features[-1]))
         read = [DiagonalNormal.read(head(f)) for head, f in zip(self.heads, features, strict=True)][::-1]
-        parts = value.split(self.dims, -1)
-        z, total = _visit(read[0], parts[0], inverse)
-        layers = [z]
-        for level in range(1, len(parts)):
-            p, own = prior.conditional(level, layers[-1]), read[level]
+
+        def q(level: int, above: Tensor) -> DiagonalNormal:
+            own = read[level]
+            if not level:
+                return own
+            p = self.prior.conditional(level, above)
             a, b = torch.exp(-2 * p.log_scale), torch.exp(-2 * own.log_scale)
-            merged = DiagonalNormal((p.mean * a + own.mean * b) / (a + b), -0.5 * (a + b).log())
-            z, log_q = _visit(merged, parts[level], inverse)
-            layers.append(z)
-            total = total + log_q
+            return DiagonalNormal((p.mean * a + own.mean * b) / (a + b), -0.5 * (a + b).log())
+
+        layers, total = _visit(value.split(self.dims, -1), inverse, q, h)
         return torch.cat(layers, -1), total

@@ -20,12 +20,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from abduce.checks import check_count
 from abduce.data.seen import Seen, Unanswerable, View
+from abduce.gaussians.mixture import choose, slices
 from abduce.inference.energy import Normalised, Traits
-
-BLOCK = 2**22  # numbers in one block's indicators
+from abduce.models.model import filled
 
 
 class Levels:
@@ -117,7 +118,6 @@ class LatentClassLaw:
         self.log_p = self.levels.log_normalised(log_p)
 
     def log_prob(self, seen: Seen) -> Tensor:
-        """log p of what was seen, nats (rows,); 0 for a row of which nothing was."""
         return torch.logsumexp(self._log_joint(seen), 1)
 
     def responsibilities(self, seen: Seen) -> Tensor:
@@ -126,8 +126,13 @@ class LatentClassLaw:
 
     def mean(self, seen: Seen) -> Tensor:
         """Clean rows given what was seen, (rows, D): binary cells at the probability of 1, others at the likeliest code."""
-        out = [self._mean(seen.rows(block)) for block in self._blocks(len(seen.y))]
-        return torch.cat(out) if out else seen.y.new_zeros(0, len(self.levels.sizes))
+        out, binary = torch.empty_like(seen.y), self.levels.binary
+        for block in self._blocks(len(seen.y)):
+            p = self.probabilities(seen.rows(block))
+            code = self.levels.likeliest(p)
+            code[:, binary] = p[:, self.levels.first[binary] + 1]
+            out[block] = code
+        return torch.where(self._held(seen), seen.y, out)
 
     def chances(self, seen: Seen, j: int) -> Tensor:
         """Probability of each level of clean cell j given what was seen, (rows, L); cell j itself counts if it was."""
@@ -144,31 +149,20 @@ class LatentClassLaw:
         held = self._held(seen)[:, cells]
         return torch.where(held, self.levels.indicators(seen.y, seen.mask, part).to(p), p)
 
-    def draws(
-        self, seen: Seen, n: int, generator: torch.Generator | None = None, shared: bool = False
-    ) -> Tensor:
-        """Draws of whole clean rows given what was seen, (n, rows, D).
-
-        With ``shared`` all rows use the same random numbers, so that a row's draws do not depend on which rows come along.
-        """
+    def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
         rows, d = seen.y.shape
-        own = 1 if shared else rows
-        u, v = (torch.rand(n, own, size, generator=generator, dtype=torch.float64) for size in (1, d))
-        share = self.responsibilities(seen).double().cumsum(1)
-        point = (u[..., 0].expand(n, rows) * share[:, -1]).mT.contiguous()
-        k = torch.searchsorted(share, point, right=True).clamp_max(share.shape[1] - 1).mT.contiguous()
+        k = choose(self.responsibilities(seen).double(), n, generator, shared).contiguous()
+        v = torch.rand(n, 1 if shared else rows, d, generator=generator, dtype=torch.float64)
         # one search for all cells: each has the distribution function of its levels on an interval of length one of its own
-        tables, state = self._tables(seen.view), self._state(seen)
-        rising = self._rising(tables.flatten(0, 1).double())
+        rising = self._rising(self._tables(seen.view).flatten(0, 1).double())
         rising += torch.arange(len(rising)).unsqueeze(1) * d + self.levels.cells
-        table = state * len(self.log_weights) + k.unsqueeze(-1)  # (n, rows, D)
+        table = self._state(seen) * len(self.log_weights) + k.unsqueeze(-1)  # (n, rows, D)
         found = torch.searchsorted(rising.flatten(), table * d + torch.arange(d) + v, right=True)
         code = found - table * rising.shape[1] - self.levels.first
         code = torch.minimum(code.clamp_min(0), self.levels.sizes - 1)
         return torch.where(self._held(seen), seen.y, code.to(seen.y))
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """New rows (n, D)."""
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         nothing = Seen.nothing(1, len(self.levels.sizes)).to(self.log_p.dtype)
         return self.draws(nothing, n, generator)[:, 0]
 
@@ -177,18 +171,11 @@ class LatentClassLaw:
     def _log_joint(self, seen: Seen) -> Tensor:
         """log π_k p(seen | k), (rows, K)."""
         log_q = self._observed(seen.view).log() if _flips(seen.view) else self.log_p
-        parts = [
-            self.log_weights + self.levels.indicators(seen.y[block], seen.mask[block]).to(log_q) @ log_q.mT
-            for block in self._blocks(len(seen.y))
-        ]
-        return torch.cat(parts) if parts else self.log_p.new_zeros(0, len(self.log_weights))
-
-    def _mean(self, seen: Seen) -> Tensor:
-        p = self.probabilities(seen)
-        code = self.levels.likeliest(p)
-        binary = self.levels.binary
-        code[:, binary] = p[:, self.levels.first[binary] + 1]
-        return torch.where(self._held(seen), seen.y, code.to(seen.y))
+        out = log_q.new_empty(len(seen.y), len(self.log_weights))
+        for block in self._blocks(len(seen.y)):
+            indicators = self.levels.indicators(seen.y[block], seen.mask[block])
+            out[block] = self.log_weights + indicators.to(log_q) @ log_q.mT
+        return out
 
     def _observed(self, view: View) -> Tensor:
         """p(y_j = l | k) of what is seen of each cell, (K, ΣL)."""
@@ -232,8 +219,7 @@ class LatentClassLaw:
         return rising
 
     def _blocks(self, rows: int) -> Iterator[slice]:
-        size = max(1, BLOCK // len(self.levels.cells))
-        return (slice(i, i + size) for i in range(0, rows, size))
+        return slices(rows, len(self.levels.cells))
 
 
 class LatentClassesEnergy(Normalised):
@@ -253,8 +239,7 @@ class LatentClassesEnergy(Normalised):
 
     def __init__(self, levels: Sequence[int], components: int):
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
+        check_count("components", components)
         sizes = Levels(levels).sizes
         self.config = {"levels": sizes.tolist(), "components": int(components)}
         self.n_cells = len(sizes)
@@ -267,8 +252,7 @@ class LatentClassesEnergy(Normalised):
         """Build from log weights (K,) and log-probabilities of levels (K, ΣL), each up to a constant."""
         law = LatentClassLaw(levels, log_weights, log_p)
         model = cls(levels, len(log_weights)).to(log_p)
-        model.load_state_dict({"log_weights": law.log_weights, "log_p": law.log_p})
-        return model
+        return filled(model, log_weights=law.log_weights, log_p=law.log_p)
 
     def represent(self, x: Tensor) -> Tensor:
         return self.distribution().responsibilities(Seen.whole(x))

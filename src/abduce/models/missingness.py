@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from abduce.data.schema import Schema
@@ -56,19 +56,15 @@ def describe(
         )
     fields = list(zip(schema.fields, likelihoods, strict=True))
     fields *= schema.n_cells // len(fields)  # images share one
-    chosen: dict[str, str] = {}
     logistic = mask_model == "logistic"
-    if isinstance(mask_model, Mapping):
-        chosen = dict(mask_model)
-        unknown = sorted(set(chosen) - {f.name for f in schema.fields})
-        if unknown:
-            raise ValueError(f"mask_model names columns that are not there or left out: {unknown}")
-    elif not logistic:
-        chosen = {f.name: mask_model for f in schema.fields}
+    default = "self_masking" if logistic or not isinstance(mask_model, str) else mask_model
+    chosen = {} if isinstance(mask_model, str) else mask_model
+    if unknown := sorted(set(chosen) - {f.name for f in schema.fields}):
+        raise ValueError(f"mask_model names columns that are not there or left out: {unknown}")
     levels, signs = [], []
     for c in cells:
         field, name = fields[c]
-        sign = SIGNS[chosen.get(field.name, "self_masking")]
+        sign = SIGNS[chosen.get(field.name, default)]
         fits = DRAWABLE if logistic or sign else (*DRAWABLE, *SUMMABLE)
         if name not in fits:
             raise ValueError(
@@ -252,7 +248,7 @@ class _PriorWithNoise:
     def log_prob(self, z: Tensor) -> Tensor:
         return self.prior.log_prob(z[..., : self.split]) + standard_log_prob(z[..., self.split :])
 
-    def sample(self, n: int, generator: torch.Generator | None = None, **factory) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None, **factory) -> Tensor:
         z = self.prior.sample(n, generator, **factory)
         u = torch.randn(n, self.latent_dim - self.split, generator=generator, dtype=z.dtype, device=z.device)
         return torch.cat([z, u], -1)
@@ -273,21 +269,17 @@ class NotAtRandom(LatentVariableModel):
 
     @property
     def prior(self) -> _PriorWithNoise:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """p(z) N(u; 0, I)."""
         return _PriorWithNoise(self.model.prior, self.blanks)
 
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> _WithNoise:
-        """q(z | x_obs) N(u; 0, I)."""
         q = self.model.posterior(x, observed)
         return _WithNoise(q, self.model.noise_dim, self.model.latent_dim, self.blanks)
 
     def likelihood(self, z: Tensor) -> MaskedLaw:
-        """p(x_obs, s | z, u)."""
         latent, u = z[..., : self.model.latent_dim], z[..., self.model.latent_dim :]
         return MaskedLaw(self.model.likelihood(latent), self._mask[0], u)
 
     def codes(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Those of the values alone."""
         return self.model.codes(x, observed)
 
     def point(self, moments: list[Tensor]) -> Tensor:

@@ -9,16 +9,18 @@ A family of models says which views of rows it can answer; anything else is refu
 from __future__ import annotations
 
 import abc
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.data.layout import Layout
 from abduce.data.seen import Seen, Unanswerable
 from abduce.inference.energy import LogZ
 
+Module = TypeVar("Module", bound=nn.Module)
 NORMALISED = LogZ.exact(0.0)
 NORMALISED.diagnostics.update(beta=1.0, base="none")
 
@@ -49,7 +51,7 @@ class Model(nn.Module, abc.ABC):
         """Infer clean rows from what was seen of them."""
 
     @abc.abstractmethod
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw new rows (n, D)."""
 
     def decode(self, z: Tensor) -> Tensor:
@@ -60,10 +62,38 @@ class Model(nn.Module, abc.ABC):
         """What compression codes rows with: the model itself, or its exact law."""
         return self
 
-    def check(self, seen: Seen, views: frozenset[str]) -> None:
+    def check(self, seen: Seen) -> None:
         """Refuse a view that is not among those that the family answers."""
-        if seen.view.name not in views:
+        if seen.view.name not in self.views:
             raise Unanswerable(
                 f"{type(self).__name__} has no answer to rows seen through {seen.view!r}; it answers "
-                f"{', '.join(sorted(views))}"
+                f"{', '.join(sorted(self.views))}"
             )
+
+
+def draw_classes(
+    model: Model,
+    values: Tensor,
+    mask: Tensor,
+    cells: Iterable[int],
+    generator: Generator,
+    effort: Effort = EFFORT,
+) -> None:
+    """Draw the blanks of class ``cells`` of rows (n, D) in place, each class given what is known and those before it."""
+    for j in cells:
+        rows = (~mask[:, j]).nonzero().squeeze(1)
+        if len(rows):
+            p = model.answer(Seen(values[rows], mask[rows]), effort).chances(j)
+            values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
+            mask[:, j] = True
+
+
+def versions(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """What changes when a parameter or buffer does."""
+    return tuple((t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers()))
+
+
+def filled(model: Module, **tensors: Tensor) -> Module:
+    """The model with these parameters and buffers."""
+    model.load_state_dict(tensors, strict=False)
+    return model

@@ -69,8 +69,7 @@ class NetworkEnergy(Energy):
 
     def represent(self, x: Tensor) -> Tensor:
         """Activations of the last hidden layer, (..., features); of a convolutional one, flattened."""
-        rows = self.body(x.reshape(-1, self.n_cells))
-        return rows.reshape(*x.shape[:-1], -1)
+        return self.body(x.reshape(-1, self.n_cells)).reshape(*x.shape[:-1], -1)
 
 
 def _convolutions(

@@ -17,16 +17,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.answers.answer import EFFORT, Answer, Effort, joined
 from abduce.answers.exact import padded_chunks
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.data.units import Units
-from abduce.models.model import Model
+from abduce.models.model import Model, draw_classes
 
 
 class Pool(Model):
@@ -69,7 +68,6 @@ class Pool(Model):
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What it is built from."""
         return {
             "schema": self.schema.to_json(),
             "members": [{"family": type(m).__name__, "config": m.config} for m in self.parts],
@@ -82,7 +80,6 @@ class Pool(Model):
 
     @property
     def parts(self) -> list[Model]:
-        """The members."""
         return list(self.members)  # pyright: ignore[reportReturnType]
 
     @cached_property
@@ -91,10 +88,10 @@ class Pool(Model):
         return frozenset().union(*(m.views for m in self.parts))
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        self.check(seen, self.views)
+        self.check(seen)
         return _Pooled(self, seen, effort)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw rows (n, D) of the density that scores give: a member each by the weights of rows.
 
         Where a number repeats values, members that do so draw all rows: a density has no spikes.
@@ -113,7 +110,7 @@ class Pool(Model):
             return weights
         return torch.where(torch.tensor(self.atoms), weights + 1e-9, 0.0)
 
-    def allot(self, n: int, generator: torch.Generator) -> Tensor:
+    def allot(self, n: int, generator: Generator) -> Tensor:
         """Which member makes which of n draws, systematic, in random order: (2, n), of all and of those that repeat values."""
         u = (torch.arange(n) + torch.rand(1, generator=generator)) / n
         order = torch.randperm(n, generator=generator)
@@ -122,10 +119,6 @@ class Pool(Model):
             chosen = torch.searchsorted(weights.cumsum(0), u.double() * weights.sum())
             out.append(chosen.clamp_max(len(self.parts) - 1)[order])
         return torch.stack(out)
-
-    def log_probs(self, seen: Seen, effort: Effort = EFFORT) -> Tensor:
-        """Log-probability of what was seen under each member, in model space, (rows, M)."""
-        return torch.stack([m.answer(seen, effort).log_evidence for m in self.parts], 1)
 
 
 def log_evidences(members: Sequence[Model], seen: Seen, effort: Effort = EFFORT) -> Tensor:
@@ -191,12 +184,10 @@ class _Pooled(Answer):
         for i, w in zip(self.able, self._weights(self.pool.numbers), strict=True):
             if w > 0:
                 answer: Any = self._answers[i]
-                direct = self.pool.parts[i].in_units
-                out += w * (
-                    torch.from_numpy(answer.numbers())
-                    if direct
-                    else units.to_data(answer.mean()[:, units.cells])
-                )
+                if self.pool.parts[i].in_units:
+                    out += w * torch.from_numpy(answer.numbers())
+                else:
+                    out += w * units.to_data(answer.mean()[:, units.cells])
         return out
 
     def chances(self, cell: int) -> Tensor:
@@ -204,58 +195,43 @@ class _Pooled(Answer):
         asked = [(i, w) for i, w in zip(self.able, weights, strict=True) if w > 0]
         return sum(w * self._answers[i].chances(cell) for i, w in asked)  # pyright: ignore[reportReturnType]
 
-    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+    def draws(self, n: int, generator: Generator, what: str = "rows") -> Tensor:
         if not self.seen.exact:
             return self._in_turn(n, generator)
         if what == "rows":
             return self._joint(n, generator)
-        scaled = np.ones(len(self.pool.units.cells), bool)
-        out = self._numbers(self.seen, self.pool.allot(n, generator), generator, scaled, self)
+        out = self._numbers(self.pool.allot(n, generator), generator, every=True)
         if what == "cells":
             for j in self.pool.layout.classes:
                 drawn = torch.multinomial(self.chances(j), n, replacement=True, generator=generator)
                 out[..., j] = torch.where(self.seen.mask[:, j], self.seen.y[:, j], drawn.mT.double())
         return out
 
-    def _joint(self, n: int, generator: torch.Generator) -> Tensor:
+    def _joint(self, n: int, generator: Generator) -> Tensor:
         """Class after class given those before, then the numbers given all."""
         pool, (x, observed, view) = self.pool, self.seen
         values, mask = x.repeat(n, 1), observed.repeat(n, 1)
-        for j in pool.layout.classes:
-            rows = (~mask[:, j]).nonzero().squeeze(1)
-            if len(rows):
-                p = pool.answer(Seen(values[rows], mask[rows], view), self.effort).chances(j)
-                values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-                mask[:, j] = True
+        draw_classes(pool, values, mask, pool.layout.classes, generator, self.effort)
         values, mask = values.view(n, *x.shape), mask.view(n, *x.shape)
         chosen = pool.allot(n, generator)
         if bool((mask == observed).all()):
-            drawn = self._numbers(self.seen, chosen, generator, None, self)
+            drawn = self._numbers(chosen, generator)
         else:
-            each = [Seen(values[i], mask[i], view) for i in range(n)]
-            drawn = torch.cat(
-                [self._numbers(s, chosen[:, i : i + 1], generator, None) for i, s in enumerate(each)]
-            )
+            each = [_Pooled(pool, Seen(values[i], mask[i], view), self.effort) for i in range(n)]
+            drawn = torch.cat([a._numbers(chosen[:, i : i + 1], generator) for i, a in enumerate(each)])
         return torch.where(observed, x, torch.where(mask, values, drawn))
 
-    def _numbers(
-        self,
-        seen: Seen,
-        chosen: Tensor,
-        generator: torch.Generator,
-        scaled: np.ndarray | None,
-        answer: _Pooled | None = None,
-    ) -> Tensor:
+    def _numbers(self, chosen: Tensor, generator: Generator, every: bool = False) -> Tensor:
         """Rows with numbers drawn by the chosen members (2, n), (n, rows, D); classes as they are.
 
-        ``scaled`` (D',) are the numbers whose deviations are brought to their spread; by default those that do not repeat, as
-        the others must go on repeating.
+        Deviations are brought to their spread of ``every`` number, or of those that do not repeat, as the others must go on
+        repeating.
         """
-        pool, units = self.pool, self.pool.units
-        repeated = np.array(pool.repeats, bool)
+        pool, units, seen = self.pool, self.pool.units, self.seen
+        repeated = torch.tensor(pool.repeats, dtype=torch.bool)
         cells = torch.tensor(units.cells, dtype=torch.long)
         data = torch.empty(chosen.shape[1], len(seen.y), len(cells), dtype=torch.float64)
-        which_rows = (~seen.mask[:, cells[torch.from_numpy(repeated)]]).any(1)
+        which_rows = (~seen.mask[:, cells[repeated]]).any(1)
         for kind, own in enumerate(chosen):
             rows = (which_rows == bool(kind)).nonzero().squeeze(1)
             some = seen.rows(rows)
@@ -264,15 +240,14 @@ class _Pooled(Answer):
                 drawn = pool.parts[m].answer(some, self.effort).draws(len(draws), generator, "numbers")
                 data[draws.unsqueeze(1), rows] = units.to_data(drawn[..., cells].double())
         if pool.spread is not None and len(cells):
-            centre = (answer or _Pooled(pool, seen, self.effort)).centre
-            moved = torch.from_numpy(~repeated if scaled is None else scaled)
-            stretched = centre + torch.tensor(pool.spread, dtype=torch.float64) * (data - centre)
-            data = torch.where(moved, stretched, data)
+            spread = torch.tensor(pool.spread, dtype=torch.float64)
+            stretched = self.centre + spread * (data - self.centre)
+            data = stretched if every else torch.where(repeated, data, stretched)
         out = seen.y.expand(len(data), *seen.y.shape).clone()
         out[..., cells] = units.to_model(data)
         return torch.where(seen.mask, seen.y, out)
 
-    def _in_turn(self, n: int, generator: torch.Generator) -> Tensor:
+    def _in_turn(self, n: int, generator: Generator) -> Tensor:
         """Draws of the members in turn, each as often as it weighs: of numbers evenly, of classes by chance."""
         pool = self.pool
         weights = self._weights(pool.classes if pool.layout.classes else pool.numbers)
@@ -282,12 +257,12 @@ class _Pooled(Answer):
         else:
             turn = torch.searchsorted(share.cumsum(0), (torch.arange(n) + 0.5).double() / n)
         counts = torch.bincount(turn.clamp_max(len(share) - 1), minlength=len(share)).tolist()
-        drawn = [self._answers[i].draws(c, generator) for i, c in zip(self.able, counts, strict=True) if c]
-        return torch.cat(drawn)
+        asked = zip(self.able, counts, strict=True)
+        return torch.cat([self._answers[i].draws(c, generator) for i, c in asked if c])
 
     def latents(self) -> Tensor:
-        answers = [self.pool.parts[i].answer(self.seen, self.effort) for i in self.pool.codes]
-        return torch.cat([answer.latents() for answer in answers], 1)
+        members = [self.pool.parts[i] for i in self.pool.codes]
+        return torch.cat([m.answer(self.seen, self.effort).latents() for m in members], 1)
 
     def points(self, count: int) -> Tensor:
-        return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")
+        return self.draws(count, Generator().manual_seed(self.effort.seed), "cells")

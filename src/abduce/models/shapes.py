@@ -75,8 +75,7 @@ class Shapes:
         rows = data.rows if data else 0
         if latent is None:
             latent = (default_latent_dim(schema, rows, wants),)
-        conv = choice.network == "conv"
-        if conv:
+        if conv := choice.network == "conv":
             choice.check_convolutions(schema)
         if isinstance(hidden, str):
             dense = [64 if rows < 1000 else 128] * (1 if wants else 2)

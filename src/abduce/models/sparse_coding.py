@@ -21,6 +21,7 @@ Sources: Olshausen & Field 1996; Beck & Teboulle 2009 (FISTA); Kavukcuoglu, Ranz
 
 from __future__ import annotations
 
+import abc
 import math
 
 import torch
@@ -28,6 +29,7 @@ from torch import Generator, Tensor, nn
 
 from abduce.checks import check_choice, check_count, check_number
 from abduce.inference.energy import Energy, Traits, arguments, check_whole
+from abduce.models.model import filled
 
 
 def fista(
@@ -69,8 +71,15 @@ class Dictionary(Energy):
         self.iterations, self.tolerance = iterations, tolerance
         self.dictionary = nn.Parameter(_unit(torch.randn(n_cells, code)))
 
+    @abc.abstractmethod
+    def joint_energy(self, x: Tensor, z: Tensor) -> Tensor:
+        """What the code z* is the minimum of: (..., d) and (..., m) -> (...)."""
+
+    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        check_whole(observed, type(self).__name__.removesuffix("Energy"))
+        return self.joint_energy(x, self.represent(x))
+
     def decode(self, z: Tensor) -> Tensor:
-        """W z, (..., m) -> (..., d)."""
         return z @ self.dictionary.T
 
     @torch.no_grad()
@@ -102,16 +111,9 @@ class SparseCodingEnergy(Dictionary):
     ) -> SparseCodingEnergy:
         """Take a dictionary that was fitted elsewhere, (d, m); its columns are kept as they are."""
         model = cls(*dictionary.shape, sparsity=sparsity, iterations=iterations).to(dictionary.dtype)
-        with torch.no_grad():
-            model.dictionary.copy_(dictionary)
-        return model
-
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        check_whole(observed, "SparseCoding")
-        return self.joint_energy(x, self.represent(x))
+        return filled(model, dictionary=dictionary)
 
     def joint_energy(self, x: Tensor, z: Tensor) -> Tensor:
-        """‖y − W z‖² + λ‖z‖₁, whose minimum over z is the energy: (..., d) and (..., m) -> (...)."""
         return (x - self.decode(z)).square().sum(-1) + self.sparsity * z.abs().sum(-1)
 
     @torch.no_grad()
@@ -155,12 +157,7 @@ class PSDEnergy(Dictionary):
         self.filters = nn.Linear(n_cells, code)
         self.gain = nn.Parameter(torch.ones(code))
 
-    def energy(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        check_whole(observed, "PSD")
-        return self.joint_energy(x, self.represent(x))
-
     def joint_energy(self, x: Tensor, z: Tensor) -> Tensor:
-        """½‖y − D z‖² + λ‖z‖₁ + α‖z − f(y)‖²: (..., d) and (..., m) -> (...)."""
         reconstruction = 0.5 * (x - self.decode(z)).square().sum(-1)
         surprise = (z - self.predict(x)).square().sum(-1)
         return reconstruction + self.sparsity * z.abs().sum(-1) + self.prediction * surprise

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.answers.answer import EFFORT, Answer, Effort, joined
 from abduce.answers.exact import padded_chunks
@@ -29,7 +29,7 @@ from abduce.data.coding import Coding
 from abduce.data.operators import Scaled
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
-from abduce.models.model import Model
+from abduce.models.model import Model, draw_classes
 
 POINTS = 24  # of a cell's distribution, behind the mean of a number that is coded by its score
 FLOOR = 1e-3  # least probability of a class, times the number of its levels
@@ -63,17 +63,18 @@ class Transformed(Model):
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What it is built from."""
-        arrays = {n: getattr(self, f"array_{i}") for i, n in enumerate(self._names)}
-        buffers = {n: [list(t.shape), not t.is_floating_point()] for n, t in arrays.items()}
+        buffers = {n: [list(t.shape), not t.is_floating_point()] for n, t in self._arrays().items()}
         inner = {"family": type(self.model).__name__, "config": self.model.config}
         return {"model": inner, "schema": self.schema.to_json(), "scores": self.scores, "arrays": buffers}
+
+    def _arrays(self) -> dict[str, Tensor]:
+        return {name: getattr(self, f"array_{i}") for i, name in enumerate(self._names)}
 
     @property
     def coding(self) -> Coding:
         """The way to features and back."""
         if self._coding is None:
-            arrays = {n: getattr(self, f"array_{i}").numpy() for i, n in enumerate(self._names)}
+            arrays = {name: array.numpy() for name, array in self._arrays().items()}
             about = repr((self.schema.to_json(), self.scores, self._names)).encode()
             key = hashlib.sha256(about + b"".join(a.tobytes() for a in arrays.values())).digest()
             if (found := _CODINGS.get(key)) is None:
@@ -82,50 +83,40 @@ class Transformed(Model):
         return self._coding
 
     @cached_property
-    def _affine(self) -> bool:
-        """Whether features are an affine map of model values: then noise stays Gaussian noise."""
-        return not self.scores and {f.kind for f in self.schema.fields} <= {"real", "pixel"}
-
-    @cached_property
     def views(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Blanks; linear views where features are affine."""
-        allowed = {"blanks", "linear"} if self._affine else {"blanks"}
-        return frozenset(allowed) & self.model.views
+        """Blanks; linear views where features are an affine map of model values: then noise stays Gaussian noise."""
+        affine = not self.scores and {f.kind for f in self.schema.fields} <= {"real", "pixel"}
+        return frozenset({"blanks", "linear"} if affine else {"blanks"}) & self.model.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        self.check(seen, self.views)
+        self.check(seen)
         if seen.exact:
             return _ThroughCoding(self, seen, effort)
-        scale, loc = self._to_model()
-        view: Any = seen.view
-        operator = Scaled(view.operator, scale)
-        inner = Seen(seen.y - view.apply(loc), seen.mask, Linear(view.noise, operator))
-        return _Rescaled(self.model.answer(inner, effort), scale, loc)
-
-    def _to_model(self) -> tuple[Tensor, Tensor]:
-        """Model value = scale · feature + loc, (D,) each, where that is so."""
+        # model value = scale · feature + loc, (D,) each
         zero, one = np.zeros((1, len(self.coding.numbers))), np.ones((1, len(self.coding.numbers)))
         low, high = (self.coding.to_model(self.coding.decode_numbers(v))[0] for v in (zero, one))
-        return torch.from_numpy(high - low), torch.from_numpy(low)
+        scale, loc = torch.from_numpy(high - low), torch.from_numpy(low)
+        view: Any = seen.view
+        inner_view = Linear(view.noise, Scaled(view.operator, scale))
+        inner = Seen(seen.y - view.apply(loc), seen.mask, inner_view)
+        return _Rescaled(self.model.answer(inner, effort), scale, loc)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator) -> Tensor:
         coding = self.coding
         drawn = coding.to_model(coding.decode_numbers(self.model.sample(n, generator).numpy()))
         values, seen, _ = Seen.nothing(n, self.n_cells)
         values[:, coding.numbers], seen[:, coding.numbers] = torch.from_numpy(drawn), True
-        for j in coding.classes:
-            p = self.answer(Seen(values.clone(), seen.clone())).chances(j)
-            values[:, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-            seen[:, j] = True
+        draw_classes(self, values, seen, coding.classes, generator)
         return values
 
 
 class _ThroughCoding(Answer):
     """Answers in rows from answers in features."""
 
+    kind = "estimate"
+
     def __init__(self, owner: Transformed, seen: Seen, effort: Effort):
         self.owner, self.seen, self.effort, self.coding = owner, seen, effort, owner.coding
-        self.kind = "estimate"
 
     @cached_property
     def _inner(self) -> Answer:
@@ -137,8 +128,7 @@ class _ThroughCoding(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
-        parts = [self._evidence(chunk)[:n] for chunk, n in padded_chunks(self.seen)]
-        return joined(parts)
+        return joined([self._evidence(chunk)[:n] for chunk, n in padded_chunks(self.seen)])
 
     def _evidence(self, chunk: Seen) -> Tensor:
         coding, model = self.coding, self.owner.model
@@ -186,11 +176,14 @@ class _ThroughCoding(Answer):
         floor = FLOOR / len(self.coding.classes[cell].share)
         return torch.from_numpy(self.coding.probabilities(self._inner_mean, cell, floor))
 
-    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+    def draws(self, n: int, generator: Generator, what: str = "rows") -> Tensor:
         coding, x, observed = self.coding, self.seen.y, self.seen.mask
         blank = [j for j in coding.classes if not bool(observed[:, j].all())]
         if what == "rows" and blank:
-            return self._chained(n, generator, blank)
+            values, seen = x.repeat(n, 1), observed.repeat(n, 1)
+            draw_classes(self.owner, values, seen, blank, generator, self.effort)
+            rest = self.owner.answer(Seen(values, seen), self.effort).draws(1, generator)
+            return rest.view(n, *x.shape)
         drawn = coding.decode_numbers(self._inner.draws(n, generator).numpy())
         out = x.expand(n, *x.shape).clone()
         out[..., coding.numbers] = torch.from_numpy(coding.to_model(drawn))
@@ -199,42 +192,26 @@ class _ThroughCoding(Answer):
                 out[..., j] = torch.multinomial(self.chances(j), n, True, generator=generator).mT.double()
         return torch.where(observed, x, out)
 
-    def _chained(self, n: int, generator: torch.Generator, blank: list[int]) -> Tensor:
-        """Class after class given those before, then the numbers given all."""
-        values, seen = self.seen.y.repeat(n, 1), self.seen.mask.repeat(n, 1)
-        for j in blank:
-            rows = (~seen[:, j]).nonzero().squeeze(1)
-            p = self.owner.answer(Seen(values[rows], seen[rows]), self.effort).chances(j)
-            values[rows, j] = torch.multinomial(p, 1, generator=generator)[:, 0].double()
-            seen[:, j] = True
-        rest = self.owner.answer(Seen(values, seen), self.effort).draws(1, generator)
-        return rest.view(n, *self.seen.y.shape)
-
     def latents(self) -> Tensor:
         return self._inner.latents()
 
     def points(self, count: int) -> Tensor:
-        return self.draws(count, torch.Generator().manual_seed(self.effort.seed), "cells")
+        return self.draws(count, Generator().manual_seed(self.effort.seed), "cells")
 
 
 class _Rescaled(Answer):
     """Answers about features f as answers about x = scale · f + loc, for what was seen of x through a linear view."""
 
+    log_evidence = property(lambda self: self.inner.log_evidence)
+    ess = property(lambda self: self.inner.ess)
+
     def __init__(self, inner: Answer, scale: Tensor, loc: Tensor):
         self.inner, self.scale, self.loc, self.kind = inner, scale, loc, inner.kind
-
-    @property
-    def log_evidence(self) -> Tensor:
-        return self.inner.log_evidence
-
-    @property
-    def ess(self) -> Tensor:
-        return self.inner.ess
 
     def mean(self) -> Tensor:
         return self.scale * self.inner.mean() + self.loc
 
-    def draws(self, n: int, generator: torch.Generator, what: str = "rows") -> Tensor:
+    def draws(self, n: int, generator: Generator, what: str = "rows") -> Tensor:
         return self.scale * self.inner.draws(n, generator, what) + self.loc
 
     def chances(self, cell: int) -> Tensor:

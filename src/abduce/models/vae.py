@@ -33,7 +33,7 @@ from abduce.models.choice import Choice
 from abduce.models.columns import likelihood_of, reading
 from abduce.models.hierarchy import LayeredPrior
 from abduce.models.missingness import MaskModel, NotAtRandom
-from abduce.models.model import Model
+from abduce.models.model import Model, filled
 from abduce.models.parts import FIXED, LAYERED, POSTERIORS, PRIORS
 from abduce.models.shapes import DataSummary, Shapes
 from abduce.nets.convolutions import ConvolutionalDecoder, ConvolutionalEncoder
@@ -67,18 +67,14 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         self.shapes = shapes = shapes if isinstance(shapes, Shapes) else Shapes(**shapes)
         self.layout, self.n_cells = self.schema.layout, self.schema.n_cells
         self.latent_dim, self.bottom = sum(shapes.latent), shapes.latent[-1]
-        means, variances = (data.means, data.variances) if data else (None, None)
-        self.features = reading(self.schema, self.choice.masking, means)
-        heads = shapes.likelihoods, self.choice.scale, shapes.logistics
-        self.heads = likelihood_of(self.schema, *heads, means, variances)
+        self.features = reading(self.schema, self.choice.masking, data)
+        self.heads = likelihood_of(self.schema, self.shapes, self.choice.scale, data)
         if path is not None:
             path = replace(path, noise=self.heads.widened(path.b, path.noise, self.features.places))
         prior, head = self._parts(path, pseudo)
         self.decoder = self._decoder()
-        self.surrogate: _Surrogate | None = None
-        if shapes.path:
-            blank = len(self.features.cell), self.latent_dim, shapes.path
-            self.surrogate = _Surrogate(path or _blank_path(*blank))
+        linear = path or _blank_path(len(self.features.cell), self.latent_dim, shapes.path)
+        self.surrogate = _Surrogate(linear) if shapes.path else None
         self.head = head
         self.noise_dim = self.latent_dim + 1 if head is None else self.latent_dim
         self.encoder = self._encoder()
@@ -103,12 +99,11 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
         """Weigh draws of z; with a mask model, rows with blanks are seen with their mask."""
-        self.check(seen, self.views)
+        self.check(seen)
         return Weighed(self.joint() if seen.exact else self, seen, effort)
 
     @property
     def most(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The largest value that each cell can take, (D,)."""
         return self.heads.limits()
 
     def point(self, moments: list[Tensor]) -> Tensor:
@@ -119,12 +114,10 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x|z): numbers at their mean, classes at their likeliest code."""
         return self.heads.point(self.likelihood(z).moments())
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The constructor's arguments that a ``state_dict`` fits, JSON-able."""
         return {"schema": self.schema.to_json(), "choice": asdict(self.choice), "shapes": asdict(self.shapes)}
 
     # ------------------------------------------------------------------ parts
@@ -171,8 +164,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         b = path.b.float() + self.features.loc
         weight, bias = self.heads.start(path.W.float(), b, path.noise.float(), self.features.places)
         linear: Any = self.decoder.linear
-        linear.weight.copy_(weight)
-        linear.bias.copy_(bias)
+        filled(linear, weight=weight, bias=bias)
 
     def set_prior(self, prior: Any) -> None:
         """Put another prior in the place of the one there is, of one layer of latents."""
@@ -201,7 +193,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         if self.surrogate is None:
             return self.encode(read)
         with torch.no_grad():
-            log_r, means, chol = self.surrogate(*self.features.cells(x, observed))
+            log_r, means, chol, _ = self.surrogate.path().posterior(*self.features.cells(x, observed))
             centre = torch.einsum("bc,bck->bk", log_r.exp(), means)
         shift, log_stretch = self.encoder(torch.cat([read, centre], -1)).chunk(2, -1)
         return MixtureNormal(log_r, means, chol, shift, log_stretch.clamp(-2.0, 2.0))
@@ -233,9 +225,6 @@ class _Surrogate(nn.Module):
         super().__init__()
         for name in self.NAMES:
             self.register_buffer(name, getattr(path, name).float())
-
-    def forward(self, y: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.path().posterior(y, observed)[:3]
 
     def path(self) -> LinearPath:
         """The path itself, with what it would compute at every call set aside."""
