@@ -21,7 +21,7 @@ from abduce.data.infer import location_scale
 from abduce.data.schema import Schema
 from abduce.data.transform import Affine, NormalScores, chained, joined, over_observed, stacked
 
-MOST = 33  # indicators of a class cell: its most frequent levels, and one for all others
+MOST = 17  # indicators of a class cell: its most frequent levels, and one for all others
 SPIKE = 0.05  # share of rows from which on a repeated value is no accident
 
 

@@ -81,19 +81,20 @@ class EnergyEstimator(Estimator[M]):
         if isinstance(X, Encoded) or isinstance(self.kinds, str) or schema.container == "image":
             return schema, values, observed
         asked = {} if self.kinds is None else dict(self.kinds)
-        other = {f.name: kind for f in schema.fields if (kind := self._instead(f, schema)) != f.kind}
+        bits = {f.kind for f in schema.fields} == {"binary"} and "binary" in self.supports
+        other = {f.name: kind for f in schema.fields if (kind := self._instead(f, bits)) != f.kind}
         names = [str(label) for label in schema.order] if schema.order else schema.names
-        other = {names.index(name): kind for name, kind in other.items()}
-        for j in [j for j in other if names[j] in {str(key) for key in asked} or j in asked]:
-            del other[j]
+        known = {str(key) for key in asked} | {
+            names[key] for key in asked if isinstance(key, int) and key < len(names)
+        }
+        other = {j: other[name] for j, name in enumerate(names) if name in other and name not in known}
         if not other:
             return schema, values, observed
         schema = Schema.infer(X, {**asked, **other}, self.bounds)
         return (schema, *schema.encode(X))
 
-    def _instead(self, field: Field, schema: Schema) -> str:
-        """The kind that this model takes a column for, of which ``field`` is a guess."""
-        bits = {f.kind for f in schema.fields} == {"binary"} and "binary" in self.supports
+    def _instead(self, field: Field, bits: bool) -> str:
+        """The kind that this model takes a column for, of which ``field`` is a guess; ``bits``: all are, and it takes them."""
         numbers = field.categories is None or type(field.categories[0]) in (int, float)
         if "real" in self.supports and field.kind not in REAL and numbers and not bits:
             return "real"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -39,12 +40,12 @@ from abduce.gaussians.mixture import (
 class Neighbours(NamedTuple):
     """A chunk of rows: log of the kernels (B, n), and the regression onto what was observed.
 
-    ``pull`` (U, F, F) are C_·o C_oo⁻¹ of the patterns of blanks, ``which`` (B,) of them each row has, ``variance`` (U, F) of
-    cells given those observed.
+    ``factors`` (U, q, F) give the factors' means of what was observed, for each pattern of blanks, so that C_·o C_oo⁻¹ is
+    W times them; ``which`` (B,) of the patterns each row has, ``variance`` (U, F) of cells given those observed.
     """
 
     log_joint: Tensor
-    pull: Tensor
+    factors: Tensor
     variance: Tensor
     which: Tensor
 
@@ -81,6 +82,13 @@ class ParzenLaw(Mixture):
             self.log_weights, self.means, group, self.bandwidth**2 * covariance.unsqueeze(0)
         )
 
+    @cached_property
+    def _ordered(self) -> tuple[Tensor, Tensor]:
+        """The centres in the order of their keys, and these."""
+        assert self.keys is not None
+        order = self.keys.argsort()
+        return order, self.keys[order]
+
     def neighbours(self, seen: Seen) -> Neighbours:
         """Kernels of rows that fit into memory at once."""
         x, observed = seen.y, seen.mask
@@ -93,26 +101,23 @@ class ParzenLaw(Mixture):
         root = torch.linalg.cholesky(gram)
         half = torch.linalg.solve_triangular(root, (precision.unsqueeze(-1) * W).mT, upper=False)  # (U, q, F)
         known = torch.where(observed, x, 0.0)
-        scaled = precision[which]  # (B, F)
-        # (x − c)ᵀ Ψ_o⁻¹ (x − c) − ‖half (x − c)‖², expanded so that rows meet centres in matrix products only
-        quadratic = (scaled * known.square()).sum(1, keepdim=True)
-        quadratic = quadratic - 2 * (scaled * known) @ self.means.mT + scaled @ self.means.square().mT
+        scaled = precision[which] * known  # (B, F)
         own = (half[which] @ known.unsqueeze(-1)).squeeze(-1)  # (B, q)
-        if len(patterns) == 1:
-            seen_centres = (half[0] @ self.means.mT).unsqueeze(0)
-        else:
-            seen_centres = (half @ self.means.mT)[which]  # (B, q, n)
-        quadratic = quadratic - (own.unsqueeze(-1) - seen_centres).square().sum(1)
+        # (x − c)ᵀ Q (x − c) = xᵀ Q x − 2 xᵀ Q c + cᵀ Q c with Q = Ψ_o⁻¹ − halfᵀ half: rows meet centres in one product
+        met = scaled - (own.unsqueeze(1) @ half[which]).squeeze(1)  # Q x
+        centred = precision @ self.means.square().mT
+        centred -= (half @ self.means.mT).square_().sum(1)  # (U, n)
+        log_joint = torch.addmm((met * known).sum(1, keepdim=True), met, self.means.mT, alpha=-2)
+        log_joint += centred if len(patterns) == 1 else centred[which]
         h = self.bandwidth
         count = pattern.sum(1)
         log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1) + pattern @ self.noise.log()
         constant = 0.5 * (log_det + count * (LOG_2PI + 2 * math.log(h)))
-        log_joint = -0.5 * quadratic.clamp_min(0) / h**2 - constant[which].unsqueeze(1)
+        log_joint = log_joint.clamp_min_(0).mul_(-0.5 / h**2).sub_(constant[which].unsqueeze(1))
         size = torch.full((len(x), 1), float(len(self.means)), dtype=x.dtype)
         if self.keys is not None and len(self.means) > 1:  # the only centre must do for itself
-            order, key = self.keys.argsort(), row_keys(known, observed)
-            place = torch.searchsorted(self.keys[order], key).clamp_max(len(order) - 1)
-            found = order[place]
+            key, (order, keys) = row_keys(known, observed), self._ordered
+            found = order[torch.searchsorted(keys, key).clamp_max(len(order) - 1)]
             mine = torch.where(self.keys[found] == key, found, -1)  # which centre a row is itself
             rows = (mine >= 0).nonzero().squeeze(1)
             log_joint[rows, mine[rows]] = -math.inf
@@ -120,12 +125,16 @@ class ParzenLaw(Mixture):
         inner = torch.linalg.solve_triangular(root.mT, half, upper=True)  # P⁻¹ W_oᵀ Ψ_o⁻¹, (U, q, F)
         left = torch.linalg.solve_triangular(root, W.mT.expand(len(root), -1, -1), upper=False)
         variance = (self.noise + left.square().sum(1)) * h**2
-        return Neighbours(log_joint - size.log(), W @ inner, variance, which)
+        return Neighbours(log_joint - size.log(), inner, variance, which)
+
+    def _regressed(self, found: Neighbours, off: Tensor) -> Tensor:
+        """C_·o C_oo⁻¹ times distances (B, m, F) of what was observed from centres, 0 where nothing was: (B, m, F)."""
+        return off @ found.factors[found.which].mT @ self.loadings.mT
 
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Seen]]:
         """Rows that fit into memory at once."""
         n, f = self.means.shape
-        for rows in slices(len(seen.y), max(n * self.loadings.shape[1], f * f)):
+        for rows in slices(len(seen.y), max(n, f) * self.loadings.shape[1]):
             yield rows, seen.rows(rows)
 
     def given(self, seen: Seen) -> Iterator[Given]:
@@ -139,7 +148,7 @@ class ParzenLaw(Mixture):
             def regress(shares: Tensor, found: Neighbours = found, part: Seen = part) -> Tensor:
                 centre = shares @ self.means
                 off = torch.where(part.mask, part.y - centre, 0.0)
-                return centre + (found.pull[found.which] @ off.unsqueeze(-1)).squeeze(-1)
+                return centre + self._regressed(found, off.unsqueeze(1)).squeeze(1)
 
             yield Given(rows, found.log_joint, regress)
 
@@ -154,7 +163,7 @@ class ParzenLaw(Mixture):
             chosen, nodes = choose_evenly(found.shares, count)
             centres = self.means[chosen]  # (B, count, F)
             off = torch.where(part.mask.unsqueeze(1), part.y.unsqueeze(1) - centres, 0.0)
-            out[:, rows] = (centres + off @ found.pull[found.which].mT).transpose(0, 1)
+            out[:, rows] = (centres + self._regressed(found, off)).transpose(0, 1)
             out[:, rows] += nodes[:, None, None] * found.variance[found.which].sqrt()
         return torch.where(seen.mask, seen.y, out)
 
@@ -174,7 +183,7 @@ class ParzenLaw(Mixture):
             # a draw of a whole row around its centre, moved to agree with what was observed
             u = self._around(chosen, 1 if shared else len(part.y), generator)
             off = torch.where(part.mask, part.y - u, 0.0)
-            out[:, rows] = u + (found.pull[found.which] @ off.permute(1, 2, 0)).permute(2, 0, 1)
+            out[:, rows] = u + self._regressed(found, off.transpose(0, 1)).transpose(0, 1)
         return torch.where(seen.mask, seen.y, out)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
