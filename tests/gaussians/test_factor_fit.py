@@ -266,3 +266,15 @@ def test_k_means_with_more_means_than_rows():
     label, _ = k_means(x, 6, generator())
     assert label[0] == label[1] != label[2]
     assert k_means(x, 1, generator())[0].tolist() == [0, 0, 0]
+
+
+def test_principal_factors_of_very_many_cells_are_those_of_the_whole_decomposition(monkeypatch):
+    from abduce.gaussians import em
+
+    root = torch.randn(1, 80, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covariances = root @ root.mT + torch.diag(torch.linspace(0.1, 0.3, 80).double())
+    whole, noise = principal_factors(covariances, 4, 0.01)
+    monkeypatch.setattr(em, "MANY", 50)
+    found, again = principal_factors(covariances, 4, 0.01)
+    torch.testing.assert_close(found @ found.mT, whole @ whole.mT, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again, noise, rtol=1e-3, atol=1e-4)

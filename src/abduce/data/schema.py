@@ -288,6 +288,15 @@ class Schema:
                 out += over_observed(slope, observed[:, group.index])
         return out
 
+    def log_slopes(self, values: np.ndarray, pixels: bool = False) -> np.ndarray:
+        """Mean over rows (n, D) of what :meth:`log_jacobian` adds up, for each cell, (D,)."""
+        out = np.zeros(self.n_cells)
+        for group in self.groups:
+            if group.kind in ("real", "positive") or (pixels and group.kind == "pixel"):
+                slope = group.transform.log_slope(values[:, group.index])
+                out[group.index] = slope.mean(0) if slope.ndim > 1 else slope
+        return out
+
     # ------------------------------------------------------------ lattice
 
     def to_integers(self, X: Any, ignore_left_out: bool = False) -> tuple[np.ndarray, np.ndarray]:

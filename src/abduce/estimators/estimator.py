@@ -45,6 +45,7 @@ from abduce.models.model import Model
 M = TypeVar("M", bound=Model)
 HAIR = 1e-6  # nats below the row at the edge, so that rounding does not decide on which side it lies
 JUDGED = 2000  # training rows, at most, that set where oddness begins
+JUDGED_CELLS = 4_000_000  # and the cells of these, if that leaves enough of them
 
 
 class Rows(NamedTuple):
@@ -174,12 +175,7 @@ class Estimator(
                 seen = Seen(torch.from_numpy(np.where(mask, y, 0.0)), torch.from_numpy(mask))
                 return self._plausibility(seen)
 
-            slopes = np.array(
-                [
-                    self._units(Seen(rows, cell.expand(rows.shape))).mean()
-                    for cell in torch.eye(rows.shape[1]).bool()
-                ]
-            )
+            slopes = self.schema_.log_slopes(rows.numpy(), pixels=not self.model_.lattice_mass)
             self._cuts = Cuts(rows.numpy(), score, slopes, self.inference_seed_)
         return self._cuts
 
@@ -188,8 +184,8 @@ class Estimator(
         return {**state, "_cuts": None}  # made again when asked for
 
     def _judged(self, n: int) -> int:
-        """How many training rows set ``offset_``."""
-        return min(n, JUDGED)
+        """How many training rows set ``offset_``; of very wide ones fewer."""
+        return min(n, max(200, min(JUDGED, JUDGED_CELLS // self.model_.n_cells)))
 
     def _report(self, record: dict[str, float]) -> None:
         """Tell the caller how training goes."""

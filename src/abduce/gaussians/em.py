@@ -64,19 +64,32 @@ def k_means(x: Tensor, components: int, generator: Generator, rounds: int = 25) 
     return label, centres
 
 
+MANY = 1000  # cells beyond which all eigenvectors take too long
+
+
 def principal_factors(
     covariances: Tensor, factors: int, floor: float, least: float = 0.02
 ) -> tuple[Tensor, Tensor]:
     """Principal factors of covariances (K, D, D): loadings (K, D, min(factors, D)) and noise variances (K, D).
 
-    Noise is at least ``floor``² and the share ``least`` of a cell's variance.
+    Noise is at least ``floor``² and the share ``least`` of a cell's variance.  Of very many cells only the leading
+    eigenvectors are found, by subspace iteration (Halko, Martinsson & Tropp 2011).
     """
     d = covariances.shape[1]
     own = torch.diagonal(covariances, dim1=1, dim2=2)
-    values, vectors = torch.linalg.eigh(covariances)
-    values, vectors = values.flip(1), vectors.flip(2)
-    rest = values[:, factors:].mean(1, keepdim=True) if factors < d else 0.5 * values[:, -1:]
-    loadings = vectors[..., :factors] * (values[:, :factors] - rest).clamp_min(1e-4).sqrt().unsqueeze(1)
+    if d > MANY and factors + 10 < d:
+        basis = torch.randn(d, factors + 10, generator=torch.Generator().manual_seed(0), dtype=covariances.dtype)
+        for _ in range(5):
+            basis = torch.linalg.qr(covariances @ basis).Q
+        values, vectors = torch.linalg.eigh(basis.mT @ covariances @ basis)
+        vectors = basis @ vectors
+    else:
+        values, vectors = torch.linalg.eigh(covariances)
+    values, vectors = values.flip(1)[:, :factors], vectors.flip(2)[..., :factors]
+    rest = 0.5 * values[:, -1:]
+    if factors < d:
+        rest = (own.sum(1, keepdim=True) - values.sum(1, keepdim=True)) / (d - factors)
+    loadings = vectors * (values - rest).clamp_min(1e-4).sqrt().unsqueeze(1)
     noise = torch.maximum(own - loadings.square().sum(2), least * own)
     return loadings, noise.clamp_min(floor**2)
 

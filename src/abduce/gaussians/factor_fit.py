@@ -112,12 +112,15 @@ def _maximised(
     """The M-step, with the pseudo-rows, from the sums over rows that the E-step made."""
     size, design, target, power, whole = sums
     k, _, q = law.loadings.shape
-    covariances = law.covariances
-    pooled = torch.einsum("k,kij->ij", law.log_weights.exp(), covariances)
+    W, share = law.loadings, law.log_weights.exp()
     eye = torch.eye(q, dtype=design.dtype)
-    beta = torch.linalg.solve(covariances, law.loadings)  # βᵀ = C⁻¹ W, (K, D, q)
-    for count, covariance in ((pseudo_rows * (k > 1), pooled), (1.0, torch.diag(torch.diagonal(pooled)))):
-        cross = covariance @ beta  # E[x zᵀ], (K, D, q)
+    scaled = W / law.noise.unsqueeze(-1)
+    beta = torch.linalg.solve(eye + W.mT @ scaled, scaled, left=False)  # βᵀ = C⁻¹ W, (K, D, q), by Woodbury's identity
+    noise = share @ law.noise
+    variances = share @ (W.square().sum(2) + law.noise)  # of the pooled covariance C̄
+    pooled = torch.einsum("j,jdq,cjqr->cdr", share, W, torch.einsum("jdq,cdr->cjqr", W, beta))
+    pooled = pooled + noise.unsqueeze(-1) * beta  # C̄ βᵀ
+    for count, cross in ((pseudo_rows * (k > 1), pooled), (1.0, variances.unsqueeze(-1) * beta)):  # E[x zᵀ], (K, D, q)
         zz = eye - beta.mT @ law.loadings + beta.mT @ cross
         centred = torch.zeros_like(target)
         centred[..., :q] = count * cross
@@ -127,7 +130,7 @@ def _maximised(
         centred[..., q] = count * law.means
         design = design + extra
         target = target + centred
-        power = power + count * (torch.diagonal(covariance) + law.means.square())
+        power = power + count * (variances + law.means.square())
         whole = whole + extra[:, 0]
     solved, loss = regressed(design, target, power, 1e-9 * torch.eye(q + 1, dtype=design.dtype))
     noise = (loss / design[..., q, q]).clamp_min(floor**2)
