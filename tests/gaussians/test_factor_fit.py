@@ -278,3 +278,18 @@ def test_principal_factors_of_very_many_cells_are_those_of_the_whole_decompositi
     found, again = principal_factors(covariances, 4, 0.01)
     torch.testing.assert_close(found @ found.mT, whole @ whole.mT, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again, noise, rtol=1e-3, atol=1e-4)
+
+
+def test_sums_over_rows_with_the_same_blanks_are_those_over_single_rows(monkeypatch):
+    from abduce.gaussians import factor_fit
+
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(
+        rng.normal(size=(300, 2)) @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(300, 4))
+    )
+    seen = torch.from_numpy(rng.random((300, 4)) > 0.3)
+    few = factor_mixture(x, seen, 3, 2, iterations=5)
+    monkeypatch.setattr(factor_fit, "FEW", 0)
+    rows = factor_mixture(x, seen, 3, 2, iterations=5)
+    torch.testing.assert_close(few.means, rows.means, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(few.covariances, rows.covariances, rtol=1e-3, atol=1e-3)

@@ -18,6 +18,7 @@ from abduce.data.columns import Column
 from abduce.data.fields import CODED, KINDS, Field, listing
 from abduce.data.lattice import column_denominator
 
+LEVELS = 1000  # texts beyond which a column names rows, or is a number in disguise
 _EXACT = 2.0**53
 _ID_NAMES = ("id", "index", "row", "rowid", "row_id", "rownames")
 
@@ -165,10 +166,10 @@ def _text_kind(column: Column) -> str:
     if column.dtype.startswith("category[") and declared > 2:
         if column.dtype.startswith("category[ordered"):
             return "ordinal"
-        return "identifier" if declared > max(50, n / 2) else "categorical"
+        return "identifier" if declared > min(max(50, n / 2), LEVELS) else "categorical"
     if distinct < 2:
         return ("empty", "constant")[distinct]
-    return "identifier" if distinct == n or distinct > max(50, n / 2) else "categorical"
+    return "identifier" if distinct == n or distinct > min(max(50, n / 2), LEVELS) else "categorical"
 
 
 def _number_kind(column: Column, values: np.ndarray) -> str:

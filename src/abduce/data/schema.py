@@ -274,6 +274,14 @@ class Schema:
         """:meth:`replace`, and the one value of columns left out as constant in their blanks too."""
         return self._form.put_constants(self.replace(X, values, where))
 
+    def unfilled(self, X: Any) -> list[str]:
+        """Columns left out of the model, and not as constant, that have blanks in X, which nothing can fill."""
+        loose = [f.name for f in self.left_out if f.kind != "constant"]
+        if not loose or not isinstance(self._form, Frames):
+            return []
+        frame = self._form.check(X, "X")
+        return [str(c) for c in self.order if str(c) in loose and frame[c].isna().to_numpy().any()]
+
     def log_jacobian(self, values: np.ndarray, observed: np.ndarray, pixels: bool = False) -> np.ndarray:
         """Sum log |d model value / d data value| over observed real and positive cells, shape (n,), nats.
 

@@ -7,6 +7,7 @@ draws, to quantiles or to chances, and turned back.
 from __future__ import annotations
 
 import abc
+import warnings
 from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
@@ -204,6 +205,13 @@ class Restoring(abc.ABC):
         An observed value that the model has no value for tells it nothing, but stays.
         """
         seen, novel = self._read_novel(X)
+        if left := self.schema_.unfilled(X):
+            warnings.warn(
+                f"blanks in {listing(left)} stay: the model leaves such columns out, which name rows or hold nothing; "
+                "kinds= can override this",
+                UserWarning,
+                stacklevel=3,
+            )
         blank = ~seen.mask.numpy()
         if novel is not None:
             blank &= ~novel

@@ -78,7 +78,9 @@ def principal_factors(
     d = covariances.shape[1]
     own = torch.diagonal(covariances, dim1=1, dim2=2)
     if d > MANY and factors + 10 < d:
-        basis = torch.randn(d, factors + 10, generator=torch.Generator().manual_seed(0), dtype=covariances.dtype)
+        basis = torch.randn(
+            d, factors + 10, generator=torch.Generator().manual_seed(0), dtype=covariances.dtype
+        )
         for _ in range(5):
             basis = torch.linalg.qr(covariances @ basis).Q
         values, vectors = torch.linalg.eigh(basis.mT @ covariances @ basis)

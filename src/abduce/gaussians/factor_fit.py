@@ -22,6 +22,7 @@ from abduce.gaussians.em import climb, k_means, principal_factors, regressed
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
 NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
+FEW = 32  # patterns of blanks up to which sums are taken pattern by pattern
 FLOOR = 0.01  # smallest noise standard deviation, in units of the cells
 
 
@@ -81,6 +82,8 @@ def _step(
         total += float(torch.logsumexp(f.log_joint, 1).double().sum())
         size += r.sum(0)
         x, mask = seen.y[rows], seen.mask[rows].to(seen.y)
+        patterns = mask.new_empty(len(f.root), d)
+        patterns[f.which] = mask
         for c in range(k):
             own = (r[:, c] > NEGLIGIBLE).nonzero().squeeze(1)
             weight = r[own, c].unsqueeze(1)
@@ -91,6 +94,16 @@ def _step(
                 second = (weight * one).mT @ one
                 second[:q, :q] += weight.sum() * torch.cholesky_inverse(f.root[0, c])
                 whole[c] += second.flatten()
+                continue
+            if len(patterns) <= FEW:  # then rows with the same blanks are summed by one product
+                alike = f.which[own].argsort()
+                counts = torch.bincount(f.which[own], minlength=len(patterns)).tolist()
+                parts = zip(one[alike].split(counts), weight[alike].split(counts), strict=True)
+                second = torch.stack([(w * o).mT @ o for o, w in parts])
+                second[:, :q, :q] += second[:, q:, q:] * torch.cholesky_inverse(f.root[:, c])
+                second = second.flatten(1)
+                whole[c] += second.sum(0)
+                design[c] += patterns.mT @ second
                 continue
             spread = torch.cholesky_inverse(f.root[f.which[own], c])
             second = one.unsqueeze(2) * one.unsqueeze(1)
@@ -115,12 +128,17 @@ def _maximised(
     W, share = law.loadings, law.log_weights.exp()
     eye = torch.eye(q, dtype=design.dtype)
     scaled = W / law.noise.unsqueeze(-1)
-    beta = torch.linalg.solve(eye + W.mT @ scaled, scaled, left=False)  # βᵀ = C⁻¹ W, (K, D, q), by Woodbury's identity
+    beta = torch.linalg.solve(
+        eye + W.mT @ scaled, scaled, left=False
+    )  # βᵀ = C⁻¹ W, (K, D, q), by Woodbury's identity
     noise = share @ law.noise
     variances = share @ (W.square().sum(2) + law.noise)  # of the pooled covariance C̄
     pooled = torch.einsum("j,jdq,cjqr->cdr", share, W, torch.einsum("jdq,cdr->cjqr", W, beta))
     pooled = pooled + noise.unsqueeze(-1) * beta  # C̄ βᵀ
-    for count, cross in ((pseudo_rows * (k > 1), pooled), (1.0, variances.unsqueeze(-1) * beta)):  # E[x zᵀ], (K, D, q)
+    for count, cross in (
+        (pseudo_rows * (k > 1), pooled),
+        (1.0, variances.unsqueeze(-1) * beta),
+    ):  # E[x zᵀ], (K, D, q)
         zz = eye - beta.mT @ law.loadings + beta.mT @ cross
         centred = torch.zeros_like(target)
         centred[..., :q] = count * cross

@@ -105,10 +105,10 @@ class ParzenLaw(Mixture):
         own = (half[which] @ known.unsqueeze(-1)).squeeze(-1)  # (B, q)
         # (x − c)ᵀ Q (x − c) = xᵀ Q x − 2 xᵀ Q c + cᵀ Q c with Q = Ψ_o⁻¹ − halfᵀ half: rows meet centres in one product
         met = scaled - (own.unsqueeze(1) @ half[which]).squeeze(1)  # Q x
-        centred = precision @ self.means.square().mT
-        centred -= (half @ self.means.mT).square_().sum(1)  # (U, n)
         log_joint = torch.addmm((met * known).sum(1, keepdim=True), met, self.means.mT, alpha=-2)
-        log_joint += centred if len(patterns) == 1 else centred[which]
+        log_joint += precision[which] @ self.means.square().mT
+        spread = (half @ self.means.mT).square_().sum(1)  # (U, n)
+        log_joint -= spread if len(patterns) == 1 else spread[which]
         h = self.bandwidth
         count = pattern.sum(1)
         log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1) + pattern @ self.noise.log()
