@@ -271,3 +271,49 @@ def test_a_fill_is_never_much_worse_than_the_mean(case):
     ours, mean = errors
     doubt = 2 * np.std(ours - mean) / np.sqrt(len(mean))  # two standard errors of the difference
     assert ours.mean() <= 1.05**2 * mean.mean() + doubt
+
+
+# ---------------------------------------------------------------- no rows, and very few
+
+
+def test_no_rows_give_no_answers():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    for rows in (X, pd.DataFrame(X, columns=list("abc"))):
+        model = GaussianMixture(components=1, random_state=0).fit(rows)
+        none = rows[:0]
+        assert model.transform(none).shape == (0, 1)
+        assert model.fill(none).shape == model.denoise(none, 0.1).shape == (0, 3)
+        for question in (model.score_samples, model.predict, model.decision_function, model.realism):
+            assert question(none).shape == (0,)
+
+
+@pytest.mark.parametrize("magnitude", [1e160, 1e300])
+def test_numbers_of_any_size(magnitude):
+    X = np.random.default_rng(0).normal(size=(80, 3)) * magnitude
+    gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.1, np.nan, X)
+    for model in (Auto(random_state=0), VAE(max_epochs=2, random_state=0), PCA()):
+        filled = model.fit(gaps).fill(gaps)
+        assert np.isfinite(filled).all()
+        assert np.abs(filled).max() < 10 * magnitude
+        assert np.isfinite(model.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("backend", ["numpy_nullable", "pyarrow"])
+def test_denoise_of_nullable_columns_with_blanks(backend):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 3)), columns=list("abc")).mask(rng.random((60, 3)) < 0.2)
+    frame = frame.convert_dtypes(dtype_backend=backend)
+    answer = Auto(random_state=0).fit(frame).denoise(frame, 0.1)
+    assert answer.dtypes.equals(frame.dtypes)
+    assert not answer.isna().any(axis=None)
+
+
+def test_realism_of_rows_with_blanks_is_the_share_of_samples_seen_alike():
+    X = np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 500)
+    model = GaussianMixture(components=1, random_state=0).fit(X)
+    new = np.array([[0.0, np.nan], [1.0, np.nan], [2.0, np.nan]])
+    sample = model.sample(4000, random_state=1)
+    sample[:, 1] = np.nan
+    theirs = model.score_samples(sample)
+    share = [(theirs < v).mean() for v in model.score_samples(new)]
+    np.testing.assert_allclose(model.realism(new), share, atol=0.04)

@@ -218,7 +218,7 @@ def model_facts(fitted: Any) -> dict[str, Any]:
         facts["held_out_bound" if facts["method"] == "VAE" else "held_out_objective"] = max(held_out)
     if hasattr(fitted, "members"):
         table = fitted.members()
-        weight = "weight" if "weight" in table else "class_weight"
+        weight = next(name for name in ("weight", "class_weight", "row_weight") if name in table)
         facts["members"] = {str(name): float(w) for name, w in table[weight].items()}
     if hasattr(fitted, "log_z_"):
         facts |= {"beta": fitted.beta_, "base": "none" if fitted.base_ is None else fitted.base_.name}

@@ -134,14 +134,14 @@ def flag(data, model, output, contamination, as_json, quiet):
     import pandas as pd
 
     X, fitted = read_with_model(data, model)
-    odd = fitted.anomaly_score(X)
+    found = fitted._flags(X)
+    odd = found["anomaly_score"]
     order = np.argsort(-odd, kind="stable")
-    if contamination is None:
-        flagged = fitted.predict(X) == -1
-    else:
+    flagged = found["predict"] == -1
+    if contamination is not None:
         flagged = np.zeros(len(odd), dtype=bool)
         flagged[order[: round(contamination * len(odd))]] = True
-    columns = {"anomaly_score": odd, "realism": fitted.realism(X), "flagged": flagged.astype(int)}
+    columns = {"anomaly_score": odd, "realism": found["realism"], "flagged": flagged.astype(int)}
     oddest = ", ".join(map(str, order[: min(10, int(flagged.sum()))])) or "none"
     remark(f"{flagged.sum()} of {len(odd)} rows flagged; the oddest, counted from 0: {oddest}", quiet)
     if as_json:

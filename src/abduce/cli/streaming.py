@@ -58,7 +58,9 @@ class Filling:
                 raise ValueError(f"{error}{place}") from error
             if not self.fields:
                 labels = {str(c): c for c in chunk.frame.columns}
-                self.fields = [(labels[f.name], f) for f in self.fitted.schema_.fields]
+                schema = self.fitted.schema_
+                constant = [f for f in schema.left_out if f.kind == "constant"]  # filled with their one value
+                self.fields = [(labels[f.name], f) for f in (*schema.fields, *constant)]
                 self.modelled = dict.fromkeys((label for label, _ in self.fields), 0)
             missing: Any = chunk.frame.isna()
             self.blank += int(missing.to_numpy().sum())

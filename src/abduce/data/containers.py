@@ -359,7 +359,7 @@ class Arrays(Container):
         if target.kind in "iub" and target != self.dtype and where.any():
             whole = self.dtype.kind != "f"
             target = np.promote_types(target, self.dtype) if whole else np.dtype(np.float64)
-        out = np.array(array, target).reshape(len(array), -1)
+        out = np.array(array, target).reshape(data.shape)
         out[where] = self._cast(data, target)[where]
         return out.reshape(array.shape)
 

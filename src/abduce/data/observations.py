@@ -10,6 +10,7 @@ All but the last three are one observation, y = A x + noise; blanks (NaN) may go
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -211,7 +212,9 @@ def _array(Y: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         raise ValueError(f"X must have shape (n, {', '.join(map(str, shape))}), got {array.shape}")
     if np.isinf(array).any():
         raise ValueError("X contains infinity")
-    y = torch.from_numpy(np.array(array.reshape(len(array), -1)))  # a copy: frames may be read-only
+    y = torch.from_numpy(
+        np.array(array.reshape(len(array), math.prod(shape)))
+    )  # a copy: frames may be read-only
     return y.nan_to_num(), ~torch.isnan(y)
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import ndtr
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -215,7 +216,14 @@ class Estimator(
             kind = X.dtype.kind if isinstance(X, np.ndarray) else "O"
             dtype = None if kind in "bifu" else np.float64
             array: Any = X
-            validate_data(self, array, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")
+            validate_data(
+                self,
+                array,
+                reset=reset,
+                dtype=dtype,
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=int(reset),
+            )
 
     def _read(self, X) -> tuple[Schema, np.ndarray, np.ndarray]:
         """What ``fit`` takes X for, and X in model space; a resample keeps the schema of what it was drawn from."""
@@ -258,10 +266,10 @@ class Estimator(
         value = gather(self.model_, seen, self._effort(samples), lambda answer: answer.log_evidence)
         return value.numpy() + self._units(seen)
 
-    def _scored(self, X, samples: int | None = None) -> np.ndarray:
-        """:meth:`_plausibility` of rows as they came, with the small probability of values never seen in training."""
+    def _weighed(self, X, samples: int | None = None) -> tuple[Seen, np.ndarray]:
+        """Rows in model space, and their :meth:`_plausibility`; values never seen in training count with theirs."""
         seen, novel = self._read_novel(X)
-        return self._plausibility(seen, samples) + self._novelty(novel)
+        return seen, self._plausibility(seen, samples) + self._novelty(novel)
 
     def _novelty(self, novel: np.ndarray | None) -> np.ndarray | float:
         """Log-probability of values never seen in training, nats, of each row."""
@@ -284,7 +292,7 @@ class Estimator(
         """
         check_is_fitted(self)
         self._check_normalized()
-        return self._scored(X, samples)
+        return self._weighed(X, samples)[1]
 
     def _check_normalized(self) -> None:
         if self.model_.partition is None:
@@ -299,7 +307,7 @@ class Estimator(
 
     def anomaly_score(self, X) -> np.ndarray:
         """Oddness of each row, −log p in nats, up to a constant where log Z is not known: higher is odder (PyOD's sign)."""
-        return -self._scored(X)
+        return -self._weighed(X)[1]
 
     def decision_function(self, X) -> np.ndarray:
         """``−anomaly_score(X)`` less what a row must have at the least, nats: below zero is an outlier (scikit-learn's sign,
@@ -308,9 +316,13 @@ class Estimator(
         A complete row must have ``offset_``; one with blanks what is as odd among rows with the same cells seen, so that the
         share of rows flagged depends neither on units nor on how much is blank (:mod:`abduce.estimators.cuts`).
         """
-        seen, novel = self._read_novel(X)
+        seen, value = self._weighed(X)
+        return self._decided(seen, value)
+
+    def _decided(self, seen: Seen, value: np.ndarray) -> np.ndarray:
+        """:meth:`decision_function` of rows whose log p is known."""
         mask = seen.mask.numpy()
-        out = self._plausibility(seen) + self._novelty(novel) - self.offset_
+        out = value - self.offset_
         some = np.flatnonzero(~mask.all(1))
         if len(some):
             cuts, whole = self._cut(), np.ones((1, mask.shape[1]), bool)
@@ -322,22 +334,33 @@ class Estimator(
         """+1 for inliers, −1 for outliers (scikit-learn's signs; PyOD says 0 and 1)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    @torch.no_grad()
     def realism(self, X, references: int = 1000) -> np.ndarray:
         """Share of the model's own samples that are less plausible than each row, in [0, 1], ``(n,)``.
 
-        Like is compared with like: the samples are scored on the same cells that the row has observed, so rows are grouped by
-        their pattern of blanks.
+        Like is compared with like: of rows with blanks, the share is that among samples with the same cells seen, from the
+        mean and the variance that their log p has (:mod:`abduce.estimators.cuts`).
         """
-        seen, value = self._encode(X), self._scored(X)
-        own = self.model_.sample(references, torch.Generator().manual_seed(self.inference_seed_))
-        out = np.empty(len(seen.y))
-        patterns, which = torch.unique(seen.mask, dim=0, return_inverse=True)
-        for i, pattern in enumerate(patterns):
-            rows = (which == i).numpy()
-            theirs = np.sort(self._plausibility(Seen(own, pattern.expand(own.shape))))
-            out[rows] = np.searchsorted(theirs, value[rows]) / len(own)
+        return self._realism(*self._weighed(X), references)
+
+    @torch.no_grad()
+    def _realism(self, seen: Seen, value: np.ndarray, references: int = 1000) -> np.ndarray:
+        """:meth:`realism` of rows whose log p is known."""
+        mask = seen.mask.numpy()
+        whole = mask.all(1)
+        out = np.empty(len(value))
+        if whole.any():
+            own = self.model_.sample(references, torch.Generator().manual_seed(self.inference_seed_))
+            theirs = np.sort(self._plausibility(Seen.whole(own)))
+            out[whole] = np.searchsorted(theirs, value[whole]) / len(own)
+        if not whole.all():
+            out[~whole] = ndtr(-self._cut().z(value[~whole], mask[~whole]))
         return out
+
+    def _flags(self, X) -> dict[str, np.ndarray]:
+        """``anomaly_score``, ``realism`` and ``predict`` of rows that are scored once."""
+        seen, value = self._weighed(X)
+        predicted = np.where(self._decided(seen, value) < 0, -1, 1)
+        return {"anomaly_score": -value, "realism": self._realism(seen, value), "predict": predicted}
 
     # ------------------------------------------------------------------ represent
 

@@ -225,7 +225,7 @@ class Restoring(abc.ABC):
         if isinstance(X, pd.DataFrame):
             labels = [str(c) for c in X.columns]
             mask = mask[:, [labels.index(f.name) for f in self.schema_.fields]]
-        mask = mask.reshape(len(mask), -1)
+        mask = mask.reshape(blank.shape)
         return seen._replace(mask=seen.mask & torch.from_numpy(mask)), blank | ~mask
 
     # ------------------------------------------------------------------ noise, blur, lower resolutions
