@@ -240,7 +240,7 @@ class OrdinalHead(Head):
 
     fits = {"ordinal": ("ordinal",)}
     summable = ("ordinal",)
-    estimate = "class"
+    estimate = "grade"
     beyond: Tensor
 
     def __init__(self, name: str, cells: Cells):

@@ -121,7 +121,8 @@ class Head(nn.Module, abc.ABC):
     drawable: ClassVar[tuple[str, ...]] = ()
     summable: ClassVar[tuple[str, ...]] = ()
     thinnable: ClassVar[tuple[str, ...]] = ()
-    estimate: str = "mean"  # of one value from moments: the "mean", the nearest "whole" number, the likelier "bit" or "class"
+    # of one value from moments: the "mean", the nearest "whole" number or "grade", the likelier "bit" or "class"
+    estimate: str = "mean"
     largest: Tensor | float = math.inf  # value that a cell can take
     offset: Tensor | None = None  # where the decoder's output starts without a linear path, if not anywhere
     # the narrowest distribution of cells of means b, None (or gives None) where noise may be as small as wanted
@@ -144,6 +145,8 @@ class Head(nn.Module, abc.ABC):
         """Turn averaged moments (..., d, m) into one value a cell, (..., d)."""
         if self.estimate == "class":
             return moments.argmax(-1).to(moments.dtype)
+        if self.estimate == "grade":
+            return (moments @ torch.arange(moments.shape[-1], dtype=moments.dtype)).round()
         mean = moments.squeeze(-1)
         if self.estimate == "bit":
             return (mean >= 0.5).to(moments.dtype)
@@ -181,7 +184,7 @@ class Likelihood(nn.Module):
         return _gather(self._cells, largest, self.n_cells)
 
     def point(self, moments: list[Tensor]) -> Tensor:
-        """Turn averaged moments into one value a cell: means of numbers, modes of classes; shape (..., D)."""
+        """Turn averaged moments into one value a cell: means of numbers and grades, modes of classes; shape (..., D)."""
         values = [head.point(m) for head, m in zip(self.heads, moments, strict=True)]
         return _gather(self._cells, values, self.n_cells)
 

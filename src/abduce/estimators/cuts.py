@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import gammaincc
 
 EXACT = 8  # cells up to which each pattern of blanks has samples of its own
 SAMPLES = 500  # of each such pattern
@@ -54,6 +55,11 @@ class Cuts:
         mean, variance = self._moments(mask)
         k = 2 * variance
         return (np.cbrt((k + 2 * (mean - log_p)) / k) - 1 + 2 / (9 * k)) / np.sqrt(2 / (9 * k))
+
+    def odder(self, log_p: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Share of the model's own rows, so seen, that are odder than each row (n,), by χ² itself."""
+        mean, variance = self._moments(mask)
+        return gammaincc(variance, np.maximum(variance + mean - log_p, 0.0))
 
     def log_p(self, z: float, mask: np.ndarray) -> np.ndarray:
         """The log p (n,) that has the oddness z where ``mask`` (n, D) was seen."""

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import ndtr
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -353,7 +352,7 @@ class Estimator(
             theirs = np.sort(self._plausibility(Seen.whole(own)))
             out[whole] = np.searchsorted(theirs, value[whole]) / len(own)
         if not whole.all():
-            out[~whole] = ndtr(-self._cut().z(value[~whole], mask[~whole]))
+            out[~whole] = self._cut().odder(value[~whole], mask[~whole])
         return out
 
     def _flags(self, X) -> dict[str, np.ndarray]:
