@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -335,3 +336,10 @@ def test_saved_objectives_and_log_z(tmp_path):
         loaded.model_.energy.energy(torch.zeros(1, 3).double()),
         model.model_.energy.energy(torch.zeros(1, 3).double()),
     )
+
+
+@pytest.mark.parametrize("activation", ["linear", "shrink", "relu"])
+def test_an_autoencoder_can_be_pickled_whatever_squashes_its_units(activation):
+    method = Autoencoder(code=2, activation=activation, max_epochs=1, random_state=0).fit(numbers(60))
+    again = pickle.loads(pickle.dumps(method))
+    np.testing.assert_array_equal(again.anomaly_score(numbers(5)), method.anomaly_score(numbers(5)))

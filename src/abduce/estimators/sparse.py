@@ -23,8 +23,8 @@ class SparseCoding(Arguments, FittedEnergy):
 
     Parameters
     ----------
-    code : int
-        Columns of the dictionary.
+    code : int or "auto"
+        Columns of the dictionary; "auto" is 20, or the number of rows if there are fewer.
     sparsity : float
         λ, in standard deviations of the data.
     iterations : int
@@ -43,15 +43,15 @@ class SparseCoding(Arguments, FittedEnergy):
     (100, 4)
     """
 
-    code: int = 20
+    code: int | str = "auto"
     sparsity: float = 0.5
     iterations: int = 100
 
     def _learn(
         self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
     ) -> Energy:
-        check_components("code", self.code, len(rows))
-        dictionary = fitters.dictionary(x[rows], self.code, self.sparsity, seed)
+        code = min(20, len(rows)) if self.code == "auto" else check_components("code", self.code, len(rows))
+        dictionary = fitters.dictionary(x[rows], code, self.sparsity, seed)
         return SparseCodingEnergy.from_dictionary(dictionary, self.sparsity, self.iterations)
 
 

@@ -116,7 +116,6 @@ class AutoencoderEnergy(Energy):
         self.n_cells, self.form = n_cells, energy
         self.penalty = penalty if strength else "none"
         self.strength, self.corruption, self.target, self.tied = strength, corruption, target, tied
-        self.activation = ACTIVATIONS[activation]
         self.kl = activation == "sigmoid" and target is not None
         self.traits = Traits(
             support,
@@ -133,6 +132,11 @@ class AutoencoderEnergy(Energy):
         written = [] if tied else [nn.init.xavier_uniform_(torch.empty(a, b)) for a, b in reversed(steps)]
         self.weights = nn.ParameterList(written)  # of the decoder, from the code to the row
         self.biases = nn.ParameterList(torch.zeros(a) for a, _ in reversed(steps))
+
+    @property
+    def activation(self) -> Activation:
+        """What squashes a unit; named in ``config``, so that copies and pickles hold no function."""
+        return ACTIVATIONS[self.config["activation"]]
 
     @property
     def layers(self) -> list[nn.Linear]:
