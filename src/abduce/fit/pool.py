@@ -8,7 +8,6 @@ that weights rest on enough cells.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +19,7 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
-from abduce.gaussians.em import one_thread
+from abduce.gaussians.em import one_thread, workers
 from abduce.models.model import Model
 from abduce.models.pool import Pool, log_evidences
 
@@ -105,8 +104,8 @@ def fit_pool(
     hidings = [Hiding(observed & ~hidden, hidden) for hidden in dice]
     said: list[Predictions] = []
     first: list[Members] = []
-    workers = max(1, min(len(families), torch.get_num_threads()))
-    with one_thread(), ThreadPoolExecutor(workers) as threads:
+    count = max(1, min(len(families), torch.get_num_threads()))
+    with one_thread(), workers(count) as threads:
 
         def fitted(mask: np.ndarray, go_on: bool = False) -> list[Members]:
             """Members of all families, fitted side by side."""

@@ -6,7 +6,9 @@ Sources: Dempster, Laird & Rubin 1977 (EM); Rubin & Thayer 1982 (EM for factor a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -14,6 +16,25 @@ import torch
 from torch import Generator, Tensor
 
 T = TypeVar("T")
+_thread = threading.local()
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads to fit in; when the block is left by an error, Ctrl-C say, they stop where they next :func:`heed` it."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(count, initializer=setattr, initargs=(_thread, "stop", stop)) as threads:
+        try:
+            yield threads
+        except BaseException:
+            stop.set()
+            raise
+
+
+def heed() -> None:
+    """Raise KeyboardInterrupt where the fit that this thread works for was stopped."""
+    if (stop := getattr(_thread, "stop", None)) is not None and stop.is_set():
+        raise KeyboardInterrupt
 
 
 def climb(law: T, step: Callable[[T], tuple[T, float]], iterations: int, tolerance: float) -> T:
@@ -26,6 +47,7 @@ def climb(law: T, step: Callable[[T], tuple[T, float]], iterations: int, toleran
     """
     before = -float("inf")
     for _ in range(iterations):
+        heed()
         law, value = step(law)
         if value - before < tolerance:
             break

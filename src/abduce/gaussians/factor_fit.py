@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
-from abduce.gaussians.em import climb, k_means, principal_factors, regressed
+from abduce.gaussians.em import climb, heed, k_means, principal_factors, regressed
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
 NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
@@ -78,6 +78,7 @@ def _step(
     design = zeros(k, d if blanks else 1, (q + 1) ** 2)
     whole = zeros(k, (q + 1) ** 2)  # over all rows, seen or not
     for rows, f in single.chunks(seen):
+        heed()
         r = f.shares
         total += float(torch.logsumexp(f.log_joint, 1).double().sum())
         size += r.sum(0)

@@ -1,0 +1,25 @@
+"""Tests of how a pool is fitted beyond what tests of its answers show."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from abduce import Auto
+
+
+def test_an_interrupt_stops_the_fit_within_a_step():
+    """Ctrl-C while members are fitted in threads: the fit ends at once, not when they are done."""
+    X = np.random.default_rng(0).normal(size=(4000, 30))
+    X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        Auto(random_state=0).fit(X)
+    assert time.perf_counter() - start < 10  # the fit takes minutes
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
