@@ -71,8 +71,8 @@ def rmse(model, gaps: np.ndarray, X: np.ndarray, blank: np.ndarray) -> float:
 
 @parametrize_with_checks(
     [
-        Auto(kinds="real", components=(1,)),
-        MixtureOfFactorAnalyzers(kinds="real", components=2, factors=1),
+        Auto(components=(1,)),
+        MixtureOfFactorAnalyzers(components=2, factors=1),
     ]
 )
 def test_scikit_learns_checks(estimator, check, monkeypatch):

@@ -57,11 +57,12 @@ def bits(n: int = 200, d: int = 6, seed: int = 0) -> np.ndarray:
 
 @parametrize_with_checks(
     [
-        PCA(kinds="real", components=1),
-        KMeans(kinds="real", components=2),
-        GaussianMixture(kinds="real", components=2, reg_covar=0.1),
-        MixtureEnsemble(kinds="real"),
-        EnergyNetwork(kinds="real", hidden=(4,), max_epochs=1, partition="auto"),
+        PCA(),
+        ICA(),
+        KMeans(components=2),
+        GaussianMixture(),
+        MixtureEnsemble(),
+        EnergyNetwork(hidden=(4,), max_epochs=1, partition="auto"),
     ]
 )
 def test_scikit_learns_checks(estimator, check):

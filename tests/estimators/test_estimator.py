@@ -31,7 +31,7 @@ def small(**kw) -> VAE:
 
 
 # whole numbers are ordinal in a frame and real in an array unless told; one check of outlier detectors wants the same of both
-@parametrize_with_checks([small(kinds="real"), Imputer(small()), OutlierDetector(small(kinds="real"))])
+@parametrize_with_checks([small(), Imputer(small()), OutlierDetector(small())])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
