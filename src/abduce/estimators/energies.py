@@ -18,6 +18,7 @@ from torch import Tensor
 
 from abduce.checks import check_choice, check_count, check_number
 from abduce.data.fields import Field, listing
+from abduce.data.infer import resolve_kinds
 from abduce.data.schema import Schema
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.estimator import Estimator, M
@@ -78,19 +79,16 @@ class EnergyEstimator(Estimator[M]):
         """A kind that was guessed gives way to one that this model takes: PCA has grades for numbers, latent classes whole
         numbers for levels."""
         schema, values, observed = super()._read(X)
-        if isinstance(X, Encoded) or isinstance(self.kinds, str) or schema.container == "image":
+        if isinstance(X, Encoded) or schema.container == "image":
             return schema, values, observed
-        asked = {} if self.kinds is None else dict(self.kinds)
+        labels = list(schema.order) or schema.names
+        asked = resolve_kinds(self.kinds, labels)
         bits = {f.kind for f in schema.fields} == {"binary"} and "binary" in self.supports
         other = {f.name: kind for f in schema.fields if (kind := self._instead(f, bits)) != f.kind}
-        names = [str(label) for label in schema.order] if schema.order else schema.names
-        known = {str(key) for key in asked} | {
-            names[key] for key in asked if isinstance(key, int) and key < len(names)
-        }
-        other = {j: other[name] for j, name in enumerate(names) if name in other and name not in known}
-        if not other:
+        kinds = [kind or other.get(str(label)) for kind, label in zip(asked, labels, strict=True)]
+        if kinds == asked:
             return schema, values, observed
-        schema = Schema.infer(X, {**asked, **other}, self.bounds)
+        schema = Schema.infer(X, {j: kind for j, kind in enumerate(kinds) if kind}, self.bounds)
         return (schema, *schema.encode(X))
 
     def _instead(self, field: Field, bits: bool) -> str:

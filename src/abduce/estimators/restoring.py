@@ -222,8 +222,8 @@ class Restoring(abc.ABC):
             raise ValueError(
                 f"observed must be a bool array of X's shape {np.shape(X)}, got {mask.dtype} of shape {mask.shape}"
             )
-        if isinstance(X, pd.DataFrame):
-            labels = [str(c) for c in X.columns]
+        if self.schema_.container == "frame":
+            labels = [str(c) for c in self.schema_.order]
             mask = mask[:, [labels.index(f.name) for f in self.schema_.fields]]
         mask = mask.reshape(blank.shape)
         return seen._replace(mask=seen.mask & torch.from_numpy(mask)), blank | ~mask
