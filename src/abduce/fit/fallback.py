@@ -92,8 +92,10 @@ class Best:
     @classmethod
     def load(cls, progress: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> Best:
         """Read back :meth:`progress` and :meth:`tensors`."""
-        parts = {name: tensors.get(f"best {name}", {}) for name in ("weights", "moments", "average")}
-        return cls(**progress, **parts)
+        weights, moments, average = (
+            tensors.get(f"best {name}", {}) for name in ("weights", "moments", "average")
+        )
+        return cls(**progress, weights=weights, moments=moments, average=average)
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,5 +109,5 @@ def finite(parameters: list[nn.Parameter]) -> bool:
 
 def is_fall(error: Exception, parameters: list[nn.Parameter]) -> bool:
     """Whether a step failed because training ran away, and not because of a fault of another kind."""
-    ran_away = isinstance(error, Diverged | torch.linalg.LinAlgError)
+    ran_away = isinstance(error, Diverged | torch.linalg.LinAlgError)  # pyright: ignore[reportPrivateImportUsage]
     return ran_away or (isinstance(error, RuntimeError | ValueError) and not finite(parameters))

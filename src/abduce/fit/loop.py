@@ -36,6 +36,7 @@ Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
 Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
 WATCHED = 256  # training rows whose value is watched where none are held out
+TRAINED = 100  # steps from which on a model that has learnt nothing is worth a word
 
 
 @dataclass
@@ -174,8 +175,7 @@ def train(
     else:
         average.store()
     step.eval()
-    doubt = None if run.interrupted else step.doubt(watched_x, watched_mask)
-    if doubt:
+    if total >= TRAINED and not run.interrupted and (doubt := step.doubt(watched_x, watched_mask)):
         warnings.warn(doubt, UserWarning, stacklevel=2)
     step.to("cpu")
     return run
