@@ -137,7 +137,7 @@ def test_a_run_that_fell_is_resumed_to_the_same_weights(tmp_path, after):
     assert (resumed.best.falls, resumed.best.rate) == (whole.best.falls, whole.best.rate)
 
 
-def test_a_run_that_always_falls_ends_with_an_error_or_with_its_best():
+def test_a_run_that_always_falls_ends_with_an_error_or_with_its_best(tmp_path):
     settings = Settings(**{**BASE, "masking": False})
     with (
         pytest.warns(UserWarning, match=FELL),
@@ -153,12 +153,17 @@ def test_a_run_that_always_falls_ends_with_an_error_or_with_its_best():
             Broken(2 * STEPS + 1, 10**9),
             settings,
             lambda _: kept.append(copy.deepcopy(model.state_dict())),
+            tmp_path / "state",
         )
     assert len([w for w in told if FELL in str(w.message)]) == TRIES + 1
     assert len(run.history) == 2
     assert [f["rate"] for f in run.history[-1]["fell"]] == pytest.approx([0.1, 0.01, 0.001, 0.0001, 0.0])
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, kept[1][name])
+    other = start(seed=9)
+    again = train(other, Broken(1, 10**9), settings, None, tmp_path / "state")  # nothing is left to do
+    assert figures(again) == figures(run)
+    assert same(other, model)
 
 
 # --- models ---

@@ -132,7 +132,7 @@ def train(
 
     started = time.perf_counter()
     try:
-        while epoch < epochs:
+        while epoch < epochs and run.best.falls <= TRIES:
             epoch += 1
             due = epoch % every == 0 or epoch == epochs
             value, loss, found, failure = math.nan, math.nan, {}, None
@@ -150,8 +150,6 @@ def train(
                 epoch = _go_back(run, parts, epoch, value, loss, failure)
                 if state:
                     _keep(state, run, epoch, parts)
-                if run.best.falls > TRIES:
-                    break
                 continue
             seconds = time.perf_counter() - started
             record = {"epoch": epoch, "epochs": epochs, "train": mean, "seconds": seconds, **found}
