@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -97,6 +98,19 @@ def diagonal_mixture() -> tuple[DiagonalMixture, MixtureSameFamily]:
             Categorical(logits=prior.logits), Independent(Normal(prior.means, prior.log_scales.exp()), 1)
         )
     return prior, law
+
+
+def test_narrow_components_far_from_zero_lose_no_digits():
+    prior = DiagonalMixture(4, 3)
+    with torch.no_grad():
+        prior.means.copy_(torch.tensor([[200.0], [300.0], [-250.0]]).expand(3, 4))
+        prior.log_scales.fill_(-6.0)
+    z = prior.means[[0, 1, 2, 0]] + torch.tensor(
+        [[0.0], [2**-10], [0.0], [2**-9]]
+    )  # exact in single precision
+    away = (z - prior.means[[0, 1, 2, 0]]).double() * math.exp(6.0)
+    known = -0.5 * away.square().sum(-1) + 24.0 - 2 * math.log(2 * math.pi) - math.log(3)
+    torch.testing.assert_close(prior.log_prob(z).double(), known, rtol=0.0, atol=1e-3)
 
 
 def vamp_model(posterior: str = "diagonal"):

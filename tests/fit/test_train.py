@@ -87,7 +87,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path):
     assert not second.interrupted
     assert figures(second) == figures(whole)
     assert same(other, straight)
-    assert second.best_epoch == whole.best_epoch
+    assert second.best.epoch == whole.best.epoch
     # once more: nothing is left to do
     third = train(start(), objective, x, seen, settings, None, tmp_path / "state")
     assert figures(third) == figures(whole)
@@ -137,7 +137,7 @@ def test_early_stopping_keeps_the_best_weights():
     model = start()
     settings = Settings(**{**BASE, "epochs": 50, "patience": 3, "masking": False})
     run = train(model, script, x, seen, settings, lambda _: kept.append(copy.deepcopy(model.state_dict())))
-    assert run.best_epoch == 2
+    assert run.best.epoch == 2
     assert len(run.history) == 5
     assert [r["valid"] for r in run.history] == [-3.0, -1.0, -2.0, -2.0, -2.0]
     for name, tensor in model.state_dict().items():
@@ -148,7 +148,7 @@ def test_a_start_that_training_only_spoils_is_kept():
     x, seen = binary_data()
     model = start()
     run = train(model, Scripted([0.0, -1.0]), x, seen, Settings(**{**BASE, "masking": False}))
-    assert run.best_epoch == 0
+    assert run.best.epoch == 0
     assert same(model, start())
 
 

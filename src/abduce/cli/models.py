@@ -213,6 +213,9 @@ def model_facts(fitted: Any) -> dict[str, Any]:
         facts["latent_dim"] = fitted.model_.latent_dim
     if fitted.history_:
         facts["epochs"] = len(fitted.history_)
+    falls = [fall for epoch in fitted.history_ for fall in epoch.get("fell", ())]
+    if falls:
+        facts["falls_in_training"] = len(falls)
     held_out = [epoch["valid"] for epoch in fitted.history_ if "valid" in epoch]
     if held_out:
         facts["held_out_bound" if facts["method"] == "VAE" else "held_out_objective"] = max(held_out)

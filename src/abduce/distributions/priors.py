@@ -166,13 +166,18 @@ class VampPrior(_LearnedMixture):
 
 
 def _mixture_log_prob(z: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """log Σ_c π_c N(z; m_c, diag(s_c²)); the squares by two matrix products, so nothing of size z x components x latents."""
+    """log Σ_c π_c N(z; m_c, diag(s_c²)); the squares by two matrix products, so nothing of size z x components x latents.
+
+    The products are of double precision where the device has it: they are as large as |z / s|², and their difference is not.
+    """
+    wide = torch.float32 if z.device.type == "mps" else torch.float64
+    log_weights, means, log_scales = log_weights.to(wide), means.to(wide), log_scales.to(wide)
     precision = torch.exp(-2 * log_scales)
     constant = log_weights - log_scales.sum(-1) - 0.5 * (means.square() * precision).sum(-1)
-    flat = z.reshape(-1, z.shape[-1])
+    flat = z.reshape(-1, z.shape[-1]).to(wide)
     energy = 0.5 * flat.square() @ precision.T - flat @ (means * precision).T
     total = torch.logsumexp(constant - energy, -1) - 0.5 * z.shape[-1] * LOG_2PI
-    return total.view(z.shape[:-1])
+    return total.view(z.shape[:-1]).to(z.dtype)
 
 
 def as_mixture(prior: nn.Module) -> GaussianMixturePrior | None:

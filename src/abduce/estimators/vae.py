@@ -138,7 +138,8 @@ class VAE(Estimator[VariationalAutoencoder]):
     model_
         The torch module.
     history_
-        One record an epoch.
+        One record an epoch.  Where training fell and went back to its best, the records between are taken out, and the next
+        says ``fell``: a list of the epoch, the value there, the epoch gone back to and the rate, a share of the learning rate.
     offset_
         The score below which a row is an outlier.
     n_features_in_, feature_names_in_
@@ -238,6 +239,14 @@ class VAE(Estimator[VariationalAutoencoder]):
         goes on from there to the same numbers.  ``redraw(epoch)``, called before each epoch with its number from 0, returns
         another draw of the rows of X in the same form: dynamic binarisation, augmentation.  Ctrl-C ends training early and
         leaves a usable model.
+
+        Training that falls far below its best, or to no number at all, goes back to its best and on at a tenth of the learning
+        rate, with a warning; a posterior of which no unit says anything about a row is warned of.
+
+        Raises
+        ------
+        Diverged
+            Training fell at every learning rate tried, and nothing better than the start was reached.
         """
         self._fit_rows(X, checkpoint, redraw)
         return self

@@ -1,17 +1,21 @@
 """The one training loop, for bounds of latent-variable models and for losses of energies alike.
 
 Data stay in memory on the device and are indexed, a batch at a time, from one shuffled order an epoch.  A seeded part is
-held out: the bound on it picks the best weights and stops the run when it no longer rises.  Where the loss does not measure
-progress (contrastive divergence) the last weights stay, or the average over the last part of the run.  Every epoch's figures
-go to ``history``.  With a ``checkpoint`` folder the whole state is written there now and then, and a run that finds a state
-of the same data and settings goes on from it to the same numbers.
+held out: the bound on it picks the best weights and stops the run when it no longer rises.  Where no rows are held out, or
+the loss does not measure progress (contrastive divergence), the last weights stay, or the average over the last part of the
+run.  Every epoch's figures go to ``history``.  With a ``checkpoint`` folder the whole state is written there now and then, and
+a run that finds a state of the same data and settings goes on from it to the same numbers.
+
+A run that falls far below its best goes back to it and on at a smaller step (:mod:`abduce.fit.fallback`), with a warning.
+``history`` stays one record an epoch: those after the best are taken out, and the next record says ``fell`` (the epoch, its
+value, None if it was no number, and ``rate``, the share of the learning rate from then on).
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +26,7 @@ from lightning_fabric import Fabric
 from torch import Generator, Tensor
 
 from abduce.fit.checkpoint import TrainingState, data_digest
+from abduce.fit.fallback import SLOWER, TRIES, Best, finite, is_fall
 from abduce.fit.optimizer import Average, clip, load_moments, make_optimizer, moments, rate
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
@@ -29,18 +34,20 @@ from abduce.inference.energy import Diverged
 
 Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
+Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
+WATCHED = 256  # training rows whose value is watched where none are held out
+TRAINED = 100  # steps from which on a model that has learnt nothing is worth a word
 
 
 @dataclass
 class Run:
     """What a training run leaves: its history, and whether it was interrupted."""
 
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
-    best: float = -math.inf  # value of the held-out rows at the best weights
-    weights: dict[str, Tensor] = field(default_factory=dict)  # which these are
-    best_epoch: int = -1
-    bad: int = 0  # checks since then
+    best: Best = field(default_factory=Best)
+    bad: int = 0  # checks since the best
+    fell: list[dict[str, Any]] = field(default_factory=list)  # falls that no record tells of yet
 
 
 def train(
@@ -56,6 +63,9 @@ def train(
 
     ``redraw(epoch)`` gives the values of an epoch afresh, in the shape of ``x`` (dynamic binarisation, augmentation); the
     held-out rows stay as they are in ``x``.  KeyboardInterrupt ends the run early with the best weights so far.
+
+    Raises :class:`~abduce.inference.energy.Diverged` where training runs away at every step tried, and nothing better than the
+    start was reached.
     """
     observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
     identity = {"settings": {**asdict(settings), "device": None}}
@@ -65,7 +75,9 @@ def train(
     mask = None if bool(observed.all()) else fabric.to_device(observed)
     x = fabric.to_device(x)
     rows, held = (part.to(x.device) for part in settings.split(len(x)))
-    held_x, held_mask = x[held], None if mask is None else mask[held]
+    judged = step.comparable and len(held) > 0
+    watched = held if judged else rows[:WATCHED]
+    watched_x, watched_mask = x[watched], None if mask is None else mask[watched]
 
     stepper, optimizer = fabric.setup(step, make_optimizer(step, settings))
     parameters = list(step.parameters())
@@ -73,73 +85,128 @@ def train(
     n_steps, epochs = max(1, len(rows) // batch), settings.n_epochs(len(rows))
     total, every = epochs * n_steps, max(1, epochs // 100)
     average = Average(step, settings.average * total)
-    parts = step, optimizer, generator, average
-    run, first = Run(), 0
-    judged = step.comparable and len(held) > 0
-    if judged:  # where training starts is a candidate too: a linear path may be all that the data ask for
+    parts: Parts = step, optimizer, generator, average
+    run, epoch = Run(), 0
+
+    def learn(epoch: int) -> tuple[float, float]:
+        """Take an epoch's steps; the means of the value and of the loss."""
+        step.train()
+        values = x if redraw is None else fabric.to_device(redraw(epoch))
+        shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
+        total_value, total_loss = x.new_zeros(()), x.new_zeros(())
+        for i in range(n_steps):
+            index = shuffled[i * batch : (i + 1) * batch]
+            xb = values.index_select(0, index)
+            seen = None if mask is None else mask.index_select(0, index)
+            done = epoch * n_steps + i
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * rate(done / total, settings.schedule) * run.best.rate
+            loss, value = stepper(xb, seen, done / total, generator)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            if settings.clip:
+                clip(parameters, settings.clip * math.sqrt(x.shape[1]))
+            optimizer.step()
+            step.constrain()
+            average.add(total - done)
+            total_value += value
+            total_loss += loss.detach()
+        return float(total_value) / n_steps, float(total_loss) / n_steps
+
+    def check() -> tuple[float, dict[str, Any]]:
+        """The value of the rows watched, NaN where weights are no numbers, and what else is to be told of them."""
         step.eval()
-        run.weights = copy.deepcopy(step.state_dict())
-        run.best, run.best_epoch = step.validate(held_x, held_mask, settings.seed)["valid"], 0
+        if judged:
+            found = step.validate(watched_x, watched_mask, settings.seed)
+            return found["valid"], found
+        if step.comparable:
+            return step.value(watched_x, watched_mask, settings.seed), {}
+        return (0.0 if finite(parameters) else math.nan), {}
+
     if state and state.exists():
-        first = _resume(state, run, parts)
+        epoch = _resume(state, run, parts)
+    else:  # where training starts is a candidate too: a linear path may be all that the data ask for
+        value, _ = check()
+        run.best.start = value if step.comparable and math.isfinite(value) else -math.inf
+        run.best.keep(run.best.start, 0, step, optimizer, average)
 
     started = time.perf_counter()
     try:
-        for epoch in range(first, epochs):
-            step.train()
-            values = x if redraw is None else fabric.to_device(redraw(epoch))
-            shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
-            total_value = x.new_zeros(())
-            for i in range(n_steps):
-                index = shuffled[i * batch : (i + 1) * batch]
-                xb = values.index_select(0, index)
-                seen = None if mask is None else mask.index_select(0, index)
-                done = epoch * n_steps + i
-                for group in optimizer.param_groups:
-                    group["lr"] = group["base"] * rate(done / total, settings.schedule)
-                loss, value = stepper(xb, seen, done / total, generator)
-                optimizer.zero_grad(set_to_none=True)
-                fabric.backward(loss)
-                if settings.clip:
-                    clip(parameters, settings.clip * math.sqrt(x.shape[1]))
-                optimizer.step()
-                step.constrain()
-                average.add(total - done)
-                total_value += value
-
-            mean, seconds = float(total_value) / n_steps, time.perf_counter() - started
-            record = {"epoch": epoch + 1, "epochs": epochs, "train": mean, "seconds": seconds}
-            due = (epoch + 1) % every == 0 or epoch + 1 == epochs
-            if judged and due:
-                step.eval()
-                record |= step.validate(held_x, held_mask, settings.seed)
-                run.bad += 1
-                if record["valid"] > run.best:
-                    run.best, run.best_epoch, run.bad = record["valid"], epoch + 1, 0
-                    run.weights = copy.deepcopy(step.state_dict())
+        while epoch < epochs and run.best.falls <= TRIES:
+            epoch += 1
+            due = epoch % every == 0 or epoch == epochs
+            value, loss, found, failure = math.nan, math.nan, {}, None
+            try:
+                mean, loss = learn(epoch - 1)
+                value, found = check() if due and math.isfinite(mean + loss) else (mean, {})
+            except Exception as error:
+                if not is_fall(error, parameters):
+                    raise
+                failure = error
+            better = due and (value > run.best.value or not step.comparable)
+            run.bad = 0 if better else run.bad + (judged and due)
+            ends = epoch == epochs or bool(settings.patience and run.bad >= settings.patience)
+            if failure or run.best.fallen(value, loss, due, ends):
+                epoch = _go_back(run, parts, epoch, value, loss, failure)
+                if state:
+                    _keep(state, run, epoch, parts)
+                continue
+            seconds = time.perf_counter() - started
+            record = {"epoch": epoch, "epochs": epochs, "train": mean, "seconds": seconds, **found}
+            if better:
+                run.best.keep(value if step.comparable else -math.inf, epoch, step, optimizer, average)
+            if run.fell:
+                record["fell"], run.fell = run.fell, []
             run.history.append(record)
             if callback:
                 callback(record)
             if state and due:
-                _keep(state, run, epoch + 1, parts)
-            if settings.patience and run.bad >= settings.patience:
+                _keep(state, run, epoch, parts)
+            if ends:
                 break
-            if not math.isfinite(record["train"]):
-                raise Diverged(
-                    f"training diverged in epoch {epoch + 1} (loss {-record['train']}); try a smaller learning_rate"
-                )
     except KeyboardInterrupt:
         run.interrupted = True
-    if run.best > -math.inf:
-        step.load_state_dict(run.weights)
+    if run.fell and run.history:
+        run.history[-1]["fell"] = run.history[-1].get("fell", []) + run.fell
+    if (judged and run.best.value > -math.inf) or not finite(parameters):
+        step.load_state_dict(run.best.weights)
     else:
         average.store()
     step.eval()
+    if total >= TRAINED and not run.interrupted and (doubt := step.doubt(watched_x, watched_mask)):
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     step.to("cpu")
     return run
 
 
-Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
+def _go_back(run: Run, parts: Parts, epoch: int, value: float, loss: float, failure: Exception | None) -> int:
+    """Take a run that fell in ``epoch`` back to its best and slow it down; the epochs done.
+
+    Raises Diverged where that was tried often enough and there is nothing better than the start.
+    """
+    step, optimizer, _, average = parts
+    best, reached = run.best, max(value, -loss)
+    told = f"value {value:.6g}, loss {loss:.6g}" if failure is None else str(failure)
+    goes_on = best.fall()
+    if not goes_on and best.epoch == 0:
+        raise Diverged(
+            f"training diverged in epoch {epoch} ({told}), the last of {best.falls} times, at down to "
+            f"{best.rate / SLOWER:g} of the learning rate, and was never better than at its start; try a smaller "
+            "learning_rate, or another objective or model"
+        ) from failure
+    best.put_back(step, optimizer, average)
+    del run.history[best.epoch :]
+    fell = {"epoch": epoch, "value": reached if math.isfinite(reached) else None, "back_to": best.epoch}
+    run.fell.append(fell | {"rate": best.rate if goes_on else 0.0})
+    run.bad = 0
+    what = f"goes on from there at {best.rate:g} of the learning rate" if goes_on else "ends there"
+    warnings.warn(
+        f"training fell in epoch {epoch} ({told}) far below the best, epoch {best.epoch} (value {best.value:.6g}); it went "
+        f"back and {what}. Try a smaller learning_rate.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return best.epoch
 
 
 def _fabric(device: str) -> Fabric:
@@ -156,12 +223,10 @@ def _fabric(device: str) -> Fabric:
 def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:
     """Write all that a run needs to go on after ``epoch`` epochs."""
     step, optimizer, generator, average = parts
-    progress = {"epoch": epoch, "bad": run.bad, "history": run.history, "best_epoch": run.best_epoch}
     groups = {"model": step.state_dict(), "moments": moments(optimizer), "average": average.state()}
-    if run.best > -math.inf:
-        progress["best"], groups["best"] = run.best, run.weights
-    progress["averaged"] = average.count
-    state.save(progress, generator={"state": generator.get_state()}, **groups)
+    progress = {"epoch": epoch, "bad": run.bad, "history": run.history, "fell": run.fell}
+    progress |= {"best": run.best.progress(), "averaged": average.count}
+    state.save(progress, generator={"state": generator.get_state()}, **groups, **run.best.tensors())
 
 
 def _resume(state: TrainingState, run: Run, parts: Parts) -> int:
@@ -171,7 +236,7 @@ def _resume(state: TrainingState, run: Run, parts: Parts) -> int:
     step.load_state_dict(tensors["model"])
     generator.set_state(tensors["generator"]["state"].cpu())
     load_moments(optimizer, tensors.get("moments", {}))
-    average.load(tensors.get("average", {}), progress.get("averaged", 0))
-    run.history, run.best_epoch, run.bad = progress["history"], progress["best_epoch"], progress["bad"]
-    run.best, run.weights = progress.get("best", run.best), tensors.get("best", run.weights)
+    average.load(tensors.get("average", {}), progress["averaged"])
+    run.history, run.bad, run.fell = progress["history"], progress["bad"], progress["fell"]
+    run.best = Best.load(progress["best"], tensors)
     return progress["epoch"]

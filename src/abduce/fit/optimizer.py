@@ -57,8 +57,8 @@ def moments(optimizer: Any) -> dict[str, Tensor]:
 
 
 def load_moments(optimizer: Any, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`moments` gave."""
-    body = optimizer.state_dict()
+    """Put back what :func:`moments` gave, in place of what there is."""
+    body = {**optimizer.state_dict(), "state": {}}
     for key, tensor in tensors.items():
         i, name = key.split(".", 1)
         body["state"].setdefault(int(i), {})[name] = tensor

@@ -13,11 +13,12 @@ from abduce.data.masks import hide
 from abduce.fit.bounds import Objective, forward_kl
 from abduce.fit.loss import Loss
 from abduce.fit.settings import Settings
-from abduce.inference.diagnostics import diagnose
+from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.inference.latent import LatentVariableModel
 
 ROWS = 1000  # held-out rows that are judged at once
 SPLIT = 512  # of which the split of the ELBO is told
+USED = 0.01  # nats: a unit with a smaller KL tells nothing about a row
 
 
 class Step(nn.Module, abc.ABC):
@@ -32,8 +33,16 @@ class Step(nn.Module, abc.ABC):
         """A batch's loss, and the value to report, both scalars; a larger value is better."""
 
     @abc.abstractmethod
+    def value(self, x: Tensor, observed: Tensor | None, seed: int) -> float:
+        """The value of rows, with the same random numbers every time."""
+
+    @abc.abstractmethod
     def validate(self, x: Tensor, observed: Tensor | None, seed: int) -> dict[str, Any]:
-        """The value of held-out rows as ``valid``, with the same random numbers every time, and what else there is to tell."""
+        """The :meth:`value` of held-out rows as ``valid``, and what else there is to tell."""
+
+    def doubt(self, x: Tensor, observed: Tensor | None) -> str | None:
+        """What is doubtful about a trained model by these rows, and what to try; None where nothing is."""
+        return None
 
     def constrain(self) -> None:
         """Put parameters back where they have to be, after an optimiser's step; most may be anywhere."""
@@ -66,7 +75,7 @@ class LatentStep(Step):
         return loss.mean(), bound.value.mean()
 
     @torch.no_grad()
-    def validate(self, x, observed, seed):
+    def value(self, x, observed, seed):
         generator = Generator(device=x.device).manual_seed(seed)
         values = []
         for index in torch.arange(len(x)).chunk(math.ceil(len(x) / ROWS)):  # evenly: none is of one row
@@ -74,11 +83,28 @@ class LatentStep(Step):
             values.append(self.objective(self.model, x[index], seen, 1.0, generator, len(x)).value)
         value, trim = torch.cat(values), self.settings.trim
         kept = value[value >= torch.quantile(value, trim)] if trim else value
-        some = slice(None, SPLIT)
-        found = diagnose(self.model, x[some], None if observed is None else observed[some], samples=1)
+        return float(kept.mean())
+
+    def validate(self, x, observed, seed):
+        found = self._diagnose(x, observed)
         split = {name: getattr(found, name) for name in ("reconstruction", "kl", "active_units")}
         units = {} if found.kl_per_unit is None else {"kl_per_unit": list(found.kl_per_unit)}
-        return {"valid": float(kept.mean())} | split | units
+        return {"valid": self.value(x, observed, seed)} | split | units
+
+    def doubt(self, x, observed):
+        found, units = self._diagnose(x, observed), self.model.noise_dim
+        told = max(found.kl_per_unit or (found.kl / units,))
+        if not told < USED:
+            return None
+        return (
+            f"the posterior collapsed: none of {units} latent units tells anything about a row (KL {found.kl:.2g} nats), "
+            "so the model is at best that of columns that do not depend on each other. If they do depend, try a longer run "
+            "(max_epochs), masking=False, prior='normal', another learning_rate, or ELBO(warmup=0.5, free_bits=0.1)"
+        )
+
+    def _diagnose(self, x: Tensor, observed: Tensor | None) -> Diagnosis:
+        some = slice(None, SPLIT)
+        return diagnose(self.model, x[some], None if observed is None else observed[some], samples=1)
 
 
 class EnergyStep(Step):
@@ -92,11 +118,14 @@ class EnergyStep(Step):
         loss = self.loss(x, generator).mean()
         return loss, -loss.detach()
 
-    def validate(self, x, observed, seed):
+    def value(self, x, observed, seed):
         generator = Generator(device=x.device).manual_seed(seed)
         # losses of the score differentiate by x themselves: no no_grad here
         values = [self.loss(part, generator).detach() for part in x.split(ROWS)]
-        return {"valid": -float(torch.cat(values).mean())}
+        return -float(torch.cat(values).mean())
+
+    def validate(self, x, observed, seed):
+        return {"valid": self.value(x, observed, seed)}
 
     def constrain(self):
         project: Any = getattr(self.loss.model, "project_", None)
