@@ -228,7 +228,8 @@ def test_answers_do_not_depend_on_how_a_table_is_written(case):
     halves = [kept.fill(part) for part in np.array_split(X, 3)]
     np.testing.assert_allclose(np.concatenate(halves), fill, **ROUND)
 
-    scale, shift = 10.0 ** rng.integers(-6, 7, X.shape[1]), rng.normal(size=X.shape[1])
+    scale, shift = 10.0 ** rng.integers(-6, 7, X.shape[1]), -np.abs(rng.normal(size=X.shape[1]))
+    shift[np.nanmin(X, 0) >= 0] = 0  # what was never negative stays so: there zero means something
     other = model.__class__(**model.get_params()).fit(X * scale + shift)
     np.testing.assert_allclose((other.fill(X * scale + shift) - shift) / scale, fill, rtol=1e-4, atol=1e-4)
     assert np.mean(other.predict(X * scale + shift) == flags) > 0.97
