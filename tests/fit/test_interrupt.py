@@ -1,4 +1,4 @@
-"""Tests of how a pool is fitted beyond what tests of its answers show."""
+"""Tests that a fit that is interrupted stops."""
 
 from __future__ import annotations
 
