@@ -21,14 +21,19 @@ def folder(tmp_path):
     return path
 
 
-def test_floats_stay_floats(folder, tmp_path):
-    pixels = (rng.normal(size=(3, 4, 5)) * 1e3).astype(np.float32)
+def come_back(pixels: np.ndarray, folder, tmp_path, suffix: str) -> None:
+    """Check that images saved in a folder are read, and written again, in their own dtype to the bit."""
     for i, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{i}.tiff")
+        Image.fromarray(image).save(folder / f"{i}.{suffix}")
     given = read(folder)
-    assert given.dtype == np.float32
+    assert given.dtype == pixels.dtype
     np.testing.assert_array_equal(given, pixels)
     np.testing.assert_array_equal(read(write(tmp_path / "out", given, like=folder)), pixels)
+
+
+def test_floats_stay_floats(folder, tmp_path):
+    pixels = (rng.normal(size=(3, 4, 5)) * 1e3).astype(np.float32)
+    come_back(pixels, folder, tmp_path, "tiff")
     small = np.abs(pixels) / 1e4  # between 0 and 1: no grey levels either
     np.testing.assert_array_equal(read(write(tmp_path / "small", small, like=folder)), small)
     with pytest.raises(ValueError, match=r"pixels must lie in 0..255 or 0..1"):
@@ -37,13 +42,7 @@ def test_floats_stay_floats(folder, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_16_bits_stay_16_bits(folder, tmp_path, suffix):
-    pixels = rng.integers(0, 2**16, (3, 4, 5)).astype(np.uint16)
-    for i, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{i}.{suffix}")
-    given = read(folder)
-    assert given.dtype == np.uint16
-    np.testing.assert_array_equal(given, pixels)
-    np.testing.assert_array_equal(read(write(tmp_path / "out", given, like=folder)), pixels)
+    come_back(rng.integers(0, 2**16, (3, 4, 5)).astype(np.uint16), folder, tmp_path, suffix)
 
 
 def test_16_bits_in_colour_are_refused(folder):

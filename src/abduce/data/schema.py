@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -290,20 +290,22 @@ class Schema:
         """
         values, observed = self._matrix(values), self._matrix(observed)
         out = np.zeros(len(values))
-        for group in self.groups:
-            if group.kind in ("real", "positive") or (pixels and group.kind == "pixel"):
-                slope = group.transform.log_slope(values[:, group.index])
-                out += over_observed(slope, observed[:, group.index])
+        for group, slope in self._slopes(values, pixels):
+            out += over_observed(slope, observed[:, group.index])
         return out
 
     def log_slopes(self, values: np.ndarray, pixels: bool = False) -> np.ndarray:
         """Mean over rows (n, D) of what :meth:`log_jacobian` adds up, for each cell, (D,)."""
         out = np.zeros(self.n_cells)
+        for group, slope in self._slopes(values, pixels):
+            out[group.index] = slope.mean(0) if slope.ndim > 1 else slope
+        return out
+
+    def _slopes(self, values: np.ndarray, pixels: bool) -> Iterator[tuple[Group, np.ndarray]]:
+        """Groups of cells that have densities, and log |d model value / d data value| of each."""
         for group in self.groups:
             if group.kind in ("real", "positive") or (pixels and group.kind == "pixel"):
-                slope = group.transform.log_slope(values[:, group.index])
-                out[group.index] = slope.mean(0) if slope.ndim > 1 else slope
-        return out
+                yield group, group.transform.log_slope(values[:, group.index])
 
     # ------------------------------------------------------------ lattice
 

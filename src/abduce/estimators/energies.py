@@ -20,7 +20,6 @@ from abduce.checks import check_choice, check_count, check_number
 from abduce.data.fields import Field, listing
 from abduce.data.infer import resolve_kinds
 from abduce.data.schema import Schema
-from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.estimator import Estimator, M
 from abduce.fit import classical
 from abduce.inference import partition as ladder
@@ -75,21 +74,20 @@ class EnergyEstimator(Estimator[M]):
     def _check_own(self) -> None:
         """Refuse arguments of a preset that make no sense; by default there are none."""
 
-    def _read(self, X) -> tuple[Schema, np.ndarray, np.ndarray]:
+    def _infer(self, X) -> Schema:
         """A kind that was guessed gives way to one that this model takes: PCA has grades for numbers, latent classes whole
         numbers for levels."""
-        schema, values, observed = super()._read(X)
-        if isinstance(X, Encoded) or schema.container == "image":
-            return schema, values, observed
+        schema = super()._infer(X)
+        if schema.container == "image":
+            return schema
         labels = list(schema.order) or schema.names
         asked = resolve_kinds(self.kinds, labels)
         bits = {f.kind for f in schema.fields} == {"binary"} and "binary" in self.supports
         other = {f.name: kind for f in schema.fields if (kind := self._instead(f, bits)) != f.kind}
         kinds = [kind or other.get(str(label)) for kind, label in zip(asked, labels, strict=True)]
         if kinds == asked:
-            return schema, values, observed
-        schema = Schema.infer(X, {j: kind for j, kind in enumerate(kinds) if kind}, self.bounds)
-        return (schema, *schema.encode(X))
+            return schema
+        return Schema.infer(X, {j: kind for j, kind in enumerate(kinds) if kind}, self.bounds)
 
     def _instead(self, field: Field, bits: bool) -> str:
         """The kind that this model takes a column for, of which ``field`` is a guess; ``bits``: all are, and it takes them."""

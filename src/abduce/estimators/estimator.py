@@ -228,8 +228,12 @@ class Estimator(
         """What ``fit`` takes X for, and X in model space; a resample keeps the schema of what it was drawn from."""
         if isinstance(X, Encoded):
             return X.schema, X.values, X.observed
-        schema = Schema.infer(X, self.kinds, self.bounds)
+        schema = self._infer(X)
         return (schema, *schema.encode(X))
+
+    def _infer(self, X) -> Schema:
+        """What the columns or pixels of X are."""
+        return Schema.infer(X, self.kinds, self.bounds)
 
     def _encode(self, X) -> Seen:
         """Rows like the training data's, in model space."""
