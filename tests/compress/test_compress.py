@@ -314,6 +314,12 @@ def test_masses_match_the_likelihoods():
     )
     got = mixture_masses(logits.numpy(), loc.numpy(), log_scale.numpy(), 17)(edges, slice(0, 1))[0]
     np.testing.assert_allclose(got, law.log_prob(x[:, None]).exp().numpy(), rtol=1e-4, atol=1e-6)
+    own = torch.tensor([[[0.5], [-1.0]]], dtype=torch.float64)
+    for place in (loc, loc - 3, loc + 4):  # also where logistics lie beyond the stops
+        law = DiscretizedLogisticMixture(logits[None], place[None], log_scale[None], 17, own)
+        parts = (t.numpy() for t in (logits, place, log_scale))
+        got = mixture_masses(*parts, 17, law.log_masses()[0].numpy())(edges, slice(0, 1))[0]
+        np.testing.assert_allclose(got, law.probabilities()[0, 0].numpy(), rtol=1e-3, atol=1e-5)
     got = count_masses(np.log([3.0]), np.log([2.0]), np.array([100]))(edges, slice(0, 1))[0]
     np.testing.assert_allclose(got, nbinom.pmf(np.arange(17), 2, 2 / 5), rtol=1e-9)
     t = np.array([-np.inf, -1.0, 0.5, 9.0, 9.1, np.inf])

@@ -22,6 +22,7 @@ from abduce.distributions.heads import (
     PixelHead,
 )
 from abduce.distributions.likelihoods import Cells, Likelihood, Product
+from abduce.distributions.pixels import DiscretizedLogisticMixture
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -182,6 +183,29 @@ def test_pixels_start_spread_over_the_range():
     one = PixelHead("discretized_logistic", GREYS)
     assert one(torch.zeros(1, one.n_parameters)).loc.abs().max() == 0
     assert head.point(torch.tensor([[[0.25], [0.5]]])).tolist() == [[0.25, 0.5]]
+
+
+@pytest.mark.parametrize("name", ["stopped_logistic", "stopped_logistic_mixture"])
+def test_stops_start_with_what_the_linear_path_has_beyond_them(name):
+    """At z = 0, but for odds beyond e⁸, nearby to first order: the open logistic's probabilities, of which the stops' are the ends."""
+    head = PixelHead(name, GREYS).double()
+    W, b, noise = (
+        torch.tensor([[0.3], [-0.2]]).double(),
+        torch.tensor([-0.9, 0.6]).double(),
+        torch.tensor([0.1, 0.2]).double(),
+    )
+    with torch.no_grad():
+        weight, bias = head.start(W, b, noise)
+        for z, tolerance in ((0.0, 5e-4), (0.3, 0.01)):
+            law = head((weight @ torch.tensor([z]).double() + bias)[None])
+            open_ = DiscretizedLogisticMixture(law.logits, law.loc, law.log_scale, law.levels)
+            one = law.logits.shape[-2] == 1
+            got, wanted = law.probabilities(), open_.probabilities()
+            torch.testing.assert_close(got.sum(-1), wanted.sum(-1))
+            if one:
+                torch.testing.assert_close(got, wanted, atol=tolerance, rtol=0)
+    two = Cells([Field("g", "pixel", "uint8", scale=0.5, denominator=1, low=0.0, high=1.0)] * 2)
+    assert PixelHead("stopped_logistic", two).stops == 0  # nothing lies between
 
 
 def mixed() -> Likelihood:

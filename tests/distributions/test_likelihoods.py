@@ -134,15 +134,48 @@ def grid(levels: int) -> torch.Tensor:
     return torch.linspace(-1, 1, levels, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("levels", [2, 3, 17, 256])
-def test_pixels_sum_to_one_and_equal_their_table(levels):
-    law = DiscretizedLogisticMixture(*mixture(levels))
+def stops() -> torch.Tensor:
+    return normal(2, 2, 4, seed=9)
+
+
+@pytest.mark.parametrize(
+    ("levels", "own"), [(2, None), (3, None), (17, None), (256, None), (3, stops()), (17, stops())]
+)
+def test_pixels_sum_to_one_and_equal_their_table(levels, own):
+    law = DiscretizedLogisticMixture(*mixture(levels), own)
     table = law.probabilities()
     torch.testing.assert_close(table.sum(-1), torch.ones(2, 4).double())
-    by_level = torch.stack([law._log_mass(v.expand(2, 4), 1 / (levels - 1)) for v in grid(levels)], -1)
+    by_level = torch.stack([law._log_mass(v.expand(2, 4)) for v in grid(levels)], -1)
     torch.testing.assert_close(by_level.exp(), table, atol=1e-12, rtol=1e-7)
     x = grid(levels)[torch.randint(levels, (2, 4), generator=generator())]
-    torch.testing.assert_close(law.log_prob(x), law._log_mass(x, 1 / (levels - 1)).sum(-1))
+    torch.testing.assert_close(law.log_prob(x), law._log_mass(x).sum(-1))
+
+
+def test_stops_have_masses_of_their_own_and_logistics_are_cut_off_between():
+    """By SciPy's logistic law, also where it lies far beyond a stop, and in single precision."""
+    levels, scale = 17, 0.1
+    for loc in (-3.0, -1.0, 0.2, 1.0, 4.0):
+        place, own = torch.full((1, 1, 1), loc).double(), torch.tensor([[[0.5], [-1.0]]]).double()
+        width = torch.full((1, 1, 1), math.log(scale)).double()
+        law = DiscretizedLogisticMixture(torch.zeros(1, 1, 1).double(), place, width, levels, own)
+        shares = np.exp([0.5, 0.0, -1.0]) / np.exp([0.5, 0.0, -1.0]).sum()
+        cuts = (np.linspace(-1 + 1 / 16, 1 - 1 / 16, 16) - loc) / scale
+        tail = stats.logistic.cdf(np.sign(loc) * cuts)  # from the nearer tail
+        inner = np.diff(tail) / (tail[-1] - tail[0])
+        expected = np.r_[shares[0], shares[1] * inner, shares[2]]
+        np.testing.assert_allclose(law.probabilities()[0, 0], expected, rtol=1e-6)
+        parts = (t.float() for t in (law.logits, law.loc, law.log_scale))
+        single = DiscretizedLogisticMixture(*parts, levels, own.float())
+        np.testing.assert_allclose(single.probabilities()[0, 0], expected, rtol=2e-4)
+        many = DiscretizedLogisticMixture(
+            *(t.expand(20_000, 1, 1) for t in (law.logits, law.loc, law.log_scale)),
+            levels,
+            own.expand(20_000, 2, 1),
+        )
+        drawn = many.sample(generator())
+        assert torch.isin((drawn * 8).round(), torch.arange(-8.0, 9.0).double()).all()
+        counts = np.bincount(((drawn + 1) * 8).round().long().flatten(), minlength=17) / 20_000
+        np.testing.assert_allclose(counts, expected, atol=0.015)
 
 
 @settings(max_examples=30)
@@ -153,7 +186,7 @@ def test_pixel_gradient_by_hand_equals_autograd(seed, levels, dtype):
     logits, loc, log_scale, _ = mixture(levels, seed=seed)
     x = grid(levels)[torch.randint(levels, (2, 4), generator=generator(seed))]
     exact = [t.clone().requires_grad_() for t in (logits, loc, log_scale)]
-    value = DiscretizedLogisticMixture(*exact, levels)._log_mass(x, 1 / (levels - 1))
+    value = DiscretizedLogisticMixture(*exact, levels)._log_mass(x)
     upstream = normal(2, 4, seed=seed)
     wanted = torch.autograd.grad((value * upstream).sum(), exact)
 
@@ -189,11 +222,13 @@ def test_pixel_tails_stay_finite():
     assert drop == pytest.approx(2 * math.exp(7.0), rel=1e-6)
 
 
-@pytest.mark.parametrize("levels", [2, 17])
-def test_pixel_draws_have_the_stated_moments(levels):
-    law = DiscretizedLogisticMixture(*mixture(levels, spread=0.5))
+@pytest.mark.parametrize(("levels", "own"), [(2, None), (17, None), (17, stops())])
+def test_pixel_draws_have_the_stated_moments(levels, own):
+    law = DiscretizedLogisticMixture(*mixture(levels, spread=0.5), own)
     many = DiscretizedLogisticMixture(
-        *(t.repeat(30_000, 1, 1) for t in (law.logits, law.loc, law.log_scale)), levels
+        *(t.repeat(30_000, 1, 1) for t in (law.logits, law.loc, law.log_scale)),
+        levels,
+        None if own is None else own.repeat(30_000, 1, 1),
     )
     x = many.sample(generator()).view(30_000, 2, 4)
     assert torch.isin((x * (levels - 1)).round(), (grid(levels) * (levels - 1)).round()).all()
@@ -204,9 +239,10 @@ def test_pixel_draws_have_the_stated_moments(levels):
     torch.testing.assert_close(shares, law.probabilities(), atol=0.015, rtol=0)
 
 
-def test_fine_pixels_close_to_the_exact_moments():
+@pytest.mark.parametrize("own", [None, stops()], ids=["open", "stops"])
+def test_fine_pixels_close_to_the_exact_moments(own):
     logits, loc, log_scale, _ = mixture(256, spread=0.3)
-    law = DiscretizedLogisticMixture(logits, loc.clamp(-0.5, 0.5), log_scale.clamp(-4, -3), 256)
+    law = DiscretizedLogisticMixture(logits, loc.clamp(-0.5, 0.5), log_scale.clamp(-4, -3), 256, own)
     p, x = law.probabilities(), grid(256)
     mean = (p * x).sum(-1)
     torch.testing.assert_close(law.gaussian().mean, mean, atol=0.01, rtol=0)
@@ -420,6 +456,7 @@ def families() -> list:
         Categorical(torch.log_softmax(normal(2, 4, 3), -1)),
         NegativeBinomial(normal(2, 4), normal(4)),
         DiscretizedLogisticMixture(*mixture(5)),
+        DiscretizedLogisticMixture(*mixture(5), stops()),
     ]
 
 

@@ -105,7 +105,8 @@ def _logistic_mixture(part: DiscretizedLogisticMixture, at: SeenCells) -> Symbol
     def each(t: Tensor) -> np.ndarray:  # (>= n, components, d) to (components, m)
         return np.stack([at.take(component) for component in t.unbind(-2)])
 
-    law = masses.mixture_masses(each(part.logits), each(part.loc), each(part.log_scale), part.levels)
+    stops = None if part.stops is None else each(part.log_masses())
+    law = masses.mixture_masses(each(part.logits), each(part.loc), each(part.log_scale), part.levels, stops)
     return at.digits(law)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from abduce.distributions.continuous import ContinuousBernoulli, Gaussian, Laplace, RoundedGaussian, StudentT
 from abduce.distributions.discrete import Bernoulli, BetaBinomial, Categorical, NegativeBinomial, Poisson
 from abduce.distributions.likelihoods import Cells, Head
-from abduce.distributions.pixels import DiscretizedLogisticMixture
+from abduce.distributions.pixels import DiscretizedLogisticMixture, log_between
 
 SCALES = ("network", "cell", "shared")
 FLOOR = 0.05  # smallest noise standard deviation of a numeric cell, in model units
@@ -76,21 +76,33 @@ class NumberHead(Head):
 
 
 class PixelHead(Head):
-    """Pixel cells of some number of grey levels: a discretised mixture of logistics."""
+    """Pixel cells of some number of grey levels: a discretised mixture of logistics, or one that is cut off at the first and
+    the last level, which have masses of their own."""
 
-    fits = {"discretized_logistic": ("pixel",), "discretized_logistic_mixture": ("pixel",)}
+    fits = {
+        "discretized_logistic": ("pixel",),
+        "discretized_logistic_mixture": ("pixel",),
+        "stopped_logistic": ("pixel",),
+        "stopped_logistic_mixture": ("pixel",),
+    }
 
     def __init__(self, name: str, cells: Cells):
         super().__init__()
         n, c = len(cells.fields), cells.components if name.endswith("mixture") else 1
-        self.levels, self.components, self.n_parameters = cells.fields[0].levels or 2, c, 3 * c * n
+        self.levels, self.components = cells.fields[0].levels or 2, c
+        self.stops = 2 if name.startswith("stopped") and self.levels > 2 else 0
+        self.n_parameters = (3 * c + self.stops) * n
         spread = torch.linspace(-0.8, 0.8, c) if c > 1 else torch.zeros(1)
         self.spread = nn.Parameter(spread.unsqueeze(-1).expand(-1, n).clone())
 
     def forward(self, h: Tensor) -> DiscretizedLogisticMixture:
-        logits, loc, log_scale = h.unflatten(-1, (3, self.components, -1)).unbind(-3)
+        c = self.components
+        logits, loc, log_scale, stops = h.unflatten(-1, (3 * c + self.stops, -1)).split(
+            [c, c, c, self.stops], -2
+        )
         log_scale = (log_scale - 1.5).clamp(-7.0, 2.0)
-        return DiscretizedLogisticMixture(logits, loc + self.spread, log_scale, self.levels)
+        masses = stops if self.stops else None
+        return DiscretizedLogisticMixture(logits, loc + self.spread, log_scale, self.levels, masses)
 
     def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         # every component follows the path; the later ones are rarer and wider
@@ -101,7 +113,19 @@ class PixelHead(Head):
         weight[1] = W
         logits, loc = (-2.0 * later).expand(-1, len(b)), b.expand(len(later), -1)
         bias = torch.stack([logits, loc, log_scale + 1.5 + 0.7 * later])
-        return weight.flatten(0, 2), bias.flatten()
+        weight, bias = weight.flatten(0, 2), bias.flatten()
+        if not self.stops:
+            return weight, bias
+        # what the path's logistic has beyond the stops, beside what it has between, to first order in its place
+        place = b.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            end, scale = 1 - 1 / (self.levels - 1), log_scale.exp()
+            a, c = (-end - place) / scale, (end - place) / scale
+            room = log_between(a, c)
+            odds = torch.stack([F.logsigmoid(a) - room, F.logsigmoid(-c) - room]).clamp(-8.0, 8.0)
+            slopes = torch.stack([torch.autograd.grad(o.sum(), place, retain_graph=True)[0] for o in odds])
+        more = slopes.unsqueeze(-1) * W
+        return torch.cat([weight, more.flatten(0, 1)]), torch.cat([bias, odds.detach().flatten()])
 
 
 class ContinuousBernoulliHead(Head):

@@ -56,47 +56,79 @@ class _LogMixtureMass(torch.autograd.Function):
 
 
 class DiscretizedLogisticMixture:
-    """Mixture of logistics cut into ``levels`` bins that tile the real line, for pixels in [−1, 1].
+    """Mixture of logistics cut into ``levels`` bins, for pixels in [−1, 1] that are whole steps of 2h, h = 1/(levels − 1).
 
-    With half a bin h = 1/(levels − 1), P(x) = Σ_k π_k [σ((x + h − m_k)/s_k) − σ((x − h − m_k)/s_k)]; the first and
-    the last bin take the whole tail, so the probabilities sum to one.  Parameters have shape ``(..., components, d)``.
+    With bins that tile the real line,
 
-    Source: Salimans et al. 2017 (arXiv:1701.05517).
+        P(x) = Σ_k π_k [F_k(x + h) − F_k(x − h)],        F_k(t) = σ((t − m_k)/s_k),
+
+    and the first and the last bin take the whole tail, so that the probabilities sum to one.  With ``stops``, the logits of
+    the first and the last level beside 0 for all between, these two levels have masses of their own and the logistics are
+    cut off where the bins between end:
+
+        P(first), P(between), P(last) = softmax(low, 0, high)
+        P(x | between) = Σ_k π_k [F_k(x + h) − F_k(x − h)] / [F_k(1 − h) − F_k(−1 + h)]
+
+    Parameters have shape ``(..., components, d)``, stops ``(..., 2, d)``.
+
+    Source: Salimans et al. 2017 (arXiv:1701.05517); masses where values stop as in Tobin 1958 and Cragg 1971.
     """
 
-    def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor, levels: int):
+    def __init__(
+        self, logits: Tensor, loc: Tensor, log_scale: Tensor, levels: int, stops: Tensor | None = None
+    ):
         self.logits = logits
         self.loc = loc
         self.log_scale = log_scale
         self.levels = levels
+        self.stops = stops
+        self.half = 1 / (levels - 1)
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        half = 1.0 / (self.levels - 1)
-        if self.logits.requires_grad and self.logits.dtype == torch.float32:
-            cells = _LogMixtureMass.apply(self.logits, self.loc, self.log_scale, x, half)
+        if self.stops is None and self.logits.requires_grad and self.logits.dtype == torch.float32:
+            cells = _LogMixtureMass.apply(self.logits, self.loc, self.log_scale, x, self.half)
         else:
-            cells = self._log_mass(x, half)
+            cells = self._log_mass(x)
         return masked_sum(cells, observed)
 
-    def _log_mass(self, x: Tensor, half: float) -> Tensor:
+    def _log_mass(self, x: Tensor) -> Tensor:
         """Log-probability of the bin of each cell, (..., d), exact far into the tails."""
-        x = x.unsqueeze(-2)
-        precision = torch.exp(-self.log_scale)
-        centred = (x - self.loc) * precision
-        width = half * precision
+        half, precision = self.half, torch.exp(-self.log_scale)
+        at = x.unsqueeze(-2)
+        centred, width = (at - self.loc) * precision, half * precision
+        first, last = at < -1 + 0.5 * half, at > 1 - 0.5 * half
         upper, lower = -F.softplus(-(centred + width)), -F.softplus(centred - width)
-        # log[σ(a) − σ(b)] = −softplus(−a) − softplus(b) + log(1 − e^{b−a}): no cancellation anywhere
         inside = torch.log(-torch.expm1(-2 * width)) + upper + lower
-        edge = half * 0.5
-        log_bin = torch.where(x < -1 + edge, upper, torch.where(x > 1 - edge, lower, inside))
-        return torch.logsumexp(log_bin + torch.log_softmax(self.logits, -2), -2)
+        shares = torch.log_softmax(self.logits, -2)
+        if self.stops is None:
+            return torch.logsumexp(shares + torch.where(first, upper, torch.where(last, lower, inside)), -2)
+        between = torch.logsumexp(shares + inside - self._log_room(), -2)
+        low, middle, high = self.log_masses().unbind(-2)
+        return torch.where(first.squeeze(-2), low, torch.where(last.squeeze(-2), high, middle + between))
+
+    def log_masses(self) -> Tensor:
+        """Log-probabilities of the first level, of all between and of the last, (..., 3, d); of stops."""
+        assert self.stops is not None
+        low, high = self.stops.unbind(-2)
+        return torch.log_softmax(torch.stack([low, torch.zeros_like(low), high], -2), -2)
+
+    def _log_room(self) -> Tensor:
+        """Log mass of each logistic between the stops, (..., components, d)."""
+        precision, end = torch.exp(-self.log_scale), 1 - self.half
+        a, b = (-end - self.loc) * precision, (end - self.loc) * precision
+        return log_between(a, b)
 
     def probabilities(self) -> Tensor:
         """The whole table of probabilities over levels, (..., d, levels)."""
         edges = torch.linspace(-1, 1, self.levels, dtype=self.loc.dtype, device=self.loc.device)
         cuts = 0.5 * (edges[1:] + edges[:-1])
         standard = (cuts - self.loc.unsqueeze(-1)) * torch.exp(-self.log_scale).unsqueeze(-1)
-        cdf = (torch.softmax(self.logits, -2).unsqueeze(-1) * torch.sigmoid(standard)).sum(-3)
+        shares = torch.softmax(self.logits, -2)
+        if self.stops is not None:
+            bins = log_between(standard[..., :-1], standard[..., 1:]) - self._log_room().unsqueeze(-1)
+            low, middle, high = self.log_masses().exp().unsqueeze(-1).unbind(-3)
+            return torch.cat([low, middle * (shares.unsqueeze(-1) * bins.exp()).sum(-3), high], -1)
+        cdf = (shares.unsqueeze(-1) * torch.sigmoid(standard)).sum(-3)
         zero, one = cdf.new_zeros(()).expand_as(cdf[..., :1]), cdf.new_ones(()).expand_as(cdf[..., :1])
         return torch.cat([cdf, one], -1) - torch.cat([zero, cdf], -1)
 
@@ -104,12 +136,23 @@ class DiscretizedLogisticMixture:
         return self.gaussian().mean.unsqueeze(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        gumbel = -torch.log(-torch.log(uniform_like(self.logits, generator)))
-        k = (self.logits + gumbel).argmax(-2, keepdim=True)
+        k = _picked(self.logits, generator).unsqueeze(-2)
         loc = torch.gather(self.loc, -2, k).squeeze(-2)
         scale = torch.gather(self.log_scale, -2, k).squeeze(-2).exp()
-        x = loc + scale * torch.logit(uniform_like(loc, generator))
-        return to_lattice(x, 1 / (self.levels - 1))
+        u = uniform_like(loc, generator)
+        if self.stops is None:
+            return to_lattice(loc + scale * torch.logit(u), self.half)
+        # between the stops, from the nearer tail: σ(a) and σ(b) are not both close to one
+        end = 1 - self.half
+        sign = torch.where(loc < 0, -1.0, 1.0)
+        a, b = ((side * end - sign * loc) / scale for side in (-1, 1))
+        t = torch.logit(
+            torch.lerp(torch.sigmoid(a), torch.sigmoid(b), u).clamp_min(torch.finfo(u.dtype).tiny)
+        )
+        inner = end - self.half
+        x = to_lattice((loc + sign * scale * t).clamp(-inner, inner), self.half)
+        which = _picked(self.log_masses(), generator) - 1
+        return torch.where(which == 0, x, which.to(x.dtype))
 
     def gaussian(self) -> Gaussian:
         """The Gaussian with the mixture's first two moments, exact over the bins for up to 64 levels."""
@@ -121,6 +164,19 @@ class DiscretizedLogisticMixture:
         else:  # clamped components: close to exact where the bins are fine
             pi, loc = torch.softmax(self.logits, -2), self.loc.clamp(-1, 1)
             spread = (math.pi / math.sqrt(3) * self.log_scale.exp()).clamp_max(1.0)
-            mean = (pi * loc).sum(-2)
-            variance = (pi * (loc.square() + spread.square())).sum(-2) - mean.square()
+            mean, square = (pi * loc).sum(-2), (pi * (loc.square() + spread.square())).sum(-2)
+            if self.stops is not None:
+                low, middle, high = self.log_masses().exp().unbind(-2)
+                mean, square = middle * mean + high - low, middle * square + high + low
+            variance = square - mean.square()
         return Gaussian(mean, variance.clamp_min(1e-8).sqrt())
+
+
+def log_between(a: Tensor, b: Tensor) -> Tensor:
+    """log[σ(b) − σ(a)] = −softplus(−b) − softplus(a) + log(1 − e^{a−b}) for a < b: no cancellation anywhere."""
+    return torch.log(-torch.expm1(a - b)) - F.softplus(-b) - F.softplus(a)
+
+
+def _picked(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A class drawn by its logits (..., K, d), (..., d)."""
+    return (logits - torch.log(-torch.log(uniform_like(logits, generator)))).argmax(-2)

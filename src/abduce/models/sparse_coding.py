@@ -33,6 +33,7 @@ from abduce.models.model import filled
 
 CHECKED = 10  # steps between two looks at how far a code still moves
 
+
 def fista(
     gram: Tensor, b: Tensor, penalty: float, start: Tensor, iterations: int, tolerance: float
 ) -> Tensor:
