@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 
 from abduce.fit.checkpoint import TrainingState, data_digest
 from abduce.fit.fallback import SLOWER, TRIES, Best, finite, is_fall
-from abduce.fit.optimizer import Average, clip, load_moments, make_optimizer, moments, rate
+from abduce.fit.optimizer import Average, clip, load_moments, make_optimizer, moments, rate, separate
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
@@ -79,7 +79,7 @@ def train(
     watched = held if judged else rows[:WATCHED]
     watched_x, watched_mask = x[watched], None if mask is None else mask[watched]
 
-    stepper, optimizer = fabric.setup(step, make_optimizer(step, settings))
+    optimizer = make_optimizer(step.to(fabric.device), settings)
     parameters = list(step.parameters())
     batch = min(settings.batch_size, len(rows))
     n_steps, epochs = max(1, len(rows) // batch), settings.n_epochs(len(rows))
@@ -101,11 +101,11 @@ def train(
             done = epoch * n_steps + i
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate(done / total, settings.schedule) * run.best.rate
-            loss, value = stepper(xb, seen, done / total, generator)
-            optimizer.zero_grad(set_to_none=True)
-            fabric.backward(loss)
+            optimizer.zero_grad(set_to_none=False)
+            loss, value = step(xb, seen, done / total, generator)
+            loss.backward()
             if settings.clip:
-                clip(parameters, settings.clip * math.sqrt(x.shape[1]))
+                clip(optimizer, settings.clip * math.sqrt(x.shape[1]))
             optimizer.step()
             step.constrain()
             average.add(total - done)
@@ -172,6 +172,7 @@ def train(
         step.load_state_dict(run.best.weights)
     else:
         average.store()
+    separate(step)
     step.eval()
     if total >= TRAINED and not run.interrupted and (doubt := step.doubt(watched_x, watched_mask)):
         warnings.warn(doubt, UserWarning, stacklevel=2)

@@ -17,7 +17,7 @@ def parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any
     rates = {"linear": settings.linear_rate, "mask": settings.mask_rate}
     own = {p: rates[m.rate] for m in model.modules() if isinstance(m, OwnRate) for p in m.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for parameter in (p for p in model.parameters() if p.requires_grad):
         rate = settings.learning_rate * own.get(parameter, 1.0)
         decay = settings.weight_decay if parameter.ndim > 1 and parameter not in own else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
@@ -25,9 +25,33 @@ def parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any
 
 
 def make_optimizer(step: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW or plain gradient steps; each group of parameters has its own rate as ``base``."""
+    """AdamW or plain gradient steps on the :func:`flat` parameters; each group of them has its own rate as ``base``."""
     make = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.AdamW
-    return make(parameter_groups(step, settings), lr=settings.learning_rate, fused=True)
+    groups = [group | {"params": [flat(group["params"])]} for group in parameter_groups(step, settings)]
+    return make(groups, lr=settings.learning_rate, fused=True)
+
+
+@torch.no_grad()
+def flat(parameters: list[nn.Parameter]) -> nn.Parameter:
+    """One parameter in whose memory those given, and their gradients, lie from now on, one after the other.
+
+    What is done to all of them, zero, norm and step, is then one pass each, and gradients keep their memory from step to step.
+    :func:`separate` undoes it.
+    """
+    whole = nn.Parameter(torch.cat([p.reshape(-1) for p in parameters]))
+    whole.grad = torch.zeros_like(whole)
+    sizes = [p.numel() for p in parameters]
+    pieces = zip(parameters, whole.data.split(sizes), whole.grad.split(sizes), strict=True)
+    for parameter, values, gradient in pieces:
+        parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    return whole
+
+
+@torch.no_grad()
+def separate(module: nn.Module) -> None:
+    """Give each parameter memory of its own again, and no gradient."""
+    for parameter in module.parameters():
+        parameter.data, parameter.grad = parameter.data.clone(), None
 
 
 def rate(progress: float, schedule: str = "cosine") -> float:
@@ -43,11 +67,13 @@ def rate(progress: float, schedule: str = "cosine") -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
 
 
-def clip(parameters: list[nn.Parameter], most: float) -> None:
+def clip(optimizer: torch.optim.Optimizer, most: float) -> None:
     """Scale gradients down to a norm of ``most``, in one pass where they are smaller already."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.get_total_norm(gradients)
     if norm > most:
-        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+        for gradient in gradients:
+            gradient.mul_(most / (norm + 1e-6))
 
 
 def moments(optimizer: Any) -> dict[str, Tensor]:
