@@ -187,7 +187,7 @@ def test_pixels_start_spread_over_the_range():
 
 @pytest.mark.parametrize("name", ["stopped_logistic", "stopped_logistic_mixture"])
 def test_stops_start_with_what_the_linear_path_has_beyond_them(name):
-    """At z = 0, but for odds beyond e⁸, nearby to first order: the open logistic's probabilities, of which the stops' are the ends."""
+    """At z = 0 but for odds beyond e⁸, and nearby to first order: with the probabilities of the open logistic."""
     head = PixelHead(name, GREYS).double()
     W, b, noise = (
         torch.tensor([[0.3], [-0.2]]).double(),
