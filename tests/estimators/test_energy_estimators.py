@@ -283,7 +283,6 @@ def test_comparing_energies_and_a_vae():
         (PCA(form="other"), numbers(), "form must be 'probabilistic' or 'reconstruction'"),
         (SparseCoding(code=500), numbers(), "code must be at most the number of rows"),
         (RBM(hidden=0), bits(), "hidden must be an int >= 1"),
-        (KMeans(partition="later"), numbers(), "partition must be one of"),
         (KMeans(contamination=0.9), numbers(), "contamination must be in"),
         (PSD(sparsity=-1.0), numbers(), "sparsity"),
     ],
