@@ -51,9 +51,9 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         return Settings(validation=0.1, seed=seed).split(n)
 
     def _fit(self, rows: Rows, run: RunOptions) -> tuple[EnergyModel, Seen]:
-        self.support_ = self._support(rows.schema)
         if len(rows.x) < 2:
             raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
+        self.support_ = self._support(rows.schema)
         x = self._completed(rows.x, rows.mask, self.support_, rows.seed)
         train, held = self._split(len(x), rows.seed)
         base = RatesBase if self.support_ == "binary" else NormalBase
