@@ -502,6 +502,7 @@ def test_any_estimator_may_be_a_member_of_auto(extra, tmp_path):
     table = model.members()
     assert table.index[-1] == f"{type(extra).__name__} 1"
     assert table["weight"].sum() == pytest.approx(1.0)
+    assert model.model_.parts[-1].partition is not None  # its log p is one, and can be weighed
     gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
     filled = model.fill(gaps)
     np.testing.assert_array_equal(filled[~np.isnan(gaps)], X[~np.isnan(gaps)])
