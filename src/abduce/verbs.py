@@ -36,7 +36,7 @@ GIVES = {
     "log Z": "log Z with the interval that holds it",
 }
 NEEDS = {
-    "log Z": "a probability: an energy's log Z must be known, which `normalize` sees to",
+    "log Z": "a probability: an energy's log Z is estimated first, unless `normalize` has done so",
     "images": "a model of images",
     "numbers": "data that are all numbers or pixels, or all binary",
     "classes": "a column of classes",

@@ -229,6 +229,17 @@ class TestAnswers:
             pd.testing.assert_frame_equal(copy.where(before.notna()), before)
         assert not copies[0].equals(copies[1])
 
+    def test_a_score_estimates_log_z_and_says_so(self, ask, tmp_path):
+        np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 2)))
+        model, network = tmp_path / "m", ("--model", "energy-network", "--set", "hidden=[4]")
+        remarks = ask("fit", tmp_path / "a.npy", "-o", model, *network, "--set", "max_epochs=1")[2]
+        assert f"`abduce normalize {model}` estimates and keeps it" in " ".join(remarks.split())
+        status, before, remarks = ask("score", tmp_path / "a.npy", "-m", model)
+        assert status == 0
+        assert f"`abduce normalize {model}` keeps it" in " ".join(remarks.split())
+        assert ask("normalize", model)[0] == 0
+        assert ask("score", tmp_path / "a.npy", "-m", model) == (0, before, "")
+
     def test_score_flag_and_embed_answer_row_by_row(self, table, ask, tmp_path):
         folder = table[0]
         question = (folder / "penguins.csv", "-m", folder / "model")

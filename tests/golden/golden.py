@@ -40,7 +40,9 @@ def questions(case: Case, about: Data, model: Any) -> Iterator[tuple[str, Callab
     """The questions put to a fitted model, in their order; those that leave it changed come last."""
     rows, gaps = about.rows, about.gaps
     yield "fitted", lambda: _fitted(model)
-    yield "score_samples", lambda: model.score_samples(rows)
+    known = getattr(model, "log_z_", 0) is not None  # else to estimate it is a question of its own
+    if known:
+        yield "score_samples", lambda: model.score_samples(rows)
     if hasattr(model, "energy"):
         yield "energy", lambda: model.energy(rows)
     yield "fill", lambda: model.fill(gaps)
@@ -48,7 +50,8 @@ def questions(case: Case, about: Data, model: Any) -> Iterator[tuple[str, Callab
     yield "sample", lambda: model.sample(3, random_state=1)
     if case.brief:
         return
-    yield "score_samples, blanks", lambda: model.score_samples(gaps)
+    if known:
+        yield "score_samples, blanks", lambda: model.score_samples(gaps)
     yield "anomaly_score, blanks", lambda: model.anomaly_score(gaps)
     yield "predict", lambda: model.predict(rows)
     yield "realism", lambda: model.realism(rows, references=50)

@@ -8,7 +8,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import abduce
-from abduce import NotNormalized
 from abduce.data.examples import load_digits_images
 from abduce.data.seen import Unanswerable
 from abduce.estimators.methods import ENERGIES
@@ -86,15 +85,7 @@ def holes(X: np.ndarray, share: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
     return np.where(blank, np.nan, X), blank
 
 
-def test_a_probability_is_not_guessed(case):
-    """Before log Z is known there is no score; afterwards it is the energy, β, the base measure and log Z."""
-    model = (
-        case.fresh(max_epochs=1).fit(case.X) if "max_epochs" in case.arguments else case.fresh().fit(case.X)
-    )
-    exact = model.log_z_ is not None
-    if not exact:
-        with pytest.raises(NotNormalized, match=r"call normalize\(\) first"):
-            model.score_samples(case.new)
+def test_a_score_is_the_energy_beta_the_base_and_log_z(case):
     value = case.model.score_samples(case.new)
     energy = case.model.energy(case.new)
     x = torch.from_numpy(case.model.schema_.encode(case.new)[0])

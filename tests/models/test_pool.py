@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from abduce import RBM, VAE, Auto, GaussianMixture, KMeans, load
+from abduce import RBM, VAE, Auto, EnergyNetwork, GaussianMixture, KMeans, load
 from abduce.answers.answer import Effort
 from abduce.answers.views import Flips, Linear
 from abduce.data.operators import Dense
@@ -487,7 +487,12 @@ def test_a_pool_of_densities_is_a_mixture_whose_means_are_averaged():
 
 @pytest.mark.parametrize(
     "extra",
-    [VAE(latent_dim=1, hidden=[8], max_epochs=5), KMeans(components=4), GaussianMixture(components=2)],
+    [
+        VAE(latent_dim=1, hidden=[8], max_epochs=5),
+        KMeans(components=4),
+        GaussianMixture(components=2),
+        EnergyNetwork(hidden=(4,), max_epochs=2),  # whose log Z no fit knows
+    ],
     ids=lambda extra: type(extra).__name__,
 )
 def test_any_estimator_may_be_a_member_of_auto(extra, tmp_path):
@@ -497,6 +502,7 @@ def test_any_estimator_may_be_a_member_of_auto(extra, tmp_path):
     table = model.members()
     assert table.index[-1] == f"{type(extra).__name__} 1"
     assert table["weight"].sum() == pytest.approx(1.0)
+    assert model.model_.parts[-1].partition is not None  # its log p is one, and can be weighed
     gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
     filled = model.fill(gaps)
     np.testing.assert_array_equal(filled[~np.isnan(gaps)], X[~np.isnan(gaps)])
@@ -513,7 +519,7 @@ def test_a_boltzmann_machine_is_a_member_of_a_table_of_bits():
     rng = np.random.default_rng(0)
     bit = rng.random((1500, 1)) < 0.5
     X = (bit ^ (rng.random((1500, 6)) < 0.05)).astype(float)
-    extra = RBM(hidden=4, max_epochs=60, partition="auto")
+    extra = RBM(hidden=4, max_epochs=60)
     model = Auto(components=(1,), extra=[extra], random_state=0).fit(X[:300])
     assert model.members()["class_weight"].iloc[-1] > 0.02
     gaps = X[300:].copy()

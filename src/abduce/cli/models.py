@@ -93,7 +93,7 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
         if "members" in facts:
             remark("members and their weights: " + weights_line(facts["members"]), quiet)
         if unknown and not normalized:
-            remark(f"its log Z is not known yet: `abduce normalize {output}` makes it a probability", quiet)
+            remark(f"its log Z is not known yet: `abduce normalize {output}` estimates and keeps it", quiet)
     if as_json:
         print_json({**facts, "interrupted": model.interrupted_})
     if model.interrupted_:

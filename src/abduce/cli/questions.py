@@ -99,11 +99,12 @@ def denoise(data, model, noise, output):
 
 
 @question
-def score(data, model, output, as_json):
+def score(data, model, output, as_json, quiet):
     """A column log_p."""
     import pandas as pd
 
     X, fitted = read_with_model(data, model)
+    know_log_z(fitted, model, quiet)
     log_p = fitted.score_samples(X)
     if as_json:
         print_json({"unit": "nats", "mean": log_p.mean(), "log_p": log_p})
@@ -111,8 +112,17 @@ def score(data, model, output, as_json):
         write_answer(pd.DataFrame({"log_p": log_p}), output)
 
 
+def know_log_z(fitted: Any, folder: str | Path, quiet: bool) -> None:
+    """Estimate log Z where it is not known, and say that the folder does not hold it."""
+    if getattr(fitted, "log_z_", 0) is not None:
+        return
+    with progress(quiet) as show:
+        fitted.normalize(show=lambda share: show("log Z", share))
+    remark(f"log Z was estimated for this call: `abduce normalize {folder}` keeps it", quiet)
+
+
 @question
-def compare(paths, samples, method, as_json):
+def compare(paths, samples, method, as_json, quiet):
     """A row for each model."""
     *folders, data = paths
     if len(folders) < 2:
@@ -120,7 +130,10 @@ def compare(paths, samples, method, as_json):
     X = read(data)
     import abduce
 
-    table = abduce.compare({str(folder): load_model(folder) for folder in folders}, X, samples, method)
+    models = {str(folder): load_model(folder) for folder in folders}
+    for folder, fitted in models.items():
+        know_log_z(fitted, folder, quiet)
+    table = abduce.compare(models, X, samples, method)
     if as_json:
         print_json({"unit": "nats", "rows": len(X), "models": table.reset_index().to_dict("records")})
     else:

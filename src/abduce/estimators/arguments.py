@@ -29,8 +29,6 @@ class Arguments:
         Overrides what is inferred.
     bounds : (low, high), mapping of column to such pairs, or None
         No value that is filled in or drawn lies beyond; None stands for no end.  What was never negative stays so by itself.
-    partition : "closed form" or "auto"
-        log Z when ``fit`` ends: known where no sampling is needed, or estimated if need be, as by ``normalize()``.
     contamination : float in (0, 0.5]
         Share of training rows that ``predict`` flags, setting ``offset_``.
     random_state : int, RandomState or None
@@ -38,7 +36,6 @@ class Arguments:
 
     kinds: Mapping[Any, str] | str | None = None
     bounds: Any = None
-    partition: str = "closed form"
     contamination: float = 0.1
     random_state: int | np.random.RandomState | None = None
 

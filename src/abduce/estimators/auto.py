@@ -123,7 +123,8 @@ class Auto(Arguments, DensityEstimator[Pool]):
         def fit(values: np.ndarray, observed: np.ndarray) -> Model:
             fresh: Any = clone(given)
             fresh.set_params(random_state=rows.seed)
-            return fresh.fit(Encoded(rows.schema, values, observed)).model_
+            fresh.fit(Encoded(rows.schema, values, observed))._know_log_z()  # what whole rows are weighed by
+            return fresh.model_
 
         return fit
 

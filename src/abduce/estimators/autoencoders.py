@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from abduce.checks import check_count
 from abduce.estimators.arguments import TrainingArguments, preset
 from abduce.estimators.fitted import TrainedEnergy
 from abduce.fit.loss import MeanEnergy
@@ -64,6 +65,11 @@ class Autoencoder(TrainingArguments, _Autoencoder):
     learning_rate: float = 3e-3
 
     def _make(self, x: Tensor, seed: int) -> Energy:
+        check_count("code", self.code)
+        if self.code >= x.shape[1]:
+            raise ValueError(
+                f"code must be below the columns of X, got {self.code} for {x.shape[1]} feature(s)"
+            )
         return self._network(x, code=self.code, hidden=tuple(self.hidden), activation=self.activation)
 
 

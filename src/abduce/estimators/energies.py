@@ -1,6 +1,7 @@
 """What is asked of estimators whose model is an energy, besides what is asked of every one.
 
-Any energy becomes a probability by ``normalize``, and can then be asked for log p; what needs no log Z can be asked before.
+Any energy becomes a probability by ``normalize``, which the first question that needs log p calls by itself; what needs no
+log Z does without.
 :mod:`abduce.estimators.fitted` has those that are fitted or trained as energies.
 """
 
@@ -16,7 +17,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from abduce.checks import check_choice, check_count, check_number
+from abduce.checks import check_count, check_number
 from abduce.data.fields import Field, listing
 from abduce.data.infer import resolve_kinds
 from abduce.data.schema import Schema
@@ -27,7 +28,6 @@ from abduce.inference.energy import LogZ
 
 LEVELS = 100  # whole numbers between these are levels to a model of classes
 REAL = ("real", "positive", "pixel")  # kinds of columns that are cells of a real energy
-PARTITIONS = ("closed form", "auto")
 
 
 class Asked(NamedTuple):
@@ -46,7 +46,6 @@ class EnergyEstimator(Estimator[M]):
 
     supports: ClassVar[tuple[str, ...]] = ("real",)
     support_: str  # "real", "binary" or "mixed"
-    partition: str
 
     # ------------------------------------------------------------------ fit
 
@@ -57,17 +56,13 @@ class EnergyEstimator(Estimator[M]):
 
         Methods that need complete rows are fitted to rows completed by draws of a Gaussian fitted to the observed cells.
         ``checkpoint`` and ``redraw`` as in :meth:`abduce.VAE.fit`, for energies that are trained by gradients.  Where log Z
-        has a closed form it is known afterwards; elsewhere :meth:`normalize` estimates it.
+        has a closed form it is known afterwards; elsewhere the first question that needs it estimates it, as
+        :meth:`normalize` does.
         """
         self._fit_rows(X, checkpoint, redraw)
-        return self._normalised()
-
-    @abc.abstractmethod
-    def _normalised(self):
-        """The estimator, with log Z as far as ``partition`` asks for it."""
+        return self
 
     def _check_arguments(self) -> None:
-        check_choice("partition", self.partition, PARTITIONS)
         check_number("contamination", self.contamination, 0, 0.5, above=True)
         self._check_own()
 
@@ -158,6 +153,8 @@ class EnergyEstimator(Estimator[M]):
     ) -> LogZ:
         """Make the energy a probability, p(x) = exp(−β E(x)) b(x) / Z: estimate log Z and keep it.
 
+        Questions that need log Z do so by themselves, with the defaults; this is how one chooses.
+
         Parameters
         ----------
         method : "auto" or a rung of the ladder
@@ -231,8 +228,8 @@ class EnergyEstimator(Estimator[M]):
 class DensityEstimator(EnergyEstimator[M]):
     """A model that is a density by construction: its energy is −log p, and log Z = 0."""
 
-    def _normalised(self):
-        return self
+    def _know_log_z(self) -> None:
+        pass  # it is 0
 
     def _estimate(self, asked: Asked) -> LogZ:
         return self.model_.partition or LogZ.exact(0.0)  # there is nothing to estimate

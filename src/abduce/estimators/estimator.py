@@ -39,7 +39,6 @@ from abduce.estimators.folder import keep, state
 from abduce.estimators.restoring import Restoring
 from abduce.fit.checkpoint import fingerprint
 from abduce.fit.settings import Settings
-from abduce.inference.energy import NotNormalized
 from abduce.models.model import Model
 
 M = TypeVar("M", bound=Model)
@@ -291,18 +290,16 @@ class Estimator(
         for every row, so that a row's score does not depend on which rows come with it; with ``missing="mnar"`` it is
         log p(x_obs, s), of the mask s too.  Of a pool of models it is the log of their averaged densities, with weights of
         their own (:meth:`fill` averages means).  A value that the training data had none like, as a new level of a class,
-        counts with a small probability of its own.  Raises :class:`~abduce.NotNormalized` where log Z is not known yet.
+        counts with a small probability of its own.  Of an energy whose log Z is not known yet it is estimated first, and kept:
+        see :meth:`normalize`; raises :class:`~abduce.NotNormalized` where that fails.
         """
         check_is_fitted(self)
-        self._check_normalized()
+        self._know_log_z()
         return self._weighed(X, samples)[1]
 
-    def _check_normalized(self) -> None:
-        if self.model_.partition is None:
-            raise NotNormalized(
-                f"log p of this {type(self).__name__} is not known: its partition function has no closed form; call "
-                "normalize() first (anomaly_score, which needs no log Z, ranks rows as well)"
-            )
+    @abc.abstractmethod
+    def _know_log_z(self) -> None:
+        """See to it that log Z of a fitted model is known: NotNormalized where it can't be."""
 
     def score(self, X, y=None) -> float:
         """Mean of :meth:`score_samples`, nats a row."""

@@ -23,7 +23,7 @@ from abduce.fit.loss import EnergyObjective
 from abduce.fit.settings import Settings
 from abduce.fit.steps import EnergyStep
 from abduce.inference import partition as ladder
-from abduce.inference.energy import Energy, LogZ
+from abduce.inference.energy import Diverged, Energy, LogZ, NotNormalized
 from abduce.inference.importance import chunks
 from abduce.inference.kernels import Kernel
 from abduce.inference.paths import Density
@@ -51,9 +51,9 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         return Settings(validation=0.1, seed=seed).split(n)
 
     def _fit(self, rows: Rows, run: RunOptions) -> tuple[EnergyModel, Seen]:
-        self.support_ = self._support(rows.schema)
         if len(rows.x) < 2:
             raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
+        self.support_ = self._support(rows.schema)
         x = self._completed(rows.x, rows.mask, self.support_, rows.seed)
         train, held = self._split(len(x), rows.seed)
         base = RatesBase if self.support_ == "binary" else NormalBase
@@ -67,6 +67,8 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         measure = self._measure("auto", energy, start)
         beta = self._temperature("auto", EnergyModel(energy, start), measure)
         model = EnergyModel(energy, start, beta, measure)
+        if model.knows_log_z():
+            model.normalize("closed form" if energy.in_nats else "auto", seed=rows.seed)
         return model, Seen(rows.x, rows.mask) if model.exact else Seen.whole(x)
 
     # ------------------------------------------------------------------ from an energy to a probability
@@ -77,12 +79,17 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         check_is_fitted(self, "model_")
         return self.model_.start
 
-    def _normalised(self):
-        if self.partition == "auto":
+    def _know_log_z(self) -> None:
+        if self.model_.partition is not None:
+            return
+        try:
             self.normalize()
-        elif self.model_.knows_log_z():
-            self.normalize(method="closed form" if self.model_.energy.in_nats else "auto")
-        return self
+        except (ValueError, Diverged) as error:
+            raise NotNormalized(
+                f"log p of this {type(self).__name__} is not known, as its log Z could not be estimated: {error}; call "
+                "normalize() with another method, beta or base, or with more particles (anomaly_score, which needs no log Z, "
+                "ranks rows as well)"
+            ) from error
 
     def _estimate(self, asked: Asked) -> LogZ:
         old, beta, base = self.model_, asked.beta, asked.base

@@ -29,7 +29,7 @@ VIEWS = {
 
 
 class NotNormalized(ValueError):
-    """A probability was asked of an energy whose partition function is not known yet."""
+    """A probability was asked of an energy whose partition function could not be found; the message says what to do."""
 
 
 class Diverged(FloatingPointError):
