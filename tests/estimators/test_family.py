@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 
@@ -283,7 +284,8 @@ def test_a_refitted_prior_scores_new_rows_higher(lumps, prior, tmp_path):
 def test_the_refitted_mixture_follows_the_latents(lumps):
     model, X, _ = lumps
     model.fit_prior(X, "mixture", components=2, draws=2)
-    prior, z = model.model_.prior, model.transform(X)[:, 0]
+    inside, codes = model.model_, torch.from_numpy(model.transform(X))
+    prior, z = inside.prior, inside.code_axes.latents(codes)[:, 0].numpy()
     cut = (z.max() + z.min()) / 2
     found = np.sort(prior.means.numpy()[:, 0])
     np.testing.assert_allclose(found, [z[z < cut].mean(), z[z > cut].mean()], atol=0.2)

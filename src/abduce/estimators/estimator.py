@@ -365,7 +365,11 @@ class Estimator(
     # ------------------------------------------------------------------ represent
 
     def transform(self, X) -> np.ndarray:
-        """What the model makes of each row, ``(n, features)``: the posterior mean of latents, a code, responsibilities."""
+        """What the model makes of each row, ``(n, features)``: a code, responsibilities.
+
+        Of a VAE the posterior mean of the latents, turned and stretched so that distances between codes are, to first order,
+        distances between what they decode to (:mod:`abduce.inference.codes`); the widest axis comes first.
+        """
         seen = self._encode(X)
         if not len(seen.y):
             return np.zeros((0, self._n_features_out))
@@ -377,7 +381,7 @@ class Estimator(
 
     @torch.no_grad()
     def inverse_transform(self, Z):
-        """Decode latents or codes ``(n, features)`` to rows in the data's own form, for families with a decoder.
+        """Decode codes ``(n, features)`` to rows in the data's own form, for families with a decoder.
 
         Of a model with latents the mean of p(x|z).
         """

@@ -35,6 +35,8 @@ from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
 
+CODED = 2000  # rows that place the codes' axes
+
 
 def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
     """Warn where more than a few rows' importance weights have tails too heavy to average (k̂ > 0.7)."""
@@ -265,7 +267,9 @@ class VAE(Estimator[VariationalAutoencoder]):
             step = LatentStep(model.joint(), objective, settings, len(x))
             done = train(step, x.float(), mask, settings, self._report, run.checkpoint, run.redraw)
         self.history_, self.interrupted_ = done.history, done.interrupted
-        return model.double(), Seen(x, mask)
+        model = model.double()
+        model.place_axes(x[:CODED], mask[:CODED])
+        return model, Seen(x, mask)
 
     def _judged(self, n: int) -> int:
         """All rows, or of very large data as many as can be scored in seconds."""

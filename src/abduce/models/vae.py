@@ -28,6 +28,8 @@ from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import MixtureNormal, Posterior
 from abduce.distributions.priors import GaussianMixturePrior
 from abduce.gaussians.linear import LinearPath
+from abduce.inference.codes import CodeAxes, code_axes
+from abduce.inference.importance import by_chunk
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.choice import Choice
 from abduce.models.columns import likelihood_of, reading
@@ -51,6 +53,10 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     them) say all that a ``state_dict`` needs to fit; where the weights start from is random, from torch's global generator,
     but for what ``data``, a linear ``path`` and a VampPrior's ``pseudo``-inputs (components, features) say.
     """
+
+    there: Tensor
+    back: Tensor
+    centre: Tensor
 
     def __init__(
         self,
@@ -80,6 +86,9 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         self.encoder = self._encoder()
         self.prior = prior
         self.mask_model = None if shapes.mask is None else MaskModel(**shapes.mask)
+        for name in CodeAxes._fields[:2]:
+            self.register_buffer(name, torch.eye(self.latent_dim))
+        self.register_buffer("centre", torch.zeros(self.latent_dim))
         if path is not None:
             self._start(path)
         elif not shapes.path:
@@ -112,9 +121,38 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     def chances(self, moments: list[Tensor], cell: int) -> Tensor:
         return self.heads.chances(moments, cell, self.layout.levels[cell])
 
+    # ------------------------------------------------------------------ codes
+
+    def codes(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """The posterior mean of the latents of each row, on the codes' axes (:mod:`abduce.inference.codes`), (batch, latent).
+
+        Several layers of latents stand side by side as they are.
+        """
+        return self.code_axes.codes(self.posterior(x, observed).mean)
+
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        return self.heads.point(self.likelihood(z).moments())
+        return self.heads.point(self.likelihood(self.code_axes.latents(z)).moments())
+
+    @torch.no_grad()
+    def place_axes(self, x: Tensor, observed: Tensor) -> None:
+        """Let distances between codes be distances in the data, by the rows of a fitted model in double precision."""
+        if len(self.shapes.latent) > 1:
+            return  # what the upper layers tell reaches the data through the last alone
+        (z,) = by_chunk(lambda v, o: (self.posterior(v, o).mean,), x, observed)
+        filled(self, **code_axes(self._means, z)._asdict())
+
+    @property
+    def code_axes(self) -> CodeAxes:
+        """The axes of codes; without :meth:`place_axes` the latents' own."""
+        return CodeAxes(self.there, self.back, self.centre)
+
+    def _means(self, z: Tensor) -> Tensor:
+        """What latents decode to: numbers, the logarithms of counts and the probabilities of classes, (..., features)."""
+        pairs = zip(self.heads.heads, self.likelihood(z).moments(), strict=True)
+        return torch.cat(
+            [(m.log1p() if head.estimate == "whole" else m).flatten(-2) for head, m in pairs], -1
+        )
 
     @property
     def config(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
