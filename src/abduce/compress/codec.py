@@ -118,20 +118,14 @@ def by_model(model: Any, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
         box, codec, blanks, k, observed = prepared(model, schema, X, fingerprint)
         try:
             box.payload = encode(codec, blanks, k, observed).to_bytes()
-            back, mask = decode(BitStack(box.payload), codec, blanks, len(k))
         except (ValueError, ArithmeticError, RuntimeError) as error:
             raise Uncodable(f"its code of these rows fails ({error})") from error
-    if not (np.array_equal(k, back) and np.array_equal(observed, mask)):
-        raise Uncodable("its code of these rows does not decode to the same rows")
-    check_whole(X, put_back(schema, len(k), (back, mask), box.extras))
     return box.to_bytes()
 
 
 def by_columns(schema: Schema, X: Any, fingerprint: bytes, beat: float = math.inf) -> bytes:
     """X coded without a model; ``beat`` bytes are enough to lose."""
-    extras, _ = carry(schema, X, None, beat)
-    check_whole(X, put_back(schema, len(X), None, extras))
-    return Packed(fingerprint, len(X), extras=extras, plain=True).to_bytes()
+    return Packed(fingerprint, len(X), extras=carry(schema, X, None, beat)[0], plain=True).to_bytes()
 
 
 def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes, name: str | None = None) -> bytes:
@@ -146,17 +140,25 @@ def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes, name: str |
     """
     checked = schema.checked(X)
     X = checked if isinstance(X, pd.DataFrame) or schema.container == "frame" else np.asarray(X)
-    best = None
+    forms = []
     try:
-        best = by_model(model, schema, X, fingerprint)
+        forms.append(by_model(model, schema, X, fingerprint))
     except Uncodable as why:
         warnings.warn(
             f"compress uses nothing of {name or type(model).__name__}: {why}; the rows are coded without a model",
             RuntimeWarning,
             stacklevel=3,
         )
-    plain = by_columns(schema, X, fingerprint, math.inf if best is None else len(best))
-    return plain if best is None or len(plain) < len(best) else best
+    forms.append(by_columns(schema, X, fingerprint, min(map(len, forms), default=math.inf)))
+    wrong: list[ValueError] = []
+    for data in sorted(forms, key=len):
+        try:
+            check_whole(X, decompress(model, schema, data, fingerprint))
+        except ValueError as error:
+            wrong.append(error)
+        else:
+            return data
+    raise wrong[-1]
 
 
 def decompress(model: Any, schema: Schema, data: bytes, fingerprint: bytes) -> Any:
@@ -165,13 +167,13 @@ def decompress(model: Any, schema: Schema, data: bytes, fingerprint: bytes) -> A
     Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or changed.
     """
     box = Packed.from_bytes(data, fingerprint, schema.n_cells)
-    try:
-        if box.plain:
-            return put_back(schema, box.rows, None, box.extras)
-        with steady(model):
+    if box.plain:
+        return put_back(schema, box.rows, None, box.extras)
+    with steady(model):
+        try:
             k, observed = decode(BitStack(box.payload), *_made(coder(model), schema, box), box.rows)
-    except (Uncodable, MemoryError) as error:
-        raise CompressedDataError(f"data does not decode: {error}") from None
+        except (Uncodable, ArithmeticError, MemoryError, RuntimeError, IndexError) as error:
+            raise CompressedDataError(f"data does not decode: {error}") from None
     if _digest(k, observed) != box.check:
         raise CompressedDataError("data does not decode to the rows that were compressed (checksum differs)")
     return put_back(schema, box.rows, (k, observed), box.extras)

@@ -171,7 +171,8 @@ class Packed:
             blank = f"blanks for {len(out.rates)} columns"
             raise CompressedDataError(f"data has {blank}, the model has {n_cells}")
         for _ in range(reader.varint() if flags & RANGES else 0):
-            out.ranges[reader.varint()] = reader.signed(), reader.varint()
+            place, low, size = reader.varint(), reader.signed(), reader.varint()
+            out.ranges[place] = low, size
         if flags & EXTRAS:
             out.extras = reader.block()
         out.payload = reader.rest()

@@ -205,18 +205,21 @@ class _Frame:
                 word = dtype_to_json(own.dtype)
                 back = None if word is None else cast(back, own.dtype)
                 casts[str(place)] = word
-            wrong = np.ones(len(own), bool) if back is None else unlike(own, back)
-            if j is not None:
-                wrong = wrong | (present[:, j] & ~observed[:, j])
-                most = MOST * max(1, int(present[:, j].sum()))
-            if wrong.any() and (j is None or back is None or wrong.sum() > most or own.dtype != back.dtype):
+            if back is None or back.dtype != own.dtype:
+                wrong = np.ones(len(own), bool)
+                whole = True
+            else:
+                wrong = unlike(own, back)
+                if j is not None:
+                    wrong = wrong | (present[:, j] & ~observed[:, j])
+                whole = wrong.any() if j is None else wrong.sum() > MOST * present[:, j].sum()
+            if whole:
                 carried.append(place)
                 casts.pop(str(place), None)
-                if j is not None:
-                    observed[:, j] = False
-            elif j is not None and wrong.any():
-                observed[:, j] &= ~wrong
+            elif wrong.any():
                 escapes[place] = np.flatnonzero(wrong)
+            if j is not None:
+                observed[:, j] &= ~wrong & (not whole)
         if casts:
             self.words["cast"] = casts
         return observed, escapes, carried
@@ -313,8 +316,11 @@ def trained_dtype(schema: Schema, place: int) -> Any:
 
 
 def cast(column: pd.Series, dtype: Any) -> pd.Series | None:
-    """A column in another dtype; None where there is no way."""
+    """A column in another dtype, blank where that has no such value; None where there is no way."""
     try:
+        if isinstance(dtype, pd.CategoricalDtype):
+            codes = dtype.categories.get_indexer(pd.Index(column.astype(object), dtype=object))
+            return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))
         return column.astype(dtype)
     except (TypeError, ValueError, OverflowError):
         return None

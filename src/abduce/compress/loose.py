@@ -7,7 +7,8 @@
     values      objects: codes, and the levels as JSON
     parquet     any other dtype of pandas
 
-The largest number of a column with blanks stands for a blank.
+The largest number of a column with blanks stands for a blank; and above it that of a column with odd cells, -0.0 or infinite
+ones among floats on a lattice, for such a cell, whose bits follow.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from abduce.compress.container import CompressedDataError
 from abduce.compress.objects import from_json, to_json
 from abduce.data.columns import build_column, dtype_label, pandas_dtype
 from abduce.data.fields import Field
-from abduce.data.lattice import denominators
+from abduce.data.lattice import denominators, negative_zero
 
 WHOLE, LATTICE, BITS, LINES, VALUES, PARQUET = range(6)
-BLANKS = 8  # flag beside the form
+BLANKS, ODD = 8, 16  # flags beside the form
 
 
 class Loose(NamedTuple):
@@ -43,7 +44,7 @@ class Loose(NamedTuple):
 
 def has_bytes(form: int) -> bool:
     """Whether columns of a form have bytes beside their numbers."""
-    return form & 7 in (LINES, VALUES, PARQUET)
+    return form & 7 in (LINES, VALUES, PARQUET) or bool(form & ODD)
 
 
 # ---------------------------------------------------------------- arrays
@@ -57,15 +58,15 @@ def loosen_array(flat: np.ndarray, lattices: bool = True) -> list[Loose]:
     if flat.dtype.kind != "f" or flat.dtype.itemsize > 8:
         return [loosen(pd.Series(column.astype(object))) for column in flat.T]
     observed = ~np.isnan(flat)
-    finite = np.isfinite(flat) | ~observed
-    values = np.where(observed & finite, flat, 0.0).astype(np.float64)
-    steps = (
-        denominators(values, flat.dtype.newbyteorder("="))
-        if len(flat) and lattices
-        else np.zeros(flat.shape[1], int)
-    )
-    steps = np.where(finite.all(0), steps, 0)
-    return [_floats(flat[:, j], values[:, j], observed[:, j], int(steps[j])) for j in range(flat.shape[1])]
+    odd = np.isinf(flat) | negative_zero(flat)
+    values = np.where(observed & ~odd, flat, 0.0).astype(np.float64)
+    steps = np.zeros(flat.shape[1], np.int64)
+    if len(flat) and lattices:
+        steps = denominators(values, flat.dtype.newbyteorder("="))
+    return [
+        _floats(flat[:, j], values[:, j], observed[:, j], odd[:, j], int(steps[j]))
+        for j in range(flat.shape[1])
+    ]
 
 
 def fasten_array(loose: list[Loose], n: int, dtype: np.dtype) -> np.ndarray:
@@ -76,13 +77,23 @@ def fasten_array(loose: list[Loose], n: int, dtype: np.dtype) -> np.ndarray:
     return out
 
 
-def _floats(column: np.ndarray, values: np.ndarray, observed: np.ndarray, step: int) -> Loose:
-    if step:
+def _floats(
+    column: np.ndarray, values: np.ndarray, observed: np.ndarray, odd: np.ndarray, step: int
+) -> Loose:
+    native = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("=")))
+    bits = native.view(f"i{native.itemsize}")
+    if step and odd.sum() <= len(odd) / 8:
         k = np.rint(values * step).astype(np.int64)
         if int(np.ptp(k)) < 2 ** (np.finfo(column.dtype).nmant - 2):  # else its bits say as much
-            return _blanked(LATTICE, step, k, observed)
-    native = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("=")))
-    return Loose(BITS, 1, native.view(f"i{native.itemsize}"))
+            found = _blanked(LATTICE, step, k, observed)
+            if not odd.any():
+                return found
+            assert found.whole is not None
+            whole = np.where(odd, found.whole.max() + 1, found.whole)
+            return Loose(
+                found.form | ODD, step, whole, bits[odd].astype(bits.dtype.newbyteorder("<")).tobytes()
+            )
+    return Loose(BITS, 1, bits)
 
 
 def _blanked(form: int, unit: int, k: np.ndarray, observed: np.ndarray) -> Loose:
@@ -94,16 +105,25 @@ def _blanked(form: int, unit: int, k: np.ndarray, observed: np.ndarray) -> Loose
 
 def _numbers(loose: Loose, dtype: np.dtype) -> np.ndarray:
     """Values of a numeric form; blanks are NaN."""
-    form, unit, whole, _ = loose
+    form, unit, whole, bits = loose
     assert whole is not None
+    native = dtype.newbyteorder("=")
     if form & 7 == BITS:
-        return whole.astype(f"i{dtype.itemsize}").view(dtype.newbyteorder("="))
+        return whole.astype(f"i{dtype.itemsize}").view(native)
     if form & 7 == WHOLE and not form & BLANKS:
         return (whole * unit if unit != 1 else whole).astype(dtype)
     values = whole / unit if form & 7 == LATTICE else (whole * unit).astype(np.float64)
-    values = values.astype(dtype)
-    if form & BLANKS and len(whole):
-        values[whole == whole.max()] = np.nan
+    values = values.astype(native)
+    if not len(whole):
+        return values
+    top = whole.max()
+    if form & ODD:
+        values[whole == top] = (
+            np.frombuffer(bits or b"", f"<i{dtype.itemsize}").astype(f"i{dtype.itemsize}").view(native)
+        )
+        top = top - 1
+    if form & BLANKS:
+        values[whole == top] = np.nan
     return values
 
 

@@ -3,8 +3,8 @@
     raw, deflate -9, bz2 -9, LZMA2 as ``xz -9e`` runs it, without the file format around it
 
 Of much data the extreme setting, a second or two a megabyte, runs only where it may matter: LZMA2 in its fast mode, with a
-window as wide, and bz2 come first, and it runs for the two layouts that do best in fast mode, where these are within
-:data:`HOPE` times the shortest so far.  Up to :data:`SMALL` bytes all run.
+window as wide, and bz2 come first, and it runs for the layout that does best in fast mode (up to :data:`TWICE` bytes for the
+best two), where that is within :data:`HOPE` times the shortest so far.  Up to :data:`SMALL` bytes all run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 
 from abduce.compress.container import CompressedDataError, Reader, varint
 
+TINY = 2**14  # bytes up to which deflate, which needs least to say what it does, may win
 SMALL = 2**18  # bytes up to which everything is tried
+TWICE = 2**21
 HOPE = 1.5  # how much longer than the shortest the fast mode may be for the extreme one to run
 EXPANDS = 2**18  # no stream stands for more times its own bytes
 FAST, EXTREME = 1, 9 | lzma.PRESET_EXTREME
@@ -40,8 +42,10 @@ def shortest(layouts: Sequence[Callable[[], bytes]], beat: float = math.inf) -> 
     best, which, hopes = b"", -1, []
     for place, layout in enumerate(layouts):
         data = layout()
-        forms = [_framed(RAW, data, data), _framed(DEFLATE, data, _deflated(data))]
-        forms.append(_framed(BZ2, data, bz2.compress(data, 9)))
+        forms = [_framed(RAW, data, data)]
+        if len(data) <= TINY:
+            forms.append(_framed(DEFLATE, data, _deflated(data)))
+        forms.append(_framed(BZ2, data, bz2.compress(data, _blocks(len(data)))))
         small = len(data) <= SMALL
         forms.append(_framed(LZMA2, data, _lzma2(data, EXTREME if small else FAST)))
         if not small:
@@ -49,9 +53,11 @@ def shortest(layouts: Sequence[Callable[[], bytes]], beat: float = math.inf) -> 
         for form in forms:
             if (which < 0 or len(form) < len(best)) and len(data) <= EXPANDS * len(form):
                 best, which = form, place
-    for length, place in sorted(hopes)[:2]:
+    for rank, (length, place) in enumerate(sorted(hopes)[:2]):
         if length < HOPE * min(len(best), beat):
             data = layouts[place]()
+            if rank and len(data) > TWICE:
+                break
             form = _framed(LZMA2, data, _lzma2(data, EXTREME))
             if len(form) < len(best):
                 best, which = form, place
@@ -87,6 +93,11 @@ def _deflated(data: bytes) -> bytes:
 
 def _lzma2(data: bytes, preset: int) -> bytes:
     return lzma.compress(data, lzma.FORMAT_RAW, filters=[{**_window(len(data)), "preset": preset}])
+
+
+def _blocks(length: int) -> int:
+    """The level of bz2 whose blocks hold all of ``length`` bytes: it makes what -9 would make, in less memory."""
+    return min(9, 1 + length // 95_000)
 
 
 def _window(length: int) -> dict[str, Any]:

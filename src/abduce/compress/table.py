@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from abduce.compress.container import CompressedDataError, Reader, varint
-from abduce.compress.loose import BITS, Loose, fasten, fasten_array, has_bytes, loosen, loosen_array
+from abduce.compress.loose import LATTICE, Loose, fasten, fasten_array, has_bytes, loosen, loosen_array
 from abduce.compress.numbers import pack, unpack
 from abduce.compress.squeeze import squeeze, unsqueeze
 from abduce.compress.unlike import unlike
@@ -35,7 +35,8 @@ def write_array(flat: np.ndarray, beat: float = math.inf) -> bytes:
     """An array (n, d) of numbers; ``beat`` bytes are enough to lose."""
     apart = loosen_array(flat)
     best = _write_loose(apart, beat)
-    if flat.dtype.kind == "f" and (flat.nbytes <= BYTES or any(c.form & 7 == BITS for c in apart)):
+    lattices = sum(c.form & 7 == LATTICE for c in apart)
+    if lattices and (flat.nbytes <= BYTES or lattices < len(apart)):
         best = min(best, _write_loose(loosen_array(flat, lattices=False), beat), key=len)
     return best
 
