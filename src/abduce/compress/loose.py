@@ -166,14 +166,22 @@ def fasten(loose: Loose, dtype: Any) -> pd.Series:
         return _fastened(loose, dtype)
     except CompressedDataError:
         raise
-    except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, AssertionError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AssertionError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise CompressedDataError(f"data does not decode: {error}") from None
 
 
 def _fastened(loose: Loose, dtype: Any) -> pd.Series:
     form = loose.form & 7
     if form == PARQUET:
-        out = pd.read_parquet(io.BytesIO(loose.bytes_ or b""))["v"]
+        out: Any = pd.read_parquet(io.BytesIO(loose.bytes_ or b""))["v"]
         return out if dtype is None else out.astype(dtype)
     whole = loose.whole
     assert whole is not None

@@ -152,7 +152,7 @@ def _of_text(cells: np.ndarray, dtype: Any) -> pd.Series:
         found = [-1 if empty else codes[cell] for cell, empty in zip(cells, blank, strict=True)]
         return pd.Series(pd.Categorical.from_codes(found, dtype=dtype))
     if pd.api.types.is_object_dtype(dtype) or isinstance(dtype, pd.StringDtype):
-        return pd.Series(np.where(blank, None, cells), dtype=dtype)
+        return pd.Series(_blanked(cells, blank), dtype=dtype)
     if not isinstance(dtype, np.dtype):
         raise ValueError(f"no text of dtype {dtype}")
     if dtype.kind == "b":
@@ -161,7 +161,13 @@ def _of_text(cells: np.ndarray, dtype: Any) -> pd.Series:
         return pd.Series(cells.astype("U").astype(dtype))
     if dtype.kind == "f":
         return pd.Series(np.where(blank, "nan", cells).astype("U").astype(np.float64).astype(dtype))
-    return pd.Series(pd.to_datetime(pd.Series(np.where(blank, None, cells)), format="ISO8601")).astype(dtype)
+    return pd.Series(pd.to_datetime(pd.Series(_blanked(cells, blank)), format="ISO8601")).astype(dtype)
+
+
+def _blanked(cells: np.ndarray, blank: np.ndarray) -> np.ndarray:
+    out = cells.copy()
+    out[blank] = None
+    return out
 
 
 def _come_back(columns: Sequence[pd.Series]) -> list[bool]:
