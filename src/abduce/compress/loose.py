@@ -97,10 +97,15 @@ def _floats(
 
 
 def _blanked(form: int, unit: int, k: np.ndarray, observed: np.ndarray) -> Loose:
-    if observed.all():
-        return Loose(form, unit, k)
-    top = int(k[observed].max()) + 1 if observed.any() else 0
-    return Loose(form | BLANKS, unit, np.where(observed, k, top))
+    """Codes (n,), those not observed as blanks, in the narrowest of signed integers."""
+    if not observed.all():
+        top = int(k[observed].max()) + 1 if observed.any() else 0
+        form, k = form | BLANKS, np.where(observed, k, top)
+    ends = (int(k.min()), int(k.max())) if len(k) else (0, 0)
+    fits = (
+        d for d in (np.int8, np.int16, np.int32) if np.iinfo(d).min <= ends[0] and ends[1] < np.iinfo(d).max
+    )
+    return Loose(form, unit, k.astype(next(fits, np.int64)))
 
 
 def _numbers(loose: Loose, dtype: np.dtype) -> np.ndarray:
@@ -231,8 +236,7 @@ def _united(k: np.ndarray, observed: np.ndarray, narrow: np.dtype) -> Loose:
     unit = int(np.gcd.reduce(seen)) if len(seen) and abs(int(seen.min())) < 2**62 else 1
     if unit > 1:
         return _blanked(WHOLE, unit, np.where(observed, k, 0) // unit, observed)
-    found = _blanked(WHOLE, 1, k, observed)
-    return found if found.whole is None or found.form & BLANKS else found._replace(whole=k.astype(narrow))
+    return Loose(WHOLE, 1, k.astype(narrow)) if observed.all() else _blanked(WHOLE, 1, k, observed)
 
 
 def _leveled(values: list, observed: np.ndarray, objects: bool) -> Loose:

@@ -20,7 +20,7 @@ import numpy as np
 
 from abduce.compress.container import CompressedDataError, Reader, block, signed
 from abduce.compress.order0 import Alphabet, alphabet, decode_columns, encode_columns
-from abduce.compress.squeeze import shortest, squeeze, unsqueeze
+from abduce.compress.squeeze import SMALL, shortest, squeeze, unsqueeze
 
 WIDTHS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<i8")
 ROWS, COLUMNS, PLANES = range(3)
@@ -125,7 +125,7 @@ def _streamed(values: list[np.ndarray], came: list[_Column], beat: float) -> byt
         min((int(v.min()) for v in full), default=0), max((int(v.max()) for v in full), default=0)
     )
     plans = [own, [_Column(common)] * len(values)]
-    small = sum(v.nbytes for v in values) <= 2**20
+    small = sum(len(v) * _size(c) for v, c in zip(values, came, strict=True)) <= SMALL
     if small or sum(map(_size, own)) > sum(map(_size, came)) / 2:
         plans.append(came)
     level = len({len(v) for v in values}) == 1

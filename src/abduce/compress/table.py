@@ -20,11 +20,11 @@ import pandas as pd
 from abduce.compress.container import CompressedDataError, Reader, varint
 from abduce.compress.loose import LATTICE, Loose, fasten, fasten_array, has_bytes, loosen, loosen_array
 from abduce.compress.numbers import pack, unpack
-from abduce.compress.squeeze import squeeze, unsqueeze
+from abduce.compress.squeeze import shortest, squeeze, unsqueeze
 from abduce.compress.unlike import unlike
 
 TEXT_CELLS = 2**20  # tables of more cells are not tried as text
-BYTES = 2**20  # floats on lattices are tried by their bits, too, up to this
+BYTES = 2**17  # floats on lattices are tried by their bits, too, up to this
 SAME = 1
 
 
@@ -60,7 +60,7 @@ def write_columns(columns: Sequence[pd.Series], beat: float = math.inf) -> bytes
         return best
     text = _csv([c for c, yes in zip(columns, as_text, strict=True) if yes])
     rest = [loose for loose, yes in zip(apart, as_text, strict=True) if not yes]
-    mixed = b"\1" + np.packbits(as_text).tobytes() + squeeze(text.encode("utf-8", "surrogatepass"))
+    mixed = b"\1" + np.packbits(as_text).tobytes() + _squeezed(text, beat)
     return min(best, mixed + _write_loose(rest, beat), key=len)
 
 
@@ -119,6 +119,10 @@ def _read_loose(reader: Reader, lengths: Sequence[int]) -> list[Loose]:
 
 
 # ---------------------------------------------------------------- text
+
+
+def _squeezed(text: str, beat: float) -> bytes:
+    return shortest([lambda: text.encode("utf-8", "surrogatepass")], beat)[1]
 
 
 def _csv(columns: Sequence[pd.Series]) -> str:
