@@ -42,7 +42,6 @@ NEEDS = {
     "classes": "a column of classes",
     "energy": "an energy; a VAE is a probability as it is",
     "decoder": "a way back from features to rows",
-    "coder": "latents, or conditionals, that a code can follow",
 }
 
 
@@ -319,9 +318,8 @@ QUESTIONS = (
         "Compress DATA without loss; the model is needed to get it back.",
         "rows",
         "bytes",
-        needs=("coder",),
     ),
-    Verb("decompress", "decompress", "Decompress FILE, to the bit.", "bytes", "rows", needs=("coder",)),
+    Verb("decompress", "decompress", "Decompress FILE, to the bit.", "bytes", "rows"),
     Verb(
         "normalize",
         "normalize",

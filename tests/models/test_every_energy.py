@@ -218,13 +218,13 @@ def test_a_seed_is_a_model(case):
     np.testing.assert_array_equal(a, b)
 
 
-def test_compresses_or_says_why_not(case):
-    whole = case.X if case.binary else case.X.round() + 0.0  # no negative zeros
+def test_compresses_or_says_that_nothing_of_it_is_used(case):
+    whole = case.X if case.binary else case.X.round()
     model = case.fresh(**({"max_epochs": 1} if "max_epochs" in case.arguments else {})).fit(whole)
     if case.name.split()[0] in COMPRESS:
         packed = model.compress(whole[:50])
-        np.testing.assert_array_equal(model.decompress(packed), whole[:50])
         assert len(packed) < whole[:50].astype(np.uint8).nbytes
     else:
-        with pytest.raises(ValueError, match="compress cannot code rows with"):
-            model.compress(whole[:50])
+        with pytest.warns(RuntimeWarning, match="compress uses nothing of"):
+            packed = model.compress(whole[:50])
+    np.testing.assert_array_equal(model.decompress(packed), whole[:50])

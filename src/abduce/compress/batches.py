@@ -25,6 +25,10 @@ SIZES = 10  # a batch has 2⁰ .. 2⁹ rows, but for the last
 REST = 2 * SIZES  # says that a batch is the last, of any size
 
 
+class Uncodable(Exception):
+    """A model has no code for rows; the message says what it lacks."""
+
+
 class Codec(Protocol):
     """Codes the cells of batches of rows under one model; both sides make the same one from what the header says."""
 

@@ -17,6 +17,7 @@ from scipy.special import ndtr, stdtr
 from torch import Tensor
 
 from abduce.compress import masses
+from abduce.compress.batches import Uncodable
 from abduce.compress.lattice import Lattice
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import (
@@ -159,4 +160,4 @@ def symbol_models(
         elif type(part) in SYMBOLS:
             yield at, SYMBOLS[type(part)](part, at)
         else:
-            raise TypeError(f"no symbol model for cells of {type(part).__name__}")
+            raise Uncodable(f"cells of {type(part).__name__} have no code")

@@ -6,6 +6,10 @@ What is pushed onto the coder's stack and popped from it (:mod:`abduce.compress.
     mixture of Gaussians  exact conditionals of the cells, bits back
                           on the component: −log₂ p(x) bits a row       :mod:`abduce.compress.mixture_codec`
 
+What the model has no code for goes beside (:mod:`abduce.compress.extras`), and a table for which general compressors or the
+frequencies of its columns take fewer bytes than the model is theirs (:mod:`abduce.compress.table`): `compress` never loses to
+them, and refuses no table of the columns that the model was fitted to.
+
 Two things kill such codes.  *Popping an empty stack* gives constant symbols: see :mod:`abduce.compress.batches`.  *Numbers
 that differ in their last bit* between the two sides make most symbols decode wrong.  Models run in float64, on one
 thread; what they give is rounded to a grid before use; and what has been written is decoded and compared before it is
@@ -16,6 +20,8 @@ Source: Duda 2013 (arXiv:1311.2540); Townsend, Bird & Barber 2019 (arXiv:1901.04
 
 from __future__ import annotations
 
+import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,14 +29,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from abduce.compress.batches import BlankPattern, Codec, decode, encode, observed_rates
+from abduce.compress.batches import BlankPattern, Codec, Uncodable, decode, encode, observed_rates
 from abduce.compress.container import CompressedDataError, Packed
 from abduce.compress.extras import carry, check_whole, put_back
 from abduce.compress.latent_codec import LatentCodec
-from abduce.compress.lattice import Lattice, wider_ranges
+from abduce.compress.lattice import Lattice, near, wider_ranges
 from abduce.compress.mixture_codec import MixtureCodec
 from abduce.compress.stack import BitStack
 from abduce.data.schema import Schema
@@ -49,15 +56,14 @@ CODECS: dict[type, Callable[[Any, Lattice, BlankPattern], Codec]] = {
 }
 
 
-def coder(model: Any, name: str | None = None) -> Callable[[Lattice, BlankPattern], Codec]:
-    """What makes a codec of a model with latents or of a law; others are refused, by ``name`` or that of their class."""
+def coder(model: Any) -> Callable[[Lattice, BlankPattern], Codec]:
+    """What makes a codec of a model with latents or of a law; Uncodable for others."""
     for family in type(model).mro():
         if family in CODECS:
             return partial(CODECS[family], model)
-    raise ValueError(
-        f"compress cannot code rows with {name or type(model).__name__}: it has neither latents with a posterior (as VAE "
-        "has) nor Gaussian conditionals of its cells (as PPCA, GMM and k-means have), nor has a pool of models (as Auto is);"
-        " fit a VAE or a GaussianMixture to the same data (abduce fit --model vae)"
+    raise Uncodable(
+        "it has neither latents with a posterior (as VAE has) nor Gaussian conditionals of its cells (as PPCA, GMM and "
+        "k-means have), nor has a pool of models (as Auto is)"
     )
 
 
@@ -98,32 +104,61 @@ def prepared(
 ) -> tuple[Packed, Codec, BlankPattern, np.ndarray, np.ndarray]:
     """The file without its payload, the codec and the blanks, and X as codes (n, D) with their mask; of a steady model."""
     make = coder(model)
-    k, observed = schema.to_integers(X, ignore_left_out=True)
-    extras, carried = carry(schema, X, schema.from_integers(k, observed))
-    observed[:, carried] = False
-    k[:, carried] = 0
-    check_whole(X, put_back(schema.from_integers(k, observed), extras))
+    k, observed = schema.to_integers(X)
+    extras, observed = carry(schema, X, (k, observed & near(schema, k)))
+    k = np.where(observed, k, 0)
     rates, ranges = observed_rates(observed), wider_ranges(schema, k, observed)
     box = Packed(fingerprint, len(k), _digest(k, observed), b"", rates, ranges, extras)
     return box, *_made(make, schema, box), k, observed
 
 
-def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
+def by_model(model: Any, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
+    """X coded with the model, and beside that what it has no code for; Uncodable where the model has no code at all."""
+    with steady(model):
+        box, codec, blanks, k, observed = prepared(model, schema, X, fingerprint)
+        try:
+            box.payload = encode(codec, blanks, k, observed).to_bytes()
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            raise Uncodable(f"its code of these rows fails ({error})") from error
+    return box.to_bytes()
+
+
+def by_columns(schema: Schema, X: Any, fingerprint: bytes, beat: float = math.inf) -> bytes:
+    """X coded without a model; ``beat`` bytes are enough to lose."""
+    return Packed(fingerprint, len(X), extras=carry(schema, X, None, beat)[0], plain=True).to_bytes()
+
+
+def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes, name: str | None = None) -> bytes:
     """Compress X losslessly with a fitted model; ``fingerprint`` (at least 8 bytes) names the model.
 
     A model with latents takes −ELBO bits a row, a mixture of Gaussians −log₂ p, a ``HardMixtureLaw`` at most log₂ K more.
+    Cells that it has no code for are carried beside; where general compressors, or the frequencies of each column, take less
+    than the model, the table is theirs.  RuntimeWarning, by ``name`` or that of its class, of a model that has no code.
 
-    What was written is decoded and compared before it is returned.  Raises ValueError naming the column for
-    values that the model has no code for: categories never seen, pixels out of range, reals off the training
-    data's lattice; and for a model of another family, which has neither latents nor exact conditionals to code with.
+    What was written is decoded and compared before it is returned.  Raises ValueError naming the column for objects that
+    have no form in bytes, and for other columns than in training.
     """
-    with steady(model):
-        box, codec, blanks, k, observed = prepared(model, schema, X, fingerprint)
-        box.payload = encode(codec, blanks, k, observed).to_bytes()
-        back, mask = decode(BitStack(box.payload), codec, blanks, len(k))
-    if not (np.array_equal(k, back) and np.array_equal(observed, mask)):
-        raise RuntimeError("compress: what was written does not decode to the same rows; nothing is returned")
-    return box.to_bytes()
+    checked = schema.checked(X)
+    X = checked if isinstance(X, pd.DataFrame) or schema.container == "frame" else np.asarray(X)
+    forms = []
+    try:
+        forms.append(by_model(model, schema, X, fingerprint))
+    except Uncodable as why:
+        warnings.warn(
+            f"compress uses nothing of {name or type(model).__name__}: {why}; the rows are coded without a model",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    forms.append(by_columns(schema, X, fingerprint, min(map(len, forms), default=math.inf)))
+    wrong: list[ValueError] = []
+    for data in sorted(forms, key=len):
+        try:
+            check_whole(X, decompress(model, schema, data, fingerprint))
+        except ValueError as error:
+            wrong.append(error)
+        else:
+            return data
+    raise wrong[-1]
 
 
 def decompress(model: Any, schema: Schema, data: bytes, fingerprint: bytes) -> Any:
@@ -131,10 +166,14 @@ def decompress(model: Any, schema: Schema, data: bytes, fingerprint: bytes) -> A
 
     Raises CompressedDataError if ``data`` is not ours, of another format version or model, truncated or changed.
     """
+    box = Packed.from_bytes(data, fingerprint, schema.n_cells)
+    if box.plain:
+        return put_back(schema, box.rows, None, box.extras)
     with steady(model):
-        make = coder(model)
-        box = Packed.from_bytes(data, fingerprint, schema.n_cells)
-        k, observed = decode(BitStack(box.payload), *_made(make, schema, box), box.rows)
+        try:
+            k, observed = decode(BitStack(box.payload), *_made(coder(model), schema, box), box.rows)
+        except (Uncodable, ArithmeticError, MemoryError, RuntimeError, IndexError) as error:
+            raise CompressedDataError(f"data does not decode: {error}") from None
     if _digest(k, observed) != box.check:
         raise CompressedDataError("data does not decode to the rows that were compressed (checksum differs)")
-    return put_back(schema.from_integers(k, observed), box.extras)
+    return put_back(schema, box.rows, (k, observed), box.extras)

@@ -2,11 +2,16 @@
 
     4  magic "ABDC"             1  format version          varint  length of the body
     body:   4  CRC-32 of the rest of the body
-            8  fingerprint of the model     varint  rows     4  CRC-32 of the decoded rows     1  flags
-            if blanks: a rate of observed cells, one byte for all columns or one for each
-            if codes outside the training range: which fields, and their ranges
-            if a frame carries more than its cells (index, left-out columns): those, losslessly
-            the rest: the entropy coder's stack
+            8  fingerprint of the model     varint  rows     1  flags
+            coded by the model:
+                4  CRC-32 of the decoded codes
+                if blanks: a rate of observed cells, one byte for all columns or one for each
+                if codes outside the training range: which fields, and their ranges
+                if the table has more than its codes (see extras): that, losslessly
+                the rest: the entropy coder's stack
+            plain, without the model:
+                the rest: all of the table, as extras have it
+            zeros, where a file has too few bytes for its rows
 
 The schema is not repeated: the fingerprint says which model, and the model knows it.
 """
@@ -19,7 +24,10 @@ from dataclasses import dataclass, field
 
 MAGIC = b"ABDC"
 VERSION = 1
-BLANKS, BLANKS_BY_COLUMN, RANGES, EXTRAS = 1, 2, 4, 8
+BLANKS, BLANKS_BY_COLUMN, RANGES, EXTRAS, PLAIN = 1, 2, 4, 8, 16
+ROWS = (
+    2**16
+)  # no file holds more rows to a byte, so that what it says of itself bounds the memory it takes to read
 
 
 class CompressedDataError(ValueError):
@@ -37,6 +45,11 @@ def varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
+
+
+def signed(value: int) -> bytes:
+    """Write any whole number: 0, −1, 1, −2, .. as 0, 1, 2, 3, .."""
+    return varint(value * 2 if value >= 0 else -value * 2 - 1)
 
 
 def block(data: bytes) -> bytes:
@@ -68,6 +81,11 @@ class Reader:
             if shift > 70:
                 raise CompressedDataError("data was changed: a number in its header never ends")
 
+    def signed(self) -> int:
+        """Read what :func:`signed` wrote."""
+        value = self.varint()
+        return -(value + 1) // 2 if value & 1 else value // 2
+
     def block(self) -> bytes:
         return self.take(self.varint())
 
@@ -77,29 +95,36 @@ class Reader:
 
 @dataclass
 class Packed:
-    """What a compressed file holds; ``rates`` are bytes 0..255 (share of cells observed), one or one a cell."""
+    """What a compressed file holds; ``rates`` are bytes 0..255 (share of cells observed), one or one a cell.
+
+    A ``plain`` one was coded without the model, and has nothing but ``extras``.
+    """
 
     fingerprint: bytes
     rows: int
-    check: int
-    payload: bytes
+    check: int = 0
+    payload: bytes = b""
     rates: bytes = b""
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)
     extras: bytes = b""
+    plain: bool = False
 
     def to_bytes(self) -> bytes:
-        flags = (BLANKS * bool(self.rates)) | (BLANKS_BY_COLUMN * (len(self.rates) > 1))
-        flags |= (RANGES * bool(self.ranges)) | (EXTRAS * bool(self.extras))
-        body = self.fingerprint[:8] + varint(self.rows) + struct.pack("<IB", self.check, flags)
-        if self.rates:
-            body += self.rates if len(self.rates) == 1 else block(zlib.compress(self.rates, 9))
-        if self.ranges:
-            body += varint(len(self.ranges))
-            for place, (low, size) in self.ranges.items():
-                body += varint(place) + varint(low * 2 if low >= 0 else -low * 2 - 1) + varint(size)
-        if self.extras:
-            body += block(self.extras)
-        body += self.payload
+        body = self.fingerprint[:8] + varint(self.rows)
+        if self.plain:
+            body += bytes([PLAIN]) + self.extras
+        else:
+            flags = (BLANKS * bool(self.rates)) | (BLANKS_BY_COLUMN * (len(self.rates) > 1))
+            flags |= (RANGES * bool(self.ranges)) | (EXTRAS * bool(self.extras))
+            body += struct.pack("<BI", flags, self.check)
+            if self.rates:
+                body += self.rates if len(self.rates) == 1 else block(zlib.compress(self.rates, 9))
+            if self.ranges:
+                body += varint(len(self.ranges))
+                for place, (low, size) in self.ranges.items():
+                    body += varint(place) + signed(low) + varint(size)
+            body += (block(self.extras) if self.extras else b"") + self.payload
+        body += bytes(max(0, -(-self.rows // ROWS) - len(body)))
         body = struct.pack("<I", zlib.crc32(body)) + body
         return MAGIC + bytes([VERSION]) + varint(len(body)) + body
 
@@ -132,18 +157,22 @@ class Packed:
             prints = f"its fingerprint is {own.hex()}, this model's is {fingerprint[:8].hex()}"
             raise CompressedDataError(f"data was compressed with another model: {prints}")
         rows = reader.varint()
-        check, flags = struct.unpack("<IB", reader.take(5))
-        out = cls(fingerprint, rows, check, b"")
+        if rows > ROWS * len(body):
+            raise CompressedDataError(f"data does not decode: {len(body)} bytes cannot hold {rows} rows")
+        flags = reader.take(1)[0]
+        if flags & PLAIN:
+            return cls(fingerprint, rows, extras=reader.rest(), plain=True)
+        out = cls(fingerprint, rows, struct.unpack("<I", reader.take(4))[0])
         if flags & BLANKS_BY_COLUMN:
-            out.rates = zlib.decompress(reader.block())
+            out.rates = zlib.decompressobj().decompress(reader.block(), n_cells + 1)
         elif flags & BLANKS:
             out.rates = reader.take(1)
         if len(out.rates) not in (0, 1, n_cells):
             blank = f"blanks for {len(out.rates)} columns"
             raise CompressedDataError(f"data has {blank}, the model has {n_cells}")
         for _ in range(reader.varint() if flags & RANGES else 0):
-            place, low, size = reader.varint(), reader.varint(), reader.varint()
-            out.ranges[place] = (-(low + 1) // 2 if low & 1 else low // 2, size)
+            place, low, size = reader.varint(), reader.signed(), reader.varint()
+            out.ranges[place] = low, size
         if flags & EXTRAS:
             out.extras = reader.block()
         out.payload = reader.rest()

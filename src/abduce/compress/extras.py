@@ -1,160 +1,141 @@
-"""What a table has beside its cells: dtypes, a frame's index and the columns that the model leaves out, losslessly."""
+"""What a table has beside the cells that a model codes, losslessly.
+
+    escapes    cells without a code, or whose code does not lead back to them: where they are, and their values
+    carried    columns the model does not see, and those of which more than a quarter would be escapes
+    the form   dtypes other than in training, a frame's index, the order of its columns
+
+Without a model all columns are carried.  Of a table that comes back whole from its codes there is nothing to say.
+"""
 
 from __future__ import annotations
 
-import io
 import json
-import lzma
-import zlib
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from abduce.compress.container import Reader, block
+from abduce.compress.container import CompressedDataError, Reader
+from abduce.compress.frame_extras import MOST, Codes, carry_frame, of_codes, put_back_frame, said
+from abduce.compress.squeeze import unsqueeze
+from abduce.compress.table import read_array, write_array
+from abduce.compress.unlike import unlike, unlike_array
 from abduce.data.schema import Schema
 
+# what may go wrong in reading what was changed
+WRONG = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
 
-def carry(schema: Schema, X: Any, restored: Any) -> tuple[bytes, list[int]]:
-    """Find what X has beyond ``restored``, which came back from its cells alone.
 
-    Gives these extras as bytes (none if X came back whole) and the fields that had to be carried as they are,
-    whose cells need no coding.
+def carry(schema: Schema, X: Any, codes: Codes | None, beat: float = math.inf) -> tuple[bytes, np.ndarray]:
+    """What X has beside its lattice codes, or all of it where there are none, and which cells their codes stand for (n, D).
+
+    ValueError, naming the column, for objects that have no form in bytes.
     """
-    if schema.container != "frame":
-        array = np.asarray(X)
-        return (b"" if array.dtype == restored.dtype else _pack({"dtype": array.dtype.str}, None)), []
-    head: dict[str, Any] = {}
-    columns: dict[str, Any] = {}
-    fields = {f.name: j for j, f in enumerate(schema.fields)}
-    carried: list[int] = []
-    for place, label in enumerate(schema.order):
-        own, back = X[label].reset_index(drop=True), restored[label]
-        if same(own, back):
-            continue
-        if str(label) in fields and same(own, _cast(back, str(own.dtype))):
-            head.setdefault("cast", {})[str(place)] = str(own.dtype)
-            continue
-        columns[f"c{place}"] = own
-        if str(label) in fields:
-            carried.append(fields[str(label)])
-    index = X.index
-    if isinstance(index, pd.RangeIndex):
-        if (index.start, index.step) != (0, 1) or index.name is not None:
-            head["range"] = [index.start, index.stop, index.step]
-            head["names"] = [index.name]
-    else:
-        head["names"] = list(index.names)
-        head["multi"] = isinstance(index, pd.MultiIndex)
-        for level in range(index.nlevels):
-            columns[f"i{level}"] = pd.Series(index.get_level_values(level)).reset_index(drop=True)
-    if columns:
-        head["dtypes"] = {name: str(column.dtype) for name, column in columns.items()}
-        lists = {name: values for name, column in columns.items() if (values := _as_list(column)) is not None}
-        head["lists"] = lists
-        columns = {name: column for name, column in columns.items() if name not in lists}
-    if not head:
-        return b"", []
-    return _pack(head, pd.DataFrame(columns) if columns else None), carried
+    if isinstance(X, pd.DataFrame):
+        return carry_frame(schema, X, codes, beat)
+    return _carry_array(schema, X, codes, beat)
 
 
-def put_back(restored: Any, extras: bytes) -> Any:
-    """Give ``restored`` what :func:`carry` found missing."""
-    if not extras:
-        return restored
-    head, columns = _unpack(extras)
-    if not isinstance(restored, pd.DataFrame):
-        return restored.astype(np.dtype(head["dtype"]))
-    out = restored.copy()
-    for place, dtype in head.get("cast", {}).items():
-        label = out.columns[int(place)]
-        out[label] = _cast(out[label], dtype)
-    levels = []
-    for name, dtype in head.get("dtypes", {}).items():
-        lists = head["lists"]
-        column = pd.Series(lists[name], dtype=dtype) if name in lists else _cast(columns[name], dtype)
-        if name[0] == "c":
-            out[out.columns[int(name[1:])]] = column
-        else:
-            levels.append(column)
-    if "range" in head:
-        out.index = pd.RangeIndex(*head["range"], name=head["names"][0])
-    elif head.get("multi"):
-        out.index = pd.MultiIndex.from_arrays(levels, names=head["names"])
-    elif levels:
-        out.index = pd.Index(levels[0]).rename(head["names"][0])
-    return out
+def put_back(schema: Schema, n: int, codes: Codes | None, extras: bytes) -> Any:
+    """The table of ``n`` rows from its codes and what :func:`carry` found beside them."""
+    reader = Reader(extras)
+    try:
+        words = json.loads(unsqueeze(reader) or b"{}") if extras else {}
+        if schema.container == "frame":
+            return put_back_frame(schema, n, codes, words, reader)
+        return _put_back_array(schema, n, codes, words, reader)
+    except CompressedDataError:
+        raise
+    except WRONG as error:
+        raise CompressedDataError(f"data does not decode: {error}") from error
 
 
 def check_whole(X: Any, back: Any) -> None:
     """Raise ValueError, naming what, if ``back`` is not X again."""
-    if isinstance(back, pd.DataFrame):
-        for label in back.columns:
-            if not same(X[label].reset_index(drop=True), back[label].reset_index(drop=True)):
+    if isinstance(X, pd.DataFrame):
+        for label in X.columns:
+            if (
+                label not in back
+                or unlike(X[label].reset_index(drop=True), back[label].reset_index(drop=True)).any()
+            ):
                 column = f"column {label!r} (dtype {X[label].dtype})"
                 raise ValueError(f"X: {column} has values that can't be stored losslessly")
         if not X.index.equals(back.index) or list(X.index.names) != list(back.index.names):
             raise ValueError(f"X: its index ({type(X.index).__name__}) can't be stored losslessly")
-        if list(X.columns) != list(back.columns):
-            raise ValueError("X must have its columns in the order seen in training")
-    else:
-        array = np.asarray(X)
-        if array.dtype != back.dtype or not np.array_equal(array, back, equal_nan=array.dtype.kind == "f"):
-            raise ValueError(f"X of dtype {array.dtype} has values that can't be stored losslessly")
+        return
+    array = np.asarray(X)
+    if array.shape != back.shape or _unlike_cells(array, back).any():
+        raise ValueError(f"X of dtype {array.dtype} has values that can't be stored losslessly")
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two columns have equal values, blanks and dtype (a blank is a blank, be it None or NaN)."""
-    if a.dtype != b.dtype or len(a) != len(b):
-        return False
-    blank = a.isna().to_numpy()
-    if not np.array_equal(blank, b.isna().to_numpy()):
-        return False
-    left, right = a[~blank], b[~blank]
-    if left.dtype == object and [type(v) for v in left] != [type(v) for v in right]:
-        return False
-    return bool(np.array_equal(left.to_numpy(), right.to_numpy()))
+def _unlike_cells(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype != object:
+        return unlike_array(a, b)
+    return unlike(pd.Series(a.ravel(), dtype=object), pd.Series(b.ravel(), dtype=b.dtype)).reshape(a.shape)
 
 
-def _as_list(column: pd.Series) -> list | None:
-    """A column of text or whole numbers as a list for JSON, which takes less room than Parquet; None for others."""
-    if column.dtype.kind in "iu" and isinstance(column.dtype, np.dtype):
-        return column.tolist()
-    values = [None if blank else v for v, blank in zip(column.tolist(), column.isna(), strict=True)]
-    text = isinstance(column.dtype, pd.StringDtype) or column.dtype == object
-    return values if text and all(v is None or type(v) is str for v in values) else None
+# ---------------------------------------------------------------- arrays
 
 
-def _cast(column: Any, dtype: str) -> Any:
-    if str(column.dtype) == dtype:
-        return column
-    try:
-        return column.astype(dtype)
-    except (TypeError, ValueError):
-        return column
+def _carry_array(schema: Schema, X: Any, codes: Codes | None, beat: float) -> tuple[bytes, np.ndarray]:
+    array = np.asarray(X)
+    flat = array.reshape(len(array), schema.n_cells)
+    words: dict[str, Any] = {} if array.dtype == schema.dtype else {"dtype": array.dtype.str}
+    if codes is None:
+        return said(words) + write_array(flat, beat), np.zeros(flat.shape, bool)
+    k, observed = codes
+    blank = pd.isna(flat)
+    back = of_codes(schema, k, observed, ~blank, array.dtype).reshape(flat.shape)
+    escaped = ~blank & ~observed | _unlike_cells(flat, back)
+    carried = np.flatnonzero(escaped.sum(0) > MOST * np.maximum((~blank).sum(0), 1))
+    escaped[:, carried] = False
+    observed = observed & ~escaped
+    observed[:, carried] = False
+    where = np.flatnonzero(escaped.T)
+    if not (words or len(carried) or len(where)):
+        return b"", observed
+    if len(carried):
+        words["carried"] = carried.tolist()
+    if len(where):
+        words["escaped"] = len(where)
+    data = said(words) + write_array(flat[:, carried])
+    if len(where):
+        data += write_array(where[:, None]) + write_array(flat.T.ravel()[where][:, None])
+    return data, observed
 
 
-def _pack(head: dict[str, Any], columns: pd.DataFrame | None) -> bytes:
-    try:
-        text = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"X: the names of its index can't be stored: {error}") from None
-    data = block(text)
-    if columns is not None:
-        buffer = io.BytesIO()
-        try:
-            columns.to_parquet(buffer, index=False, compression=None)
-        except (TypeError, ValueError) as error:  # pyarrow's errors are among these
-            what = "columns left out of the model, or its index,"
-            raise ValueError(f"X: {what} can't be stored: {error}") from None
-        data += buffer.getvalue()
-    thin, thick = zlib.compress(data, 9), lzma.compress(data, lzma.FORMAT_ALONE, preset=9)
-    return b"z" + thin if len(thin) <= len(thick) else b"x" + thick
-
-
-def _unpack(extras: bytes) -> tuple[dict[str, Any], Any]:
-    thin = extras[:1] == b"z"
-    reader = Reader(zlib.decompress(extras[1:]) if thin else lzma.decompress(extras[1:], lzma.FORMAT_ALONE))
-    head = json.loads(reader.block())
-    rest = reader.rest()
-    return head, pd.read_parquet(io.BytesIO(rest)) if rest else None
+def _put_back_array(
+    schema: Schema, n: int, codes: Codes | None, words: dict[str, Any], reader: Reader
+) -> np.ndarray:
+    dtype, cells = np.dtype(words.get("dtype", schema.dtype)), schema.n_cells
+    if dtype.kind not in "biufOSU":
+        raise ValueError(f"no array of {dtype}")
+    if codes is None:
+        return read_array(reader, n, cells, dtype).reshape(n, *schema.shape)
+    k, observed = codes
+    carried, m = words.get("carried", []), words.get("escaped", 0)
+    if len(carried) > cells or m > n * cells:
+        raise ValueError("more cells than there are")
+    columns = read_array(reader, n, len(carried), dtype)
+    escaped = np.zeros((cells, n), bool)
+    where = read_array(reader, m, int(m > 0), np.dtype(np.int64)).ravel()
+    escaped.ravel()[where] = True
+    present = observed | escaped.T
+    present[:, carried] = True
+    out = of_codes(schema, k, observed, present, dtype).reshape(n, cells)
+    out[:, carried] = columns
+    if m:
+        out.T[np.divmod(where, n)] = read_array(reader, m, 1, dtype)[:, 0]
+    return out.reshape(n, *schema.shape)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from abduce.compress.batches import batch_rows
+from abduce.compress.batches import Uncodable, batch_rows
 from abduce.compress.cells import SeenCells, symbol_models
 from abduce.compress.latents import LatentGrid, LatentLaw
 from abduce.compress.lattice import Lattice
@@ -52,8 +52,8 @@ class LatentCodec:
             weights, means, roots = (t.double().numpy() for t in (law.weights, law.means, law.roots))
             self._mixture = np.log(weights)[None], means[None], rounded(np.linalg.inv(roots))[None]
         elif not isinstance(prior, StandardNormal):
-            raise ValueError(
-                f"compress needs a prior of Gaussians (normal, mixture, vamp), this model has {type(prior).__name__}"
+            raise Uncodable(
+                f"its prior would have to be of Gaussians (normal, mixture, vamp), it is {type(prior).__name__}"
             )
         # rows of the padded shape in which the networks run
         self.rows = batch_rows(min(2**20 / width, 2**23 / (prior.components * k * k)))
@@ -83,8 +83,8 @@ class LatentCodec:
         if isinstance(q, DiagonalNormal):
             return None, q.mean[:n, None].numpy(), None, np.exp(rounded(q.log_scale[:n].numpy()))
         if not isinstance(q, MixtureNormal):
-            raise ValueError(
-                f"compress needs a posterior of Gaussians (diagonal, full), this model has {type(q).__name__}"
+            raise Uncodable(
+                f"its posterior would have to be of Gaussians (diagonal, full), it is {type(q).__name__}"
             )
         mean = (q.means[:n] + q.shift[:n, None]).numpy()
         A = rounded(q.chol[:n].mT.numpy())

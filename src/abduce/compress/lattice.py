@@ -14,6 +14,8 @@ import numpy as np
 from abduce.compress.container import CompressedDataError
 from abduce.data.schema import Schema
 
+FAR = 2**58  # numbers beyond this are not coded by their lattice
+
 Ranges = dict[int, tuple[int, int]]  # place of a field: its lowest code, and the number of its codes
 
 
@@ -68,22 +70,19 @@ class Lattice:
 
 def trained_ranges(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     """Range of codes of each field as seen in training: lowest code and number of codes, ``(fields,)``."""
-    low, high = [], []
-    for f in schema.fields:
-        if f.coded:
-            least, most = 0, len(f.categories or ()) - 1
-        elif np.isnan(f.low):
-            least, most = 0, 0
-        else:
-            least, most = (round(v * (f.denominator or 1)) for v in (f.low, f.high))
-        low.append(0 if f.kind == "count" else least)
-        high.append(most)
-    start = np.array(low, np.int64)
-    return start, np.array(high, np.int64) - start + 1
+    low, high = np.array([f.ends for f in schema.fields], object).T
+    start, stop = (np.clip(ends, -FAR, FAR).astype(np.int64) for ends in (low, high))
+    return start, stop - start + 1
+
+
+def near(schema: Schema, k: np.ndarray) -> np.ndarray:
+    """Which codes (n, D) are near enough to those seen in training to be coded with them."""
+    low, size = trained_ranges(schema)
+    return (k >= low - FAR) & (k <= low + size - 1 + FAR)
 
 
 def wider_ranges(schema: Schema, k: np.ndarray, observed: np.ndarray) -> Ranges:
-    """Ranges of the fields whose codes (n, D) leave the range seen in training."""
+    """Ranges of the fields whose codes (n, D), all of them near, leave the range seen in training."""
     if not k.size:
         return {}
     low, size = trained_ranges(schema)
@@ -95,7 +94,5 @@ def wider_ranges(schema: Schema, k: np.ndarray, observed: np.ndarray) -> Ranges:
     out = {}
     for j in np.flatnonzero((least <= most) & ((least < low) | (most > high))):
         start, stop = int(min(least[j], low[j])), int(max(most[j], high[j]))
-        if stop - start >= 2**60:
-            raise ValueError(f"X: column {schema.fields[j].name!r} has values too far apart to compress")
         out[int(j)] = (start, stop - start + 1)
     return out

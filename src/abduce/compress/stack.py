@@ -26,6 +26,11 @@ def bins(low: int, high: int) -> Any:
     return _models.QuantizedGaussian(low, high)
 
 
+def shared(weights: np.ndarray) -> Any:
+    """The one law of many symbols 0..K−1, K > 1, from their weights (K,): see :meth:`BitStack.push_all`."""
+    return _models.Categorical(weights, perfect=False)
+
+
 class ShortOfBits(Exception):
     """A draw would leave the stack all but empty."""
 
@@ -34,6 +39,7 @@ class BitStack:
     """The ANS coder: what is pushed last is popped first."""
 
     def __init__(self, payload: bytes = b""):
+        payload = payload.rstrip(b"\0")
         padded = payload + bytes(-len(payload) % 4)
         words = np.frombuffer(padded, "<u4").astype(np.uint32)
         self._coder = _stack.AnsCoder(words) if len(words) else _stack.AnsCoder()
@@ -67,3 +73,11 @@ class BitStack:
         if not len(parameters[0]):
             return np.zeros(0, np.int64)
         return self._coder.decode(family, *parameters).astype(np.int64)
+
+    def push_all(self, k: np.ndarray, law: Any) -> None:
+        """Push symbols (m,) that all have the same law."""
+        self._coder.encode_reverse(np.ascontiguousarray(k, np.int32), law)
+
+    def pop_all(self, law: Any, m: int) -> np.ndarray:
+        """Pop m symbols that were pushed with this law."""
+        return self._coder.decode(law, m).astype(np.int64)

@@ -69,7 +69,7 @@ def read_column(series: Any, name: str) -> Column:
     observed = ~series.isna().to_numpy(dtype=bool)
     if pd.api.types.is_object_dtype(dtype):
         return _read_object(series, name, observed)
-    label = _label(dtype)
+    label = dtype_label(dtype)
     if pd.api.types.is_bool_dtype(dtype):
         flags = _dense(series, observed, np.bool_).astype(np.int64)
         return Column(name, "bool", label, flags, observed, (False, True))
@@ -91,7 +91,8 @@ def _objects(name: str, what: str, observed: np.ndarray) -> Column:
     return Column(name, "objects", "object", np.zeros(len(observed), np.int64), observed, (what,))
 
 
-def _label(dtype: Any) -> str:
+def dtype_label(dtype: Any) -> str:
+    """A dtype in a word from which :func:`pandas_dtype` makes it again, but for the levels of a categorical one."""
     # "string[pyarrow]" read back would give pandas' own string dtype, so Arrow strings carry a mark.
     if isinstance(dtype, pd.ArrowDtype) and str(dtype) in ("string[pyarrow]", "large_string[pyarrow]"):
         return f"arrow:{dtype.pyarrow_dtype}"
@@ -135,7 +136,7 @@ def _read_categorical(series: pd.Series, name: str) -> Column:
     codes = series.cat.codes.to_numpy().astype(np.int64)
     observed = codes >= 0
     order = "ordered," if dtype.ordered else ""
-    label = f"category[{order}{_label(dtype.categories.dtype)}]"
+    label = f"category[{order}{dtype_label(dtype.categories.dtype)}]"
     return Column(name, "text", label, np.where(observed, codes, 0), observed, levels)
 
 

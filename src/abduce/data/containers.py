@@ -7,7 +7,7 @@ coded kinds.  Their other form are *lattice codes*, whole numbers k with value k
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,10 @@ class Container(abc.ABC):
     """The make of a container of rows, as seen in training."""
 
     @abc.abstractmethod
+    def check(self, X: Any, name: str) -> Any:
+        """X in the make and with the columns or the shape seen in training; TypeError or ValueError if it has not."""
+
+    @abc.abstractmethod
     def encode(self, X: Any, name: str, dtype: Any) -> ModelValues:
         """Model values (n, D) of type ``dtype``, whatever they are where missing or novel.
 
@@ -69,11 +73,11 @@ class Container(abc.ABC):
 
     @abc.abstractmethod
     def to_codes(self, X: Any) -> Pair:
-        """Lattice codes int64 (n, D) and the mask of observed cells; ValueError for values off the lattice."""
+        """Lattice codes int64 (n, D), and which cells have one."""
 
     @abc.abstractmethod
-    def from_codes(self, k: np.ndarray, observed: np.ndarray) -> Any:
-        """The container of lattice codes."""
+    def from_codes(self, k: np.ndarray, observed: np.ndarray, dtype: Any = None) -> Any:
+        """The container of lattice codes; arrays of ``dtype`` where it is given."""
 
 
 def same_length(rows: int, given: int) -> None:
@@ -87,24 +91,6 @@ _HELD = {
     "count": lambda v: (v >= 0) & (v == np.rint(v)),
     "positive": lambda v: v > 0,
 }
-
-
-def _refuse(wrong: np.ndarray, data: np.ndarray, names: Sequence[str], X: str, expected: str) -> None:
-    """Raise ValueError naming the first of the cells (n, d) marked ``wrong``, its value, and what was expected."""
-    if wrong.any():
-        row, j = np.argwhere(wrong)[0]
-        raise ValueError(f"{X}: column {names[j]!r} expects {expected}, got {data[row, j]:g} in row {row}")
-
-
-def _refuse_unseen(unseen: np.ndarray, values: np.ndarray, levels: tuple, field: Field) -> None:
-    """Raise ValueError naming the values of a column (n,), or codes into ``levels``, marked as never seen in training."""
-    if unseen.any():
-        found = np.unique(values[unseen]).tolist()
-        raise ValueError(
-            f"X: column {field.name!r} has values not seen in training: "
-            f"{listing([levels[int(v)] for v in found] if levels else found)}; "
-            f"expected one of {listing(field.categories or (), 10)}"
-        )
 
 
 # ---------------------------------------------------------------- frames
@@ -186,14 +172,19 @@ class Frames(Container):
         return out
 
     def to_codes(self, X: Any) -> Pair:
-        k = np.empty((len(X), len(self.fields)), np.int64)
-        observed = np.empty(k.shape, bool)
-        for j, field, column in self._columns(X, "X"):
-            observed[:, j] = column.observed
-            k[:, j] = _column_codes(column, field)
+        X = self.check(X, "X")
+        k = np.zeros((len(X), len(self.fields)), np.int64)
+        observed = np.zeros(k.shape, bool)
+        for j, (field, label) in enumerate(zip(self.fields, self.labels, strict=True)):
+            if field.denominator is None and not field.coded:
+                continue
+            try:
+                k[:, j], observed[:, j] = _column_codes(read_column(_finite(X[label]), field.name), field)
+            except ValueError:  # a column of another kind has no codes
+                continue
         return k, observed
 
-    def from_codes(self, k: np.ndarray, observed: np.ndarray) -> pd.DataFrame:
+    def from_codes(self, k: np.ndarray, observed: np.ndarray, dtype: Any = None) -> pd.DataFrame:
         arrays = [_from_codes(f, k[:, j], observed[:, j]) for j, f in enumerate(self.fields)]
         return self._assemble(arrays, len(k))
 
@@ -254,14 +245,21 @@ def _fitted(data: np.ndarray, dtype: np.dtype, least: float = -np.inf) -> np.nda
     return np.clip(data, max(float(limits.min), least), top, out=data)
 
 
-def _column_codes(column: Column, field: Field) -> np.ndarray:
-    """Lattice codes of one column (n,); ValueError naming the first value off the lattice."""
+def _finite(series: Any) -> Any:
+    """A column whose infinities are blanks."""
+    if not isinstance(series.dtype, np.dtype) or series.dtype.kind != "f":
+        return series
+    return series.mask(np.isinf(series.to_numpy()))
+
+
+def _column_codes(column: Column, field: Field) -> Pair:
+    """Lattice codes of one column (n,), and where there is one."""
     wrong = np.zeros(len(column.values), bool)
     if field.coded:
         codes = lookup(column, field)
-        _refuse_unseen(codes < 0, column.values, column.levels, field)
+        wrong = codes < 0
         if column.form == "number":
-            wrong = negative_zero(column.values)
+            wrong = wrong | negative_zero(column.values)
     else:
         values = numbers(column, field)
         step = field.denominator or 1
@@ -279,14 +277,8 @@ def _column_codes(column: Column, field: Field) -> np.ndarray:
             wrong = wrong | (values < field.low) | (values > field.high)
         elif field.kind == "count":
             wrong = wrong | (codes < 0)
-    wrong = wrong & column.observed
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(
-            f"column {field.name!r} has {column.values[row]} in row {row}, which is not on its lattice: "
-            f"expected whole multiples of 1/{field.denominator}"
-        )
-    return np.where(column.observed, codes, 0)
+    known = column.observed & ~wrong
+    return np.where(known, codes, 0), known
 
 
 def _from_codes(field: Field, k: np.ndarray, observed: np.ndarray) -> Any:
@@ -379,43 +371,39 @@ class Arrays(Container):
         return data.astype(dtype, copy=False)
 
     def to_codes(self, X: Any) -> Pair:
-        flat, seen = split(self.check(X, "X"), "X")
+        array = self.check(X, "X")
+        if array.dtype.kind == "f":
+            array = np.where(np.isinf(array), np.array(np.nan, array.dtype), array)
+        flat, seen = split(array, "X")
         observed = np.ones(flat.shape, bool) if seen is None else seen
         k = np.empty(flat.shape, np.int64)
         for group in self.groups:
-            block, known = flat[:, group.index], observed[:, group.index]
-            codes, wrong = self._block_codes(block, known, group)
-            expected = "values on the training data's lattice"
-            _refuse(wrong & known, block, self._names(group), "X", expected)
+            codes, wrong = self._block_codes(flat[:, group.index], group, array.dtype)
             k[:, group.index] = codes
-        if seen is not None:
-            k[~observed] = 0
+            observed[:, group.index] &= ~wrong
+        k[~observed] = 0
         return k, observed
 
-    def _block_codes(self, block: np.ndarray, observed: np.ndarray, group: Group) -> Pair:
-        """Lattice codes of a group's cells, and where there is none."""
+    def _block_codes(self, block: np.ndarray, group: Group, dtype: np.dtype) -> Pair:
+        """Lattice codes of a group's cells in an array of a dtype, and where there is none."""
         if group.kind in CODED:
             codes, unseen = find_codes(block.astype(np.float64), group)
-            for j in np.flatnonzero((unseen & observed).any(0)):
-                field = group.fields[min(int(j), len(group.fields) - 1)]
-                _refuse_unseen(unseen[:, j] & observed[:, j], block[:, j], (), field)
-            return codes.astype(np.int64), negative_zero(block)
+            return codes.astype(np.int64), unseen | negative_zero(block)
         step = np.array([f.denominator or 1 for f in group.fields], np.int64)
         if block.dtype.kind in "iub":
             codes, wrong = block.astype(np.int64) * step, np.zeros(block.shape, bool)
         else:
-            dtype = np.dtype(np.float64) if self.dtype.kind in "iub" else self.dtype
             codes, wrong = round_codes(block, step, dtype)
         if group.kind == "pixel":
             low, high = np.array([f.ends for f in group.fields]).T
             wrong = wrong | (codes < low) | (codes > high)
         elif group.kind == "count":
             wrong = wrong | (codes < 0)
-        return codes, wrong
+        return codes, wrong | np.array([f.denominator is None for f in group.fields])
 
-    def from_codes(self, k: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        whole = self.dtype.kind in "iub"
-        out = np.empty(k.shape, np.float64 if whole and not observed.all() else self.dtype)
+    def from_codes(self, k: np.ndarray, observed: np.ndarray, dtype: Any = None) -> np.ndarray:
+        dtype = np.dtype(self.dtype if dtype is None else dtype)
+        out = np.empty(k.shape, np.float64 if dtype.kind in "iub" and not observed.all() else dtype)
         for group in self.groups:
             block = k[:, group.index]
             step = np.array([f.denominator or 1 for f in group.fields], np.int64)

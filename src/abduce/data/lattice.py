@@ -22,13 +22,12 @@ def denominators(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Find for each column of `values` (n, D) the smallest q with all values k/q, 0 where there is none.
 
     Missing values are to be given as 0. `dtype` is the float type the values came in, in which k/q must be
-    exact.
+    exact. -0.0 is on any lattice as 0 is: what is to come back to the bit must look for it (`negative_zero`).
     """
     found = np.zeros(values.shape[1], np.int64)
     head = values[:200]
-    alive = ~negative_zero(values).any(axis=0)
     for q in _DENOMINATORS:
-        left = np.flatnonzero(alive & (found == 0))
+        left = np.flatnonzero(found == 0)
         if not left.size:
             break
         left = left[_on_lattice(head[:, left], q, dtype)]
@@ -43,7 +42,8 @@ def _on_lattice(values: np.ndarray, q: int, dtype: np.dtype) -> np.ndarray:
     rows = max(1, 2**17 // max(1, values.shape[1]))  # a part that stays in cache
     for start in range(0, len(values), rows):
         part = values[start : start + rows]
-        k = np.rint(part * q)
+        with np.errstate(over="ignore"):
+            k = np.rint(part * q)
         back = k / q if dtype == np.float64 else (k / q).astype(dtype).astype(np.float64)
         alive &= ((back == part) & (np.abs(k) < _EXACT)).all(axis=0)
         if not alive.any():
@@ -85,7 +85,8 @@ def negative_zero(values: np.ndarray) -> np.ndarray:
 
 def round_codes(values: np.ndarray, step: Any, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Codes of float values, and where they do not lead back to the value."""
-    codes = np.rint(values * step)
+    with np.errstate(over="ignore"):
+        codes = np.rint(values * step)
     wrong = (codes / step).astype(dtype).astype(np.float64) != values
     wrong |= negative_zero(values) | (np.abs(codes) >= _EXACT)
     return np.where(wrong, 0, codes).astype(np.int64), wrong

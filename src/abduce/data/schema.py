@@ -309,30 +309,24 @@ class Schema:
 
     # ------------------------------------------------------------ lattice
 
-    def to_integers(self, X: Any, ignore_left_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Turn data into lattice codes, int64 (n, D), and the mask of observed cells; unobserved codes are 0.
+    def checked(self, X: Any, name: str = "X") -> Any:
+        """X as an array or frame of the columns or shape seen in training; ValueError or TypeError if it is none."""
+        return self._form.check(native(X, name), name)
 
-        Coded cells give their code, all others k with value k / denominator. Raises ValueError naming the
-        columns that are not on a lattice, and any column the model leaves out (unless `ignore_left_out`), as
-        neither could come back whole.
+    def to_integers(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Turn data into lattice codes, int64 (n, D), and the mask of cells that have one; all other codes are 0.
+
+        Coded cells give their code, all others k with value k / denominator.  Missing cells have none, nor have values off
+        their column's lattice, -0.0, infinities, classes never seen in training, and columns of another kind.
         """
-        loose = [f.name for f in self.fields if f.denominator is None and f.missing < 1.0]
-        if loose:
-            raise ValueError(
-                f"columns not on a lattice of fixed precision: {listing(loose, 10)}; round them first"
-            )
-        gone = [f.name for f in self.left_out if f.kind == "identifier"]
-        if gone and not ignore_left_out:
-            raise ValueError(
-                f"columns left out of the model cannot be coded: {listing(gone, 10)}; drop them first"
-            )
         return self._form.to_codes(X)
 
-    def from_integers(self, k: np.ndarray, observed: np.ndarray) -> Any:
-        """Turn lattice codes back into the container: the exact inverse of `to_integers`, bit for bit.
+    def from_integers(self, k: np.ndarray, observed: np.ndarray, dtype: Any = None) -> Any:
+        """Turn lattice codes back into the container: the exact inverse of `to_integers` where there are codes.
 
         Left-out columns come back missing (constant text as it was). A missing cell in an integer column,
         which the training data did not have, makes that column float64. ValueError for codes out of range.
+        Arrays are of ``dtype`` where it is given.
         """
         k, observed = self._matrix(k), self._matrix(observed).astype(bool)
         if k.dtype.kind not in "iu":
@@ -343,7 +337,7 @@ class Schema:
                 low, high = np.array([f.ends for f in group.fields]).T
                 if ((k[:, group.index] < low) | (k[:, group.index] > high)).any():
                     raise ValueError("k has codes outside the categories of its columns")
-        return self._form.from_codes(k, observed)
+        return self._form.from_codes(k, observed, dtype)
 
     # ------------------------------------------------------------ words
 

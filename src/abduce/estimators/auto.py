@@ -52,7 +52,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
     -----
     A class is predicted by the normalised conditional means of its indicators; each member's classes follow one another in
     the order of the columns, after the numbers, which makes log p that of a probability.  Denoising goes by the Gaussian
-    and the mixtures of the numbers.  Rows can't be compressed.
+    and the mixtures of the numbers.  Rows are compressed without the model.
 
     References
     ----------

@@ -203,8 +203,8 @@ class Estimator(
         tags.input_tags.allow_nan = True
         return tags
 
-    def _check_columns(self, X, reset: bool) -> None:
-        """scikit-learn's checks: column names, number of columns, and plain arrays' shape and contents."""
+    def _check_columns(self, X, reset: bool, finite: bool = True) -> None:
+        """scikit-learn's checks: column names, number of columns, and arrays' shape and contents, ``finite`` or blank."""
         if isinstance(X, Encoded):  # checked when it was encoded
             return
         if isinstance(X, pd.DataFrame):
@@ -219,7 +219,7 @@ class Estimator(
                 array,
                 reset=reset,
                 dtype=dtype,
-                ensure_all_finite="allow-nan",
+                ensure_all_finite="allow-nan" if finite else False,
                 ensure_min_samples=int(reset),
             )
 
@@ -412,17 +412,18 @@ class Estimator(
     def compress(self, X) -> bytes:
         """Compress X losslessly, bit for bit: about −log₂ p(x) bits a row, of a model with latents by bits back.
 
-        Numbers must have the fixed precision of the training data.  A data frame's index and left-out columns are carried
-        along.  ValueError names the column of a value that the model has no code for, and families that have neither latents
-        nor tractable conditionals to code with.
+        No more bytes than xz, bz2 or the frequencies of each column take, to within 64: a table for which the model is no
+        help is coded without it.  Cells that the model has no code for, as they are finer than the training data or were
+        never seen there, a data frame's index and left-out columns are carried along.  RuntimeWarning where the family has
+        neither latents nor tractable conditionals, so that nothing of it is used; ValueError for other columns than in
+        training.
         """
         check_is_fitted(self)
         X = native(X)
         if len(X):
-            self._check_columns(X, reset=False)
-        coder = self.model_.coder()
-        codec.coder(coder, type(self).__name__)
-        return codec.compress(coder, self.schema_, X, fingerprint(*state(self)))
+            self._check_columns(X, reset=False, finite=False)
+        own = fingerprint(*state(self))
+        return codec.compress(self.model_.coder(), self.schema_, X, own, type(self).__name__)
 
     def decompress(self, data: bytes):
         """Turn the bytes of :meth:`compress` back into X.
