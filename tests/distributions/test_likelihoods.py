@@ -166,7 +166,9 @@ def test_stops_have_masses_of_their_own_and_logistics_are_cut_off_between():
         np.testing.assert_allclose(law.probabilities()[0, 0], expected, rtol=1e-6)
         parts = (t.float() for t in (law.logits, law.loc, law.log_scale))
         single = DiscretizedLogisticMixture(*parts, levels, own.float())
-        np.testing.assert_allclose(single.probabilities()[0, 0], expected, rtol=2e-4)
+        np.testing.assert_allclose(single.probabilities()[0, 0], expected, rtol=2e-4, atol=1e-6)
+        each = torch.stack([single.log_prob(v.expand(1, 1).float()) for v in grid(levels)])[:, 0]
+        np.testing.assert_allclose(each, np.log(expected), rtol=1e-4, atol=1e-4)
         many = DiscretizedLogisticMixture(
             *(t.expand(20_000, 1, 1) for t in (law.logits, law.loc, law.log_scale)),
             levels,

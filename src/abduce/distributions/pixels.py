@@ -120,20 +120,42 @@ class DiscretizedLogisticMixture:
 
     def probabilities(self) -> Tensor:
         """The whole table of probabilities over levels, (..., d, levels)."""
-        edges = torch.linspace(-1, 1, self.levels, dtype=self.loc.dtype, device=self.loc.device)
-        cuts = 0.5 * (edges[1:] + edges[:-1])
-        standard = (cuts - self.loc.unsqueeze(-1)) * torch.exp(-self.log_scale).unsqueeze(-1)
-        shares = torch.softmax(self.logits, -2)
+        below = self._below()
+        zero, one = (
+            below.new_zeros(()).expand_as(below[..., :1]),
+            below.new_ones(()).expand_as(below[..., :1]),
+        )
+        return torch.cat([below, one], -1) - torch.cat([zero, below], -1)
+
+    def _below(self) -> Tensor:
+        """Probability of a value below each cut between two levels, (..., d, levels − 1)."""
+        end = 1 - self.half
+        cuts = torch.linspace(-end, end, self.levels - 1, dtype=self.loc.dtype, device=self.loc.device)
+        loc, sign = self._nearer()
+        shares, precision = torch.softmax(self.logits, -2), torch.exp(-self.log_scale)
         if self.stops is not None:
-            bins = log_between(standard[..., :-1], standard[..., 1:]) - self._log_room().unsqueeze(-1)
-            low, middle, high = self.log_masses().exp().unsqueeze(-1).unbind(-3)
-            return torch.cat([low, middle * (shares.unsqueeze(-1) * bins.exp()).sum(-3), high], -1)
-        cdf = (shares.unsqueeze(-1) * torch.sigmoid(standard)).sum(-3)
-        zero, one = cdf.new_zeros(()).expand_as(cdf[..., :1]), cdf.new_ones(()).expand_as(cdf[..., :1])
-        return torch.cat([cdf, one], -1) - torch.cat([zero, cdf], -1)
+            precision = precision * sign
+        at = torch.sigmoid((cuts - loc.unsqueeze(-1)) * precision.unsqueeze(-1))
+        if self.stops is None:
+            return torch.einsum("...kd,...kdl->...dl", shares, at)
+        first, last = at[..., 0], at[..., -1]
+        weights = shares / torch.where(first == last, 1.0, last - first)
+        between = torch.einsum("...kd,...kdl->...dl", weights, at) - (weights * first).sum(-2).unsqueeze(-1)
+        low, middle, _ = self.log_masses().exp().unsqueeze(-1).unbind(-3)
+        return low + middle * between
+
+    def _nearer(self) -> tuple[Tensor, Tensor]:
+        """The place of each logistic, and the sign that turns it to the nearer tail, where differences do not cancel.
+
+        So far beyond a stop what is left of a logistic is an exponential law, whatever the place.
+        """
+        far = 1 + 30 * self.log_scale.exp()
+        return torch.maximum(torch.minimum(self.loc, far), -far), torch.where(self.loc < 0, -1.0, 1.0).to(far)
 
     def moments(self) -> Tensor:
-        return self.gaussian().mean.unsqueeze(-1)
+        if self.levels > 64:
+            return self.gaussian().mean.unsqueeze(-1)
+        return (1 - 2 * self.half * self._below().sum(-1)).unsqueeze(-1)  # Σ x P(x) summed by parts
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         k = _picked(self.logits, generator).unsqueeze(-2)
@@ -155,21 +177,39 @@ class DiscretizedLogisticMixture:
         return torch.where(which == 0, x, which.to(x.dtype))
 
     def gaussian(self) -> Gaussian:
-        """The Gaussian with the mixture's first two moments, exact over the bins for up to 64 levels."""
-        if self.levels <= 64:
-            p = self.probabilities()
-            x = torch.linspace(-1, 1, self.levels, dtype=p.dtype, device=p.device)
-            mean = (p * x).sum(-1)
-            variance = (p * x.square()).sum(-1) - mean.square()
-        else:  # clamped components: close to exact where the bins are fine
-            pi, loc = torch.softmax(self.logits, -2), self.loc.clamp(-1, 1)
-            spread = (math.pi / math.sqrt(3) * self.log_scale.exp()).clamp_max(1.0)
-            mean, square = (pi * loc).sum(-2), (pi * (loc.square() + spread.square())).sum(-2)
-            if self.stops is not None:
-                low, middle, high = self.log_masses().exp().unbind(-2)
-                mean, square = middle * mean + high - low, middle * square + high + low
-            variance = square - mean.square()
-        return Gaussian(mean, variance.clamp_min(1e-8).sqrt())
+        """The Gaussian with the mixture's first two moments, in closed form: the bins count as their interval.
+
+        With σ the logistic, s(t) = softplus(t) and G(t) = −Li₂(−eᵗ), the partial moments of a standard logistic are
+        σ(t), t σ(t) − s(t) and t² σ(t) − 2 t s(t) + 2 G(t).
+        """
+        loc, sign = self._nearer()
+        scale, shares, end = self.log_scale.exp(), torch.softmax(self.logits, -2), 1 - self.half
+        a, b = ((side * end - sign * loc) / scale for side in (-1, 1))
+        p, first, second = _partial(a, b)
+        # of x = loc ± scale · t, where it lies between, and of its bin
+        mean = p * loc + sign * scale * first
+        square = p * (loc.square() + self.half**2 / 3) + scale * (2 * sign * loc * first + scale * second)
+        if self.stops is None:
+            lower, upper = torch.sigmoid(a), torch.sigmoid(-b)
+            mean = (shares * (mean + sign * (upper - lower))).sum(-2)
+            square = (shares * (square + upper + lower)).sum(-2)
+        else:
+            low, middle, high = self.log_masses().exp().unbind(-2)
+            mean = middle * (shares * mean / p).sum(-2) + high - low
+            square = middle * (shares * square / p).sum(-2) + high + low
+        return Gaussian(mean, (square - mean.square()).clamp_min(1e-8).sqrt())
+
+
+def _partial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """∫ f, ∫ t f and ∫ t² f of the standard logistic density f from a to b."""
+    out = []
+    for t in (a, b):
+        p, soft = torch.sigmoid(t), F.softplus(t)
+        u = F.softplus(-t.abs())
+        dilog = u + u.square() * (1 / 4 + u * (1 / 36 - u.square() * (1 / 3600 - u.square() / 211680)))
+        dilog = torch.where(t > 0, 0.5 * t.square() + math.pi**2 / 6 - dilog, dilog)
+        out.append((p, t * p - soft, t * (t * p - 2 * soft) + 2 * dilog))
+    return tuple(high - low for low, high in zip(*out, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def log_between(a: Tensor, b: Tensor) -> Tensor:

@@ -27,7 +27,16 @@ from torch import Generator, Tensor
 
 from abduce.fit.checkpoint import TrainingState, data_digest
 from abduce.fit.fallback import SLOWER, TRIES, Best, finite, is_fall
-from abduce.fit.optimizer import Average, clip, load_moments, make_optimizer, moments, rate, separate
+from abduce.fit.optimizer import (
+    Average,
+    clip,
+    gradients_of,
+    load_moments,
+    make_optimizer,
+    moments,
+    rate,
+    separate,
+)
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
@@ -80,7 +89,7 @@ def train(
     watched_x, watched_mask = x[watched], None if mask is None else mask[watched]
 
     optimizer = make_optimizer(step.to(fabric.device), settings)
-    parameters = list(step.parameters())
+    parameters, gradients = list(step.parameters()), gradients_of(optimizer)
     batch = min(settings.batch_size, len(rows))
     n_steps, epochs = max(1, len(rows) // batch), settings.n_epochs(len(rows))
     total, every = epochs * n_steps, max(1, epochs // 100)
@@ -101,11 +110,12 @@ def train(
             done = epoch * n_steps + i
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate(done / total, settings.schedule) * run.best.rate
-            optimizer.zero_grad(set_to_none=False)
+            for gradient in gradients:
+                gradient.zero_()
             loss, value = step(xb, seen, done / total, generator)
             loss.backward()
             if settings.clip:
-                clip(optimizer, settings.clip * math.sqrt(x.shape[1]))
+                clip(gradients, settings.clip * math.sqrt(x.shape[1]))
             optimizer.step()
             step.constrain()
             average.add(total - done)

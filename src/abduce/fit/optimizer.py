@@ -67,13 +67,18 @@ def rate(progress: float, schedule: str = "cosine") -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
 
 
-def clip(optimizer: torch.optim.Optimizer, most: float) -> None:
-    """Scale gradients down to a norm of ``most``, in one pass where they are smaller already."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.get_total_norm(gradients)
+@torch.no_grad()
+def clip(gradients: list[Tensor], most: float) -> None:
+    """Scale gradients, all together, down to a norm of ``most``."""
+    norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
     if norm > most:
         for gradient in gradients:
             gradient.mul_(most / (norm + 1e-6))
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The buffers that hold the gradients of :func:`flat` parameters."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"]]
 
 
 def moments(optimizer: Any) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from abduce.models.missingness import FORMS, SIGNS
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 
 LIKELIHOODS = ("auto", *FITS)
+GREYS = "stopped_logistic_mixture"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Choice:
     mask_model: str | Mapping[Any, str] = "self_masking"
     linear_path: bool | str = "auto"
     activation: str = "silu"
-    dropout: float = 0.0
+    dropout: float | str = "auto"
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Choice:
@@ -70,8 +71,10 @@ class Choice:
             raise ValueError("latent_dim must have at least one layer, got an empty sequence")
         if isinstance(self.mask_model, Mapping):
             self._set("mask_model", {str(column): str(form) for column, form in self.mask_model.items()})
-        for name, kind in (("components", int), ("transforms", int), ("masking", bool), ("dropout", float)):
+        for name, kind in (("components", int), ("transforms", int), ("masking", bool)):
             self._set(name, kind(getattr(self, name)))
+        if self.dropout != "auto":
+            self._set("dropout", float(self.dropout))
         self._check()
 
     def _set(self, name: str, value: Any) -> None:
@@ -177,8 +180,11 @@ def choose_likelihoods(schema: Schema, likelihood: str | Mapping[Any, str] = "au
 
 
 def fitting(field: Field) -> list[str]:
-    """The names that fit a column, its default first."""
-    return [name for name, kinds in FITS.items() if field.kind in kinds]
+    """The names that fit a column, its default first: of grey levels, which stop at black and white, one with masses there."""
+    names = [name for name, kinds in FITS.items() if field.kind in kinds]
+    if field.kind == "pixel" and (field.levels or 0) > 2:
+        names.sort(key=lambda name: name != GREYS)
+    return names
 
 
 def _check_name(name: Any, key: Any = None) -> None:

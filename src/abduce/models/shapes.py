@@ -13,6 +13,8 @@ from abduce.distributions.priors import GaussianMixturePrior
 from abduce.models.choice import Choice, choose_likelihoods
 from abduce.models.missingness import describe
 
+FEW = 20_000  # images
+
 
 @dataclass(frozen=True)
 class DataSummary:
@@ -44,7 +46,7 @@ class Shapes:
 
     ``latent`` are the units of each layer from the top down, ``hidden`` the encoder's widths, ``likelihoods`` one name for
     each field, ``components`` those of the prior, ``logistics`` those of a mixture of logistics, ``path`` those of the linear
-    path (0: there is none), ``image`` the shape that convolutions read (None: no convolutions) and ``mask`` the arguments of a
+    path (0: there is none), ``dropout`` the share of hidden units left out in training, ``image`` the shape that convolutions read (None: no convolutions) and ``mask`` the arguments of a
     :class:`~abduce.models.missingness.MaskModel` (None: cells are missing at random).
     """
 
@@ -56,6 +58,7 @@ class Shapes:
     posterior: str
     logistics: int = 2
     path: int = 0
+    dropout: float = 0.0
     image: tuple[int, ...] | None = None
     mask: Mapping[str, Any] | None = None
 
@@ -84,6 +87,9 @@ class Shapes:
         if data and choice.missing == "mnar":
             mask = describe(schema, likelihoods, choice.mask_model, data.shares)
         default = "diagonal" if len(latent) == 1 else "bottom_up"
+        dropout: Any = choice.dropout
+        if dropout == "auto":  # few images leave much to be learnt by heart
+            dropout = 0.2 if wants and schema.container == "image" and rows < FEW else 0.0
         return cls(
             latent=latent,
             hidden=tuple(hidden),
@@ -92,6 +98,7 @@ class Shapes:
             components=choice.components,
             posterior=default if choice.posterior == "auto" else choice.posterior,
             logistics=2 if wants else 3,
+            dropout=dropout,
             image=schema.shape if conv else None,
             mask=mask,
         )
@@ -104,6 +111,8 @@ class Shapes:
 
 def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:
     """Latents to start with: with a linear path enough to keep all correlations of a table or a small image."""
+    if path and schema.container == "image":
+        return max(1, min(schema.n_cells - 1, 40, round(2.5 * schema.n_cells**0.5), rows // 3))
     if path:
         coded = ("ordinal", "categorical")
         read = sum(len(f.categories or ()) if f.kind in coded else 1 for f in schema.cell_fields)

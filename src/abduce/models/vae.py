@@ -179,7 +179,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     def _decoder(self) -> MLP | ConvolutionalDecoder:
         shapes, choice, n_out = self.shapes, self.choice, self.heads.n_parameters
-        after: Any = (choice.activation, bool(shapes.path), choice.dropout)
+        after: Any = (choice.activation, bool(shapes.path), shapes.dropout)
         if shapes.image is None:
             return MLP(self.bottom, shapes.hidden[::-1], n_out, *after)
         planes = n_out // self.features.n_cells
@@ -191,7 +191,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         zero = self.head is None
         extra, n_out = (self.latent_dim, 2 * self.latent_dim) if zero else (0, self.head.n_parameters)
         after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": n_out, "zero_start": zero}
-        after |= {"activation": choice.activation, "dropout": choice.dropout}
+        after |= {"activation": choice.activation, "dropout": shapes.dropout}
         if shapes.image is None:
             return MLP(n_read + extra, **after)
         return ConvolutionalEncoder(shapes.image, n_read // self.features.n_cells, extra, **after)
