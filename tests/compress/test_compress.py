@@ -310,7 +310,12 @@ def test_masses_match_the_likelihoods():
     got = mixture_masses(logits.numpy(), loc.numpy(), log_scale.numpy(), 17)(edges, slice(0, 1))[0]
     np.testing.assert_allclose(got, law.log_prob(x[:, None]).exp().numpy(), rtol=1e-4, atol=1e-6)
     own = torch.tensor([[[0.5], [-1.0]]], dtype=torch.float64)
-    for place in (loc, loc - 3, loc + 4):  # also where logistics lie beyond the stops
+    for place in (
+        loc,
+        loc - 3,
+        loc + 4,
+        loc - 300,
+    ):  # also where logistics lie beyond the stops, and far beyond
         law = DiscretizedLogisticMixture(logits[None], place[None], log_scale[None], 17, own)
         parts = (t.numpy() for t in (logits, place, log_scale))
         got = mixture_masses(*parts, 17, law.log_masses()[0].numpy())(edges, slice(0, 1))[0]

@@ -144,6 +144,11 @@ def mixture_masses(
     weights = np.exp(logits - logits.max(0))
     weights = (weights / weights.sum(0)).astype(np.float32)
     precision = np.exp(-log_scale)
+    if (
+        stops is not None
+    ):  # what is left of a logistic so far beyond a stop is an exponential law, whatever the place
+        far = 1 + 30 / precision
+        loc = np.clip(loc, -far, far)
     # the cut below level e lies at −1 + (2 e − 1) / (levels − 1): its standardised place is linear in e
     slope = (2.0 / (levels - 1) * precision).astype(np.float32)
     start = ((-1.0 - 1.0 / (levels - 1) - loc) * precision).astype(np.float32)
@@ -154,7 +159,7 @@ def mixture_masses(
         ends = [_logistic(slope * np.float32(e) + start) for e in (1, levels - 1)]
         weights = weights / np.where(ends[0] == ends[1], np.float32(1), ends[1] - ends[0])
         lowest = (weights * ends[0]).sum(0)
-        first, between, _ = np.exp(stops).astype(np.float32)
+        first, between, final = np.exp(stops).astype(np.float32)
 
     def masses(edges: np.ndarray, part: slice) -> np.ndarray:
         e = edges.astype(np.float32)
@@ -170,6 +175,7 @@ def mixture_masses(
             below -= lowest[part, None]
             below *= between[part, None]
             below += first[part, None]
+            below = np.where(edges == levels - 1, 1 - final[part, None], below)
         below[edges <= 0] = 0.0
         below[edges >= levels] = 1.0
         return np.diff(below)

@@ -69,7 +69,8 @@ class VAE(Estimator[VariationalAutoencoder]):
         Widths of the encoder's hidden layers; the decoder has them reversed.
     network : "auto", "mlp" or "conv"
         "conv" are convolutional networks of images of any size; ``hidden`` are then their widths, and each halves the
-        image.  They are slower than an MLP, some ten times on a processor.  "auto" is "mlp".
+        image.  A step is some ten times slower than an MLP's on a processor, and reaches more.  "auto" is "conv" of grey and
+        binary images of 12 pixels a side or more where ``hidden`` is left to the data too, else "mlp".
     likelihood : str or mapping of column to str
         p(x|z): one name for all columns that it fits, or one for each of some columns; "auto" goes by kind.  real, positive
         and pixel take "gaussian", "student_t", "laplace"; positive also "lognormal"; pixel also "discretized_logistic",
@@ -78,11 +79,13 @@ class VAE(Estimator[VariationalAutoencoder]):
     scale : "network", "cell" or "shared"
         Noise scale of Gaussian, Laplace and Student-t cells: a function of z, one for each cell, or one for all.
     prior : "auto", "normal", "mixture", "vamp" or "flow"
-        p(z), of several layers that of the top one.  "auto" is what the linear path gives, or standard normal.
+        p(z), of several layers that of the top one.  "auto" is what the linear path gives, without one a mixture of
+        convolutions, else standard normal.
     components : int
         Of a "mixture", or pseudo-inputs of a "vamp" prior.
     posterior : "auto", "diagonal", "full", "flow", "iaf"; of several layers "bottom_up" or "top_down"
-        Family of q(z|x).  "auto" is what the linear path gives, or the first.  "iaf" is quick to draw from and slow to
+        Family of q(z|x).  "auto" is what the linear path gives, without one "full" of convolutions, else "diagonal" or, of
+        several layers, "bottom_up".  "iaf" is quick to draw from and slow to
         evaluate elsewhere: it goes with ``masking=False`` and ``gradient="plain"``.
     transforms : int
         Of a flow posterior.
@@ -92,8 +95,8 @@ class VAE(Estimator[VariationalAutoencoder]):
         :class:`~abduce.PIWAE` and :class:`~abduce.CIWAE`.
     max_epochs : int or "auto"
         Passes over the data; "auto" goes by the data's size.
-    batch_size, learning_rate, weight_decay
-        Of the Adam optimiser.
+    batch_size, learning_rate, weight_decay : numbers or "auto"
+        Of the Adam optimiser; "auto" is 128, 1e-3 and 0.05, of convolutions 64, 2e-3 and 0.3 (beside a linear path 0.05).
     contamination : float in (0, 0.5]
         Share of training rows that ``predict`` flags, setting ``offset_``.
     trim : float in [0, 0.5)
@@ -178,9 +181,9 @@ class VAE(Estimator[VariationalAutoencoder]):
         "transforms": [Interval(Integral, 1, None, closed="left")],
         "objective": [StrOptions({"auto", "elbo", "iwae"}), callable],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "trim": [Interval(Real, 0, 0.5, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -210,9 +213,9 @@ class VAE(Estimator[VariationalAutoencoder]):
     transforms: int = 2
     objective: str | Objective = "auto"
     max_epochs: int | str = "auto"
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
+    batch_size: int | str = "auto"
+    learning_rate: float | str = "auto"
+    weight_decay: float | str = "auto"
     contamination: float = 0.1
     trim: float = 0.0
     validation_fraction: float = 0.1
@@ -260,7 +263,7 @@ class VAE(Estimator[VariationalAutoencoder]):
     def _fit(self, rows: Rows, run: RunOptions) -> tuple[VariationalAutoencoder, Seen]:
         x, mask, schema, seed = rows
         choice = Choice.of(self.get_params(deep=False)).named(schema)
-        settings = self._settings(choice.wants_path(schema), schema, seed)
+        settings = self._settings(choice, schema, seed)
         model = start_vae(schema, choice, x, mask, *settings.split(len(x)), seed, self.trim)
         objective = self._objective(bool(mask.all()))
         with torch.random.fork_rng(devices=[]):
@@ -281,18 +284,25 @@ class VAE(Estimator[VariationalAutoencoder]):
         ) * dear  # of one draw
         return min(n, max(500, 500_000_000 // (work * self.samples)))
 
-    def _settings(self, path: bool, schema: Schema, seed: int) -> Settings:
-        # beside a linear path a table asks for little more, images do
-        beside = 1500 if schema.container == "image" else 600
+    def _settings(self, choice: Choice, schema: Schema, seed: int) -> Settings:
+        path, conv = choice.wants_path(schema), choice.wants_convolutions(schema)
+        if self.missing == "mar" and path:  # beside a linear path a table asks for little more, images do
+            steps = 1500 if schema.container == "image" else 600
+        else:
+            steps = 2400 if conv else 12_000
+
+        def given(value: Any, of_images: Any, of_others: Any) -> Any:
+            return (of_images if conv else of_others) if value == "auto" else value
+
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
-            steps=beside if path and self.missing == "mar" else 12_000,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
+            steps=steps,
+            batch_size=given(self.batch_size, 64, 128),
+            learning_rate=given(self.learning_rate, 2e-3, 1e-3),
             linear_rate=1.0 if self.missing == "mnar" else 0.1,
             mask_rate=30.0,
-            partial=0.25 if path else 1.0,
-            weight_decay=self.weight_decay,
+            partial=0.25 if path or conv else 1.0,
+            weight_decay=given(self.weight_decay, 0.05 if path else 0.3, 0.05),
             masking=self.masking and self.missing == "mar",
             validation=self.validation_fraction,
             trim=self.trim,

@@ -38,12 +38,14 @@ def flat(parameters: list[nn.Parameter]) -> nn.Parameter:
     What is done to all of them, zero, norm and step, is then one pass each, and gradients keep their memory from step to step.
     :func:`separate` undoes it.
     """
-    whole = nn.Parameter(torch.cat([p.reshape(-1) for p in parameters]))
-    whole.grad = torch.zeros_like(whole)
     sizes = [p.numel() for p in parameters]
-    pieces = zip(parameters, whole.data.split(sizes), whole.grad.split(sizes), strict=True)
-    for parameter, values, gradient in pieces:
-        parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    whole = nn.Parameter(parameters[0].new_empty(sum(sizes)))
+    whole.grad = torch.zeros_like(whole)
+    for p, values, gradient in zip(parameters, whole.data.split(sizes), whole.grad.split(sizes), strict=True):
+        order = p.size(), p.stride()  # convolutions may have their channels last
+        values.as_strided(*order, values.storage_offset()).copy_(p)
+        p.data = values.as_strided(*order, values.storage_offset())
+        p.grad = gradient.as_strided(*order, gradient.storage_offset())
     return whole
 
 

@@ -20,7 +20,7 @@ class Settings:
     clip: float = 5.0  # longest gradient, in units of the root of the number of cells: a loss sums over them
     validation: float = 0.1
     patience: int | None = 30  # checks of the held-out bound without a new best before the run stops
-    partial: float = 1.0  # share of a batch whose rows also teach the partial encoder
+    partial: float = 1.0  # share of the steps that also teach the partial encoder
     linear_rate: float = 1.0  # learning rate of a linear path, relative to the networks'
     mask_rate: float = 1.0  # learning rate of a mask model, likewise
     masking: bool = True  # hide parts of rows and fit the encoder of what is left to the fuller posterior

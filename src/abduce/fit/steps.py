@@ -61,15 +61,17 @@ class LatentStep(Step):
 
     def forward(self, x, observed, progress, generator):
         keep = None
-        if self.settings.masking:
+        # a share of the steps teaches the partial encoder, by all rows: a share of each step's rows would cost twice as much
+        if (
+            self.settings.masking
+            and float(torch.rand((), generator=generator, device=x.device)) < self.settings.partial
+        ):
             seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
             keep = hide(seen, self.settings.event_shape, generator)
         bound = self.objective(self.model, x, observed, progress, generator, self.rows)
         loss, trim = bound.loss, self.settings.trim
         if keep is not None:
-            n = max(1, round(self.settings.partial * len(x)))
-            part = forward_kl(self.model, x[:n], keep[:n], bound.z[:n])
-            loss = torch.cat([loss[:n] + part, loss[n:]])
+            loss = loss + forward_kl(self.model, x, keep, bound.z)
         if trim:
             loss = loss[bound.value >= torch.quantile(bound.value, trim)]
         return loss.mean(), bound.value.mean()

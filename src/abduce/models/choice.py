@@ -17,6 +17,7 @@ from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 
 LIKELIHOODS = ("auto", *FITS)
 GREYS = "stopped_logistic_mixture"
+LARGE = 12  # pixels a side from which convolutions reach more in the same time
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ class Choice:
         if self.linear_path == "auto":
             return self._may_have_path and any(f.kind in NUMBERS for f in schema.fields)
         return bool(self.linear_path)
+
+    def wants_convolutions(self, schema: Schema) -> bool:
+        """Whether convolutions are asked for, or serve the data: images of some size, nothing being said of networks."""
+        if self.network != "auto":
+            return self.network == "conv"
+        left = isinstance(self.hidden, str) and self.missing == "mar" and len(self.layers or (0,)) == 1
+        image = schema.container == "image" and min(schema.shape[:2]) >= LARGE
+        return left and image and schema.fields[0].kind in ("pixel", "binary")
 
     def check_convolutions(self, schema: Schema) -> None:
         """Refuse convolutions of what is no image of numbers."""
