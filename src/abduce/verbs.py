@@ -301,7 +301,11 @@ QUESTIONS = (
     ),
     # ------------------------------------------------------------ represent, generate, code
     Verb(
-        "embed", "transform", "Embed every row of DATA: its posterior mean in latent space.", "rows", "codes"
+        "embed",
+        "transform",
+        "Embed every row of DATA: a code whose distances are those in the data.",
+        "rows",
+        "codes",
     ),
     Verb("decode", "inverse_transform", "Turn codes back into rows.", "codes", "rows", needs=("decoder",)),
     Verb(

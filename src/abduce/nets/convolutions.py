@@ -71,7 +71,7 @@ class ConvolutionalEncoder(nn.Module):
         self.last = nn.Linear(widths[-1] * h * w + extra, out_dim)
         if zero_start:
             zeroed(self.last)
-        self.to(memory_format=torch.channels_last)  # convolutions on a processor take less time so
+        self.to(memory_format=torch.channels_last)  # quicker on a processor  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor) -> Tensor:
         h, w, c = self.shape
@@ -127,7 +127,7 @@ class ConvolutionalDecoder(nn.Module):
             zeroed(steps[-1][0])  # pyright: ignore[reportIndexIssue]
         widest = [16 * n * size[0] * size[1] for n, size in zip(widths[:-1], self.sizes[1:], strict=True)]
         self.rows = max(1, BUDGET // max([out * h * w, *widest]))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, z: Tensor) -> Tensor:
         rows = z.reshape(-1, z.shape[-1])

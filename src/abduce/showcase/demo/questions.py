@@ -296,8 +296,8 @@ def embed(model: Any, digits: Digits, rng: np.random.Generator) -> Findings:
     picture = Picture(
         "latent",
         "The latent map",
-        f"Every digit at its posterior mean in latent space ({dimensions} dimensions, the two that move "
-        "the image most shown), coloured by a label that the model never saw.",
+        f"Every digit at its code ({dimensions} dimensions, the widest two shown), coloured by a label that the "
+        "model never saw.",
         lambda: plots.latent_map(points, labels),
     )
     finding = Finding("embed, 10 neighbours", "label accuracy", accuracy(train, test), others, "high")
