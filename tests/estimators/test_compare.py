@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 import abduce
 from abduce import VAE, cli
-from abduce.estimators.vae import warn_of_heavy_tails
+from abduce.inference.diagnostics import warn_of_heavy_tails
 
 ROWS = np.random.default_rng(0).normal(size=(300, 3)) @ np.array(
     [[3.0, 1.0, -2.0], [0.0, 0.5, 1.0], [0.0, 0.0, 0.3]]

@@ -42,7 +42,8 @@ def train(model, objective, settings, *rest, x=None):
         (math.nan, 1.0, False, False, True),
         (-math.inf, 1.0, True, False, True),
         (-1.0, math.inf, False, False, True),
-        (-20.0, 20.0, True, True, False),  # it was better than its start
+        (-14.0, 14.0, True, True, False),
+        (-16.0, 16.0, True, True, True),  # a run that ends has nothing left to come back by
     ],
 )
 def test_a_fall_is_far_below_the_best(value, loss, due, ends, expected):

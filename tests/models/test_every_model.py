@@ -135,7 +135,7 @@ def test_scores_normalise(case):
     if len(levels) < 60:  # discrete: the masses of what can come add up to one
         rows = torch.zeros(len(levels), x.shape[1], dtype=torch.float64)
         rows[:, 0] = levels
-        mass = log_prob(model.model_, rows, seen[: len(levels)], 2000)[0].exp()
+        mass = log_prob(model.model_, rows, seen[: len(levels)], 20_000)[0].exp()
         assert mass.sum().item() == pytest.approx(1.0, abs=0.03)
         shares = torch.stack([(x[:, 0] == level).double().mean() for level in levels])
         torch.testing.assert_close(mass, shares, atol=0.05, rtol=0)

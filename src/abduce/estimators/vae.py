@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -14,7 +13,6 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from abduce.answers.answer import gather
 from abduce.checks import check_choice, check_count
@@ -28,7 +26,7 @@ from abduce.fit.loop import train
 from abduce.fit.settings import Settings
 from abduce.fit.steps import LatentStep
 from abduce.inference import annealing
-from abduce.inference.diagnostics import Diagnosis, diagnose
+from abduce.inference.diagnostics import Diagnosis, diagnose, warn_of_heavy_tails
 from abduce.inference.importance import PRECISIONS, log_prob
 from abduce.models.build import start_vae
 from abduce.models.choice import LIKELIHOODS, Choice
@@ -37,19 +35,6 @@ from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
 
 CODED = 2000  # rows that place the codes' axes
-
-
-def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
-    """Warn where more than a few rows' importance weights have tails too heavy to average (k̂ > 0.7)."""
-    heavy = int((pareto_k > 0.7).sum())
-    if heavy > max(1, few * len(pareto_k)):
-        worst = float(pareto_k[pareto_k > 0.7].max())
-        warnings.warn(
-            f"log p of {heavy} of {len(pareto_k)} rows is doubtful: the Pareto k of their importance weights is above "
-            f"0.7, the worst {worst:.2f}. Give more samples, or method='ais'.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
 
 
 @dataclass(eq=False, repr=False)

@@ -5,8 +5,8 @@ check and what the epoch's steps minimised lie far below the best:
 
     max(value, −loss) < best − 3 (1 + |start| + |best|)
 
-Both, because a warm-up or a small β may let the bound itself sink while training does what it should.  A run that ends
-without ever having been better than its start has fallen already at one unit, 1 + 2 |start|, below it.  The run then goes on
+Both, because a warm-up or a small β may let the bound itself sink while training does what it should.  A run that ends has
+fallen already at one unit, 1 + |start| + |best|, below its best.  The run then goes on
 from its best weights, with the optimiser's state of then, at a tenth of the learning rate, a few times.
 """
 
@@ -23,7 +23,7 @@ from abduce.fit.optimizer import Average, load_moments, moments
 from abduce.inference.energy import Diverged
 
 FAR = 3.0  # units below the best
-SPOILT = 1.0  # units below a start that nothing was better than, where the run ends
+SPOILT = 1.0  # units below the best where the run ends
 TRIES = 4
 SLOWER = 0.1
 
@@ -69,8 +69,7 @@ class Best:
             return False
         start = self.start if math.isfinite(self.start) else self.value
         unit, reached = 1 + abs(start) + abs(self.value), max(value, -loss)
-        spoilt = ends and self.epoch == 0 and reached < self.value - SPOILT * unit
-        return spoilt or reached < self.value - FAR * unit
+        return reached < self.value - (SPOILT if ends else FAR) * unit
 
     def fall(self) -> bool:
         """Count a fall and slow down; False where it has been tried often enough."""

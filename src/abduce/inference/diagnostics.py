@@ -11,6 +11,7 @@ Sources: Burda et al. 2016 (arXiv:1509.00519) for active units; Hoffman & Johnso
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -92,3 +93,16 @@ def _aggregate(model: LatentVariableModel, x: Tensor, observed: Tensor | None, z
             every = q.log_prob(z[j : j + ROWS].unsqueeze(1).expand(-1, rows, -1))
             total[j : j + ROWS] = torch.logaddexp(total[j : j + ROWS], torch.logsumexp(every, 1))
     return total - math.log(len(x))
+
+
+def warn_of_heavy_tails(pareto_k: Tensor, few: float = 0.01) -> None:
+    """Warn where more than a few rows' importance weights have tails too heavy to average (k̂ > 0.7)."""
+    heavy = int((pareto_k > 0.7).sum())
+    if heavy > max(1, few * len(pareto_k)):
+        worst = float(pareto_k[pareto_k > 0.7].max())
+        warnings.warn(
+            f"log p of {heavy} of {len(pareto_k)} rows is doubtful: the Pareto k of their importance weights is above "
+            f"0.7, the worst {worst:.2f}. Give more samples, or method='ais'.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

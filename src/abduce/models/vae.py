@@ -140,7 +140,8 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         if len(self.shapes.latent) > 1:
             return  # what the upper layers tell reaches the data through the last alone
         (z,) = by_chunk(lambda v, o: (self.posterior(v, o).mean,), x, observed)
-        filled(self, **code_axes(self._means, z)._asdict())
+        axes = {name: t.to(self.stored_as) for name, t in code_axes(self._means, z)._asdict().items()}
+        filled(self, **axes)
 
     @property
     def code_axes(self) -> CodeAxes:
