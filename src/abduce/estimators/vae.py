@@ -81,7 +81,8 @@ class VAE(Estimator[VariationalAutoencoder]):
     max_epochs : int or "auto"
         Passes over the data; "auto" goes by the data's size.
     batch_size, learning_rate, weight_decay : numbers or "auto"
-        Of the Adam optimiser; "auto" is 128, 1e-3 and 0.05, of convolutions 64, 2e-3 and 0.3 (beside a linear path 0.05).
+        Of the Adam optimiser; "auto" is 128, 1e-3 and 0.05; batches of 64 for convolutions, 2e-3 for grey images and for
+        convolutions, a decay of 0.3 for convolutions without a linear path.
     contamination : float in (0, 0.5]
         Share of training rows that ``predict`` flags, setting ``offset_``.
     trim : float in [0, 0.5)
@@ -271,23 +272,24 @@ class VAE(Estimator[VariationalAutoencoder]):
 
     def _settings(self, choice: Choice, schema: Schema, seed: int) -> Settings:
         path, conv = choice.wants_path(schema), choice.wants_convolutions(schema)
+        image = schema.container == "image"
         if self.missing == "mar" and path:  # beside a linear path a table asks for little more, images do
-            steps = 1500 if schema.container == "image" else 600
+            steps = 1500 if image else 600
         else:
             steps = 2400 if conv else 12_000
 
-        def given(value: Any, of_images: Any, of_others: Any) -> Any:
-            return (of_images if conv else of_others) if value == "auto" else value
+        def given(value: Any, default: Any) -> Any:
+            return default if value == "auto" else value
 
         return Settings(
             epochs=None if self.max_epochs == "auto" else int(self.max_epochs),
             steps=steps,
-            batch_size=given(self.batch_size, 64, 128),
-            learning_rate=given(self.learning_rate, 2e-3, 1e-3),
+            batch_size=given(self.batch_size, 64 if conv else 128),
+            learning_rate=given(self.learning_rate, 2e-3 if conv or (image and path) else 1e-3),
             linear_rate=1.0 if self.missing == "mnar" else 0.1,
             mask_rate=30.0,
             partial=0.25 if path or conv else 1.0,
-            weight_decay=given(self.weight_decay, 0.05 if path else 0.3, 0.05),
+            weight_decay=given(self.weight_decay, 0.3 if conv and not path else 0.05),
             masking=self.masking and self.missing == "mar",
             validation=self.validation_fraction,
             trim=self.trim,

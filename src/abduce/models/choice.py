@@ -16,7 +16,8 @@ from abduce.models.missingness import FORMS, SIGNS
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
 
 LIKELIHOODS = ("auto", *FITS)
-GREYS = "stopped_logistic_mixture"
+GREYS = "discretized_logistic_mixture", "stopped_logistic_mixture"  # of few levels and of many
+FEW_LEVELS = 64
 LARGE = 12  # pixels a side from which convolutions reach more in the same time
 
 
@@ -189,10 +190,14 @@ def choose_likelihoods(schema: Schema, likelihood: str | Mapping[Any, str] = "au
 
 
 def fitting(field: Field) -> list[str]:
-    """The names that fit a column, its default first: of grey levels, which stop at black and white, one with masses there."""
+    """The names that fit a column, its default first.
+
+    Grey levels stop at black and white, where values heap: of few levels the outermost bins hold the heap, of many it needs
+    masses of its own (.07 bits a pixel on MNIST, while 17 levels do a nat an image better without).
+    """
     names = [name for name, kinds in FITS.items() if field.kind in kinds]
     if field.kind == "pixel" and (field.levels or 0) > 2:
-        names.sort(key=lambda name: name != GREYS)
+        names.sort(key=lambda name: name != GREYS[(field.levels or 0) > FEW_LEVELS])
     return names
 
 

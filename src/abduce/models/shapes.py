@@ -117,7 +117,7 @@ class Shapes:
 def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:
     """Latents to start with: with a linear path enough to keep all correlations of a table or a small image."""
     if path and schema.container == "image":
-        return max(1, min(schema.n_cells - 1, 40, round(2.5 * schema.n_cells**0.5), rows // 3))
+        return max(1, min(schema.n_cells - 1, 40, round(3.5 * schema.n_cells**0.5), rows // 3))
     if path:
         coded = ("ordinal", "categorical")
         read = sum(len(f.categories or ()) if f.kind in coded else 1 for f in schema.cell_fields)
