@@ -20,7 +20,7 @@ from abduce.data.schema import Schema
 from abduce.distributions.heads import FITS
 from abduce.models.build import build_vae
 from abduce.models.choice import LIKELIHOODS, Choice, choose_likelihoods
-from abduce.models.shapes import DataSummary
+from abduce.models.shapes import DataSummary, Shapes
 
 QUICK = {"latent_dim": 1, "hidden": [8], "max_epochs": 2, "samples": 20, "random_state": 0}
 N = 40
@@ -272,3 +272,47 @@ def test_any_choice_builds_one_cell_each(kinds, data):
     assert sorted(c for cells in model.heads.cells() for c in cells) == list(range(len(kinds)))
     x, observed = (torch.from_numpy(a) for a in schema.encode(pd.DataFrame(columns)))
     assert torch.isfinite(model.likelihood(torch.zeros(1, 2)).log_prob(x.float(), observed)).all()
+
+
+# ---------------------------------------------------------------- what images are modelled by, where nothing is said
+
+
+def shapes_of(images: np.ndarray, rows: int = 400, **asked) -> Shapes:
+    schema = Schema.infer(images)
+    cells = schema.n_cells
+    return Shapes.of(
+        schema, Choice(**asked), DataSummary(rows, (0.5,) * cells, (0.25,) * cells, (1.0,) * cells)
+    )
+
+
+def test_images_of_some_size_get_convolutions_unless_something_else_is_asked():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (30, 12, 12))
+    found = shapes_of(bits)
+    assert found.image == (12, 12)
+    assert (found.posterior, found.prior, found.components) == (
+        "full",
+        "mixture",
+        20,
+    )  # twenty rows a component
+    assert shapes_of(bits, rows=5000).components == 50
+    assert shapes_of(bits, prior="normal", posterior="diagonal").posterior == "diagonal"
+    for asked in ({"network": "mlp"}, {"hidden": (20,)}, {"latent_dim": (3, 5)}):
+        assert shapes_of(bits, **asked).image is None
+    assert shapes_of(bits[:, :11]).image is None
+    assert shapes_of(bits[:, :11], network="conv").image == (11, 12)
+    assert shapes_of(bits, network="mlp").prior == "normal"
+
+
+@pytest.mark.parametrize(
+    ("levels", "likelihood"), [(17, "discretized_logistic_mixture"), (256, "stopped_logistic_mixture")]
+)
+def test_grey_levels_have_masses_at_the_stops_where_they_are_many(levels, likelihood):
+    greys = np.random.default_rng(0).integers(0, levels, (40, 8, 8)).astype(np.uint8)
+    greys[0, 0, :2] = 0, levels - 1
+    found = shapes_of(greys)
+    assert found.likelihoods == (likelihood,)
+    assert (found.latent, found.dropout, found.image) == ((28,), 0.2, None)
+    assert shapes_of(greys, rows=50_000).dropout == 0.0
+    light = np.random.default_rng(0).random((40, 8, 8))  # on no lattice
+    assert shapes_of(light).likelihoods == ("gaussian",)

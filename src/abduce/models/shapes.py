@@ -90,6 +90,9 @@ class Shapes:
         # images without a linear path: worth 4 nats each of 90 on 4,000 binary characters, little on tables
         free = conv and not wants and len(latent) == 1
         default = ("full" if free else "diagonal") if len(latent) == 1 else "bottom_up"
+        components = choice.components
+        if free and data and choice.prior == "auto":  # twenty rows each at least
+            components = max(1, min(components, rows // 20))
         dropout: Any = choice.dropout
         if dropout == "auto":  # few images leave much to be learnt by heart
             dropout = 0.2 if wants and schema.container == "image" and rows < FEW else 0.0
@@ -98,9 +101,7 @@ class Shapes:
             hidden=tuple(hidden),
             likelihoods=tuple(likelihoods),
             prior=("mixture" if free else "normal") if choice.prior == "auto" else choice.prior,
-            components=max(1, min(choice.components, rows // 20))
-            if free and choice.prior == "auto"
-            else choice.components,
+            components=components,
             posterior=default if choice.posterior == "auto" else choice.posterior,
             logistics=2 if wants else 3,
             dropout=dropout,
