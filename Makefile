@@ -14,7 +14,7 @@ WORKERS ?= 2
 demo: $(VENV)/.installed
 	$(BIN)/abduce demo -o out/demo
 
-# Every test, doctests included. Eight minutes.
+# Every test, doctests included. Nine minutes.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
