@@ -1,6 +1,6 @@
 """What `VAE()` without arguments makes of images: bits a pixel on new ones, log p, samples, codes and seconds.
 
-python benchmarks/default_images.py [--seeds 3]
+python benchmarks/default_images.py [--seeds 3] [--sets digits binary grey]
 
 Sets: scikit-learn's 8 x 8 digits (1,500 to fit, 297 new), MNIST above 127 and MNIST as it is (4,000 to fit, the first 1,000
 test images new). Beside the default stand the networks and likelihoods that it chose between, and general compressors of the
@@ -28,6 +28,7 @@ from abduce import VAE
 from abduce.data.examples import mnist
 
 Images = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # to fit and new, and their labels
+SETS = "digits", "binary", "grey"
 CHOICES: dict[str, dict[str, Any]] = {
     "default": {},
     "network mlp": {"network": "mlp"},
@@ -37,21 +38,25 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
-def sets(quick: bool) -> dict[str, Images]:
-    """The images by name."""
+def sets(wanted: list[str]) -> dict[str, Images]:
+    """The images by name, of the sets that are wanted."""
     X, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(X))
     fit, new = order[:1500], order[1500:]
     digits = X.reshape(-1, 8, 8).astype(np.uint8)
-    out = {"digits, 17 greys": (digits[fit], digits[new], labels[fit], labels[new])}
-    if not quick:
+    out: dict[str, Images] = {}
+    if "digits" in wanted:
+        out["digits, 17 greys"] = digits[fit], digits[new], labels[fit], labels[new]
+    if {"binary", "grey"} & set(wanted):
         data_folder()
         m = mnist()
         rows = np.random.default_rng(0).permutation(60_000)[:4000]
         grey, test = m.x_train[rows], m.x_test[:1000]
         known = m.y_train[rows], m.y_test[:1000]
-        out["MNIST above 127"] = ((grey > 127).astype(np.uint8), (test > 127).astype(np.uint8), *known)
-        out["MNIST, 256 greys"] = (grey, test, *known)
+        if "binary" in wanted:
+            out["MNIST above 127"] = ((grey > 127).astype(np.uint8), (test > 127).astype(np.uint8), *known)
+        if "grey" in wanted:
+            out["MNIST, 256 greys"] = (grey, test, *known)
     return out
 
 
@@ -83,10 +88,12 @@ def judged(images: Images, choice: dict[str, Any], seed: int) -> dict[str, float
 
 
 def main() -> None:
-    args = parse(arguments(__doc__, 3))
+    parser = arguments(__doc__, 3)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    args = parse(parser)
     warnings.filterwarnings("ignore")
     report = Report("default_images", "VAE() on images, and what it chose between", args)
-    for name, images in sets(args.quick).items():
+    for name, images in sets(["digits"] if args.quick else args.sets).items():
         binary = images[0].max() == 1
         raw = (
             images[1].tobytes()
