@@ -144,9 +144,8 @@ def mixture_masses(
     weights = np.exp(logits - logits.max(0))
     weights = (weights / weights.sum(0)).astype(np.float32)
     precision = np.exp(-log_scale)
-    if (
-        stops is not None
-    ):  # what is left of a logistic so far beyond a stop is an exponential law, whatever the place
+    if stops is not None:
+        # what is left of a logistic so far beyond a stop is an exponential law, whatever the place
         far = 1 + 30 / precision
         loc = np.clip(loc, -far, far)
     # the cut below level e lies at −1 + (2 e − 1) / (levels − 1): its standardised place is linear in e

@@ -159,18 +159,15 @@ class DiscretizedLogisticMixture:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         k = _picked(self.logits, generator).unsqueeze(-2)
-        loc = torch.gather(self.loc, -2, k).squeeze(-2)
-        scale = torch.gather(self.log_scale, -2, k).squeeze(-2).exp()
+        place, turn = self._nearer()
+        parts = (place, turn, self.log_scale.exp())
+        loc, sign, scale = (torch.gather(part, -2, k).squeeze(-2) for part in parts)
         u = uniform_like(loc, generator)
         if self.stops is None:
             return to_lattice(loc + scale * torch.logit(u), self.half)
-        # between the stops, from the nearer tail: σ(a) and σ(b) are not both close to one
         end = 1 - self.half
-        sign = torch.where(loc < 0, -1.0, 1.0)
-        a, b = ((side * end - sign * loc) / scale for side in (-1, 1))
-        t = torch.logit(
-            torch.lerp(torch.sigmoid(a), torch.sigmoid(b), u).clamp_min(torch.finfo(u.dtype).tiny)
-        )
+        a, b = (torch.sigmoid((side * end - sign * loc) / scale) for side in (-1, 1))
+        t = torch.logit(torch.lerp(a, b, u).clamp_min(torch.finfo(u.dtype).tiny))
         inner = end - self.half
         x = to_lattice((loc + sign * scale * t).clamp(-inner, inner), self.half)
         which = _picked(self.log_masses(), generator) - 1
