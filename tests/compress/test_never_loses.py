@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from frames_for_tests import frame as every_kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
@@ -38,24 +39,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def frame(n: int, seed: int = 0) -> pd.DataFrame:
-    r = rng(seed)
-    mood = r.normal(size=n)
-    out = pd.DataFrame(
-        {
-            "id": [f"u{seed}-{i:04d}" for i in range(n)],
-            "visits": r.poisson(np.exp(1 + 0.5 * mood)),
-            "height": np.round(170 + 8 * mood + r.normal(size=n), 1),
-            "rough": r.normal(size=n),
-            "city": r.choice(["Rome", "Oslo", "Lima", "Cairo"], n),
-            "member": r.random(n) < 0.4,
-            "age": pd.array(np.where(r.random(n) < 0.2, None, r.integers(0, 90, n)), dtype="Int64"),
-            "since": pd.Timestamp("2020-01-01") + pd.to_timedelta(r.integers(0, 10**9, n), unit="s"),
-            "size": pd.Categorical(r.choice(["s", "m", "l"], n), categories=["s", "m", "l"], ordered=True),
-        }
-    )
-    for column, share in (("height", 0.2), ("city", 0.1), ("since", 0.1), ("size", 0.1)):
-        out.loc[r.random(n) < share, column] = None
-    return out
+    """A table of every kind of column, one of them on no lattice."""
+    return every_kind(n, seed).assign(rough=rng(seed).normal(size=n))
 
 
 # ------------------------------------------------------------------ what is compared with
