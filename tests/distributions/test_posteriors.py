@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from abduce.distributions.posteriors import DiagonalHead, DiagonalNormal, FullHead, FullNormal, MixtureNormal
+from abduce.distributions.posteriors import (
+    DiagonalHead,
+    DiagonalNormal,
+    FullHead,
+    FullNormal,
+    MixtureNormal,
+    MovesHead,
+    unit_triangle,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -128,21 +136,25 @@ def test_heads_read_what_they_say_and_keep_scales_in_range():
     assert not head.state_dict()
 
 
-def mixture(batch: int, components: int, k: int, shared: bool, moved: bool, seed: int = 0) -> MixtureNormal:
+def mixture(
+    batch: int, components: int, k: int, shared: bool, moved: bool | str, seed: int = 0
+) -> MixtureNormal:
     roots = normal(1 if shared else batch, components, k, k, seed=seed)
     chol = torch.linalg.cholesky(roots @ roots.mT + 0.5 * torch.eye(k).double())
     log_r = torch.log_softmax(normal(batch, components, seed=seed + 1), -1)
     shift = normal(batch, k, seed=seed + 2) if moved else torch.zeros(batch, k).double()
     stretch = 0.3 * normal(batch, k, seed=seed + 3) if moved else torch.zeros(batch, k).double()
-    return MixtureNormal(log_r, 2 * normal(batch, components, k, seed=seed + 4), chol, shift, stretch)
+    ties = unit_triangle(normal(batch, k * (k - 1) // 2, seed=seed + 5), k).mT if moved == "tied" else None
+    return MixtureNormal(log_r, 2 * normal(batch, components, k, seed=seed + 4), chol, shift, stretch, ties)
 
 
 def components_of(q: MixtureNormal, b: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Weight, mean and covariance of each component of row b: z = m + shift + L⁻ᵀ exp(stretch) e."""
+    """Weight, mean and covariance of each component of row b: z = m + shift + L⁻ᵀ U⁻¹ exp(stretch) e."""
+    ties = torch.eye(q.shift.shape[1]).double().expand(len(q.means), -1, -1) if q.ties is None else q.ties
     chol = q.chol.expand(len(q.means), -1, -1, -1)
     out = []
     for c in range(q.means.shape[1]):
-        root = torch.linalg.inv(chol[b, c]).T @ torch.diag(q.log_stretch[b].exp())
+        root = torch.linalg.inv(ties[b] @ chol[b, c].T) @ torch.diag(q.log_stretch[b].exp())
         out.append(
             (float(q.log_r[b, c].exp()), (q.means[b, c] + q.shift[b]).numpy(), (root @ root.T).numpy())
         )
@@ -151,7 +163,7 @@ def components_of(q: MixtureNormal, b: int) -> list[tuple[float, np.ndarray, np.
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("components", [1, 3])
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("moved", [False, True, "tied"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_mixture_density_against_scipy(shared, components, moved, batch):
     q = mixture(batch, components, 2, shared, moved)
@@ -169,8 +181,9 @@ def test_mixture_density_against_scipy(shared, components, moved, batch):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("components", [1, 3])
-def test_mixture_draws_have_its_moments(shared, components):
-    q = mixture(3, components, 2, shared, moved=True)
+@pytest.mark.parametrize("moved", [True, "tied"])
+def test_mixture_draws_have_its_moments(shared, components, moved):
+    q = mixture(3, components, 2, shared, moved)
     z = q.transport(normal(100_000, 3, 3, seed=9))
     for b in range(3):
         parts = components_of(q, b)
@@ -187,8 +200,8 @@ def test_mixture_draws_have_its_moments(shared, components):
 @settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(0, 10_000), st.booleans())
 def test_shared_and_own_factors_are_one_law(components, batch, k, seed, shared_noise):
-    q = mixture(batch, components, k, shared=True, moved=True, seed=seed)
-    own = MixtureNormal(q.log_r, q.means, q.chol.repeat(batch, 1, 1, 1), q.shift, q.log_stretch)
+    q = mixture(batch, components, k, shared=True, moved="tied" if seed % 2 else True, seed=seed)
+    own = MixtureNormal(q.log_r, q.means, q.chol.repeat(batch, 1, 1, 1), q.shift, q.log_stretch, q.ties)
     noise = normal(6, 1 if shared_noise else batch, k + 1, seed=seed + 7)
     z = q.transport(noise)
     assert z.shape == (6, batch, k)
@@ -199,15 +212,25 @@ def test_shared_and_own_factors_are_one_law(components, batch, k, seed, shared_n
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_gradients_reach_the_network_and_stop_where_detached(shared):
-    q = mixture(3, 2, 2, shared, moved=True)
+    q = mixture(3, 2, 2, shared, moved="tied")
     q.shift.requires_grad_()
     q.log_stretch.requires_grad_()
-    noise = normal(4, 3, 3, seed=5)
+    noise, below = normal(4, 3, 3, seed=5), normal(3, 1, seed=6).requires_grad_()
 
-    def check(shift: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
-        law = MixtureNormal(q.log_r, q.means, q.chol, shift, stretch)
+    def check(shift: torch.Tensor, stretch: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        law = MixtureNormal(q.log_r, q.means, q.chol, shift, stretch, unit_triangle(below, 2).mT)
         z = law.transport(noise)
         return law.log_prob(z).sum() + z.square().sum()
 
-    assert torch.autograd.gradcheck(check, (q.shift, q.log_stretch))
+    assert torch.autograd.gradcheck(check, (q.shift, q.log_stretch, below))
     assert not q.detach().transport(noise).requires_grad
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_moves_of_zero_move_nothing(tied):
+    head = MovesHead(3, tied)
+    shift, log_stretch, ties = head(torch.zeros(2, head.n_parameters))
+    assert not shift.any()
+    assert not log_stretch.any()
+    assert (ties is None) != tied
+    assert ties is None or torch.equal(ties, torch.eye(3).expand(2, 3, 3))

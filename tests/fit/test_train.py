@@ -93,6 +93,40 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path):
     assert figures(third) == figures(whole)
 
 
+def test_units_left_out_are_the_same_after_an_interrupt(tmp_path):
+    x, seen = binary_data()
+    models = [plain_model(d=5)[0].float() for _ in range(3)]
+    for model in models:
+        model.decoder.net.append(torch.nn.Dropout(0.3))
+    whole = train(models[0], ELBO(), x, seen, Settings(**BASE))
+    train(models[1], ELBO(), x, seen, Settings(**BASE), StopAfter(3), tmp_path / "state")
+    torch.rand(7)  # whatever else draws numbers
+    again = train(models[2], ELBO(), x, seen, Settings(**BASE), None, tmp_path / "state")
+    assert figures(again) == figures(whole)
+    assert same(models[2], models[0])
+
+
+def test_rows_held_out_teach_at_the_end():
+    x, seen = binary_data()
+    settings = Settings(**{**BASE, "finish": 0.3})
+    models = [start(), start(), start()]
+    plain = train(models[0], ELBO(), x, seen, Settings(**BASE))
+    run = train(models[1], ELBO(), x, seen, settings)
+    assert figures(run)[:6] == figures(plain)
+    assert [record["epoch"] for record in run.history] == list(range(1, 9))
+    assert ["valid" in record for record in run.history] == [True] * 6 + [False] * 2
+    held = settings.split(len(x))[1]
+    for model in models[:2]:
+        model.eval()
+    before, after = (LatentStep(m, ELBO(), settings, len(x)).value(x[held], None, 0) for m in models[:2])
+    assert after > before
+    # what is held out matters now: other values there, another model
+    y = x.clone()
+    y[held] = 1 - y[held]
+    train(models[2], ELBO(), y, seen, settings)
+    assert not same(models[2], models[1])
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     x, seen = binary_data()
     train(start(), ELBO(), x, seen, Settings(**{**BASE, "epochs": 1}), None, tmp_path / "state")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,11 +29,12 @@ def cells(shape: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("hidden", [(4,), (4, 6, 8)])
-def test_any_size_goes_in_and_comes_out(shape, hidden):
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_any_size_goes_in_and_comes_out(shape, hidden, blocks):
     n = cells(shape)
-    encoder = ConvolutionalEncoder(shape, 2, 3, hidden, 5)
+    encoder = ConvolutionalEncoder(shape, 2, 3, hidden, 5, blocks=blocks)
     assert encoder(torch.randn(4, 2, 2 * n + 3)).shape == (4, 2, 5)
-    decoder = ConvolutionalDecoder(5, shape, 3, hidden)
+    decoder = ConvolutionalDecoder(5, shape, 3, hidden, blocks=blocks)
     z = torch.randn(6, 2, 5)
     out = decoder(z)
     assert out.shape == (6, 2, 3 * n)
@@ -73,25 +76,26 @@ def test_cells_are_read_and_written_where_they_lie():
     assert out.abs().sum() == out[1, :, :, 2].abs().sum()
 
 
-def image_model(shape=(5, 6), path=False, kinds="real", **arguments):
+def image_model(shape=(5, 6), path=False, kinds="real", blocks=0, **arguments):
     X = np.random.default_rng(0).normal(size=(40, *shape))
     if kinds != "real":
         X = (X > 0).astype(float) if kinds == "binary" else np.rint(np.abs(3 * X))
     schema = Schema.infer(X, kinds)
     torch.manual_seed(0)
     choice = Choice(3, (4, 6), network="conv", **arguments)
-    shapes = Shapes.of(schema, choice)
-    model = VariationalAutoencoder(schema, choice, shapes.beside(2) if path else shapes).double()
+    shapes = replace(Shapes.of(schema, choice), blocks=blocks)
+    model = VariationalAutoencoder(schema, choice, shapes.beside(2, tied=True) if path else shapes).double()
     return model, torch.from_numpy(schema.encode(X)[0])
 
 
 @pytest.mark.parametrize("path", [False, True])
+@pytest.mark.parametrize("blocks", [0, 2])
 @pytest.mark.parametrize(("shape", "kinds"), [((5, 6), "real"), ((4, 3, 3), "pixel"), ((5, 5), "binary")])
-def test_every_parameter_learns(path, shape, kinds):
+def test_every_parameter_learns(path, blocks, shape, kinds):
     if path and kinds == "binary":
         path = False
     likelihood = "discretized_logistic_mixture" if kinds == "pixel" else "auto"
-    model, x = image_model(shape, path, kinds, likelihood=likelihood)
+    model, x = image_model(shape, path, kinds, blocks, likelihood=likelihood)
     shaken(model, 0.05)
     noise = torch.randn(4, len(x), model.noise_dim, dtype=torch.float64)
     seen = torch.rand(x.shape) < 0.7

@@ -87,7 +87,8 @@ class LatentCodec:
                 f"its posterior would have to be of Gaussians (diagonal, full), it is {type(q).__name__}"
             )
         mean = (q.means[:n] + q.shift[:n, None]).numpy()
-        A = rounded(q.chol[:n].mT.numpy())
+        A = q.chol[:n].mT if q.ties is None else q.ties[:n, None] @ q.chol[:n].mT
+        A = rounded(A.numpy())
         return q.log_r[:n].numpy(), mean, A, np.exp(rounded(q.log_stretch[:n].numpy()))
 
     def _posterior(self, x: np.ndarray, observed: np.ndarray) -> LatentLaw:

@@ -110,15 +110,24 @@ class MixtureNormal:
     """Mixture Σ_c r_c N(z; m_c, (L_c L_cᵀ)⁻¹) of Gaussians given by Cholesky factors of their precisions.
 
     ``log_r`` (B, C), ``means`` (B, C, k), ``chol`` (B, C, k, k) or (1, C, k, k) shared by all rows.  A network may move
-    every component by ``shift`` (B, k) and stretch it, in its own whitened axes, by exp(``log_stretch``) (B, k).
+    every component by ``shift`` (B, k), stretch it, in its own whitened axes, by exp(``log_stretch``) (B, k), and tie these
+    axes by ``ties`` U (B, k, k), upper triangular with ones on its diagonal: U L_cᵀ (z − m_c − shift) = exp(log_stretch) e.
     """
 
     # in shift and stretch; which component is drawn does not depend on what is learned
     reparameterized = True
 
-    def __init__(self, log_r: Tensor, means: Tensor, chol: Tensor, shift: Tensor, log_stretch: Tensor):
+    def __init__(
+        self,
+        log_r: Tensor,
+        means: Tensor,
+        chol: Tensor,
+        shift: Tensor,
+        log_stretch: Tensor,
+        ties: Tensor | None = None,
+    ):
         self.log_r, self.means, self.chol = log_r, means, chol
-        self.shift, self.log_stretch = shift, log_stretch
+        self.shift, self.log_stretch, self.ties = shift, log_stretch, ties
 
     @property
     def mean(self) -> Tensor:
@@ -126,8 +135,8 @@ class MixtureNormal:
         return torch.einsum("bc,bck->bk", self.log_r.exp(), self.means) + self.shift
 
     def detach(self) -> MixtureNormal:
-        shift, log_stretch = self.shift.detach(), self.log_stretch.detach()
-        return MixtureNormal(self.log_r, self.means, self.chol, shift, log_stretch)
+        moved = (t if t is None else t.detach() for t in (self.shift, self.log_stretch, self.ties))
+        return MixtureNormal(self.log_r, self.means, self.chol, *moved)  # pyright: ignore[reportArgumentType]
 
     def transport(self, noise: Tensor) -> Tensor:
         """Draws (samples, B, k) from standard normal ``noise`` (samples, B or 1, k + 1), whose last column picks c.
@@ -141,6 +150,11 @@ class MixtureNormal:
         cumulative = self.log_r.exp().cumsum(1).unsqueeze(0)
         c = (uniform.unsqueeze(-1) >= cumulative).sum(-1).clamp_max(components - 1)  # (samples, B)
         e = (self.log_stretch.exp() * noise[..., :k]).expand(samples, batch, k)
+        if self.ties is not None:
+            tied = torch.linalg.solve_triangular(
+                self.ties, e.permute(1, 2, 0), upper=True, unitriangular=True
+            )
+            e = tied.permute(2, 0, 1)
         if components == 1:
             moved = self._solve(e.permute(1, 2, 0).unsqueeze(1))[:, 0].permute(2, 0, 1)
             return self.means[:, 0] + self.shift + moved
@@ -187,6 +201,8 @@ class MixtureNormal:
         else:
             white = moved @ wide
         white = (white - offset.unsqueeze(1)).unflatten(2, (components, k))  # (B, samples, C, k)
+        if self.ties is not None:
+            white = (white.flatten(1, 2) @ self.ties.mT).view_as(white)
         white = white * torch.exp(-self.log_stretch)[:, None, None, :]
         log_det = torch.diagonal(self.chol, dim1=-2, dim2=-1).log().sum(-1)
         log_det = log_det - self.log_stretch.sum(-1, keepdim=True)
@@ -212,19 +228,42 @@ class FullHead(nn.Module):
     The diagonal is exp of what is read, kept in [-7, 3]; below it, rows are in units of their own diagonal.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, latent_dim: int):
         super().__init__()
         self.noise_dim, self.n_parameters = latent_dim, latent_dim + latent_dim * (latent_dim + 1) // 2
-        rows, columns = torch.tril_indices(latent_dim, latent_dim, -1)
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, h: Tensor) -> FullNormal:
         k = self.noise_dim
-        mean, log_scale, below = h.split([k, k, len(self.rows)], -1)
-        unit = torch.diag_embed(torch.ones_like(mean))
-        unit = unit.index_put((torch.arange(len(h)).unsqueeze(1), self.rows, self.columns), below)
-        return FullNormal(mean, log_scale.clamp(-7.0, 3.0).exp().unsqueeze(-1) * unit)
+        mean, log_scale, below = h.tensor_split((k, 2 * k), -1)
+        return FullNormal(mean, log_scale.clamp(-7.0, 3.0).exp().unsqueeze(-1) * unit_triangle(below, k))
+
+
+class MovesHead(nn.Module):
+    """Reads off an encoder's output how it moves a linear path's posterior: shift, log-stretch and, with ``tied``, ties.
+
+    Zeros move nothing.  Log-stretches are kept in [-2, 2].
+    """
+
+    def __init__(self, latent_dim: int, tied: bool):
+        super().__init__()
+        self.latent_dim, self.tied = latent_dim, tied
+        self.noise_dim = latent_dim + 1  # the last picks a component
+        self.n_parameters = 2 * latent_dim + tied * latent_dim * (latent_dim - 1) // 2
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        k = self.latent_dim
+        shift, log_stretch, ties = h.tensor_split((k, 2 * k), -1)
+        return shift, log_stretch.clamp(-2.0, 2.0), unit_triangle(ties, k).mT if self.tied else None
+
+
+def unit_triangle(below: Tensor, k: int) -> Tensor:
+    """Lower triangles (..., k, k) with ones on their diagonals, of what lies below row by row, (..., k (k − 1) / 2).
+
+    >>> unit_triangle(torch.tensor([5.0, 6.0, 7.0]), 3)
+    tensor([[1., 0., 0.],
+            [5., 1., 0.],
+            [6., 7., 1.]])
+    """
+    unit = torch.eye(k, dtype=below.dtype, device=below.device).repeat(*below.shape[:-1], 1, 1)
+    rows, columns = torch.tril_indices(k, k, -1, device=below.device)
+    return unit.flatten(-2).index_copy(-1, rows * k + columns, below).unflatten(-1, (k, k))

@@ -16,6 +16,7 @@ from abduce.models.parts import PRIORS
 from abduce.models.vae import VariationalAutoencoder
 
 CHUNK = 256
+PSEUDO = 50.0  # rows that a prior counts as when it is settled
 
 
 @torch.no_grad()
@@ -54,3 +55,27 @@ def prior(
         if family == "flow":
             fit_density(law, z.float(), epochs, seed)
     return law.double()
+
+
+@torch.no_grad()
+def settle(model: VariationalAutoencoder, x: Tensor, observed: Tensor, seed: int) -> None:
+    """Move a mixture prior to where training has put the latents: one step of expectation-maximisation on draws of theirs.
+
+    The prior as it is counts as ``PSEUDO`` rows of each component, so that components of few rows keep their shape:
+
+        S_c ← (Σ_n r_nc (z_n − m_c)(z_n − m_c)ᵀ + PSEUDO S_c) / (Σ_n r_nc + PSEUDO),      m_c and π_c likewise
+
+    Source: MAP estimates of mixtures, Gauvain & Lee 1994.
+    """
+    old, draws = model.prior, 8
+    z = latents(model, x, observed, draws, seed)
+    r = torch.softmax(old.component_log_prob(z), 1) / draws
+    count = r.sum(0)
+    share = ((count + PSEUDO * old.weights) / (count.sum() + PSEUDO)).double()
+    centre = (r.T @ z + PSEUDO * old.means) / (count + PSEUDO).unsqueeze(1)
+    spread = []
+    for c, mean in enumerate(centre):
+        moved, shift = (z - mean) * r[:, c : c + 1].sqrt(), (old.means[c] - mean).unsqueeze(1)
+        before = old.roots[c] @ old.roots[c].T + shift @ shift.T
+        spread.append((moved.T @ moved + PSEUDO * before) / (count[c] + PSEUDO))
+    model.set_prior(GaussianMixturePrior(share, centre, torch.stack(spread)).double())

@@ -31,9 +31,11 @@ from abduce.inference.importance import PRECISIONS, log_prob
 from abduce.models.build import start_vae
 from abduce.models.choice import LIKELIHOODS, Choice
 from abduce.models.parts import LAYERED, POSTERIORS, PRIORS
+from abduce.models.shapes import FEW
 from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
 
+SETTLED = 20_000  # rows by which a linear path's prior is settled
 CODED = 2000  # rows that place the codes' axes
 
 
@@ -249,7 +251,7 @@ class VAE(Estimator[VariationalAutoencoder]):
     def _fit(self, rows: Rows, run: RunOptions) -> tuple[VariationalAutoencoder, Seen]:
         x, mask, schema, seed = rows
         choice = Choice.of(self.get_params(deep=False)).named(schema)
-        settings = self._settings(choice, schema, seed)
+        settings = self._settings(choice, schema, len(x), seed)
         model = start_vae(schema, choice, x, mask, *settings.split(len(x)), seed, self.trim)
         objective = self._objective(bool(mask.all()))
         with torch.random.fork_rng(devices=[]):
@@ -258,6 +260,8 @@ class VAE(Estimator[VariationalAutoencoder]):
             done = train(step, x.float(), mask, settings, self._report, run.checkpoint, run.redraw)
         self.history_, self.interrupted_ = done.history, done.interrupted
         model = model.double()
+        if schema.container == "image" and choice.wants_path(schema):
+            refit.settle(model, x[:SETTLED], mask[:SETTLED], seed)
         model.place_axes(x[:CODED], mask[:CODED])
         return model, Seen(x, mask)
 
@@ -270,7 +274,7 @@ class VAE(Estimator[VariationalAutoencoder]):
         ) * dear  # of one draw
         return min(n, max(500, 500_000_000 // (work * self.samples)))
 
-    def _settings(self, choice: Choice, schema: Schema, seed: int) -> Settings:
+    def _settings(self, choice: Choice, schema: Schema, n: int, seed: int) -> Settings:
         path, conv = choice.wants_path(schema), choice.wants_convolutions(schema)
         image = schema.container == "image"
         if self.missing == "mar" and path:  # beside a linear path a table asks for little more, images do
@@ -292,6 +296,8 @@ class VAE(Estimator[VariationalAutoencoder]):
             weight_decay=given(self.weight_decay, 0.3 if conv and not path else 0.05),
             masking=self.masking and self.missing == "mar",
             validation=self.validation_fraction,
+            patience=None if image and path else Settings.patience,
+            finish=0.25 if image and path and n < FEW and self.max_epochs == "auto" else 0.0,
             trim=self.trim,
             device=self.device,
             seed=seed,

@@ -17,7 +17,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
 Parts = tuple[Step, Any, Generator, Average]  # what moves from step to step; the second is the optimiser
 WATCHED = 256  # training rows whose value is watched where none are held out
+FINISHING = 0.3  # share of the learning rate that the last epochs, of all rows, start from
 TRAINED = 100  # steps from which on a model that has learnt nothing is worth a word
 
 
@@ -95,11 +96,14 @@ def train(
     total, every = epochs * n_steps, max(1, epochs // 100)
     average = Average(step, settings.average * total)
     parts: Parts = step, optimizer, generator, average
+    drops = any(isinstance(module, torch.nn.Dropout) for module in step.modules())
     run, epoch = Run(), 0
 
     def learn(epoch: int) -> tuple[float, float]:
         """Take an epoch's steps; the means of the value and of the loss."""
         step.train()
+        if drops:  # a run that goes on from a checkpoint leaves out the same units
+            torch.manual_seed(settings.seed + epoch)
         values = x if redraw is None else fabric.to_device(redraw(epoch))
         shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
         total_value, total_loss = x.new_zeros(()), x.new_zeros(())
@@ -184,10 +188,38 @@ def train(
         average.store()
     separate(step)
     step.eval()
+    if settings.finish and judged and not run.interrupted:
+        _finish(run, step, x, mask, settings, callback, redraw)
     if total >= TRAINED and not run.interrupted and (doubt := step.doubt(watched_x, watched_mask)):
         warnings.warn(doubt, UserWarning, stacklevel=2)
     step.to("cpu")
     return run
+
+
+def _finish(
+    run: Run,
+    step: Step,
+    x: Tensor,
+    observed: Tensor | None,
+    settings: Settings,
+    callback: Callback | None,
+    redraw: Redraw | None,
+) -> None:
+    """Go on from the best weights for a few epochs of all rows: those held out have done their work, and may teach too."""
+    done = len(run.history)
+    epochs = math.ceil(settings.finish * done)
+
+    def told(record: dict[str, Any]) -> None:
+        run.history.append(record | {"epoch": done + record["epoch"], "epochs": done + epochs})
+        if callback:
+            callback(run.history[-1])
+
+    rate = settings.learning_rate * FINISHING * run.best.rate
+    last = replace(
+        settings, validation=0.0, finish=0.0, epochs=epochs, learning_rate=rate, seed=settings.seed + 1
+    )
+    later = None if redraw is None else lambda epoch: redraw(done + epoch)
+    run.interrupted = train(step, x, observed, last, told, redraw=later).interrupted
 
 
 def _go_back(run: Run, parts: Parts, epoch: int, value: float, loss: float, failure: Exception | None) -> int:

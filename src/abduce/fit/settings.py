@@ -31,7 +31,7 @@ class Settings:
     optimizer: str = "adamw"  # or "sgd"
     schedule: str = "cosine"  # of the learning rate; or "linear", down to zero
     average: float = 0.0  # share of the run, at its end, whose weights are averaged
-
+    finish: float = 0.0  # share of the epochs run that are added at the end for all rows, those held out too
     steps: int = 12_000  # to choose the epochs by, where they are not given
 
     def n_epochs(self, rows: int) -> int:

@@ -47,8 +47,8 @@ class Shapes:
     ``latent`` are the units of each layer from the top down, ``hidden`` the encoder's widths, ``likelihoods`` one name for
     each field, ``components`` those of the prior, ``logistics`` those of a mixture of logistics, ``path`` those of the linear
     path (0: there is none), ``dropout`` the share of hidden units left out in training, ``image`` the shape that convolutions
-    read (None: no convolutions) and ``mask`` the arguments of a :class:`~abduce.models.missingness.MaskModel` (None: cells are
-    missing at random).
+    read (None: no convolutions), ``blocks`` the residual ones at each of their sizes and ``mask`` the arguments of a
+    :class:`~abduce.models.missingness.MaskModel` (None: cells are missing at random).
     """
 
     latent: tuple[int, ...]
@@ -61,6 +61,7 @@ class Shapes:
     path: int = 0
     dropout: float = 0.0
     image: tuple[int, ...] | None = None
+    blocks: int = 0
     mask: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -106,13 +107,17 @@ class Shapes:
             logistics=2 if wants else 3,
             dropout=dropout,
             image=schema.shape if conv else None,
+            blocks=int(conv and rows >= FEW),
             mask=mask,
         )
 
-    def beside(self, components: int) -> Shapes:
-        """The shapes with a linear path of so many components, which brings its own prior and posterior."""
-        prior = GaussianMixturePrior.name
-        return replace(self, prior=prior, components=components, posterior="path", path=components)
+    def beside(self, components: int, tied: bool = False) -> Shapes:
+        """The shapes with a linear path of so many components, which brings its own prior and posterior.
+
+        With ``tied`` the encoder may turn the posterior too, not only shift and stretch it.
+        """
+        prior, posterior = GaussianMixturePrior.name, "tied path" if tied else "path"
+        return replace(self, prior=prior, components=components, posterior=posterior, path=components)
 
 
 def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:

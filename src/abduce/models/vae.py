@@ -25,7 +25,7 @@ from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.distributions.heads import THINNABLE
 from abduce.distributions.likelihoods import Product
-from abduce.distributions.posteriors import MixtureNormal, Posterior
+from abduce.distributions.posteriors import MixtureNormal, MovesHead, Posterior
 from abduce.distributions.priors import GaussianMixturePrior
 from abduce.gaussians.linear import LinearPath
 from abduce.inference.codes import CodeAxes, code_axes
@@ -82,7 +82,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         linear = path or _blank_path(len(self.features.cell), self.latent_dim, shapes.path)
         self.surrogate = _Surrogate(linear) if shapes.path else None
         self.head = head
-        self.noise_dim = self.latent_dim + 1 if head is None else self.latent_dim
+        self.noise_dim = head.noise_dim if shapes.path else self.latent_dim
         self.encoder = self._encoder()
         self.prior = prior
         self.mask_model = None if shapes.mask is None else MaskModel(**shapes.mask)
@@ -162,15 +162,16 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     # ------------------------------------------------------------------ parts
 
     def _parts(self, path: LinearPath | None, pseudo: Tensor | None) -> tuple[Any, Any]:
-        """The prior, and the head that reads the posterior off the encoder: None beside a linear path."""
+        """The prior, and the head that reads the posterior off the encoder, or beside a linear path what moves its own."""
         shapes, choice = self.shapes, self.choice
+        moves = MovesHead(self.latent_dim, shapes.posterior == "tied path") if shapes.path else None
         if path is not None:
-            return GaussianMixturePrior(path.weights, path.means, path.covariances), None
+            return GaussianMixturePrior(path.weights, path.means, path.covariances), moves
         if pseudo is None:
             pseudo = torch.zeros(shapes.components, self.features.n_features)
         prior = (PRIORS | FIXED)[shapes.prior](shapes.latent[0], shapes.components, self.encode, pseudo)
         if shapes.path:
-            return prior, None
+            return prior, moves
         if len(shapes.latent) == 1:
             hidden = shapes.hidden[:1] or (64,)
             return prior, POSTERIORS[shapes.posterior](self.latent_dim, choice.transforms, hidden)
@@ -184,18 +185,20 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         if shapes.image is None:
             return MLP(self.bottom, shapes.hidden[::-1], n_out, *after)
         planes = n_out // self.features.n_cells
-        return ConvolutionalDecoder(self.bottom, shapes.image, planes, shapes.hidden, *after)
+        return ConvolutionalDecoder(self.bottom, shapes.image, planes, shapes.hidden, *after, shapes.blocks)
 
     def _encoder(self) -> MLP | ConvolutionalEncoder:
         """Beside a linear path it reads the path's posterior mean too, and starts by moving nothing."""
         shapes, choice, n_read = self.shapes, self.choice, self.features.n_features
-        zero = self.head is None
-        extra, n_out = (self.latent_dim, 2 * self.latent_dim) if zero else (0, self.head.n_parameters)
-        after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": n_out, "zero_start": zero}
+        extra = self.latent_dim if shapes.path else 0
+        after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": self.head.n_parameters}
+        after |= {"zero_start": bool(shapes.path)}
         after |= {"activation": choice.activation, "dropout": shapes.dropout}
         if shapes.image is None:
             return MLP(n_read + extra, **after)
-        return ConvolutionalEncoder(shapes.image, n_read // self.features.n_cells, extra, **after)
+        return ConvolutionalEncoder(
+            shapes.image, n_read // self.features.n_cells, extra, **after, blocks=shapes.blocks
+        )
 
     @torch.no_grad()
     def _start(self, path: LinearPath) -> None:
@@ -222,7 +225,6 @@ class VariationalAutoencoder(LatentVariableModel, Model):
 
     def encode(self, read: Tensor) -> Posterior:
         """q(z|x) from what the encoder reads of a row, where it stands on its own."""
-        assert self.head is not None
         return self.head(self.encoder(read))
 
     def posterior(self, x: Tensor, observed: Tensor | None = None) -> Posterior:
@@ -234,8 +236,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         with torch.no_grad():
             log_r, means, chol, _ = self.surrogate.path().posterior(*self.features.cells(x, observed))
             centre = torch.einsum("bc,bck->bk", log_r.exp(), means)
-        shift, log_stretch = self.encoder(torch.cat([read, centre], -1)).chunk(2, -1)
-        return MixtureNormal(log_r, means, chol, shift, log_stretch.clamp(-2.0, 2.0))
+        return MixtureNormal(log_r, means, chol, *self.head(self.encoder(torch.cat([read, centre], -1))))
 
     def linear_path(self) -> LinearPath | None:
         """The linear path over the cells themselves; None if there is none, or if it reads classes or counts."""

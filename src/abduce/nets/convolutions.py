@@ -5,9 +5,12 @@
 
 The encoder's layers are 3 x 3 convolutions of stride 2, sizes rounded up.  The decoder goes back through the same sizes by
 transposed 4 x 4 convolutions of stride 2, each pixel of which sums as many terms (no checkerboard), cropped where a size is
-odd.  Rows are flat, as everywhere: planes of cells (H, W, C) in C order.
+odd.  With ``blocks`` so many residual pairs, x + conv(act(conv(act(x)))), 3 x 3, follow at each of the smaller sizes, and the
+decoder reaches the whole size with 24 planes, of which a last 3 x 3 convolution makes parameters.  Rows are flat, as
+everywhere: planes of cells (H, W, C) in C order.
 
-Sources: LeCun et al. 1998; Radford, Metz & Chintala 2016 (arXiv:1511.06434); Odena, Dumoulin & Olah 2016 (checkerboards).
+Sources: LeCun et al. 1998; He et al. 2016 (arXiv:1512.03385); Radford, Metz & Chintala 2016 (arXiv:1511.06434); Odena,
+Dumoulin & Olah 2016 (checkerboards).
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from abduce.nets.mlp import PathLayer, activation_of, zeroed
 
-BUDGET = 2**23  # numbers in the widest tensor of a slice of rows, where no gradient needs them all at once
+BUDGET = (
+    2**20
+)  # numbers in the widest tensor of a slice of rows, where no gradient needs them all at once: fits a cache
+LAST = 24  # planes of the whole size before the parameters, with residual blocks
 
 
 def halvings(shape: Sequence[int], levels: int) -> list[tuple[int, int]]:
@@ -34,6 +41,18 @@ def halvings(shape: Sequence[int], levels: int) -> list[tuple[int, int]]:
     for _ in range(levels):
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
     return sizes
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside the identity: x + conv(act(conv(act(x))))."""
+
+    def __init__(self, width: int, activation: str):
+        super().__init__()
+        first, last = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.net = nn.Sequential(activation_of(activation), first, activation_of(activation), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.net(x)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -56,6 +75,7 @@ class ConvolutionalEncoder(nn.Module):
         activation: str = "silu",
         dropout: float = 0.0,
         zero_start: bool = False,
+        blocks: int = 0,
     ):
         super().__init__()
         self.shape = _whole(shape)
@@ -63,7 +83,8 @@ class ConvolutionalEncoder(nn.Module):
         widths = [planes * self.shape[2], *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation_of(activation)]
+            layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+            layers += [*_residuals(after, blocks, activation), activation_of(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.net = nn.Sequential(*layers)
@@ -102,29 +123,35 @@ class ConvolutionalDecoder(nn.Module):
         activation: str = "silu",
         linear_path: bool = False,
         dropout: float = 0.0,
+        blocks: int = 0,
     ):
         super().__init__()
         self.shape, self.planes = _whole(shape), planes
         h, w, c = self.shape
         self.sizes = halvings(self.shape, len(hidden))
         out = planes * c
-        widths = [out, *hidden]  # of the result of each size
+        deep = blocks > 0 and len(hidden) > 0
+        widths = [LAST if deep else out, *hidden]  # of the result of each size
         (small_h, small_w), width = self.sizes[-1], widths[-1]
         self.start = nn.Sequential(nn.Linear(in_dim, width * small_h * small_w), activation_of(activation))
         steps: list[nn.Module] = []
+        last: Any = None
         for level in range(len(hidden), 0, -1):
             after = widths[level - 1]
-            step: list[nn.Module] = [nn.ConvTranspose2d(widths[level], after, 4, stride=2, padding=1)]
-            if level > 1:
+            step: list[nn.Module] = _residuals(widths[level], blocks, activation)
+            step.append(last := nn.ConvTranspose2d(widths[level], after, 4, stride=2, padding=1))
+            if level > 1 or deep:
                 step.append(activation_of(activation))
-                if dropout:
-                    step.append(nn.Dropout(dropout))
+            if level > 1 and dropout:
+                step.append(nn.Dropout(dropout))
             steps.append(nn.Sequential(*step))
+        if deep:
+            steps.append(last := nn.Conv2d(LAST, out, 3, padding=1))
         self.steps = nn.ModuleList(steps)
         self.offset = nn.Parameter(torch.zeros(out * h * w))
         self.linear = PathLayer(in_dim, out * h * w) if linear_path else None
         if linear_path and steps:
-            zeroed(steps[-1][0])  # pyright: ignore[reportIndexIssue]
+            zeroed(last)
         widest = [16 * n * size[0] * size[1] for n, size in zip(widths[:-1], self.sizes[1:], strict=True)]
         self.rows = max(1, BUDGET // max([out * h * w, *widest]))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -140,10 +167,14 @@ class ConvolutionalDecoder(nn.Module):
     def _decode(self, z: Tensor) -> Tensor:
         h, w, c = self.shape
         y = self.start(z).view(len(z), -1, *self.sizes[-1])
-        for step, size in zip(self.steps, reversed(self.sizes[:-1]), strict=True):
+        for step, size in zip(self.steps, [*reversed(self.sizes[:-1]), (h, w)], strict=False):
             y = step(y)[:, :, : size[0], : size[1]]
         y = y.reshape(-1, self.planes, c, h, w).permute(0, 1, 3, 4, 2).flatten(1) + self.offset
         return y if self.linear is None else y + self.linear(z)
+
+
+def _residuals(width: int, blocks: int, activation: str) -> list[nn.Module]:
+    return [Residual(width, activation) for _ in range(blocks)]
 
 
 def _whole(shape: Sequence[int]) -> tuple[int, int, int]:

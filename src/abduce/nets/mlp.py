@@ -19,7 +19,7 @@ def activation_of(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def zeroed(layer: nn.Linear | nn.ConvTranspose2d) -> None:
+def zeroed(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
     """Set a layer's weights to zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
