@@ -71,9 +71,8 @@ class VAE(Estimator[VariationalAutoencoder]):
     components : int
         Of a "mixture", or pseudo-inputs of a "vamp" prior.
     posterior : "auto", "diagonal", "full", "flow", "iaf"; of several layers "bottom_up" or "top_down"
-        Family of q(z|x).  "auto" is what the linear path gives, without one "full" of convolutions, else "diagonal" or, of
-        several layers, "bottom_up".  "iaf" is quick to draw from and slow to
-        evaluate elsewhere: it goes with ``masking=False`` and ``gradient="plain"``.
+        Family of q(z|x).  "auto" is what the linear path gives, of images turned too, without one "full" of convolutions, else
+        "diagonal" or, of several layers, "bottom_up".  "iaf" is quick to draw from and slow to evaluate elsewhere: it goes with ``masking=False`` and ``gradient="plain"``.
     transforms : int
         Of a flow posterior.
     objective : "auto", "elbo", "iwae" or an objective
@@ -90,7 +89,8 @@ class VAE(Estimator[VariationalAutoencoder]):
     trim : float in [0, 0.5)
         Share of rows, the least plausible, left out of each training step: robustness against anomalies in X.
     validation_fraction : float in [0, 1)
-        Share of rows held out of training to pick the best weights and to stop by.
+        Share of rows held out of training to pick the best weights and to stop by.  Of fewer than 20,000 grey images they are
+        learnt from too, in a quarter more epochs at the end, where ``max_epochs`` is "auto".
     masking : bool
         Hide random parts of rows in training, so that blanks are never new to the encoder.
     missing : "mar" or "mnar"

@@ -27,7 +27,7 @@ from abduce.nets.mlp import PathLayer, activation_of, zeroed
 
 BUDGET = (
     2**20
-)  # numbers in the widest tensor of a slice of rows, where no gradient needs them all at once: fits a cache
+)  # numbers in the widest tensor of a slice of rows, where no gradient needs all: it fits a cache
 LAST = 24  # planes of the whole size before the parameters, with residual blocks
 
 
