@@ -3,7 +3,8 @@
 python benchmarks/compression.py [--only digits mnist fashion binary] [--quick] [--epochs N]
 
 Sizes are `len(bytes)` of everything needed but the model and the codec. "Marginal" leaves out the first rows, which
-are coded without bits-back and paid in full. Models are `VAE()` without arguments, but for the epochs where they are named. A trained model is kept in out/benchmarks/models and used again.
+are coded without bits-back and paid in full. Models are `VAE()` without arguments, but for the epochs where they are
+named. A trained model is kept in out/benchmarks/models and used again.
 """
 
 from __future__ import annotations

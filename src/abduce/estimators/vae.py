@@ -72,7 +72,8 @@ class VAE(Estimator[VariationalAutoencoder]):
         Of a "mixture", or pseudo-inputs of a "vamp" prior.
     posterior : "auto", "diagonal", "full", "flow", "iaf"; of several layers "bottom_up" or "top_down"
         Family of q(z|x).  "auto" is what the linear path gives, of images turned too, without one "full" of convolutions, else
-        "diagonal" or, of several layers, "bottom_up".  "iaf" is quick to draw from and slow to evaluate elsewhere: it goes with ``masking=False`` and ``gradient="plain"``.
+        "diagonal" or, of several layers, "bottom_up".  "iaf" is quick to draw from and slow to evaluate elsewhere: it goes
+        with ``masking=False`` and ``gradient="plain"``.
     transforms : int
         Of a flow posterior.
     objective : "auto", "elbo", "iwae" or an objective
