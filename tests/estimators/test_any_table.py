@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
-from abduce import ICA, PCA, RBM, VAE, Auto, GaussianMixture, Ising
+from abduce import ICA, PCA, RBM, VAE, Auto, GaussianMixture, Ising, MixtureOfFactorAnalyzers
 
 
 def quick() -> list:
@@ -239,9 +240,7 @@ def test_answers_do_not_depend_on_how_a_table_is_written(case):
         warnings.simplefilter("ignore")  # an empty column is said to be one
         wide = np.concatenate([X, np.full((len(X), 1), 7.0), np.full((len(X), 1), np.nan)], 1)
         more = model.__class__(**model.get_params()).fit(wide)
-    np.testing.assert_allclose(
-        more.fill(wide)[:, : X.shape[1]], fill, rtol=0.1, atol=0.1
-    )  # EM's ridge sees them
+    np.testing.assert_allclose(more.fill(wide)[:, : X.shape[1]], fill, **ROUND)
     assert (more.fill(wide)[:, X.shape[1]] == 7.0).all()
     listed = model.__class__(**model.get_params()).fit(X.tolist())
     np.testing.assert_allclose(listed.fill(X.tolist()), fill, **ROUND)
@@ -252,6 +251,35 @@ def test_answers_do_not_depend_on_how_a_table_is_written(case):
     np.testing.assert_allclose(
         named.fill(frame).to_numpy()[:, ~whole.to_numpy()], fill[:, ~whole.to_numpy()], rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("rows", [12, 60])
+@pytest.mark.parametrize(
+    "model",
+    [
+        Auto(),
+        GaussianMixture(),
+        GaussianMixture(components=2, covariance_type="tied"),
+        MixtureOfFactorAnalyzers(components=2),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:no value in any row")
+def test_empty_and_constant_columns_tell_nothing_of_the_others(model, rows):
+    rng = np.random.default_rng(rows)
+    X = rng.normal(size=(rows, 2)) @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(rows, 4))
+    X[rng.random(X.shape) < 0.15] = np.nan
+    spread = np.nanstd(X, 0)
+    model = model.set_params(random_state=0)
+    alone = clone(model).fit(X)
+    for column in (np.nan, 3.7, 1e-9):
+        wide = np.c_[X[:, :2], np.full(rows, column), X[:, 2:], np.full(rows, column)]
+        filled = clone(model).fit(wide).fill(wide)
+        np.testing.assert_allclose(
+            np.delete(filled, [2, 5], 1) / spread, alone.fill(X) / spread, rtol=0, atol=1e-9
+        )
+        assert np.isfinite(filled).all()
+        assert (filled[:, 2] == (column if column == column else filled[0, 2])).all()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
