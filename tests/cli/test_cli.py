@@ -336,24 +336,24 @@ class TestAnswers:
         assert not (tmp_path / "wrong.csv").exists()
 
 
-class TestText:
-    """A small CSV of what other programs write, and a model of it."""
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    """A folder with a small CSV of what other programs write, and a model of it."""
+    folder = tmp_path_factory.mktemp("messy")
+    rng = np.random.default_rng(0)
+    lines = ["id;2019;zip;x;f"]
+    for i in range(60):
+        x = "" if i % 9 == 0 else f"{rng.normal():.2f}0".replace(".", ",")
+        flag = "true" if i % 2 else "false"
+        lines.append(f"r{i:03d};{rng.normal():.2f}0;{('02116', '10001')[i % 2]};{x};{flag}".replace(".", ","))
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+    done = shell("fit", "-", "-o", folder / "model", "-q", input=(folder / "a.csv").read_text())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
 
-    @pytest.fixture(scope="class")
-    def messy(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("messy")
-        rng = np.random.default_rng(0)
-        lines = ["id;2019;zip;x;f"]
-        for i in range(60):
-            x = "" if i % 9 == 0 else f"{rng.normal():.2f}0".replace(".", ",")
-            flag = "true" if i % 2 else "false"
-            lines.append(
-                f"r{i:03d};{rng.normal():.2f}0;{('02116', '10001')[i % 2]};{x};{flag}".replace(".", ",")
-            )
-        (folder / "a.csv").write_text("\n".join(lines) + "\n")
-        done = shell("fit", "-", "-o", folder / "model", "-q", input=(folder / "a.csv").read_text())
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        return folder
+
+class TestText:
+    """What other programs write comes back as it was."""
 
     def test_a_pipe_gives_every_observed_cell_back(self, messy):
         before = (messy / "a.csv").read_text()

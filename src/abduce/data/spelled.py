@@ -36,7 +36,9 @@ def numeric(column: Column) -> Column:
     level = np.array([*known, np.nan])
     values = level[np.where(column.observed, column.values.astype(np.int64), len(known))]
     observed = np.isfinite(values)
-    return replace(column, form="number", values=np.where(observed, values, 0.0), observed=observed, levels=())
+    return replace(
+        column, form="number", values=np.where(observed, values, 0.0), observed=observed, levels=()
+    )
 
 
 def spelled_numbers(column: Column) -> Column | None:

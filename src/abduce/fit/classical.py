@@ -128,7 +128,7 @@ def gaussian_mixture(
     if reg_covar < 0:
         raise ValueError(f"reg_covar must not be negative, got {reg_covar}")
     whole = completed(x, observed, seed) if whole is None else whole
-    if not bool((some := varying(x, observed)).all()):
+    if reg_covar and not bool((some := varying(x, observed)).all()):
         inner = None if observed is None else observed[:, some]
         fitted = gaussian_mixture(
             x[:, some], inner, components, covariance_type, reg_covar, seed, whole[:, some]
