@@ -622,3 +622,35 @@ class TestFailure:
         status, _, error = ask("fit", table[0] / "penguins.csv", "-o", tmp_path / "m", "--kind", "year")
         assert status == 2
         assert "COLUMN=KIND" in error
+
+
+def test_numbers_with_slips_come_back_byte_for_byte(ask, tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "homes.csv"
+    size = rng.normal(500, 100, 300)
+    cells = [f"{v:.1f}" for v in size]
+    cells[7], cells[90], cells[11], cells[12] = "12;5x", "n/a?", "", ""
+    rows = [f"{cell},{2 * v + rng.normal():.2f}" for cell, v in zip(cells, size, strict=True)]
+    path.write_text("\n".join(["size,price", *rows]) + "\n")
+    told = "2 cells hold no number, such as '12;5x' in row 7"
+    assert told in ask("info", path)[1]
+    status, _, said = ask(
+        "fit",
+        path,
+        "-o",
+        tmp_path / "model",
+        "--model",
+        "gaussian-mixture",
+        "--set",
+        "components=1",
+        "--seed",
+        0,
+    )
+    assert status == 0
+    assert told in said
+    assert ask("fill", path, "-m", tmp_path / "model", "-o", tmp_path / "whole.csv")[0] == 0
+    before, after = path.read_text().splitlines(), (tmp_path / "whole.csv").read_text().splitlines()
+    changed = [i - 1 for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    assert changed == [11, 12]
+    for i in changed:
+        assert after[i + 1].endswith(before[i + 1])
+        assert float(after[i + 1].split(",")[0]) == pytest.approx(size[i], abs=10)
