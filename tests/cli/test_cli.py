@@ -336,24 +336,24 @@ class TestAnswers:
         assert not (tmp_path / "wrong.csv").exists()
 
 
-class TestText:
-    """A small CSV of what other programs write, and a model of it."""
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    """A folder with a small CSV of what other programs write, and a model of it."""
+    folder = tmp_path_factory.mktemp("messy")
+    rng = np.random.default_rng(0)
+    lines = ["id;2019;zip;x;f"]
+    for i in range(60):
+        x = "" if i % 9 == 0 else f"{rng.normal():.2f}0".replace(".", ",")
+        flag = "true" if i % 2 else "false"
+        lines.append(f"r{i:03d};{rng.normal():.2f}0;{('02116', '10001')[i % 2]};{x};{flag}".replace(".", ","))
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+    done = shell("fit", "-", "-o", folder / "model", "-q", input=(folder / "a.csv").read_text())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
 
-    @pytest.fixture(scope="class")
-    def messy(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("messy")
-        rng = np.random.default_rng(0)
-        lines = ["id;2019;zip;x;f"]
-        for i in range(60):
-            x = "" if i % 9 == 0 else f"{rng.normal():.2f}0".replace(".", ",")
-            flag = "true" if i % 2 else "false"
-            lines.append(
-                f"r{i:03d};{rng.normal():.2f}0;{('02116', '10001')[i % 2]};{x};{flag}".replace(".", ",")
-            )
-        (folder / "a.csv").write_text("\n".join(lines) + "\n")
-        done = shell("fit", "-", "-o", folder / "model", "-q", input=(folder / "a.csv").read_text())
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        return folder
+
+class TestText:
+    """What other programs write comes back as it was."""
 
     def test_a_pipe_gives_every_observed_cell_back(self, messy):
         before = (messy / "a.csv").read_text()
@@ -622,3 +622,35 @@ class TestFailure:
         status, _, error = ask("fit", table[0] / "penguins.csv", "-o", tmp_path / "m", "--kind", "year")
         assert status == 2
         assert "COLUMN=KIND" in error
+
+
+def test_numbers_with_slips_come_back_byte_for_byte(ask, tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "homes.csv"
+    size = rng.normal(500, 100, 300)
+    cells = [f"{v:.1f}" for v in size]
+    cells[7], cells[90], cells[11], cells[12] = "12;5x", "n/a?", "", ""
+    rows = [f"{cell},{2 * v + rng.normal():.2f}" for cell, v in zip(cells, size, strict=True)]
+    path.write_text("\n".join(["size,price", *rows]) + "\n")
+    told = "2 cells hold no number, such as '12;5x' in row 7"
+    assert told in ask("info", path)[1]
+    status, _, said = ask(
+        "fit",
+        path,
+        "-o",
+        tmp_path / "model",
+        "--model",
+        "gaussian-mixture",
+        "--set",
+        "components=1",
+        "--seed",
+        0,
+    )
+    assert status == 0
+    assert told in said
+    assert ask("fill", path, "-m", tmp_path / "model", "-o", tmp_path / "whole.csv")[0] == 0
+    before, after = path.read_text().splitlines(), (tmp_path / "whole.csv").read_text().splitlines()
+    changed = [i - 1 for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    assert changed == [11, 12]
+    for i in changed:
+        assert after[i + 1].endswith(before[i + 1])
+        assert float(after[i + 1].split(",")[0]) == pytest.approx(size[i], abs=10)

@@ -12,7 +12,9 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 
 from abduce import VAE, load
+from abduce.distributions.flows import FlowPrior
 from abduce.fit.bounds import CIWAE, ELBO, MIWAE, PIWAE, Renyi
+from abduce.fit.density import fit_density
 
 
 def digits(n: int = 120) -> np.ndarray:
@@ -312,6 +314,27 @@ def test_a_refitted_prior_beside_a_linear_path_and_in_place_of_others(tmp_path):
                 again.score_samples(rows[:9]), model.score_samples(rows[:9]), atol=1e-4
             )
             again.fit_prior(rows, "normal")
+
+
+def test_a_flow_that_ran_away_goes_back():
+    torch.manual_seed(0)
+    law, z = FlowPrior(2), torch.randn(400, 2) + 3
+
+    class Spiked(FlowPrior):
+        calls = 0
+
+        def log_prob(self, z):
+            Spiked.calls += self.training
+            return super().log_prob(z) * (math.nan if Spiked.calls == 3 and self.training else 1.0)
+
+    spiked = Spiked(2)
+    before = float(law.log_prob(z).detach().mean())
+    fit_density(law, z, 20, 0)
+    with pytest.warns(UserWarning, match="training fell in epoch 3"):
+        fit_density(spiked, z, 20, 0)
+    assert float(law.log_prob(z).detach().mean()) > before + 3
+    assert float(spiked.log_prob(z).detach().mean()) > before + 0.1
+    assert all(bool(torch.isfinite(p).all()) for p in spiked.parameters())
 
 
 def test_compression_after_a_refit():

@@ -13,12 +13,14 @@ from models_for_tests import factor_rows
 from sklearn.datasets import load_digits
 from test_train import BASE, StopAfter, binary_data, figures, same, start
 
-from abduce import PSD, VAE, Autoencoder, Diverged, EnergyNetwork
+from abduce import PSD, RBM, VAE, Autoencoder, ContrastiveDivergence, Diverged, EnergyNetwork
 from abduce.fit.bounds import ELBO, Bound
 from abduce.fit.fallback import TRIES, Best, is_fall
 from abduce.fit.loop import train as train_step
 from abduce.fit.settings import Settings
-from abduce.fit.steps import LatentStep
+from abduce.fit.steps import EnergyStep, LatentStep
+from abduce.inference.gibbs import BlockGibbs
+from abduce.models.boltzmann import RBMEnergy
 
 FELL = "training fell in epoch"
 
@@ -48,6 +50,14 @@ def train(model, objective, settings, *rest, x=None):
 )
 def test_a_fall_is_far_below_the_best(value, loss, due, ends, expected):
     assert Best(start=-10.0, value=-2.0, epoch=3).fallen(value, loss, due, ends) is expected
+
+
+def test_an_end_a_little_below_a_ceiling_is_a_fall():
+    best = Best(start=-10.0, value=-10.0, epoch=3)
+    assert not best.fallen(-11.0, None, True, True)
+    assert best.fallen(-11.1, None, True, True)
+    assert not best.fallen(-73.0, None, True, False)
+    assert best.fallen(-74.0, None, True, False)
 
 
 def test_an_end_below_a_start_that_nothing_was_better_than_is_a_fall():
@@ -239,3 +249,58 @@ def test_a_vamp_prior_that_collapses_is_no_worse_than_its_columns():
         ).fit(X)
     assert any("the posterior collapsed" in str(w.message) for w in told)
     assert model.score(X) > own(X) - 1.0
+
+
+# --- a loss that measures nothing: contrastive divergence ---
+
+
+def independent(X: np.ndarray) -> float:
+    """Mean log p of rows, column by column: of binary ones by their shares, of others by normal distributions."""
+    if set(np.unique(X)) <= {0, 1}:
+        return own(X)
+    return float(-(np.log(X.std(0)) + 0.5 * math.log(2 * math.pi) + 0.5).sum())
+
+
+@pytest.mark.parametrize("learning_rate", [1e-4, 1e-2, 1.0, 3.0, 10.0, 30.0, 100.0])
+@pytest.mark.parametrize("data", ["binary", "digits", "real"])
+@pytest.mark.parametrize("persistent", [True, False])
+def test_contrastive_divergence_at_any_rate_is_no_worse_than_columns_of_their_own_or_says_so(
+    learning_rate, data, persistent
+):
+    if data == "digits":  # the middle 16 pixels, so that log Z is a sum
+        X = (load_digits().images[:400, 2:6, 2:6].reshape(400, 16) > 7).astype(int)
+    else:
+        X = rows(binary=data == "binary")
+    objective = ContrastiveDivergence(1, persistent=persistent)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = RBM(
+            hidden=20, objective=objective, learning_rate=learning_rate, max_epochs=20, random_state=0
+        ).fit(X)
+    assert model.log_z_.kind == "exact"
+    said = any("worse than columns" in str(w.message) for w in told)
+    assert said or model.score(X) > independent(X) - 0.05 * X.shape[1]
+    assert model.score(X) > independent(X) - 0.2 * X.shape[1]
+    assert any(FELL in str(w.message) for w in told) == any("fell" in r for r in model.history_)
+    assert bool(told) or learning_rate < 30
+
+
+def test_a_network_that_chains_have_not_trained_yet_is_told():
+    X = rows()[:, :3]
+    objective = ContrastiveDivergence(1, persistent=True)
+    with pytest.warns(UserWarning, match="worse than columns that do not depend on each other"):
+        model = EnergyNetwork(objective=objective, learning_rate=1e-5, max_epochs=3, random_state=0).fit(X)
+    assert model.score(X) < independent(X) - 0.3
+
+
+def test_a_model_of_chains_that_ends_worse_than_columns_of_their_own_is_told():
+    X = rows(binary=True)
+    model = RBMEnergy.start(torch.from_numpy(X).float(), 8, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.weight *= 1e4
+    loss = ContrastiveDivergence().start(
+        model, torch.from_numpy(X).float(), torch.Generator(), BlockGibbs(model)
+    )
+    told = EnergyStep(loss).doubt(torch.from_numpy(X).float(), None)
+    assert told is not None
+    assert "worse than columns that do not depend on each other" in told

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from abduce.data.columns import (
 )
 from abduce.data.fields import CODED, Field, Group, grouped, listing, side_by_side
 from abduce.data.lattice import float_type, negative_zero, round_codes
+from abduce.data.spelled import numeric
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -134,13 +136,16 @@ class Frames(Container):
         observed, novel = np.empty(out.shape, bool), np.zeros(out.shape, bool)
         for j, field, column in self._columns(X, name):
             observed[:, j] = column.observed
+            if field.spelled and column.form == "text":
+                column = numeric(column)
+                novel[:, j] = observed[:, j] & ~column.observed
             if field.coded:
                 data = lookup(column, field)
                 novel[:, j] = data < 0
             else:
                 data = numbers(column, field)
                 if field.kind in _HELD:
-                    novel[:, j] = ~_HELD[field.kind](data) & column.observed
+                    novel[:, j] |= ~_HELD[field.kind](data) & column.observed
                 data = data if field.transform.as_is else field.transform.to(data, dtype)
             out[:, j] = data
         return ModelValues(out, observed, novel if novel.any() else None)
@@ -159,8 +164,10 @@ class Frames(Container):
         same_length(len(X), len(data))
         out = X.copy()
         for j in np.flatnonzero(where.any(axis=0)):
-            label, rows = self.labels[j], where[:, j]
-            out[label] = as_series(put(X[label], rows, _finish(self.fields[j], data[rows, j])), X.index)
+            label, rows, field = self.labels[j], where[:, j], self.fields[j]
+            if field.spelled and pd.api.types.is_numeric_dtype(X[label].dtype):  # spelled in training alone
+                field = replace(field, dtype=str(X[label].dtype))
+            out[label] = as_series(put(X[label], rows, _finish(field, data[rows, j])), X.index)
         return out
 
     def put_constants(self, X: Any) -> Any:
@@ -176,7 +183,7 @@ class Frames(Container):
         k = np.zeros((len(X), len(self.fields)), np.int64)
         observed = np.zeros(k.shape, bool)
         for j, (field, label) in enumerate(zip(self.fields, self.labels, strict=True)):
-            if field.denominator is None and not field.coded:
+            if (field.denominator is None and not field.coded) or field.spelled:  # "1.50" is no number
                 continue
             try:
                 k[:, j], observed[:, j] = _column_codes(read_column(_finite(X[label]), field.name), field)
@@ -225,6 +232,8 @@ def _finish(field: Field, data: np.ndarray) -> Any:
     label = field.dtype.lower()
     if field.whole and not field.integral:
         data = np.maximum(np.rint(data), 1.0 if field.kind == "positive" else -np.inf)
+    if field.spelled:
+        return build_column(field, (data.astype(np.int64) if field.whole else data).astype(str))
     if field.integral:
         dtype = np.dtype(label.split("[")[0] if label.startswith(("int", "uint")) else "int64")
         data = _fitted(data, dtype, 1.0 if field.kind == "positive" else -np.inf).astype(dtype)

@@ -87,6 +87,12 @@ class Field:
         name = self.dtype.lower()
         return name.startswith(("int", "uint")) or name == "object[int]"
 
+    @property
+    def spelled(self) -> bool:
+        """Tell whether the numbers are those of a column of text (:mod:`abduce.data.spelled`)."""
+        text = self.dtype == "object" or self.dtype.startswith(("str", "arrow:", "large_string"))
+        return text and self.seen > 0 and self.kind in KINDS and not self.coded
+
     @cached_property
     def transform(self) -> Transform:
         """The map from data values, codes of coded kinds, to model values."""

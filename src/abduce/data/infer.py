@@ -17,6 +17,7 @@ import numpy as np
 from abduce.data.columns import Column
 from abduce.data.fields import CODED, KINDS, Field, listing
 from abduce.data.lattice import column_denominator
+from abduce.data.spelled import slips, spelled_numbers
 
 LEVELS = 1000  # texts beyond which a column names rows, or is a number in disguise
 _EXACT = 2.0**53
@@ -102,6 +103,15 @@ def _check_kind(kind: Any, allowed: tuple, key: Any = None) -> None:
 
 def frame_field(column: Column, kind: str | None) -> Field:
     """Describe one column of a frame; `kind` overrides the guess, ValueError if it cannot hold the data."""
+    if (kind is None or kind not in (*CODED, "identifier")) and (found := spelled_numbers(column)):
+        if told := slips(column):
+            warnings.warn(
+                f"column {column.name!r} is read as numbers, and {told}: such cells stay as they are and tell the model "
+                "nothing",
+                UserWarning,
+                stacklevel=6,
+            )
+        column = found
     n = max(len(column.values), 1)
     share = 1.0 - float(column.observed.sum()) / n
     values = column.values[column.observed]

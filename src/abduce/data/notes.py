@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from abduce.data.columns import read_column
 from abduce.data.fields import CODED, Field
 from abduce.data.schema import Schema
+from abduce.data.spelled import slips
 
 SPIKE = 0.1  # share of the observed cells from which on one value is worth a word
 FEW = 12  # distinct values; of fewer, each is frequent
@@ -34,6 +36,9 @@ def describe_data(schema: Schema, X: Any) -> list[dict[str, Any]]:
         if field.kind not in CODED:
             found[field.name] = _of_numbers(field, data[observed[:, j], j])
     labels = {str(label): label for label in schema.order}
+    for field in schema.fields:
+        if field.spelled and (told := slips(read_column(X[labels[field.name]], field.name))):
+            found[field.name].append(told)
     for field in schema.left_out:
         if field.kind == "identifier":
             column = X[labels[field.name]].dropna()

@@ -115,12 +115,12 @@ class Schema:
         labels = column_labels(X)
         _check_size(X.shape, len(labels))
         asked = resolve_kinds(kinds, labels)
-        if labels == list(range(len(labels))) and all(map(_floats, X.dtypes)):
+        columns = [read_column(X[label], str(label)) for label in labels]
+        if _unnamed(labels) and all(c.form == "number" and c.dtype.lower() != "uint8" for c in columns):
             # numbers without names: an array in a frame, whose columns are told as an array's are
-            array = X.to_numpy()
+            array = np.stack([np.where(c.observed, c.values, np.nan) for c in columns], 1)
             guessed = array_fields(*split(array, "X"), array.dtype, asked)
             asked = [kind or f.kind for kind, f in zip(asked, guessed, strict=True)]
-        columns = [read_column(X[label], str(label)) for label in labels]
         every = [frame_field(column, kind) for column, kind in zip(columns, asked, strict=True)]
         if any(f.kind == "binary" for f in every) and all(
             f.kind == "binary" or (f.constant and f.low in (0, 1)) for f in every if f.kind in KINDS
@@ -386,9 +386,9 @@ def _check_size(shape: tuple[int, ...], features: int) -> None:
         raise ValueError(f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required.")
 
 
-def _floats(dtype: Any) -> bool:
-    """Whether a column holds plain numbers, as an array does."""
-    return isinstance(dtype, np.dtype) and dtype.kind in "iuf" and dtype != np.uint8
+def _unnamed(labels: list) -> bool:
+    """Whether columns only have the numbers that pandas gives them, or the names that polars makes of these."""
+    return any(labels == [make(j) for j in range(len(labels))] for make in (int, "column_{}".format))
 
 
 def _warn_empty(names: list[str]) -> None:

@@ -12,7 +12,7 @@ from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.estimator import RunOptions
 from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
-from abduce.gaussians.em import one_thread
+from abduce.gaussians.em import one_thread, varying
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.inference.energy import Energy
 from abduce.models.mixture import FactorAnalyzersEnergy
@@ -186,7 +186,7 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
     components : int
         At most one for two rows.
     factors : int or "auto"
-        Of each component; "auto": 20, or one less than there are columns.
+        Of each component; "auto": 20, or one less than there are columns that vary.
     pseudo_rows : float
         How many rows the pooled covariance counts as in each component.
 
@@ -217,7 +217,7 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
         k = check_components("components", self.components, len(x) // 2)
         q = self.factors
         if q == "auto":
-            q = max(1, min(20, x.shape[1] - 1))
+            q = max(1, min(20, int(varying(x, observed).sum()) - 1))
         check_count("factors", q)
         check_number("pseudo_rows", self.pseudo_rows, 0)
         with one_thread():

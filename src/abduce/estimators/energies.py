@@ -95,7 +95,8 @@ class EnergyEstimator(Estimator[M]):
             and field.denominator == 1
         ):
             return "categorical" if field.high - field.low < LEVELS else field.kind
-        return field.kind
+        # a Gaussian of logarithms has means beyond all data where it is unsure
+        return "real" if field.kind == "positive" and "real" in self.supports else field.kind
 
     def _support(self, schema: Schema) -> str:
         """What this model's cells hold; ValueError naming the columns that do not fit."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from abduce.checks import check_choice
 from abduce.data.seen import Seen
 from abduce.gaussians import gaussian_fit, linear
-from abduce.gaussians.em import one_thread
+from abduce.gaussians.em import alone, one_thread, varying
 from abduce.gaussians.gaussian_fit import CovarianceType
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy, PrincipalEnergy
@@ -128,6 +128,12 @@ def gaussian_mixture(
     if reg_covar < 0:
         raise ValueError(f"reg_covar must not be negative, got {reg_covar}")
     whole = completed(x, observed, seed) if whole is None else whole
+    if reg_covar and not bool((some := varying(x, observed)).all()):
+        inner = None if observed is None else observed[:, some]
+        fitted = gaussian_mixture(
+            x[:, some], inner, components, covariance_type, reg_covar, seed, whole[:, some]
+        )
+        return _among(fitted, some, *alone(x, observed, reg_covar))
     try:
         found = mixture.GaussianMixture(
             components, covariance_type=covariance_type, reg_covar=reg_covar, random_state=seed % 2**32
@@ -143,6 +149,18 @@ def gaussian_mixture(
             f"{_constant(whole)}; use fewer components, a larger reg_covar, or drop constant columns"
         ) from error
     return GaussianMixtureEnergy.of(law.log_weights, law.means, law.covariances)
+
+
+def _among(
+    fitted: GaussianMixtureEnergy, some: Tensor, mean: Tensor, variance: Tensor
+) -> GaussianMixtureEnergy:
+    """A mixture of the cells marked in ``some`` (D,), among others that are independent and the same in every component."""
+    law = fitted.distribution()
+    k, place = len(law.means), some.nonzero().squeeze(1)
+    means, covariances = mean.repeat(k, 1), torch.diag(variance).repeat(k, 1, 1)
+    means[:, some] = law.means
+    covariances[:, place.unsqueeze(1), place] = law.covariances
+    return GaussianMixtureEnergy.of(law.log_weights, means, covariances)
 
 
 def k_means(x: Tensor, components: int, seed: int = 0) -> KMeansEnergy:
@@ -181,6 +199,10 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     """
     if observed is None or bool(observed.all()):
         return x
+    if not bool((some := varying(x, observed)).all()):
+        out = alone(x, observed, 0.0)[0].expand_as(x).clone()
+        out[:, some] = completed(x[:, some], observed[:, some], seed)
+        return torch.where(observed, x, out)
     n, d = x.shape
     generator = torch.Generator().manual_seed(seed)
     clean = torch.where(observed, x, 0.0)

@@ -110,7 +110,10 @@ class FreshChains(Loss):
         self.kernel, self.k = kernel, k
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        return self.model.energy(x) - self.model.energy(_run(self.kernel, x, self.k, generator))
+        return self.model.energy(x) - self.model.energy(self.states(x, generator))
+
+    def states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return _run(self.kernel, x, self.k, generator)
 
 
 class PersistentChains(FreshChains):
@@ -133,6 +136,9 @@ class PersistentChains(FreshChains):
                 start = torch.where(u < self.restart, self.noise.sample(len(start), generator), start)
             self.chains = _run(self.kernel, start, self.k, generator)
         return self.model.energy(x) - self.model.energy(self.chains).mean()
+
+    def states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.chains
 
 
 @dataclass(frozen=True)

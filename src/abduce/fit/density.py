@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import copy
-import math
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from abduce.fit.optimizer import rate
+from abduce.fit.loop import train
+from abduce.fit.settings import Settings
+from abduce.fit.steps import Step
 
 
-def fit_density(
-    density: nn.Module, z: Tensor, epochs: int, seed: int, batch: int = 512, learning_rate: float = 2e-3
-) -> None:
+class DensityStep(Step):
+    """The negative log-likelihood of a module with ``log_prob``, of complete rows."""
+
+    comparable = True
+
+    def __init__(self, density: nn.Module):
+        super().__init__()
+        self.density = density
+
+    def forward(self, x, observed, progress, generator):
+        loss = -self.density.log_prob(x).mean()  # pyright: ignore[reportCallIssue]
+        return loss, -loss.detach()
+
+    @torch.no_grad()
+    def value(self, x, observed, seed):
+        return float(self.density.log_prob(x).mean())  # pyright: ignore[reportCallIssue]
+
+    def validate(self, x, observed, seed):
+        return {"valid": self.value(x, observed, seed)}
+
+
+def fit_density(density: nn.Module, z: Tensor, epochs: int, seed: int) -> None:
     """Fit a density in place to rows z (n, dim) by maximum likelihood; the best epoch on a held-out tenth is kept."""
-    generator = Generator().manual_seed(seed)
-    order = torch.randperm(len(z), generator=generator)
-    held, rows = z[order[: len(z) // 10]], z[order[len(z) // 10 :]]
-    optimizer = torch.optim.Adam(density.parameters(), learning_rate)
-    best, kept = -math.inf, copy.deepcopy(density.state_dict())
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate((epoch + 0.5) / epochs)
-        for index in torch.randperm(len(rows), generator=generator).split(batch):
-            optimizer.zero_grad()
-            loss = -density.log_prob(rows[index]).mean()  # pyright: ignore[reportCallIssue]
-            loss.backward()
-            optimizer.step()
-        with torch.no_grad():
-            value = float(density.log_prob(held if len(held) else rows).mean())  # pyright: ignore[reportCallIssue]
-        if value > best:
-            best, kept = value, copy.deepcopy(density.state_dict())
-    density.load_state_dict(kept)
+    settings = Settings(epochs, batch_size=512, learning_rate=2e-3, masking=False, device="cpu", seed=seed)
+    train(DensityStep(density), z, None, settings)

@@ -6,8 +6,9 @@ check and what the epoch's steps minimised lie far below the best:
     max(value, −loss) < best − 3 (1 + |start| + |best|)
 
 Both, because a warm-up or a small β may let the bound itself sink while training does what it should.  A run that ends has
-fallen already at one unit, 1 + |start| + |best|, below its best.  The run then goes on
-from its best weights, with the optimiser's state of then, at a tenth of the learning rate, a few times.
+fallen already at one unit, 1 + |start| + |best|, below its best.  Where the loss measures no progress the value is a ceiling
+of log p (:mod:`abduce.fit.ceiling`), which alone counts, and at the end by a twentieth of a unit.  The run then goes on from
+its best weights, with the optimiser's state of then, at a tenth of the learning rate, a few times.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from abduce.inference.energy import Diverged
 
 FAR = 3.0  # units below the best
 SPOILT = 1.0  # units below the best where the run ends
+CERTAIN = 0.05  # likewise, of a value that is a ceiling
 TRIES = 4
 SLOWER = 0.1
 
@@ -32,7 +34,7 @@ SLOWER = 0.1
 class Best:
     """The best place that a run has been at, all that is needed to go on from it, and how often it was gone back to.
 
-    ``value`` is that of rows watched; −∞ where the loss measures no progress, and then the latest place is the best.
+    ``value`` is that of rows watched; where it is a ceiling, the latest place with the highest one is the best.
     """
 
     start: float = -math.inf  # value before training
@@ -57,19 +59,21 @@ class Best:
         load_moments(optimizer, _copy(self.moments))
         average.load(_copy(self.average), self.averaged)
 
-    def fallen(self, value: float, loss: float, due: bool, ends: bool) -> bool:
-        """Whether a run has fallen, by the ``value`` and the mean ``loss`` of an epoch.
+    def fallen(self, value: float, loss: float | None, due: bool, ends: bool) -> bool:
+        """Whether a run has fallen, by the ``value`` and the mean ``loss`` of an epoch, None where the value is a ceiling.
 
         Only where a check was ``due`` is ``value`` that of the rows watched, which can be compared with the best; ``ends``
         says that no further epoch comes.
         """
+        spoilt = CERTAIN if loss is None else SPOILT
+        loss = -value if loss is None else loss
         if not (math.isfinite(value) and math.isfinite(loss)):
             return True
         if not due or not math.isfinite(self.value):
             return False
         start = self.start if math.isfinite(self.start) else self.value
         unit, reached = 1 + abs(start) + abs(self.value), max(value, -loss)
-        return reached < self.value - (SPOILT if ends else FAR) * unit
+        return reached < self.value - (spoilt if ends else FAR) * unit
 
     def fall(self) -> bool:
         """Count a fall and slow down; False where it has been tried often enough."""

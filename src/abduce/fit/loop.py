@@ -3,8 +3,9 @@
 Data stay in memory on the device and are indexed, a batch at a time, from one shuffled order an epoch.  A seeded part is
 held out: the bound on it picks the best weights and stops the run when it no longer rises.  Where no rows are held out, or
 the loss does not measure progress (contrastive divergence), the last weights stay, or the average over the last part of the
-run.  Every epoch's figures go to ``history``.  With a ``checkpoint`` folder the whole state is written there now and then, and
-a run that finds a state of the same data and settings goes on from it to the same numbers.
+run; where the loss does not measure progress, a ceiling of log p shows a fall (:mod:`abduce.fit.ceiling`).  Every epoch's
+figures go to ``history``.  With a ``checkpoint`` folder the whole state is written there now and then, and a run that finds
+a state of the same data and settings goes on from it to the same numbers.
 
 A run that falls far below its best goes back to it and on at a smaller step (:mod:`abduce.fit.fallback`), with a warning.
 ``history`` stays one record an epoch: those after the best are taken out, and the next record says ``fell`` (the epoch, its
@@ -133,15 +134,13 @@ def train(
         if judged:
             found = step.validate(watched_x, watched_mask, settings.seed)
             return found["valid"], found
-        if step.comparable:
-            return step.value(watched_x, watched_mask, settings.seed), {}
-        return (0.0 if finite(parameters) else math.nan), {}
+        return step.value(watched_x, watched_mask, settings.seed) if finite(parameters) else math.nan, {}
 
     if state and state.exists():
         epoch = _resume(state, run, parts)
     else:  # where training starts is a candidate too: a linear path may be all that the data ask for
         value, _ = check()
-        run.best.start = value if step.comparable and math.isfinite(value) else -math.inf
+        run.best.start = value if math.isfinite(value) else -math.inf
         run.best.keep(run.best.start, 0, step, optimizer, average)
 
     started = time.perf_counter()
@@ -157,10 +156,10 @@ def train(
                 if not is_fall(error, parameters):
                     raise
                 failure = error
-            better = due and (value > run.best.value or not step.comparable)
+            better = due and (value > run.best.value or (value == run.best.value and not step.comparable))
             run.bad = 0 if better else run.bad + (judged and due)
             ends = epoch == epochs or bool(settings.patience and run.bad >= settings.patience)
-            if failure or run.best.fallen(value, loss, due, ends):
+            if failure or run.best.fallen(value, loss if step.comparable else None, due, ends):
                 epoch = _go_back(run, parts, epoch, value, loss, failure)
                 if state:
                     _keep(state, run, epoch, parts)
@@ -168,7 +167,7 @@ def train(
             seconds = time.perf_counter() - started
             record = {"epoch": epoch, "epochs": epochs, "train": mean, "seconds": seconds, **found}
             if better:
-                run.best.keep(value if step.comparable else -math.inf, epoch, step, optimizer, average)
+                run.best.keep(value, epoch, step, optimizer, average)
             if run.fell:
                 record["fell"], run.fell = run.fell, []
             run.history.append(record)
@@ -190,7 +189,8 @@ def train(
     step.eval()
     if settings.finish and judged and not run.interrupted:
         _finish(run, step, x, mask, settings, callback, redraw)
-    if total >= TRAINED and not run.interrupted and (doubt := step.doubt(watched_x, watched_mask)):
+    judges = total >= TRAINED or not step.comparable
+    if judges and not run.interrupted and (doubt := step.doubt(watched_x, watched_mask)):
         warnings.warn(doubt, UserWarning, stacklevel=2)
     step.to("cpu")
     return run
@@ -228,7 +228,7 @@ def _go_back(run: Run, parts: Parts, epoch: int, value: float, loss: float, fail
     Raises Diverged where that was tried often enough and there is nothing better than the start.
     """
     step, optimizer, _, average = parts
-    best, reached = run.best, max(value, -loss)
+    best, reached = run.best, max(value, -loss) if step.comparable else value
     told = f"value {value:.6g}, loss {loss:.6g}" if failure is None else str(failure)
     goes_on = best.fall()
     if not goes_on and best.epoch == 0:

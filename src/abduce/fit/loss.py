@@ -43,6 +43,10 @@ class Loss(nn.Module, abc.ABC):
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Loss of each row, (batch, D) -> (batch,); its mean's gradient is the objective's."""
 
+    def states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """Where the chains are, (m, D), of a loss that is not comparable: see :mod:`abduce.fit.ceiling`."""
+        raise NotImplementedError(f"{type(self).__name__} has no chains")
+
 
 class RowLoss(Loss):
     """A loss that keeps nothing between steps: a function of the model, the rows and random numbers, ``(batch,)``."""

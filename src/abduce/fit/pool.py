@@ -19,7 +19,7 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
-from abduce.gaussians.em import one_thread, workers
+from abduce.gaussians.em import one_thread, varying, workers
 from abduce.models.model import Model
 from abduce.models.pool import Pool, log_evidences
 
@@ -97,11 +97,19 @@ def fit_pool(
 ) -> Pool:
     """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them."""
     judge = _Judge(schema, values, observed)
+    told = varying(
+        torch.from_numpy(values), torch.from_numpy(observed)
+    ).numpy()  # the rest has nothing to predict
     say = show or (lambda text, share: None)
-    turns = int(np.clip(np.ceil(ENOUGH / max(HIDDEN * observed.sum(), 1)), 1, TURNS))
+    turns = int(np.clip(np.ceil(ENOUGH / max(HIDDEN * observed[:, told].sum(), 1)), 1, TURNS))
     rng = np.random.default_rng(seed)
-    dice = (observed & (rng.random(observed.shape) < HIDDEN) for _ in range(turns))
-    hidings = [Hiding(observed & ~hidden, hidden) for hidden in dice]
+
+    def dice() -> np.ndarray:
+        out = np.zeros(observed.shape, bool)
+        out[:, told] = rng.random((len(out), int(told.sum()))) < HIDDEN
+        return observed & out
+
+    hidings = [Hiding(observed & ~hidden, hidden) for hidden in (dice() for _ in range(turns))]
     said: list[Predictions] = []
     first: list[Members] = []
     count = max(1, min(len(families), torch.get_num_threads()))

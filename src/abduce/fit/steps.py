@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from abduce.data.masks import hide
 from abduce.fit.bounds import Objective, forward_kl
+from abduce.fit.ceiling import independent_log_prob, most_log_prob
 from abduce.fit.loss import Loss
 from abduce.fit.settings import Settings
 from abduce.inference.diagnostics import Diagnosis, diagnose
@@ -18,13 +19,14 @@ from abduce.inference.latent import LatentVariableModel
 
 ROWS = 1000  # held-out rows that are judged at once
 SPLIT = 512  # of which the split of the ELBO is told
+WORSE = 0.02  # of the log p of columns of their own: how far below a model is worth a word
 USED = 0.01  # nats: a unit with a smaller KL tells nothing about a row
 
 
 class Step(nn.Module, abc.ABC):
     """One forward pass, and how it is judged: an interface."""
 
-    comparable: bool  # whether the value on held-out rows measures progress
+    comparable: bool  # whether the value on held-out rows measures progress; else it only shows where a run went wrong
 
     @abc.abstractmethod
     def forward(
@@ -110,7 +112,11 @@ class LatentStep(Step):
 
 
 class EnergyStep(Step):
-    """The loss of an energy on complete rows."""
+    """The loss of an energy on complete rows.
+
+    Where the loss is not comparable the value is the most that log p of rows can be, and no more than that of columns that do
+    not depend on each other: below it a run has gone wrong, there it says nothing.
+    """
 
     def __init__(self, loss: Loss):
         super().__init__()
@@ -122,12 +128,30 @@ class EnergyStep(Step):
 
     def value(self, x, observed, seed):
         generator = Generator(device=x.device).manual_seed(seed)
+        if not self.comparable:
+            return min(self._most(x, generator), independent_log_prob(self.loss.model, x))
         # losses of the score differentiate by x themselves: no no_grad here
         values = [self.loss(part, generator).detach() for part in x.split(ROWS)]
         return -float(torch.cat(values).mean())
 
     def validate(self, x, observed, seed):
         return {"valid": self.value(x, observed, seed)}
+
+    def doubt(self, x, observed):
+        if self.comparable:
+            return None
+        most = self._most(x, Generator(device=x.device).manual_seed(0))
+        least = independent_log_prob(self.loss.model, x)
+        if not most < least - WORSE * (1 + abs(least)):
+            return None
+        return (
+            f"training ended with a model worse than columns that do not depend on each other: log p of a row is on average "
+            f"at most {most:.6g} nats, theirs is {least:.6g}. Try another learning_rate, a longer run (max_epochs), or "
+            "another objective"
+        )
+
+    def _most(self, x: Tensor, generator: Generator) -> float:
+        return most_log_prob(self.loss.model, x, self.loss.states(x, generator), generator)
 
     def constrain(self):
         project: Any = getattr(self.loss.model, "project_", None)

@@ -19,7 +19,7 @@ from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.fit.latent_classes import fit_latent_classes
 from abduce.fit.pool import Family, GivenMember, Members
-from abduce.gaussians.em import principal_factors
+from abduce.gaussians.em import principal_factors, varying
 from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
@@ -47,7 +47,9 @@ def table_families(
     codings = [Coding(schema, values, observed, scores) for scores in (False, True)]
     if not codings[1].columns:  # no numbers: both codings are one
         codings = codings[:1]
-    families: list[Family] = [GaussianFamily(coding, values, components, seed) for coding in codings]
+    families: list[Family] = [
+        GaussianFamily(coding, values, observed, components, seed) for coding in codings
+    ]
     if {f.kind for f in schema.fields} <= set(CODED):
         families.append(
             GivenMember("latent classes", values, partial(_latent_classes, schema, seed), repeats=True)
@@ -64,17 +66,21 @@ def _latent_classes(schema: Schema, seed: int, values: np.ndarray, observed: np.
 class GaussianFamily:
     """Mixtures of factor analysers of several sizes, and windows round rows completed by the largest, in one coding."""
 
-    def __init__(self, coding: Coding, values: np.ndarray, components: Sequence[int], seed: int):
+    def __init__(
+        self, coding: Coding, values: np.ndarray, observed: np.ndarray, components: Sequence[int], seed: int
+    ):
         self.coding, self.values, self.components, self.seed = coding, values, components, seed
         self.about = "scores" if coding.scores else "numbers"
         self.repeats = coding.scores
+        coded = (torch.from_numpy(a) for a in coding.code(values, observed))
+        self.varying = varying(*coded)  # features that differ; the rest stand by themselves
         self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS}
         self.alternatives: Sequence[Sequence[str]] = [list(self.windows)]
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         features, mask = (torch.from_numpy(a) for a in self.coding.code(self.values, observed))
         seen = Seen(features, mask)
-        n, f = features.shape
+        n, f = len(features), int(self.varying.sum())
         q = max(1, min(FACTORS, f - 1))
         # one Gaussian has the rows for more factors
         wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
@@ -98,12 +104,15 @@ class GaussianFamily:
         out = {t: self._member(FactorAnalyzersEnergy.of(law)) for t, law in laws.items()}
         # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
         centres = list(laws.values())[-1].mean(seen)
-        within = torch.einsum("k,kij->ij", few.log_weights.exp(), few.covariances)
-        loadings, noise = principal_factors(within.unsqueeze(0), q, FLOOR)
+        inner = few.cells(self.varying)
+        within = torch.einsum("k,kij->ij", inner.log_weights.exp(), inner.covariances)
+        window = FactorMixtureLaw(
+            inner.log_weights[:1], inner.means[:1], *principal_factors(within.unsqueeze(0), q, FLOOR)
+        ).among(self.varying, few.means[0], few.noise[0])
         keys = row_keys(features, mask)
         for title, h in self.windows.items():
             if only is None or title in only:
-                law = ParzenLaw(centres, loadings[0], noise[0], h, keys)
+                law = ParzenLaw(centres, window.loadings[0], window.noise[0], h, keys)
                 out[title] = self._member(ParzenEnergy.of(law))
         return out
 

@@ -55,6 +55,26 @@ def climb(law: T, step: Callable[[T], tuple[T, float]], iterations: int, toleran
     return law
 
 
+def varying(x: Tensor, observed: Tensor | None) -> Tensor:
+    """Which cells of rows (n, D) differ among the observed ones, bool (D,); all of them where none does.
+
+    Constant and empty columns tell nothing of the others, so fits are of the rest: else steps of EM, seeds and shares of noise
+    would depend on them.
+    """
+    seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+    low, high = (x.masked_fill(~seen, end) for end in (torch.inf, -torch.inf))
+    out = low.amin(0) < high.amax(0)
+    return out if bool(out.any()) else torch.ones_like(out)
+
+
+def alone(x: Tensor, observed: Tensor | None, floor: float) -> tuple[Tensor, Tensor]:
+    """Means and variances (D,) of cells that do not vary, by themselves: their value with ``floor``, and N(0, 1) for none."""
+    seen = torch.ones_like(x) if observed is None else observed.to(x)
+    count = seen.sum(0)
+    mean = (x.masked_fill(seen == 0, 0.0)).sum(0) / count.clamp_min(1)
+    return mean, torch.where(count > 0, floor, 1.0).to(x)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run on one thread: batches of small factorisations gain nothing from more, and on a busy machine lose tenfold."""

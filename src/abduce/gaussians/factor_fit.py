@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
-from abduce.gaussians.em import climb, heed, k_means, principal_factors, regressed
+from abduce.gaussians.em import alone, climb, heed, k_means, principal_factors, regressed, varying
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
 NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
@@ -43,7 +43,13 @@ def factor_mixture(
 
     One component is fitted first (or given as ``one``); more grow from k-means clusters of rows completed by its draws.
     With ``start``, EM goes on from there.  It stops when the mean log p rises by less than ``tolerance`` nats a cell.
+    Constant and empty cells stand by themselves, so that the rest does not depend on them.
     """
+    if not bool((some := varying(x, observed)).all()):
+        old = {name: law and law.cells(some) for name, law in (("one", one), ("start", start))}
+        inner = None if observed is None else observed[:, some]
+        how = (components, min(factors, int(some.sum())), pseudo_rows, floor, iterations, tolerance, seed)
+        return factor_mixture(x[:, some], inner, *how, **old).among(some, *alone(x, observed, floor**2))
     seen = Seen.whole(x) if observed is None else Seen(torch.where(observed, x, 0.0), observed)
     cells = float(seen.mask.double().sum(1).mean())
 

@@ -66,6 +66,20 @@ class FactorMixtureLaw(Mixture):
         self.log_weights = torch.log_softmax(log_weights, 0)
         self.means, self.loadings, self.noise = means, loadings, noise
 
+    def cells(self, some: Tensor) -> FactorMixtureLaw:
+        """The law of some cells, marked in (D,)."""
+        return FactorMixtureLaw(
+            self.log_weights, self.means[:, some], self.loadings[:, some], self.noise[:, some]
+        )
+
+    def among(self, some: Tensor, mean: Tensor, noise: Tensor) -> FactorMixtureLaw:
+        """This law as that of the cells marked in (D,), among others that are independent: ``mean`` and ``noise`` (D,)."""
+        k, _, q = self.loadings.shape
+        means, noises = mean.repeat(k, 1), noise.repeat(k, 1)
+        loadings = self.loadings.new_zeros(k, len(some), q)
+        means[:, some], loadings[:, some], noises[:, some] = self.means, self.loadings, self.noise
+        return FactorMixtureLaw(self.log_weights, means, loadings, noises)
+
     @property
     def covariances(self) -> Tensor:
         """W Wᵀ + Ψ of each component, (K, D, D)."""
