@@ -100,9 +100,10 @@ def read_digest() -> dict[str, Digest]:
 
 
 def write_digest(entries: Mapping[str, np.ndarray]) -> None:
-    """Keep the digest of entries, a line a question."""
+    """Keep the digest of entries, a line a question; cases that are not among them keep theirs."""
+    kept = json.loads(DIGEST.read_text(encoding="utf-8")) if DIGEST.exists() else {}
     cases = []
-    for case, about in digest(entries).items():
+    for case, about in (kept | digest(entries)).items():
         lines = [f"{json.dumps(question)}:{_compact(parts)}" for question, parts in about.items()]
         cases.append(f"{json.dumps(case)}:{{\n" + ",\n".join(lines) + "\n}")
     DIGEST.write_text("{\n" + ",\n".join(cases) + "\n}\n", encoding="utf-8")
