@@ -104,7 +104,7 @@ class Shapes:
             prior=("mixture" if free else "normal") if choice.prior == "auto" else choice.prior,
             components=components,
             posterior=default if choice.posterior == "auto" else choice.posterior,
-            logistics=2 if wants else 3,
+            logistics=2 if wants and rows < FEW else 3,
             dropout=dropout,
             image=schema.shape if conv else None,
             blocks=int(conv and rows >= FEW),
