@@ -1,0 +1,150 @@
+"""One Gaussian over windows of a few steps, its covariance shrunk to that of a vector autoregression.
+
+    S = (Σ E[x xᵀ] + ν n S₀) / (n + ν n)         over n windows x of W steps, S₀ implied by the autoregression
+
+Windows start at one phase of the season, so that S may say that nights are unlike days.  Any mask of any series is answered
+by sliding windows, a cell from the one in which it lies nearest the middle.  Without the shrinkage, EM over windows with many
+blanks learns noise.
+
+Source: Ledoit & Wolf 2004 (shrinkage to a target); Dempster, Laird & Rubin 1977 (EM, here for the posterior mode).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from abduce.answers.answer import EFFORT, Effort
+from abduce.data.seen import Seen
+from abduce.gaussians.em import heed
+from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.mixture import patterns_of
+from abduce.models.model import filled
+from abduce.sequences.paths import Paths, SequenceModel
+
+BUDGET = 2**23  # numbers of the covariances of patterns at once
+
+
+class WindowGaussian(SequenceModel):
+    """``covariance`` (W F, W F) of windows of ``steps`` W of ``features`` F that start where time is a multiple of ``stride``.
+
+    >>> model = filled(WindowGaussian(1, 2, 2), covariance=torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double())
+    >>> seen = Seen(torch.tensor([[[2.0], [0.0]]]).double(), torch.tensor([[[True], [False]]]))
+    >>> model.answer(seen).mean().flatten()
+    tensor([2., 1.], dtype=torch.float64)
+    """
+
+    covariance: Tensor
+
+    def __init__(self, features: int, steps: int, stride: int):
+        super().__init__(features)
+        self.steps, self.stride = steps, stride
+        self.config = {"features": features, "steps": steps, "stride": stride}
+        self.register_buffer("covariance", torch.eye(features * steps, dtype=torch.float64))
+
+    def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
+        self.check(seen)
+        n, length, f = seen.y.shape
+        cut = cut_windows(seen, self.steps, self.stride)
+        mean, variance = conditional(self.covariance, cut.y, cut.mask)
+        place, inside = _nearest_middle(seen, self.steps, self.stride, cut.count)
+        shape = (n, cut.count, self.steps, f)
+        rows = torch.arange(n).unsqueeze(1)
+        centre, spread = mean.view(shape)[rows, place, inside], variance.view(shape)[rows, place, inside]
+        return Paths(seen, centre, spread.clamp_min(0.0).sqrt())
+
+
+class _Cut:
+    """Windows of series as rows (n count, W F), with their mask."""
+
+    def __init__(self, y: Tensor, mask: Tensor, count: int):
+        self.y, self.mask, self.count = y, mask, count
+
+
+def starts(seen: Seen, stride: int) -> Tensor:
+    """How many steps before its first step each series' first window begins, (N,)."""
+    if seen.time is None:
+        return torch.zeros(len(seen.y), dtype=torch.long)
+    return torch.remainder(seen.time[:, 0].round().long(), stride)
+
+
+def cut_windows(seen: Seen, steps: int, stride: int) -> _Cut:
+    """Cut windows that start at multiples of ``stride``; what lies outside the series is blank."""
+    n, length, f = seen.y.shape
+    early = starts(seen, stride)
+    total = length + int(early.max()) if n else length
+    count = max(1, -(-(total - steps) // stride) + 1)
+    whole = steps + (count - 1) * stride
+    y, mask = seen.y.new_zeros(n, whole, f), torch.zeros(n, whole, f, dtype=torch.bool)
+    place = early.unsqueeze(1) + torch.arange(length)
+    rows = torch.arange(n).unsqueeze(1)
+    y[rows, place], mask[rows, place] = torch.where(seen.mask, seen.y, 0.0), seen.mask
+
+    def rows_of(values: Tensor) -> Tensor:
+        return values.unfold(1, steps, stride).transpose(2, 3).reshape(n * count, steps * f)
+
+    return _Cut(rows_of(y), rows_of(mask), count)
+
+
+def _nearest_middle(seen: Seen, steps: int, stride: int, count: int) -> tuple[Tensor, Tensor]:
+    """Of each step of each series the window in which it lies nearest the middle, and its place there, (N, T) each."""
+    at = starts(seen, stride).unsqueeze(1) + torch.arange(seen.y.shape[1])
+    window = torch.div(at - steps // 2 + stride // 2, stride, rounding_mode="floor").clamp(0, count - 1)
+    return window, at - window * stride
+
+
+def conditional(covariance: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each cell of rows (n, D) of N(0, C) given the observed ones; variance 0 where observed."""
+    patterns, which = patterns_of(mask)
+    mean, variance = torch.empty_like(y), torch.empty_like(y)
+    d = len(covariance)
+    own = covariance.diagonal()
+    size = max(1, BUDGET // d**2)
+    order = torch.argsort(which, stable=True)
+    edges = torch.bincount(which, minlength=len(patterns)).cumsum(0)
+    for start in range(0, len(patterns), size):
+        m = patterns[start : start + size]
+        both = m.unsqueeze(2) & m.unsqueeze(1)
+        root = torch.linalg.cholesky(covariance * both + torch.diag_embed((~m).to(y)))
+        half = torch.linalg.solve_triangular(root, covariance * m.unsqueeze(2), upper=False)  # (G, D, D)
+        left = own - half.square().sum(1)
+        rows = order[int(edges[start - 1]) if start else 0 : int(edges[start + len(m) - 1])]
+        local = which[rows] - start
+        known = torch.where(mask[rows], y[rows], 0.0)
+        for g in range(len(m)) if len(rows) > len(m) else ():
+            some = local == g
+            z = torch.linalg.solve_triangular(root[g], known[some].mT, upper=False)
+            mean[rows[some]] = z.mT @ half[g]
+        if len(rows) == len(m):  # a pattern a row
+            z = torch.linalg.solve_triangular(root[local], known.unsqueeze(2), upper=False)
+            mean[rows] = (half[local].mT @ z).squeeze(2)
+        variance[rows] = torch.where(mask[rows], 0.0, left[local])
+        mean[rows] = torch.where(mask[rows], y[rows], mean[rows])
+    return mean, variance
+
+
+def fit_windows(
+    seen: Seen, target: Tensor, steps: int, stride: int, strength: float, rounds: int = 4
+) -> WindowGaussian:
+    """Fit to series by ``rounds`` of EM from ``target`` S₀, which counts as ``strength`` ν times the windows there are."""
+    cut = cut_windows(seen, steps, stride)
+    some = cut.mask.any(1)
+    y, mask = cut.y[some], cut.mask[some]
+    covariance = target
+    for _ in range(rounds):
+        heed()
+        law = GaussianMixtureLaw.gaussian(torch.zeros(len(target), dtype=torch.float64), covariance)
+        second = law.statistics(Seen(y, mask)).second[0]
+        n = len(y)
+        covariance = positive((second + strength * n * target) / (n + strength * n))
+    return filled(WindowGaussian(seen.y.shape[2], steps, stride), covariance=covariance)
+
+
+def positive(covariance: Tensor, least: float = 1e-9) -> Tensor:
+    """The symmetric part, with eigenvalues of at least ``least`` times the mean one."""
+    covariance = 0.5 * (covariance + covariance.mT)
+    values, vectors = torch.linalg.eigh(covariance)
+    floor = least * float(values.mean())
+    if float(values[0]) >= floor:
+        return covariance
+    return (vectors * values.clamp_min(floor)) @ vectors.mT
