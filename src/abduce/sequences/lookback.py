@@ -28,6 +28,8 @@ from abduce.data.seen import Seen
 from abduce.sequences.paths import Paths, SequenceModel
 
 BUDGET = 2**24  # numbers of the windows at once
+ENOUGH = 3  # contexts that a row must be long
+LEAST = 0.5  # share of its steps that must have been seen
 MOST = 2000  # steps of a series that its own windows are taken from: the last ones
 
 
@@ -79,16 +81,20 @@ class Lookback(SequenceModel):
         out = torch.full((n * f, length), torch.nan, dtype=torch.float64)
         spread = torch.full_like(out, torch.nan)
         rows = History.of(seen)
-        horizon = length - int(rows.size.min()) if len(rows.size) else 0
-        if horizon and int(rows.size.max()):
-            able = (rows.size > 0) & (rows.size < length)
-            said, error = self.forecasts(rows.some(able), horizon)
-            place = torch.arange(horizon) + rows.size[able].unsqueeze(1)
+        contexts = torch.tensor([s.context for s in self.settings])
+        able = (rows.size < length) & (rows.steps >= ENOUGH * contexts.min())
+        if bool(able.any()):
+            some = rows.some(able)
+            horizon = length - int(some.size.min())
+            said, error = self.forecasts(some, horizon)
+            usable = (some.steps >= ENOUGH * contexts.unsqueeze(1)).to(said).unsqueeze(2)
+            share = usable / usable.sum(0)
+            mean = (share * said).sum(0)
+            wide = (share * (error.square() + (said - mean).square())).sum(0).sqrt()
+            place = torch.arange(horizon) + some.size.unsqueeze(1)
             inside = place < length
             row = able.nonzero().expand(-1, horizon)
-            out[row[inside], place[inside]] = said.mean(0)[inside]
-            wide = (error.square().mean(0) + said.var(0, correction=0)).sqrt()
-            spread[row[inside], place[inside]] = wide[inside]
+            out[row[inside], place[inside]], spread[row[inside], place[inside]] = mean[inside], wide[inside]
         return tuple(v.view(n, f, length).transpose(1, 2) for v in (out, spread))  # pyright: ignore[reportReturnType]
 
     def forecasts(self, rows: History, horizon: int) -> tuple[Tensor, Tensor]:
@@ -112,10 +118,12 @@ class Lookback(SequenceModel):
 
 
 class History(NamedTuple):
-    """Rows (R, L) that end where each feature of each series was last seen, blanks filled; ``size`` (R,) steps up to there."""
+    """Rows (R, L) that end where each feature of each series was last seen, blanks filled; ``size`` (R,) steps up to there, and
+    ``steps`` (R,) of them from the first that was seen on, 0 of a row of which less than `LEAST` of these was seen."""
 
     x: Tensor
     size: Tensor
+    steps: Tensor
 
     @classmethod
     def of(cls, seen: Seen) -> History:
@@ -123,15 +131,18 @@ class History(NamedTuple):
         n, length, f = seen.y.shape
         m = seen.mask.transpose(1, 2).reshape(n * f, length)
         y = torch.where(m, seen.y.transpose(1, 2).reshape(n * f, length), 0.0)
-        size = torch.where(m, torch.arange(1, length + 1), 0).amax(1) if length else torch.zeros(n * f).long()
+        at = torch.arange(length)
+        size = torch.where(m, at + 1, 0).amax(1)
+        steps = (size - torch.where(m, at, length).amin(1)).clamp_min(0)
+        steps = torch.where(m.sum(1) >= LEAST * steps, steps, 0)
         keep = min(int(size.max()), MOST) if len(size) else 0
         place = size.unsqueeze(1) - keep + torch.arange(keep)
         y, m = torch.gather(y, 1, place.clamp_min(0)), torch.gather(m, 1, place.clamp_min(0)) & (place >= 0)
-        return cls(_joined_up(y, m), size)
+        return cls(_joined_up(y, m), size, steps)
 
     def some(self, which: Tensor) -> History:
         """Some of the rows."""
-        return History(self.x[which], self.size[which])
+        return History(*(part[which] for part in self))
 
 
 def _joined_up(y: Tensor, m: Tensor) -> Tensor:
@@ -152,11 +163,9 @@ def _moments(
     """Weighted mean (R, reach + step) and covariance of the windows of each row."""
     level, phase, half = weighing
     width, length = reach + step, x.shape[1]
-    reach_in = min(reach, length - step - 1) if length <= width else reach
     if length <= width:  # too short for one window: repeat the first value before it
         x = torch.cat([x[:, :1].expand(-1, width + 1 - length), x], 1)
         size, length = size + width + 1 - length, width + 1
-    del reach_in
     windows = x.unfold(1, width, 1)
     count = windows.shape[1]
     centred = windows - windows[..., reach - level : reach].mean(2, keepdim=True)

@@ -25,6 +25,7 @@ class SequenceModel(Model):
     """A model of series of ``n_cells`` features; ``answer`` takes y (N, T, F) with its mask and time (N, T)."""
 
     views = frozenset({"blanks"})
+    memory: int | None = None  # steps beyond which what was seen hardly tells it anything; None: all tell
 
     def __init__(self, features: int):
         super().__init__()
@@ -36,6 +37,12 @@ class SequenceModel(Model):
         time = torch.arange(n, dtype=torch.float64).unsqueeze(0)
         seen = Seen(blank, torch.zeros_like(blank, dtype=torch.bool), time=time)
         return self.answer(seen, EFFORT).draws(1, generator)[0, 0]
+
+
+def stretch(seen: Seen, start: int, stop: int) -> Seen:
+    """Some steps of series."""
+    time = None if seen.time is None else seen.time[:, start:stop]
+    return seen._replace(y=seen.y[:, start:stop], mask=seen.mask[:, start:stop], time=time)
 
 
 @dataclass
@@ -88,7 +95,7 @@ class Seasonal(SequenceModel):
 
     def __init__(self, model: SequenceModel, seasons: Any):
         super().__init__(model.n_cells)
-        self.model, self.seasons = model, seasons
+        self.model, self.seasons, self.memory = model, seasons, model.memory
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
         season = self.seasons.of(seen)

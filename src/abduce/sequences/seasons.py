@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from abduce.data.seen import Seen
 
 SHRINK = 20.0
-LEAST = 0.1  # share of the variance about each cycle's mean that a period must explain in cycles not used for its profile
+ALIKE, SURE = 0.5, 0.9  # least correlation of the profiles of two halves, of many phases and of few
+LEAST = 0.03  # share of the variance about each cycle's mean that a period must explain in cycles not used for its profile
 MOST = 2  # periods
 SERIES = 64  # series that are asked for their periods
 CELLS = 2_000_000
@@ -92,11 +93,10 @@ def find_periods(seen: Seen, suggested: Sequence[int] = ()) -> list[int]:
     left = some
     while candidates and len(found) < MOST:
         shares = [_explained(left, p) for p in candidates]
-        best = int(np.argmax(shares))
-        # the shortest of those that explain nearly as much: multiples of a period repeat too
-        best = next(i for i, share in enumerate(shares) if share >= 0.95 * shares[best])
-        if shares[best] < LEAST:
+        if max(shares) < LEAST:
             break
+        # the shortest of those that explain nearly as much: multiples of a period repeat too
+        best = next(i for i, share in enumerate(shares) if share >= 0.95 * max(shares))
         period = candidates.pop(best)
         found.append(period)
         seasons = Seasons(some.y.shape[2], [period], own=True)
@@ -156,21 +156,26 @@ def _peaks(seen: Seen, longest: int, most: int = 6) -> list[int]:
 
 
 def _explained(seen: Seen, period: int) -> float:
-    """Share of the variance about each cycle's mean that the profile of the other half of the cycles explains."""
+    """Share of the variance about each cycle's level that the profile of the other half of the cycles explains.
+
+    0 where the profiles of the two halves are not alike.
+    """
     n, length, _ = seen.y.shape
     cycles = length // period
     if cycles < 3:
         return 0.0
-    y = seen.y[:, : cycles * period].reshape(n, cycles, period, -1)
-    m = seen.mask[:, : cycles * period].reshape(n, cycles, period, -1).to(y)
-    enough = m.sum(2, keepdim=True) >= max(2.0, 0.25 * period)
-    m = m * enough
-    y = (y - (y * m).sum(2, keepdim=True) / m.sum(2, keepdim=True).clamp_min(1)) * m
-    parts = [(y[:, i::2], m[:, i::2]) for i in (0, 1)]
-    sums = [(a.sum(1, keepdim=True), b.sum(1, keepdim=True)) for a, b in parts]
-    left = total = 0.0
-    for (own, seen_own), (other, count) in zip(parts, sums[::-1], strict=True):
-        profile = other / (count + 1.0)
-        left += float(((own - profile) * seen_own).square().sum())
-        total += float((own * seen_own).square().sum())
-    return 1 - left / total if total > 0 else 0.0
+    phase = torch.remainder(torch.arange(length), period).expand(n, -1)
+    left = (seen.y - _cycle_means(seen.y, seen.mask, phase, period))[:, : cycles * period]
+    m = seen.mask[:, : cycles * period].to(left).reshape(n, cycles, period, -1)
+    y = left.reshape(n, cycles, period, -1) * m
+    sums = [(y[:, i::2].sum(1), m[:, i::2].sum(1)) for i in (0, 1)]
+    profiles = [total / (count + 1.0) for total, count in sums]
+    explained = whole = 0.0
+    for i, other in ((0, profiles[1]), (1, profiles[0])):
+        own, seen_own = y[:, i::2], m[:, i::2]
+        explained += float((own.square() - ((own - other.unsqueeze(1)) * seen_own).square()).sum())
+        whole += float(own.square().sum())
+    a, b = (p - p.mean(1, keepdim=True) for p in profiles)
+    alike = float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1e-12))
+    least = min(max(2.5 / (n * period * y.shape[3]) ** 0.5, ALIKE), SURE)
+    return explained / whole if whole > 0 and alike >= least else 0.0

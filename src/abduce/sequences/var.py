@@ -25,6 +25,7 @@ from abduce.sequences.windows import positive
 STABLE = 0.9995  # largest modulus of an eigenvalue: a step's memory
 FLOOR = 1e-5  # least variance of a step's news and of the noise, of series of unit variance
 ROUNDS = 15
+AGAIN = 5  # rounds that go on from a fit to other cells
 
 
 class VectorAutoregression(SequenceModel):
@@ -36,6 +37,7 @@ class VectorAutoregression(SequenceModel):
     tensor([1.0000], dtype=torch.float64)
     """
 
+    memory = 256
     coefficients: Tensor
     noise: Tensor
     first: Tensor
@@ -101,13 +103,35 @@ class VectorAutoregression(SequenceModel):
 
 
 def fit_var(
-    y: Tensor, mask: Tensor, lags: int, rounds: int = ROUNDS, start: VectorAutoregression | None = None
+    y: Tensor,
+    mask: Tensor,
+    lags: int,
+    start: VectorAutoregression | None = None,
+    most: int = 10**9,
+    seed: int = 0,
 ) -> VectorAutoregression:
-    """Fit to series (N, T, F) of about unit variance, with their mask; with ``start``, from there on."""
+    """Fit to series (N, T, F) of about unit variance, with their mask; with ``start``, from there on.
+
+    Of more than ``most`` series each round takes others, and sums are averaged over rounds (Cappé & Moulines 2009).
+    """
     model = start or _start(y, mask, lags)
-    for _ in range(rounds):
+    rounds = ROUNDS if start is None else AGAIN
+    if len(y) <= most:
+        for _ in range(rounds):
+            heed()
+            model = _maximised(kalman.moments(model.space, y, mask), model)
+        return model
+    order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
+    mean: Moments | None = None
+    for turn in range(rounds):
         heed()
-        model = _maximised(kalman.moments(model.space, y, mask), model)
+        part = order[(turn * most + torch.arange(most)) % len(y)]
+        found = kalman.moments(model.space, y[part], mask[part])
+        share = (turn + 1) ** -0.6
+        if mean is not None:
+            found = Moments(*((1 - share) * a + share * b for a, b in zip(mean, found, strict=True)))
+        mean = found
+        model = _maximised(mean, model)
     return model
 
 

@@ -38,7 +38,7 @@ class WindowGaussian(SequenceModel):
 
     def __init__(self, features: int, steps: int, stride: int):
         super().__init__(features)
-        self.steps, self.stride = steps, stride
+        self.steps, self.stride, self.memory = steps, stride, 2 * steps
         self.config = {"features": features, "steps": steps, "stride": stride}
         self.register_buffer("covariance", torch.eye(features * steps, dtype=torch.float64))
 
@@ -124,20 +124,29 @@ def conditional(covariance: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 
 def fit_windows(
-    seen: Seen, target: Tensor, steps: int, stride: int, strength: float, rounds: int = 4
+    seen: Seen,
+    target: Tensor,
+    steps: int,
+    stride: int,
+    strength: float,
+    rounds: int = 4,
+    start: Tensor | None = None,
 ) -> WindowGaussian:
-    """Fit to series by ``rounds`` of EM from ``target`` S₀, which counts as ``strength`` ν times the windows there are."""
-    cut = cut_windows(seen, steps, stride)
-    some = cut.mask.any(1)
-    y, mask = cut.y[some], cut.mask[some]
-    covariance = target
+    """Fit to series by ``rounds`` of EM from ``target`` S₀, or ``start``; S₀ counts as ``strength`` ν times the windows."""
+    covariance = target if start is None else positive(start)
     for _ in range(rounds):
         heed()
-        law = GaussianMixtureLaw.gaussian(torch.zeros(len(target), dtype=torch.float64), covariance)
-        second = law.statistics(Seen(y, mask)).second[0]
-        n = len(y)
+        second, n = step_from(seen, covariance, steps, stride)
         covariance = positive((second + strength * n * target) / (n + strength * n))
     return filled(WindowGaussian(seen.y.shape[2], steps, stride), covariance=covariance)
+
+
+def step_from(seen: Seen, covariance: Tensor, steps: int, stride: int) -> tuple[Tensor, float]:
+    """Σ E[x xᵀ] over the windows of series under a covariance, and how many there are: the E-step."""
+    cut = cut_windows(seen, steps, stride)
+    some = cut.mask.any(1)
+    law = GaussianMixtureLaw.gaussian(torch.zeros(len(covariance), dtype=torch.float64), covariance)
+    return law.statistics(Seen(cut.y[some], cut.mask[some])).second[0], float(some.sum())
 
 
 def positive(covariance: Tensor, least: float = 1e-9) -> Tensor:

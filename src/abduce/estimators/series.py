@@ -1,0 +1,235 @@
+"""One model for series with blanks: the past, the present and the future of it are cells, and any of them may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from abduce.answers.answer import Effort
+from abduce.checks import check_count, check_share
+from abduce.data.foreign import native, same_make
+from abduce.estimators import series_folder
+from abduce.sequences import writing
+from abduce.sequences.asking import Asked, about, beyond
+from abduce.sequences.fit import Plan, fit_sequences
+from abduce.sequences.panel import Form, Panel, form_of, read
+from abduce.sequences.pool import SequencePool
+from abduce.sequences.scale import Scaling
+
+
+class Series(BaseEstimator):
+    """Fill, forecast, backcast, clean and flag series of numbers whose blanks may lie anywhere.
+
+        p(x_blank | x_seen) = Σ_m w_m(situation) p_m(x_blank | x_seen)
+
+    Members are a vector autoregression seen through noise, a Gaussian over windows of it, conditionals of windows of each
+    series' past, interpolation, and the last season repeated.  Cells hidden from them, shaped like the blanks that the data
+    have, and series cut off at several origins, say how much each weighs: between observed cells, beyond the last and before
+    the first, near and far.  So the pool is hardly ever worse than a straight line or the last season.
+
+    Time that elapsed between stamps decides what lies how far apart; gaps are blanks.  New stamps go on as the old ones do.
+
+    Parameters
+    ----------
+    id : column name or None
+        Of a frame of several series one after the other: which column tells them apart.
+    time : column name or None
+        The column of stamps; None: the index if it holds times, else the only column that does.
+    horizon : int or None
+        Steps ahead that forecasts are weighed for; more may be asked for.  None: a season, or 12.
+    periods : sequence of int or None
+        Lengths of seasons in steps; None: found in the data.
+    scale : {"auto", "shared", "own"}
+        Whether all series have one level and spread or each its own; "auto" goes by how far they lie apart.
+    random_state : int, RandomState or None
+    callback : callable or None
+        Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from abduce import Series
+    >>> days = pd.date_range("2024-01-01", periods=120, freq="D")
+    >>> sales = pd.DataFrame({"sales": 20 + 5.0 * (days.day_of_week < 5)}, index=days)
+    >>> sales.iloc[50:53] = np.nan
+    >>> model = Series(random_state=0).fit(sales)
+    >>> model.fill(sales).iloc[50:53, 0].round().tolist()
+    [25.0, 25.0, 25.0]
+    >>> model.forecast(7)["sales"].round().tolist()
+    [25.0, 25.0, 25.0, 20.0, 20.0, 25.0, 25.0]
+    """
+
+    model_: SequencePool
+    form_: Form
+    scaling_: Scaling
+    panel_: Panel
+
+    def __init__(
+        self,
+        *,
+        id: Any = None,
+        time: Any = None,
+        horizon: int | None = None,
+        periods: Sequence[int] | None = None,
+        scale: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        callback: Callable[[dict[str, Any]], Any] | None = None,
+    ):
+        self.id, self.time, self.horizon, self.periods = id, time, horizon, periods
+        self.scale, self.random_state, self.callback = scale, random_state, callback
+
+    # ------------------------------------------------------------------ fit
+
+    def fit(self, X, y=None) -> Series:
+        """Fit to a frame, an array (T, F) or (N, T, F), or a list of arrays (T_i, F), with blanks as NaN."""
+        self._check_arguments()
+        self.make_ = writing.make_of(X)
+        X = native(X)
+        form = form_of(X, self.id, self.time)
+        panel = read(X, form)
+        writing.check_size(panel)
+        self.form_, self.panel_ = form, panel
+        self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.n_features_in_ = len(form.columns)
+        own = {"auto": None, "shared": False, "own": True}[self.scale]
+        self.scaling_ = Scaling.of(panel.values, panel.mask, own)
+        periods = None if self.periods is None else [int(p) for p in self.periods]
+        seen = panel.seen(self.scaling_.fitted(panel.values, panel.mask).to(panel.values, panel.mask))
+        self.model_ = fit_sequences(
+            seen,
+            Plan(
+                self.horizon,
+                periods,
+                form.grid.suggested(),
+                self.scaling_.own,
+                self.inference_seed_,
+                self._show,
+            ),
+        )
+        return self
+
+    def _check_arguments(self) -> None:
+        if self.horizon is not None:
+            check_count("horizon", self.horizon)
+        if self.scale not in ("auto", "shared", "own"):
+            raise ValueError(f"scale must be 'auto', 'shared' or 'own', got {self.scale!r}")
+        for period in () if self.periods is None else self.periods:
+            if isinstance(period, bool) or int(period) != period or period < 2:
+                raise ValueError(f"periods must be ints >= 2, got {period!r}")
+
+    def _show(self, text: str, share: float) -> None:
+        if self.callback is not None:
+            self.callback({"epoch": share, "epochs": 1.0, "stage": text})
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "model_" in vars(self)
+
+    # ------------------------------------------------------------------ ask
+
+    def _read(self, X: Any) -> Panel:
+        check_is_fitted(self)
+        return read(X, self.form_)
+
+    def _about(self, panel: Panel) -> Asked:
+        return about(self.model_, self.scaling_, panel, Effort(seed=self.inference_seed_))
+
+    def _generator(self, random_state: Any) -> torch.Generator:
+        given = self.random_state if random_state is None else random_state
+        return torch.Generator().manual_seed(int(check_random_state(given).randint(2**31 - 1)))
+
+    @same_make
+    def fill(self, X, draws: int | None = None, random_state=None):
+        """X with its blanks filled; what was there stays as it was, to the bit.
+
+        With ``draws`` a list of so many copies, each filled by a path that could have been.
+        """
+        panel = self._read(X)
+        if draws is None:
+            return writing.put(X, panel, self._about(panel).mean())
+        check_count("draws", draws)
+        drawn = self._about(panel).draws(int(draws), self._generator(random_state))
+        return [writing.put(X, panel, copy) for copy in drawn]
+
+    @same_make
+    def fill_interval(self, X, level: float = 0.9):
+        """Two copies of X, its blanks filled with the ends of the intervals that hold each with probability ``level``."""
+        check_share("level", level)
+        panel = self._read(X)
+        return tuple(writing.put(X, panel, end) for end in self._about(panel).quantiles(_ends(level)))
+
+    def forecast(self, n: int, known=None, X=None):
+        """The ``n`` rows after the last of the training data, or of ``X``, other series of their form.
+
+        ``known`` has what is known of these rows: a frame or array of as many, whose blanks are filled.
+        """
+        beyond = self._beyond(n, known, X)
+        return beyond.rows(beyond.asked.mean())
+
+    def backcast(self, n: int, X=None):
+        """The ``n`` rows before the first."""
+        beyond = self._beyond(n, None, X, -1)
+        return beyond.rows(beyond.asked.mean())
+
+    def forecast_interval(self, n: int, level: float = 0.9, known=None, X=None):
+        """Lower and upper ends of the intervals that hold each of the next cells with probability ``level``."""
+        check_share("level", level)
+        beyond = self._beyond(n, known, X)
+        return tuple(beyond.rows(end) for end in beyond.asked.quantiles(_ends(level)))
+
+    def sample_paths(self, horizon: int, n: int = 100, known=None, X=None, random_state=None) -> np.ndarray:
+        """Draw ``n`` futures of ``horizon`` rows: an array (n, horizon, F), of several series (n, N, horizon, F)."""
+        check_count("n", n)
+        beyond = self._beyond(horizon, known, X, name="horizon")
+        drawn = beyond.asked.draws(int(n), self._generator(random_state))
+        return drawn if self.form_.many else drawn[:, 0]
+
+    def _beyond(self, n: Any, known: Any, X: Any, sign: int = 1, name: str = "n") -> _Beyond:
+        """What is asked of n rows after the last, or before the first."""
+        check_is_fitted(self)
+        check_count(name, n)
+        panel = self.panel_ if X is None else self._read(native(X))
+        cells = writing.known_of(panel, int(n), None if known is None else native(known, "known"))
+        places = writing.places_of(panel, sign * int(n))
+        effort = Effort(seed=self.inference_seed_)
+        question = beyond(self.model_, self.scaling_, panel, places, cells, effort)
+        return _Beyond(question, panel, sign * int(n), cells, self.make_)
+
+    # ------------------------------------------------------------------ keep
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted model to a folder (safetensors + JSON), atomically; :func:`~abduce.load` reads it."""
+        check_is_fitted(self)
+        series_folder.keep(self, folder)
+
+    def members(self) -> pd.DataFrame:
+        """Members with their weights, and their mean errors on hidden cells in standard deviations: between observed cells
+        ("inside"), and beyond the last ("ahead")."""
+        check_is_fitted(self)
+        return pd.DataFrame(self.model_.reports).set_index("member")
+
+
+class _Beyond(NamedTuple):
+    """Rows beyond a panel that are asked for, ``count`` of them, negative before the first, with what is ``known`` of them."""
+
+    asked: Asked
+    panel: Panel
+    count: int
+    known: np.ndarray
+    make: str | None
+
+    def rows(self, values: np.ndarray) -> Any:
+        """New rows of values (N, n, F), in the form of the training data."""
+        whole = np.where(np.isfinite(self.known), self.known, values)
+        return writing.made(writing.new(self.panel, whole, self.count), self.make)
+
+
+def _ends(level: float) -> list[float]:
+    return [0.5 - level / 2, 0.5 + level / 2]
