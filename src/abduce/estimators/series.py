@@ -16,13 +16,18 @@ from sklearn.utils.validation import check_is_fitted
 from abduce.answers.answer import Effort
 from abduce.checks import check_count, check_share
 from abduce.data.foreign import native, same_make
+from abduce.data.seen import Seen
 from abduce.estimators import series_folder
 from abduce.sequences import writing
-from abduce.sequences.asking import Asked, about, beyond
+from abduce.sequences.asking import Asked, about, beyond, each_stretch
+from abduce.sequences.backtest import backtest
 from abduce.sequences.fit import Plan, fit_sequences
+from abduce.sequences.kalman import LOG_2PI
+from abduce.sequences.naive import Interpolation
 from abduce.sequences.panel import Form, Panel, form_of, read
 from abduce.sequences.pool import SequencePool
-from abduce.sequences.scale import Scaling
+from abduce.sequences.scale import Scaler, Scaling
+from abduce.sequences.seasons import running_mean
 
 
 class Series(BaseEstimator):
@@ -189,7 +194,7 @@ class Series(BaseEstimator):
         check_count("n", n)
         beyond = self._beyond(horizon, known, X, name="horizon")
         drawn = beyond.asked.draws(int(n), self._generator(random_state))
-        return drawn if self.form_.many else drawn[:, 0]
+        return drawn if beyond.panel.form.many else drawn[:, 0]
 
     def _beyond(self, n: Any, known: Any, X: Any, sign: int = 1, name: str = "n") -> _Beyond:
         """What is asked of n rows after the last, or before the first."""
@@ -201,6 +206,93 @@ class Series(BaseEstimator):
         effort = Effort(seed=self.inference_seed_)
         question = beyond(self.model_, self.scaling_, panel, places, cells, effort)
         return _Beyond(question, panel, sign * int(n), cells, self.make_)
+
+    # ------------------------------------------------------------------ what is odd, what is noise
+
+    def anomaly_score(self, X) -> np.ndarray:
+        """Oddness of each row, −log p of what was seen of it given the rows before it, nats in the data's units; (rows,).
+
+        Of arrays (N, T, F) the shape is (N, T); of a list it is a list.  A row of which nothing was seen has score 0.
+        """
+        X = native(X)
+        panel, seen, scaler = self._scaled(X)
+        effort = Effort(seed=self.inference_seed_)
+        log_p = each_stretch(self._lead, seen, lambda a: a.step_log_prob, seen.y[..., 0], effort).numpy()
+        log_p = log_p + scaler.log_slope(seen.y.numpy(), panel.mask).sum(2)
+        return writing.by_step(X, panel, -log_p)
+
+    @same_make
+    def explain(self, X):
+        """Oddness of each cell, −log p of it given all other cells of its series, before it and after; NaN at blanks."""
+        panel, seen, scaler = self._scaled(X)
+
+        def cells(answer: Any) -> torch.Tensor:
+            mean, variance = answer.left_out
+            return 0.5 * ((answer.seen.y - mean).square() / variance + variance.log() + LOG_2PI)
+
+        surprise = each_stretch(self._lead, seen, cells, seen.y, Effort(seed=self.inference_seed_)).numpy()
+        surprise = surprise - scaler.log_slope(seen.y.numpy(), panel.mask)
+        return writing.whole(X, panel, np.where(panel.mask, surprise, np.nan))
+
+    @same_make
+    def smooth(self, X):
+        """X without its noise, as far as the autoregression tells it from what lasts; blanks are filled."""
+        panel, seen, scaler = self._scaled(X)
+        clean = scaler.back(self._clean(seen).numpy())
+        return writing.whole(X, panel, np.where(panel.mask, clean, self._about(panel).mean()))
+
+    def decompose(self, X) -> dict[str, Any]:
+        """``level``, ``season`` and ``rest`` of X, each in its form; they sum to what was seen.
+
+        The level is what is left of the smoothed series without its seasons, averaged over a season; ``rest`` is NaN at blanks.
+        """
+        check_is_fitted(self)
+        X = native(X)
+        panel, seen, scaler = self._scaled(X)
+        seasons: Any = self._lead.seasons
+        season = seasons.of(seen)
+        level = running_mean(self._clean(seen) - season, seasons.periods[0] if seasons.periods else 1)
+        parts = {"level": scaler.back(level.numpy()), "season": scaler.additive(season.numpy())}
+        parts["rest"] = np.where(panel.mask, panel.values - parts["level"] - parts["season"], np.nan)
+        return {name: writing.whole(X, panel, part) for name, part in parts.items()}
+
+    def backtest(self, X, horizon: int, windows: int = 10, level: float = 0.8) -> pd.DataFrame:
+        """How well the last steps of X would have been forecast, from ``windows`` origins, ``horizon`` steps apart.
+
+        Columns CRPS, WQL (weighted quantile loss), coverage of intervals of ``level``, MASE and MAE; rows for this model, the
+        last season repeated and the last value.  Parameters stay those of the fit: leave the steps out of it that are judged.
+        """
+        check_is_fitted(self)
+        check_count("horizon", horizon)
+        check_count("windows", windows)
+        check_share("level", level)
+        panel = self._read(native(X))
+        period = self.season_
+        models = {"abduce": (self.model_, True), "last value": (Interpolation(self.n_features_in_, 1), False)}
+        if period > 1:
+            models["seasonal naive"] = (Interpolation(self.n_features_in_, period), False)
+        return backtest(models, self.scaling_, panel, int(horizon), int(windows), level, period)
+
+    @property
+    def season_(self) -> int:
+        """Steps of the season that explains most, 1 if there is none."""
+        seasons: Any = self._lead.seasons
+        return seasons.periods[0] if seasons.periods else 1
+
+    @property
+    def _lead(self) -> Any:
+        """The member that says what is odd and what lasts."""
+        return self.model_.parts[self.model_.order]
+
+    def _scaled(self, X: Any) -> tuple[Panel, Seen, Scaler]:
+        """Series in model units."""
+        panel = self._read(X)
+        scaler = self.scaling_.fitted(panel.values, panel.mask)
+        return panel, panel.seen(scaler.to(panel.values, panel.mask)), scaler
+
+    def _clean(self, seen: Seen) -> torch.Tensor:
+        """What lasts of series, (N, T, F), in model units."""
+        return each_stretch(self._lead, seen, lambda a: a.centre, seen.y, Effort(seed=self.inference_seed_))
 
     # ------------------------------------------------------------------ keep
 

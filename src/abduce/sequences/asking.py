@@ -95,6 +95,26 @@ class Asked:
         return out
 
 
+def each_stretch(
+    model: Any, seen: Seen, ask: Callable[[Any], Tensor], like: Tensor, effort: Effort
+) -> Tensor:
+    """What is asked of a model's answers about all steps of series, as ``like`` (N, T, ...); long ones in stretches."""
+    n, length, f = seen.y.shape
+    out = torch.empty_like(like)
+    core = length if length <= LONG else CORE
+    some = max(1, CELLS // max(1, min(length, LONG) * f))
+    for first in range(0, n, some):
+        rows = torch.arange(first, min(n, first + some))
+        for start in range(0, length, core):
+            stop = min(length, start + core)
+            early, late = max(0, start - AROUND), min(length, stop + AROUND)
+            if core == length:
+                early, late = 0, length
+            answer = model.answer(stretch(seen.rows(rows), early, late), effort)
+            out[rows, start:stop] = ask(answer)[:, start - early : stop - early]
+    return out
+
+
 def about(model: SequencePool, scaling: Scaling, panel: Panel, effort: Effort) -> Asked:
     """All steps of a panel."""
     scaler = scaling.fitted(panel.values, panel.mask)

@@ -9,11 +9,12 @@ from abduce.sequences.naive import Interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel
 from abduce.sequences.pool import SequencePool
 from abduce.sequences.seasons import Seasons
+from abduce.sequences.shared_lookback import SharedLookback
 from abduce.sequences.var import VectorAutoregression
 from abduce.sequences.windows import WindowGaussian
 
 FAMILIES: dict[str, type[SequenceModel]] = {
-    family.__name__: family for family in (Interpolation, Lookback, VectorAutoregression, WindowGaussian)
+    family.__name__: family for family in (Interpolation, Lookback, SharedLookback, VectorAutoregression, WindowGaussian)
 }
 
 

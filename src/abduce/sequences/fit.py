@@ -16,12 +16,13 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
 from abduce.models.model import filled
-from abduce.sequences.hidden import cuts, like_blanks
+from abduce.sequences.hidden import cuts, judged_part, like_blanks
 from abduce.sequences.lookback import History, Lookback, settings_for
 from abduce.sequences.naive import fit_interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel, stretch
-from abduce.sequences.pool import SequencePool, situation
+from abduce.sequences.pool import SequencePool, late_answer, situation
 from abduce.sequences.seasons import Seasons, find_periods
+from abduce.sequences.shared_lookback import SharedLookback, fit_shared_lookback, rules_for
 from abduce.sequences.var import VectorAutoregression, fit_var
 from abduce.sequences.weights import Filled, weigh
 from abduce.sequences.windows import (
@@ -74,6 +75,7 @@ class _Fitting:
         f, length = self.features, seen.y.shape[1]
         usual = self.period if self.period > 1 else 12
         self.horizon = plan.horizon or max(1, min(usual, length // 4))
+        self.shared: SharedLookback | None = None
         self.cuts = cuts(self.seen, self.horizon, CONTEXT)
         self.lags = max(1, min(6, 24 // f, length - 1))
         block = self.period * max(1, round(BLOCK / self.period))
@@ -91,6 +93,7 @@ class _Fitting:
             kept = seen
         plan.show("autoregression", 0.0)
         early = kept._replace(mask=kept.mask & ~self.cuts.late.unsqueeze(2))
+        self.shared = self._shared(self.seen._replace(mask=self.seen.mask & ~self.cuts.late.unsqueeze(2)))
         trial = self._autoregression(early, None)
         strength, windows = self._tried_windows(early, kept, trial, hidden)
         plan.show("forecasts", 0.5)
@@ -100,14 +103,17 @@ class _Fitting:
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
         last = self._autoregression(seen, trial)
+        self.shared = self._shared(seen)
         whole = None
         if windows is not None:
             whole = fit_windows(self._without_seasons(seen), last.window(self.steps), self.steps, self.stride, strength)
         final = self._members(seen, last, whole, settings)
+        if list(final) != list(members):  # with all that was seen a member more can be fitted, which has no weight yet
+            final = {name: final.get(name, members[name]) for name in members}
         pool = SequencePool(list(final.values()), order=0)
         if codes is not None and len(codes.truth):
             pool.shares, pool.errors = weigh(codes, self.features)
-            pool.reports = reports(codes, list(final), pool.shares)
+            pool.reports = reports(codes, list(members), pool.shares)
         plan.show("everything", 1.0)
         return pool
 
@@ -125,6 +131,8 @@ class _Fitting:
             out["seasonal naive"] = fit_interpolation(seen, self.period)
             flat = fit_interpolation(self._without_seasons(seen), 1)
             out["linear, without seasons"] = Seasonal(flat, self.seasons)
+        if self.shared is not None:
+            out["shared lookback"] = self.shared
         if settings:
             out["lookback"] = Lookback(self.features, self.period, settings)
         return out
@@ -147,6 +155,9 @@ class _Fitting:
         """The strength of the pull that fills hidden cells best, and the windows fitted with it; None where it can't be."""
         if not self.steps:
             return 0.0, None
+        part = judged_part(len(kept.y), kept.y.shape[1], self.plan.seed).unsqueeze(2)
+        if not bool((hidden & ~part).any()):  # who is judged there does not learn there
+            early = early._replace(mask=early.mask & ~part)
         left, learnt = self._without_seasons(kept), self._without_seasons(early)
         target = var.window(self.steps)
         second, count = step_from(learnt, target, self.steps, self.stride)
@@ -165,6 +176,13 @@ class _Fitting:
             if error < best:
                 best, out, chosen = error, model, strength
         return chosen, out
+
+    def _shared(self, seen: Seen) -> SharedLookback | None:
+        """One rule for all series, where they are of one kind and mostly seen."""
+        length = int(seen.mask.any(2).sum(1).double().median())
+        if self.plan.own or length < 4 * max(self.period, self.horizon):
+            return None
+        return fit_shared_lookback(seen, self.horizon, rules_for(self.period, self.horizon, length))
 
     def _settings(self) -> list[Any]:
         """Settings of lookbacks that forecast cut series best."""
@@ -220,9 +238,8 @@ class _Fitting:
         first = int(hidden.any(2).any(0).nonzero()[0])
         said = []
         for member in members.values():
-            early = 0 if member.memory is None else max(0, first - member.memory)
-            answer: Any = member.answer(stretch(seen, early, seen.y.shape[1]))
-            said.append((answer.centre[hidden[:, early:]], answer.deviation[hidden[:, early:]]))
+            answer = late_answer(member, seen, first)
+            said.append((answer.centre[hidden], answer.deviation[hidden]))
         return Filled.of(said, truth, hidden, code)
 
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from abduce.data.seen import Seen
 
 MOST = 0.25  # share of the observed cells that are hidden
-FEW = 2000  # hidden cells that suffice: then only the last part of the steps is judged
+FEW = 1000  # hidden cells that suffice: then only the last part of the steps is judged
 LATE = 0.2  # that part
 ORIGINS = 8  # at most, of a series that is forecast from several
 
@@ -37,12 +37,17 @@ def like_blanks(mask: Tensor, seed: int) -> Tensor:
         pattern = _moved(blank, generator)
         pattern &= _runs_kept(pattern, min(1.0, MOST / share), generator)
     hidden = pattern & mask
-    late = torch.zeros(1, length, 1, dtype=torch.bool)
-    late[:, int(length * (1 - LATE)) :] = True
-    some = hidden & late if n == 1 else hidden & (torch.rand(n, 1, 1, generator=generator) < LATE)
+    some = hidden & judged_part(n, length, seed).unsqueeze(2)
     hidden = some if int(some.sum()) >= FEW else hidden
     # a series keeps something of each feature
     return hidden & (mask & ~hidden).any(1, keepdim=True)
+
+
+def judged_part(n: int, length: int, seed: int) -> Tensor:
+    """The steps (N, T) whose hidden cells are judged where they are many: the last of one series, or all of some series."""
+    if n == 1:
+        return torch.arange(length).unsqueeze(0) >= int(length * (1 - LATE))
+    return (torch.rand(n, 1, generator=Generator().manual_seed(seed)) < LATE).expand(n, length)
 
 
 def _moved(blank: Tensor, generator: Generator) -> Tensor:

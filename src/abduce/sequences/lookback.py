@@ -126,8 +126,8 @@ class History(NamedTuple):
     steps: Tensor
 
     @classmethod
-    def of(cls, seen: Seen) -> History:
-        """The rows of series (N, T, F), a feature each; those never seen have size 0."""
+    def of(cls, seen: Seen, most: int = MOST) -> History:
+        """The rows of series (N, T, F), a feature each, of at most their last ``most`` steps; those never seen have size 0."""
         n, length, f = seen.y.shape
         m = seen.mask.transpose(1, 2).reshape(n * f, length)
         y = torch.where(m, seen.y.transpose(1, 2).reshape(n * f, length), 0.0)
@@ -135,7 +135,7 @@ class History(NamedTuple):
         size = torch.where(m, at + 1, 0).amax(1)
         steps = (size - torch.where(m, at, length).amin(1)).clamp_min(0)
         steps = torch.where(m.sum(1) >= LEAST * steps, steps, 0)
-        keep = min(int(size.max()), MOST) if len(size) else 0
+        keep = min(int(size.max()), most) if len(size) else 0
         place = size.unsqueeze(1) - keep + torch.arange(keep)
         y, m = torch.gather(y, 1, place.clamp_min(0)), torch.gather(m, 1, place.clamp_min(0)) & (place >= 0)
         return cls(_joined_up(y, m), size, steps)
@@ -219,22 +219,18 @@ def _chained(
 
 
 def settings_for(period: int, horizon: int, length: int) -> list[Setting]:
-    """The settings that are tried, for series of about ``length`` steps."""
-    if period > 1:
-        contexts, levels = [2 * period, 4 * period, 7 * period], [period]
-        phases = [1.0, 10.0]
+    """The settings that are tried, for series of about ``length`` steps: the season's and the horizon's multiples."""
+    if period > 2 * horizon:  # a year of weeks: its shape counts, and what came last
+        contexts, level = [2 * horizon, period, 3 * period // 2], 1
+    elif period > 1:
+        contexts, level = [2 * period, 4 * period, 7 * period], period
     else:
-        contexts, levels = [2 * horizon, 4 * horizon, 8 * horizon], [1, max(2, horizon // 3)]
-        phases = [1.0]
+        contexts, level = [2 * horizon, 4 * horizon, 8 * horizon], 1
     most = max(2, (length - horizon) // 3)
-    contexts = sorted({min(c, most) for c in contexts})
-    halves = [0.0, length / 4]
-    pooled = [0.005, 0.02, 0.2]
     return [
-        Setting(c, min(level, c), phase, half, nu)
-        for level in levels
-        for phase in phases
-        for half in halves
-        for c in contexts
-        for nu in pooled
+        Setting(c, min(level, c), phase, half, nu, ridge)
+        for phase in ((1.0, 10.0) if period > 1 else (1.0,))
+        for half in (0.0, max(length / 4, 2.0 * horizon))
+        for c in sorted({min(c, most) for c in contexts})
+        for nu, ridge in ((0.005, 1e-4), (0.02, 1e-4), (0.02, 0.03), (0.1, 0.1))
     ]

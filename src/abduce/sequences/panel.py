@@ -132,6 +132,7 @@ def read(X: Any, form: Form, name: str = "X") -> Panel:
     """Series of X, which is of the form of the training data; ValueError or TypeError, naming ``name``, if it is not."""
     if form.kind in FRAMES:
         return _read_frame(X, form, name)
+    form = _as_asked(X, form)
     parts = _arrays(X, form, name)
     size = np.array([len(p) for p in parts])
     series = np.repeat(np.arange(len(parts)), size)
@@ -256,6 +257,14 @@ def _numbers(column: pd.Series, label: Any, name: str) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- arrays
+
+
+def _as_asked(X: Any, form: Form) -> Form:
+    """The form, of one series or of several as X has them: a model of one may be asked about several, and the other way."""
+    dims = np.ndim(X) if isinstance(X, np.ndarray) else 0
+    if form.kind in ("array2", "array3") and dims in (2, 3):
+        return replace(form, kind=f"array{dims}")
+    return form
 
 
 def _arrays(X: Any, form: Form, name: str) -> list[np.ndarray]:

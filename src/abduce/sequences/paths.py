@@ -50,7 +50,8 @@ class Paths(Answer):
     """``centre`` and ``deviation`` (N, T, F) of each cell given all that was seen.
 
     ``step_log_prob`` (N, T) are log p of what was seen of each step given the steps before, nats, where the model has them;
-    ``draw(n, generator)`` gives whole series (n, N, T, F), without it cells are drawn each on its own.
+    ``draw(n, generator)`` gives whole series (n, N, T, F), without it cells are drawn each on its own.  ``left_out`` are mean and
+    variance (N, T, F) of each observed cell given all the others.
     """
 
     seen: Seen
@@ -59,6 +60,7 @@ class Paths(Answer):
     step_log_prob: Tensor | None = None
     draw: Callable[[int, Generator], Tensor] | None = None
     kind: str = "exact"
+    left_out: tuple[Tensor, Tensor] | None = None
 
     @property
     def log_evidence(self) -> Tensor:
@@ -107,4 +109,5 @@ class Seasonal(SequenceModel):
                 drawn = inner.draw(n, generator) + season
                 return torch.where(seen.mask, seen.y, drawn)
 
-        return Paths(seen, inner.centre + season, inner.deviation, inner.step_log_prob, draw, inner.kind)
+        left = None if inner.left_out is None else (inner.left_out[0] + season, inner.left_out[1])
+        return Paths(seen, inner.centre + season, inner.deviation, inner.step_log_prob, draw, inner.kind, left)

@@ -15,7 +15,7 @@ Sources: Bates & Granger 1969 (weighing); Schefzik, Thorarinsdottir & Gneiting 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,11 +23,12 @@ from torch import Generator, Tensor
 
 from abduce.answers.answer import EFFORT, Effort
 from abduce.data.seen import Seen
-from abduce.sequences.paths import Paths, SequenceModel
+from abduce.sequences.paths import Paths, SequenceModel, stretch
 
 DISTANCES = 10  # doublings told apart: the last is 512 steps and more
 PLACES = ("inside", "future", "past")
 LEVELS = 41  # quantiles of errors that are kept
+LEAST = 1e-3  # weight below which a member need not be asked
 
 
 class Situation(NamedTuple):
@@ -87,20 +88,41 @@ class SequencePool(SequenceModel):
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
         self.check(seen)
         code = situation(seen.mask).code
-        needed = self.shares[code[~seen.mask].unique()].sum((0, 1)) > 0
-        needed[self.order] = True
-        answers: list[Paths | None] = [
-            m.answer(seen, effort) if use else None  # pyright: ignore[reportAssignmentType]
-            for m, use in zip(self.parts, needed.tolist(), strict=True)
+        blank = ~seen.mask
+        needed = self.shares[code[blank].unique()].sum((0, 1)) > LEAST
+        steps = blank.any(2).any(0)
+        first = int(steps.to(torch.uint8).argmax()) if bool(steps.any()) else seen.y.shape[1]
+        said = [
+            late_answer(member, seen, first, effort) if use else None
+            for member, use in zip(self.parts, needed.tolist(), strict=True)
         ]
-        blank = torch.full_like(seen.y, torch.nan)
-        centres = torch.stack([blank if a is None else a.centre for a in answers], 3)
-        spreads = torch.stack([blank if a is None else a.deviation for a in answers], 3)
+        empty = torch.full_like(seen.y, torch.nan)
+        centres = torch.stack([empty if a is None else a.centre for a in said], 3)
+        spreads = torch.stack([empty if a is None else a.deviation for a in said], 3)
         weights = self.shares[code, torch.arange(self.n_cells)]
         centre, deviation = combined(centres, spreads, weights)
-        lead = answers[self.order]
-        assert lead is not None
-        return _Pooled(self, seen, centre, deviation, code, lead)
+        lead = self.parts[self.order]
+        return _Pooled(self, seen, centre, deviation, code, lambda: late_answer(lead, seen, first, effort))
+
+
+def late_answer(member: SequenceModel, seen: Seen, first: int, effort: Effort = EFFORT) -> Paths:
+    """A member's answer about the steps from ``first`` on, from as much before them as it remembers; NaN before that."""
+    early = 0 if member.memory is None else max(0, first - member.memory)
+    if not early:
+        return member.answer(seen, effort)  # pyright: ignore[reportReturnType]
+    part: Any = member.answer(stretch(seen, early, seen.y.shape[1]), effort)
+
+    def padded(values: Tensor, before: Tensor) -> Tensor:
+        return torch.cat([before.expand(*values.shape[:-3], -1, -1, -1), values], -2)
+
+    nothing = torch.full_like(seen.y[:, :early], torch.nan)
+    draw = None
+    if part.draw is not None:
+
+        def draw(n: int, generator: Generator) -> Tensor:
+            return padded(part.draw(n, generator), seen.y[:, :early])
+
+    return Paths(seen, padded(part.centre, nothing), padded(part.deviation, nothing), None, draw, part.kind)
 
 
 def combined(centres: Tensor, deviations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,9 +140,22 @@ def combined(centres: Tensor, deviations: Tensor, weights: Tensor) -> tuple[Tens
 class _Pooled(Paths):
     """The pool's answer: cells by its centre, deviation and kept errors, paths by the ranks of one member's draws."""
 
-    def __init__(self, pool: SequencePool, seen: Seen, centre: Tensor, deviation: Tensor, code: Tensor, lead: Paths):
-        super().__init__(seen, centre, deviation, lead.step_log_prob, self._paths, "pooled")
-        self.pool, self.code, self.lead = pool, code, lead
+    def __init__(
+        self,
+        pool: SequencePool,
+        seen: Seen,
+        centre: Tensor,
+        deviation: Tensor,
+        code: Tensor,
+        lead: Callable[[], Paths],
+    ):
+        super().__init__(seen, centre, deviation, None, self._paths, "pooled")
+        self.pool, self.code, self._lead = pool, code, lead
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """That of the member that says what is odd."""
+        return self.pool.parts[self.pool.order].answer(self.seen).log_evidence
 
     def quantile(self, level: float) -> Tensor:
         """The value that each blank cell lies below with this probability, (N, T, F); observed cells as they are."""
@@ -136,9 +171,10 @@ class _Pooled(Paths):
         return self._at(torch.rand(n, *self.centre.shape, generator=generator, dtype=torch.float64))
 
     def _paths(self, n: int, generator: Generator) -> Tensor:
-        drawn = self.lead.draws(n, generator)
+        lead = self._lead()
+        drawn = lead.draws(n, generator)
         if n == 1:  # no draws to be ranked among: by the member's own distribution
-            z = (drawn - self.lead.centre) / self.lead.deviation.clamp_min(1e-12)
+            z = (drawn - lead.centre) / lead.deviation.clamp_min(1e-12)
             return self._at(torch.special.ndtr(z))
         rank = drawn.argsort(0).argsort(0)
         jitter = torch.rand(n, 1, 1, 1, generator=generator, dtype=torch.float64)

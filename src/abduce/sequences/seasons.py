@@ -4,7 +4,7 @@
 
 Candidates are peaks of the autocorrelation, and what calendars suggest for the spacing of the steps.  A period is kept if the
 profile of half of the cycles explains a share of the other half, after each cycle's own mean is taken off, so that neither
-trends nor chance make seasons.  Profiles are means by phase, shrunk toward the mean by `SHRINK` pseudo-observations.
+trends nor chance make seasons.  Profiles are means by phase, shrunk toward the mean by as much as chance makes them differ.
 
 Source: Hyndman & Athanasopoulos 2021, chapter 3 (decomposition); the search is our own.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from abduce.data.seen import Seen
 
-SHRINK = 20.0
+SHRINK = (0.1, 100.0)  # pseudo-observations of a phase, least and most
 ALIKE, SURE = 0.5, 0.9  # least correlation of the profiles of two halves, of many phases and of few
 LEAST = 0.03  # share of the variance about each cycle's mean that a period must explain in cycles not used for its profile
 MOST = 2  # periods
@@ -69,12 +69,25 @@ class Seasons(nn.Module):
             level = _cycle_means(left, seen.mask, _phases(seen, period), period)
             phase = _phases(seen, period)
             count, total = _by_phase(left - level, seen.mask, phase, period, group)
-            profile = total / (count + (SHRINK if not self.own else 1.0))
-            profile = profile - profile.mean(1, keepdim=True)
+            profile = _shrunk(left - level, seen.mask, phase, group, count, total)
             season = profile[group.unsqueeze(1), phase]
             out, left = out + season, left - season
             profiles.append(profile)
         return out, profiles
+
+
+def running_mean(y: Tensor, width: int) -> Tensor:
+    """Mean of series (N, T, F) over the ``width`` steps round each, of fewer at the ends.
+
+    >>> running_mean(torch.tensor([[[0.0], [3.0], [6.0]]]), 3).flatten()
+    tensor([1.5000, 3.0000, 4.5000])
+    """
+    if width < 2:
+        return y
+    total = torch.nn.functional.pad(y.cumsum(1), (0, 0, 1, 0))
+    at = torch.arange(y.shape[1])
+    first, last = (at - width // 2).clamp_min(0), (at + (width + 1) // 2).clamp_max(y.shape[1])
+    return (total[:, last] - total[:, first]) / (last - first).unsqueeze(1)
 
 
 def find_periods(seen: Seen, suggested: Sequence[int] = ()) -> list[int]:
@@ -120,6 +133,18 @@ def _by_phase(y: Tensor, mask: Tensor, phase: Tensor, period: int, group: Tensor
     count = zeros.index_add(0, key, m)
     total = zeros.index_add(0, key, torch.where(mask, y, 0.0).flatten(0, 1))
     return count.view(groups, period, -1), total.view(groups, period, -1)
+
+
+def _shrunk(y: Tensor, mask: Tensor, phase: Tensor, group: Tensor, count: Tensor, total: Tensor) -> Tensor:
+    """Means by phase (G, P, F) less their own mean, each shrunk as its variance suggests: by noise over what phases differ by."""
+    raw = total / count.clamp_min(1)
+    error = torch.where(mask, y - raw[group.unsqueeze(1), phase], 0.0).square().sum(1)
+    noise = raw.new_zeros(len(raw), raw.shape[2]).index_add(0, group, error)
+    noise = noise / (count.sum(1) - (count > 0).sum(1)).clamp_min(1)
+    differ = raw.var(1, correction=0) - noise / count.mean(1).clamp_min(1)
+    pseudo = (noise / differ.clamp_min(1e-12)).clamp(*SHRINK).unsqueeze(1)
+    profile = total / (count + pseudo)
+    return profile - profile.mean(1, keepdim=True)
 
 
 def _cycle_means(y: Tensor, mask: Tensor, phase: Tensor, period: int) -> Tensor:

@@ -84,7 +84,8 @@ class VectorAutoregression(SequenceModel):
             return kalman.draws(space, seen.y, seen.mask, n, generator)
 
         centre = found.mean[..., : self.n_cells]
-        return Paths(seen, centre, deviation, found.log_prob, draw)
+        left = found.left_out, found.left_out_variance
+        return Paths(seen, centre, deviation, found.log_prob, draw, left_out=left)
 
     def window(self, steps: int) -> Tensor:
         """Covariance of what is seen in so many steps on end, (steps F, steps F)."""
