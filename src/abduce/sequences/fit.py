@@ -15,7 +15,6 @@ from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
-from abduce.models.model import filled
 from abduce.sequences.hidden import cuts, judged_part, like_blanks
 from abduce.sequences.lookback import History, Lookback, settings_for
 from abduce.sequences.naive import fit_interpolation
@@ -30,7 +29,6 @@ from abduce.sequences.windows import (
     conditional,
     cut_windows,
     fit_windows,
-    positive,
     step_from,
 )
 
@@ -155,27 +153,27 @@ class _Fitting:
         """The strength of the pull that fills hidden cells best, and the windows fitted with it; None where it can't be."""
         if not self.steps:
             return 0.0, None
+        learnt, left = self._without_seasons(early), self._without_seasons(kept)
         part = judged_part(len(kept.y), kept.y.shape[1], self.plan.seed).unsqueeze(2)
-        if not bool((hidden & ~part).any()):  # who is judged there does not learn there
-            early = early._replace(mask=early.mask & ~part)
-        left, learnt = self._without_seasons(kept), self._without_seasons(early)
+        before = learnt
+        if not bool((hidden & ~part).any()):  # what is judged there is not learnt there
+            before = learnt._replace(mask=learnt.mask & ~part)
         target = var.window(self.steps)
-        second, count = step_from(learnt, target, self.steps, self.stride)
-        truth = self._without_seasons(self.seen._replace(mask=self.seen.mask))
+        truth = self._without_seasons(self.seen)
         judged = cut_windows(left, self.steps, self.stride)
         asked = cut_windows(truth._replace(mask=hidden), self.steps, self.stride).mask
         rows = asked.any(1)
         values = cut_windows(truth, self.steps, self.stride).y[rows]
-        best, out = float("inf"), None
-        chosen = STRENGTHS[-1]
-        for strength in STRENGTHS:
-            start = (second + strength * count * target) / (count + strength * count)
-            model = filled(WindowGaussian(self.features, self.steps, self.stride), covariance=positive(start))
-            mean, _ = conditional(model.covariance, judged.y[rows], judged.mask[rows])
-            error = float((mean - values)[asked[rows]].abs().mean()) if bool(rows.any()) else 0.0
-            if error < best:
-                best, out, chosen = error, model, strength
-        return chosen, out
+        errors = {1.0: 0.0}
+        if bool(rows.any()):
+            second, count = step_from(before, target, self.steps, self.stride)
+            for strength in STRENGTHS:
+                start = (second + strength * count * target) / (count + strength * count)
+                model = fit_windows(before, target, self.steps, self.stride, strength, rounds=1, start=start)
+                mean, _ = conditional(model.covariance, judged.y[rows], judged.mask[rows])
+                errors[strength] = float((mean - values)[asked[rows]].abs().mean())
+        best = min(errors, key=errors.__getitem__)
+        return best, fit_windows(learnt, target, self.steps, self.stride, best, rounds=2)
 
     def _shared(self, seen: Seen) -> SharedLookback | None:
         """One rule for all series, where they are of one kind and mostly seen."""

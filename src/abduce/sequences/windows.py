@@ -11,14 +11,15 @@ Source: Ledoit & Wolf 2004 (shrinkage to a target); Dempster, Laird & Rubin 1977
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from abduce.answers.answer import EFFORT, Effort
 from abduce.data.seen import Seen
 from abduce.gaussians.em import heed
-from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.mixture import patterns_of
 from abduce.models.model import filled
 from abduce.sequences.paths import Paths, SequenceModel
 
@@ -93,33 +94,68 @@ def _nearest_middle(seen: Seen, steps: int, stride: int, count: int) -> tuple[Te
     return window, at - window * stride
 
 
+class BlankCells(NamedTuple):
+    """The blank cells of some rows: their places (G, b), which of these count (rows have unequally many), and their mean (G, b)
+    and covariance (G, b, b) given the observed ones, zero where they don't count."""
+
+    rows: Tensor
+    places: Tensor
+    real: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+
+def blanks_given(covariance: Tensor, y: Tensor, mask: Tensor) -> Iterator[BlankCells]:
+    """The blank cells of rows (n, D) of N(0, C) given the observed ones, some rows of about as many blanks at a time.
+
+    With Λ = C⁻¹ the covariance of blanks is Λ_bb⁻¹ and their mean −Λ_bb⁻¹ Λ_bo x_o; where fewer cells are observed than blank,
+    it is C_bb − C_bo C_oo⁻¹ C_ob, and C_bo C_oo⁻¹ x_o.  Either way only the smaller side is factorised.
+    """
+    d = len(covariance)
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    blank = ~mask
+    count = blank.sum(1)
+    order = torch.argsort(count)
+    order = order[int((count == 0).sum()) :]
+    known = torch.where(mask, y, 0.0)
+    start = 0
+    while start < len(order):
+        some = order[start : start + max(1, BUDGET // d**2)]
+        some = some[count[some] <= max(16, int(1.3 * int(count[some[0]])))]
+        start += len(some)
+        places, real = _places(blank[some], int(count[some[-1]]))
+        both = real.unsqueeze(2) & real.unsqueeze(1)
+        if 2 * places.shape[1] <= d:
+            inner = precision[places.unsqueeze(2), places.unsqueeze(1)] * both + torch.diag_embed((~real).to(y))
+            left = torch.cholesky_inverse(torch.linalg.cholesky(inner)) * both
+            pull = torch.gather(known[some] @ precision, 1, places) * real
+            mean = -(left @ pull.unsqueeze(2)).squeeze(2)
+        else:
+            seen, there = _places(mask[some], int(d - count[some[0]]))
+            pairs = there.unsqueeze(2) & there.unsqueeze(1)
+            inner = covariance[seen.unsqueeze(2), seen.unsqueeze(1)] * pairs + torch.diag_embed((~there).to(y))
+            root = torch.linalg.cholesky(inner)
+            across = covariance[seen.unsqueeze(2), places.unsqueeze(1)] * (there.unsqueeze(2) & real.unsqueeze(1))
+            half = torch.linalg.solve_triangular(root, across, upper=False)
+            z = torch.linalg.solve_triangular(root, (torch.gather(known[some], 1, seen) * there).unsqueeze(2), upper=False)
+            mean = (half.mT @ z).squeeze(2)
+            left = covariance[places.unsqueeze(2), places.unsqueeze(1)] * both - half.mT @ half
+        yield BlankCells(some, places, real, mean, left)
+
+
+def _places(cells: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Where the marked cells of rows (G, D) are, (G, most), and which of these places count."""
+    places = torch.argsort(cells.to(torch.uint8), dim=1, descending=True, stable=True)[:, :most]
+    return places, torch.gather(cells, 1, places)
+
+
 def conditional(covariance: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each cell of rows (n, D) of N(0, C) given the observed ones; variance 0 where observed."""
-    patterns, which = patterns_of(mask)
-    mean, variance = torch.empty_like(y), torch.empty_like(y)
-    d = len(covariance)
-    own = covariance.diagonal()
-    size = max(1, BUDGET // d**2)
-    order = torch.argsort(which, stable=True)
-    edges = torch.bincount(which, minlength=len(patterns)).cumsum(0)
-    for start in range(0, len(patterns), size):
-        m = patterns[start : start + size]
-        both = m.unsqueeze(2) & m.unsqueeze(1)
-        root = torch.linalg.cholesky(covariance * both + torch.diag_embed((~m).to(y)))
-        half = torch.linalg.solve_triangular(root, covariance * m.unsqueeze(2), upper=False)  # (G, D, D)
-        left = own - half.square().sum(1)
-        rows = order[int(edges[start - 1]) if start else 0 : int(edges[start + len(m) - 1])]
-        local = which[rows] - start
-        known = torch.where(mask[rows], y[rows], 0.0)
-        for g in range(len(m)) if len(rows) > len(m) else ():
-            some = local == g
-            z = torch.linalg.solve_triangular(root[g], known[some].mT, upper=False)
-            mean[rows[some]] = z.mT @ half[g]
-        if len(rows) == len(m):  # a pattern a row
-            z = torch.linalg.solve_triangular(root[local], known.unsqueeze(2), upper=False)
-            mean[rows] = (half[local].mT @ z).squeeze(2)
-        variance[rows] = torch.where(mask[rows], 0.0, left[local])
-        mean[rows] = torch.where(mask[rows], y[rows], mean[rows])
+    mean, variance = torch.where(mask, y, 0.0), torch.zeros_like(y)
+    for rows, places, real, centre, left in blanks_given(covariance, y, mask):
+        row = rows.unsqueeze(1).expand_as(places)[real]
+        mean[row, places[real]] = centre[real]
+        variance[row, places[real]] = left.diagonal(dim1=1, dim2=2)[real]
     return mean, variance
 
 
@@ -145,8 +181,13 @@ def step_from(seen: Seen, covariance: Tensor, steps: int, stride: int) -> tuple[
     """Σ E[x xᵀ] over the windows of series under a covariance, and how many there are: the E-step."""
     cut = cut_windows(seen, steps, stride)
     some = cut.mask.any(1)
-    law = GaussianMixtureLaw.gaussian(torch.zeros(len(covariance), dtype=torch.float64), covariance)
-    return law.statistics(Seen(cut.y[some], cut.mask[some])).second[0], float(some.sum())
+    x, d = torch.where(cut.mask[some], cut.y[some], 0.0), len(covariance)
+    second = torch.zeros(d * d, dtype=torch.float64)
+    for rows, places, real, mean, left in blanks_given(covariance, x, cut.mask[some]):
+        row = rows.unsqueeze(1).expand_as(places)[real]
+        x[row, places[real]] = mean[real]
+        second.index_add_(0, (places.unsqueeze(2) * d + places.unsqueeze(1)).flatten(), left.flatten())
+    return x.mT @ x + second.view(d, d), float(some.sum())
 
 
 def positive(covariance: Tensor, least: float = 1e-9) -> Tensor:
