@@ -1,7 +1,7 @@
 """Forecasts: the hourly and weekly series of the M4 competition, and ETTh1 far ahead.
 
-M4: each series goes on for 48 hours (13 weeks); mean MASE, mean weighted quantile loss over .1 .. .9 (2 Σ pinball / Σ |y| over all
-series), coverage of 80 % intervals.  Forecasts are of one fit to all series; as backcasts, of the same series turned round.
+M4: each series goes on for 48 hours (13 weeks); mean MASE, weighted quantile loss (2 Σ pinball / Σ |y| over all series,
+mean over .1 .. .9), coverage of 80 % intervals.  Forecasts are of one fit to all series; backcasts, of the same turned round.
 ETTh1: mean squared error of stride-1 windows of the test part, z-scored on the training part; fitted once to the training and
 validation part, asked with the last 336 hours.
 
@@ -41,21 +41,26 @@ def m4(name: str, most: int | None) -> tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def long_frame(series: list[np.ndarray], step: str) -> pd.DataFrame:
-    """Series one after the other, all from one date on: what they are stamped with in the competition differs and is not used."""
+    """Series one after the other, all from one date on: the stamps of the competition are not used."""
     parts = [
-        pd.DataFrame({"id": i, "ds": pd.date_range("2020-01-06", periods=len(x), freq=step), "y": x}) for i, x in enumerate(series)
+        pd.DataFrame({"id": i, "ds": pd.date_range("2020-01-06", periods=len(x), freq=step), "y": x})
+        for i, x in enumerate(series)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def figures(past: list[np.ndarray], truth: np.ndarray, mean: np.ndarray, season: int, deciles: Any = None) -> dict[str, float]:
+def figures(
+    past: list[np.ndarray], truth: np.ndarray, mean: np.ndarray, season: int, deciles: Any = None
+) -> dict[str, float]:
     """MASE, and the weighted quantile loss and the coverage of 80 % intervals where there are quantiles (9, N, n)."""
     scale = np.array([np.abs(x[season:] - x[:-season]).mean() for x in past])
     out = {"MASE": float((np.abs(truth - mean).mean(1) / scale).mean())}
     quantiles = np.broadcast_to(mean, (9, *mean.shape)) if deciles is None else deciles
     gap = truth - quantiles
     level = DECILES[:, None, None]
-    out["WQL"] = float(2 * np.maximum(level * gap, (level - 1) * gap).sum((1, 2)).mean() / np.abs(truth).sum())
+    out["WQL"] = float(
+        2 * np.maximum(level * gap, (level - 1) * gap).sum((1, 2)).mean() / np.abs(truth).sum()
+    )
     if deciles is not None:
         out["coverage"] = float(((deciles[0] <= truth) & (truth <= deciles[-1])).mean())
     return out
@@ -101,7 +106,9 @@ def forecast_etth1(horizon: int, seed: int, quick: bool) -> dict[str, dict[str, 
     frame = (frame - frame[:train].mean()) / frame[:train].std(ddof=0)
     begin = test - CONTEXT
     starts = np.arange(begin, stop - CONTEXT - horizon + 1, 200 if quick else 1)
-    model, fit = timed(lambda: Series(horizon=horizon, scale="shared", random_state=seed).fit(frame[:test].reset_index()))
+    model, fit = timed(
+        lambda: Series(horizon=horizon, scale="shared", random_state=seed).fit(frame[:test].reset_index())
+    )
     say(model.members().round(3).to_string())
     values = frame.to_numpy()
     squared = {"abduce Series": 0.0, "seasonal naive": 0.0}
@@ -113,7 +120,9 @@ def forecast_etth1(horizon: int, seed: int, quick: bool) -> dict[str, dict[str, 
             truth = values[start + CONTEXT : start + CONTEXT + horizon]
             seconds += taken
             squared["abduce Series"] += np.square(said.drop(columns="date").to_numpy() - truth).mean()
-            squared["seasonal naive"] += np.square(values[start + CONTEXT - 24 :][:24][np.arange(horizon) % 24] - truth).mean()
+            squared["seasonal naive"] += np.square(
+                values[start + CONTEXT - 24 :][:24][np.arange(horizon) % 24] - truth
+            ).mean()
     out = {name: {"MSE": total / len(starts)} for name, total in squared.items()}
     out["abduce Series"] |= {"seconds": fit + seconds, "fit": fit}
     return out
@@ -131,10 +140,18 @@ def main() -> None:
         back = forecast_m4(name, 0, args.quick, True)
         say(name, found, back)
         rows = [
-            [model, f["MASE"], f["WQL"], f"{100 * f['coverage']:.1f}" if "coverage" in f else "–", back[model]["MASE"]]
+            [
+                model,
+                f["MASE"],
+                f["WQL"],
+                f"{100 * f['coverage']:.1f}" if "coverage" in f else "–",
+                back[model]["MASE"],
+            ]
             for model, f in found.items()
         ]
-        rows += [[f"{peer}, as published", mase, wql, "–", "–"] for peer, (mase, wql) in PUBLISHED[name].items()]
+        rows += [
+            [f"{peer}, as published", mase, wql, "–", "–"] for peer, (mase, wql) in PUBLISHED[name].items()
+        ]
         head = ["", "MASE", "weighted quantile loss", "80 % intervals hold, %", "MASE of backcasts"]
         report.table(f"M4 {name}, {len(m4(name, None)[0])} series, {M4[name][1]} steps ahead", head, rows)
         report.remark(f"Fit, forecasts and four intervals took {found['abduce Series']['seconds']:.0f} s.")
@@ -146,9 +163,17 @@ def main() -> None:
             found = forecast_etth1(horizon, 0, args.quick)
             say("etth1", horizon, found)
             ours = found["abduce Series"]
-            rows.append([horizon, ours["MSE"], found["seasonal naive"]["MSE"], ETTH1[horizon], f"{ours['fit']:.0f}"])
+            rows.append(
+                [horizon, ours["MSE"], found["seasonal naive"]["MSE"], ETTH1[horizon], f"{ours['fit']:.0f}"]
+            )
             report.keep(f"etth1 {horizon}", found)
-        head = ["steps ahead", "abduce Series", "last day repeated", "NLinear, as published", "seconds to fit"]
+        head = [
+            "steps ahead",
+            "abduce Series",
+            "last day repeated",
+            "NLinear, as published",
+            "seconds to fit",
+        ]
         report.table("ETTh1: mean squared error", head, rows)
     report.save()
 

@@ -1,7 +1,7 @@
 """Filling gaps of multivariate series: ETTh1 and Beijing air by the protocol of TSI-Bench.
 
-Windows of 48 hours x 7 (ETTh1) or 24 x 132 (Beijing) of the last months are filled by models of the first ones, whose cells are
-hidden in the same way.  Mean absolute error of hidden cells, in standard deviations of the training part.  Deep peers are as
+Windows of 48 hours x 7 (ETTh1) or 24 x 132 (Beijing) of some months are filled by models of others, whose cells are hidden in
+the same way.  Mean absolute error of hidden cells, in standard deviations of the training part.  Deep peers are as
 published, on other masks of the same kind: linear interpolation on ours and as published says how much these differ.
 
     python benchmarks/series_infill.py [--quick] [--seeds 3] [--sets etth1 beijing] [--settings ...]
@@ -19,8 +19,14 @@ from common import Report, arguments, data_folder, parse, say, spread, timed
 from abduce import Series
 
 PUBLISHED = {  # TSI-Bench (Du et al. 2024, arXiv 2406.12747): point 10 %, 50 %, 90 %, subsequence, block
-    "etth1": {"linear": (0.197, 0.267, 0.616, 0.722, 0.527), "best deep model": (0.144, 0.223, 0.507, 0.558, 0.401)},
-    "beijing": {"linear": (0.112, 0.153, 0.363, 0.364, 0.276), "best deep model": (0.102, 0.144, 0.258, 0.193, 0.181)},
+    "etth1": {
+        "linear": (0.197, 0.267, 0.616, 0.722, 0.527),
+        "best deep model": (0.144, 0.223, 0.507, 0.558, 0.401),
+    },
+    "beijing": {
+        "linear": (0.112, 0.153, 0.363, 0.364, 0.276),
+        "best deep model": (0.102, 0.144, 0.258, 0.193, 0.181),
+    },
 }
 SETTINGS = ("10 %", "50 %", "90 %", "subsequence", "block")
 
@@ -36,7 +42,9 @@ def beijing() -> tuple[np.ndarray, np.ndarray, int]:
     """12 stations side by side, 11 numbers each; the first 10 months are the test, the last 28 for training."""
     frame = pd.read_parquet(data_folder() / "series" / "beijing_air.parquet")
     frame["when"] = pd.to_datetime(frame[["year", "month", "day", "hour"]])
-    numbers = [c for c in frame.select_dtypes("number").columns if c not in ("No", "year", "month", "day", "hour")]
+    numbers = [
+        c for c in frame.select_dtypes("number").columns if c not in ("No", "year", "month", "day", "hour")
+    ]
     wide = frame.pivot(index="when", columns="station", values=numbers).swaplevel(axis=1).sort_index(axis=1)
     months = wide.index.to_period("M")
     names = months.unique()
@@ -54,7 +62,9 @@ def split(frame: pd.DataFrame, train: int, valid: int) -> tuple[np.ndarray, np.n
 SETS = {"etth1": etth1, "beijing": beijing}
 
 
-def hidden_cells(shape: tuple[int, int, int], setting: str, rng: np.random.Generator, factor: float) -> np.ndarray:
+def hidden_cells(
+    shape: tuple[int, int, int], setting: str, rng: np.random.Generator, factor: float
+) -> np.ndarray:
     """Cells of windows (n, T, F) to hide: points; runs of three quarters of the steps, half of the cells; or 6 x 6 blocks."""
     n, steps, f = shape
     if setting.endswith("%"):
@@ -68,7 +78,10 @@ def hidden_cells(shape: tuple[int, int, int], setting: str, rng: np.random.Gener
         return out
     count = int(np.ceil(factor * n * steps * f * (f - 6) / 36))
     for i, start, first in zip(
-        rng.integers(0, n, count), rng.integers(0, steps - 6, count), rng.integers(0, f - 6, count), strict=True
+        rng.integers(0, n, count),
+        rng.integers(0, steps - 6, count),
+        rng.integers(0, f - 6, count),
+        strict=True,
     ):
         out[i, start : start + 6, first : first + 6] = True
     return out
@@ -101,7 +114,9 @@ def measure(name: str, setting: str, seed: int, quick: bool) -> dict[str, float]
     parts = [(x, hidden_cells(x.shape, setting, rng, factor)) for x in (train, test)]
     (learn, _), (asked, _) = [(np.where(h, np.nan, x), h) for x, h in parts]
     judged = parts[1][1] & ~np.isnan(test)
-    model, fit = timed(lambda: Series(random_state=seed, scale="shared").fit(learn.reshape(-1, learn.shape[2])))
+    model, fit = timed(
+        lambda: Series(random_state=seed, scale="shared").fit(learn.reshape(-1, learn.shape[2]))
+    )
     (filled, (low, high)), fill = timed(lambda: (model.fill(asked), model.fill_interval(asked)))
     return {
         "ours": float(np.abs(filled - test)[judged].mean()),
@@ -142,8 +157,8 @@ def main() -> None:
         report.keep(name, {s: found[s] for s in args.settings})
         report.save()
     report.remark(
-        "Months that are tested come after those of training, and series drift: intervals that hold 90 % of the cells hidden from "
-        "the training part hold less of theirs. All choices are made on hidden cells of the training part."
+        "Series drift from the months of training to those that are tested: intervals that hold 90 % of cells hidden from the "
+        "training part hold less of theirs. All choices are made on hidden cells of the training part."
     )
     report.save()
 

@@ -99,7 +99,9 @@ def test_a_known_future_that_is_too_short_or_overlaps_is_refused(model):
     with pytest.raises(ValueError, match=r"known must have the n = 24 rows that are asked for, got 23"):
         model.forecast(24, known=known)
     late = known.set_axis(pd.date_range("2024-01-10 20:00", periods=23, freq="h"))
-    with pytest.raises(ValueError, match=r"known must hold the n = 23 rows from 2024-01-11 .* overlaps the past"):
+    with pytest.raises(
+        ValueError, match=r"known must hold the n = 23 rows from 2024-01-11 .* overlaps the past"
+    ):
         model.forecast(23, known=late)
 
 
@@ -212,7 +214,9 @@ def test_ticks_with_a_hole_are_ticks():
     frame = pd.DataFrame({"x": np.sin(np.arange(200) / 9.0)}, index=index)
     fitted = Series(random_state=0).fit(frame)
     assert fitted.panel_.values.shape[1] == 300
-    assert fitted.forecast(2).index.tolist() == list(pd.date_range("2024-01-01 00:15:00", periods=2, freq="3s"))
+    assert fitted.forecast(2).index.tolist() == list(
+        pd.date_range("2024-01-01 00:15:00", periods=2, freq="3s")
+    )
     assert len(fitted.fill(frame)) == 200
 
 
@@ -245,7 +249,10 @@ def test_months_as_text_and_series_with_other_starts_and_ends():
 def test_days_that_some_ids_lack_are_gaps_and_not_errors():
     days = pd.date_range("2024-01-01", periods=40, freq="D")
     frame = pd.concat(
-        [pd.DataFrame({"id": i, "day": days.delete(drop), "x": np.arange(40.0 - len(drop))}) for i, drop in ((1, [3, 9]), (2, [20]))],
+        [
+            pd.DataFrame({"id": i, "day": days.delete(drop), "x": np.arange(40.0 - len(drop))})
+            for i, drop in ((1, [3, 9]), (2, [20]))
+        ],
         ignore_index=True,
     )
     shuffled = frame.sample(frac=1, random_state=0)
@@ -327,7 +334,9 @@ def test_words_are_refused_by_name():
 
 def test_two_rows_of_one_time_are_refused():
     index = pd.DatetimeIndex(["2024-01-01", "2024-01-02", "2024-01-02", "2024-01-03"])
-    with pytest.raises(ValueError, match=r"the index of X has 2024-01-02 00:00:00 more than once.*aggregate them"):
+    with pytest.raises(
+        ValueError, match=r"the index of X has 2024-01-02 00:00:00 more than once.*aggregate them"
+    ):
         Series().fit(pd.DataFrame({"x": range(4)}, index=index))
 
 

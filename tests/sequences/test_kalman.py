@@ -54,12 +54,18 @@ def test_equals_the_dense_gaussian_under_any_mask(seed, noiseless):
         variance = clean.diagonal() - (gain * clean[:, o]).sum(1)
         assert torch.allclose(found.mean[i, :, :f].flatten(), mean, atol=1e-9)
         assert torch.allclose(found.variance[i].flatten(), variance, atol=1e-9)
-        log_p = torch.distributions.MultivariateNormal(torch.zeros(len(y_o)).double(), c_oo).log_prob(y_o) if o.any() else 0.0
+        log_p = (
+            torch.distributions.MultivariateNormal(torch.zeros(len(y_o)).double(), c_oo).log_prob(y_o)
+            if o.any()
+            else 0.0
+        )
         assert float(found.log_prob[i].sum() - log_p) == pytest.approx(0, abs=1e-9)
         precision = torch.linalg.inv(c_oo)
         left_variance = 1 / precision.diagonal()
         assert torch.allclose(found.left_out_variance[i].flatten()[o], left_variance, rtol=1e-8)
-        assert torch.allclose(found.left_out[i].flatten()[o], y_o - left_variance * (precision @ y_o), atol=1e-8)
+        assert torch.allclose(
+            found.left_out[i].flatten()[o], y_o - left_variance * (precision @ y_o), atol=1e-8
+        )
 
 
 def test_each_step_is_scored_given_those_before():
@@ -68,7 +74,9 @@ def test_each_step_is_scored_given_those_before():
     mask = torch.ones(1, 6, 2, dtype=torch.bool)
     whole = kalman.smoothed(space, y, mask).log_prob.cumsum(1)
     for t in (1, 3, 5):
-        assert float(kalman.smoothed(space, y[:, :t], mask[:, :t]).log_prob.sum()) == pytest.approx(float(whole[0, t - 1]))
+        assert float(kalman.smoothed(space, y[:, :t], mask[:, :t]).log_prob.sum()) == pytest.approx(
+            float(whole[0, t - 1])
+        )
 
 
 def test_draws_have_the_posterior_of_the_dense_gaussian():
@@ -87,7 +95,9 @@ def test_draws_have_the_posterior_of_the_dense_gaussian():
         own = drawn[:, i].flatten(1)[:, b]
         scale = covariance.diagonal().sqrt()
         assert torch.allclose(own.mean(0) / scale, (gain @ y[i].flatten()[o])[b] / scale, atol=0.04)
-        assert torch.allclose(torch.cov(own.mT) / scale / scale[:, None], covariance / scale / scale[:, None], atol=0.06)
+        assert torch.allclose(
+            torch.cov(own.mT) / scale / scale[:, None], covariance / scale / scale[:, None], atol=0.06
+        )
 
 
 def test_moments_are_those_of_the_dense_gaussian():
@@ -138,4 +148,6 @@ def test_blocks_of_series_change_nothing(monkeypatch):
     whole = kalman.smoothed(space, y, mask)
     monkeypatch.setattr(kalman, "BUDGET", 200)
     for a, b in zip(whole, kalman.smoothed(space, y, mask), strict=True):
-        assert torch.allclose(torch.where(torch.isfinite(a), a, 0.0), torch.where(torch.isfinite(b), b, 0.0), atol=1e-12)
+        assert torch.allclose(
+            torch.where(torch.isfinite(a), a, 0.0), torch.where(torch.isfinite(b), b, 0.0), atol=1e-12
+        )

@@ -33,7 +33,9 @@ def test_conditionals_are_those_of_the_gaussian(share):
 def test_the_sums_of_em_are_those_of_the_gaussian():
     c = covariance_of(8)
     g = torch.Generator().manual_seed(2)
-    seen = Seen(torch.randn(30, 4, 2, generator=g, dtype=torch.float64), torch.rand(30, 4, 2, generator=g) < 0.6)
+    seen = Seen(
+        torch.randn(30, 4, 2, generator=g, dtype=torch.float64), torch.rand(30, 4, 2, generator=g) < 0.6
+    )
     second, count = step_from(seen, c, 4, 4)
     some = seen.mask.flatten(1).any(1)
     rows = Seen(torch.where(seen.mask, seen.y, 0.0).flatten(1)[some], seen.mask.flatten(1)[some])
@@ -43,7 +45,11 @@ def test_the_sums_of_em_are_those_of_the_gaussian():
 
 
 def test_windows_start_at_multiples_of_the_stride():
-    seen = Seen(torch.arange(7.0).double().view(1, 7, 1), torch.ones(1, 7, 1).bool(), time=torch.arange(5.0, 12.0).unsqueeze(0))
+    seen = Seen(
+        torch.arange(7.0).double().view(1, 7, 1),
+        torch.ones(1, 7, 1).bool(),
+        time=torch.arange(5.0, 12.0).unsqueeze(0),
+    )
     cut = cut_windows(seen, 4, 2)
     assert cut.y[:, 0].tolist() == [0.0, 1.0, 3.0]
     assert cut.mask[0].tolist() == [False, True, True, True]
@@ -60,13 +66,17 @@ def test_a_long_series_is_answered_by_windows_round_each_cell():
         rows = slice(start, start + 4)
         mean, variance = conditional(c, y[:, rows, 0], mask[:, rows, 0])
         assert float(answer.mean()[0, t, 0]) == pytest.approx(float(mean[0, t - start]))
-        assert float(answer.deviation[0, t, 0]) ** 2 == pytest.approx(float(variance[0, t - start]), abs=1e-12)
+        assert float(answer.deviation[0, t, 0]) ** 2 == pytest.approx(
+            float(variance[0, t - start]), abs=1e-12
+        )
 
 
 def test_a_strong_pull_keeps_the_target_and_a_weak_one_leaves_it():
     target, truth = torch.eye(4).double(), covariance_of(4, 5)
     g = torch.Generator().manual_seed(0)
-    y = (torch.randn(500, 4, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(truth).mT).view(500, 4, 1)
+    y = (torch.randn(500, 4, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(truth).mT).view(
+        500, 4, 1
+    )
     seen = Seen(y, torch.rand(500, 4, 1, generator=g) < 0.8)
     strong = fit_windows(seen, target, 4, 4, 1e6).covariance
     weak = fit_windows(seen, target, 4, 4, 1e-3, rounds=15).covariance

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from abduce.answers.answer import Effort
 from abduce.data.seen import Seen
-from abduce.sequences.panel import Panel
+from abduce.sequences.panel import SeriesPanel
 from abduce.sequences.paths import stretch
 from abduce.sequences.pool import SequencePool
 from abduce.sequences.scale import Scaler, Scaling
@@ -37,11 +37,16 @@ class Part(NamedTuple):
     answer: Any
 
 
-class Asked:
+class Question:
     """Steps of series that a model is asked about: all of ``seen``, or those at ``places`` (N, n)."""
 
-    def __init__(self, model: SequencePool, scaler: Scaler, seen: Seen, effort: Effort, places: Tensor | None = None):
+    def __init__(
+        self, model: SequencePool, scaler: Scaler, seen: Seen, effort: Effort, places: Tensor | None = None
+    ):
         self.model, self.scaler, self.seen, self.effort, self.places = model, scaler, seen, effort, places
+        self._kept: list[
+            Part
+        ] = []  # answers about new rows, which may be asked for means, quantiles and paths
 
     def mean(self) -> np.ndarray:
         """Centres, (N, n, F); observed cells as they are."""
@@ -62,10 +67,16 @@ class Asked:
             yield from self._stretches()
             return
         some = max(1, CELLS // max(1, length * f * draws))
+        if self._kept and draws == 1:
+            yield from self._kept
+            return
         for start in range(0, n, some):
             rows = torch.arange(start, min(n, start + some))
             places = torch.arange(length).expand(len(rows), -1) if self.places is None else self.places[rows]
-            yield Part(rows, 0, places, self.model.answer(self.seen.rows(rows), self.effort))
+            part = Part(rows, 0, places, self.model.answer(self.seen.rows(rows), self.effort))
+            if self.places is not None and some >= n:
+                self._kept = [part]
+            yield part
 
     def _stretches(self) -> Iterator[Part]:
         """Stretches with blanks of series that are too long to be asked about at once."""
@@ -91,7 +102,9 @@ class Asked:
         for rows, start, places, answer in self.parts(draws):
             index = (torch.arange(len(rows)).unsqueeze(1), places)
             for k, values in enumerate(ask(answer)):
-                out[k, rows.numpy(), start : start + places.shape[1]] = self.scaler.back(values[index].numpy(), rows.numpy())
+                out[k, rows.numpy(), start : start + places.shape[1]] = self.scaler.back(
+                    values[index].numpy(), rows.numpy()
+                )
         return out
 
 
@@ -115,16 +128,21 @@ def each_stretch(
     return out
 
 
-def about(model: SequencePool, scaling: Scaling, panel: Panel, effort: Effort) -> Asked:
+def about(model: SequencePool, scaling: Scaling, panel: SeriesPanel, effort: Effort) -> Question:
     """All steps of a panel."""
     scaler = scaling.fitted(panel.values, panel.mask)
-    return Asked(model, scaler, panel.seen(scaler.to(panel.values, panel.mask)), effort)
+    return Question(model, scaler, panel.seen(scaler.to(panel.values, panel.mask)), effort)
 
 
 def beyond(
-    model: SequencePool, scaling: Scaling, panel: Panel, places: np.ndarray, known: np.ndarray, effort: Effort
-) -> Asked:
-    """New rows at ``places`` (N, n) of each series, negative before its first, of which ``known`` (N, n, F) is known (or NaN)."""
+    model: SequencePool,
+    scaling: Scaling,
+    panel: SeriesPanel,
+    places: np.ndarray,
+    known: np.ndarray,
+    effort: Effort,
+) -> Question:
+    """New rows at ``places`` (N, n) of each series, negative before its first, of which ``known`` (N, n, F) is known."""
     scaler = scaling.fitted(panel.values, panel.mask)
     given = np.isfinite(known)
     z, z_known = scaler.to(panel.values, panel.mask), scaler.to(known, given)
@@ -143,7 +161,7 @@ def beyond(
     new = torch.from_numpy(places - offset[:, None])
     y[rows, new], mask[rows, new] = z_known, torch.from_numpy(given)
     time = torch.from_numpy(panel.start[:, None] + at)
-    return Asked(model, scaler, Seen(y, mask, time=time), effort, new)
+    return Question(model, scaler, Seen(y, mask, time=time), effort, new)
 
 
 def longest_gap(mask: Tensor) -> int:
@@ -153,5 +171,3 @@ def longest_gap(mask: Tensor) -> int:
     previous = torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], 1)
     gaps = torch.where(mask & (previous >= 0), at - previous - 1, 0)
     return int(gaps.max()) if gaps.numel() else 0
-
-

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from abduce.answers.answer import Effort
-from abduce.sequences.asking import Asked, beyond
-from abduce.sequences.panel import Panel
+from abduce.sequences.asking import Question, beyond
+from abduce.sequences.panel import SeriesPanel
 from abduce.sequences.scale import Scaling
 
 LEVELS = np.arange(1, 20) / 20
@@ -29,7 +29,13 @@ DECILES = np.arange(1, 10) / 10
 
 
 def backtest(
-    models: dict[str, tuple[Any, bool]], scaling: Scaling, panel: Panel, horizon: int, windows: int, level: float, season: int
+    models: dict[str, tuple[Any, bool]],
+    scaling: Scaling,
+    panel: SeriesPanel,
+    horizon: int,
+    windows: int,
+    level: float,
+    season: int,
 ) -> pd.DataFrame:
     """A row for each model by name; with it comes whether it gives quantiles."""
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in models}
@@ -46,11 +52,13 @@ def backtest(
             rows[name].append(measures(question, truth, past, level, season, spread))
     if not any(rows.values()):
         raise ValueError(f"horizon must leave at least 2 steps of a series before it, got {horizon}")
-    return pd.DataFrame({name: pd.DataFrame(found).mean() for name, found in rows.items()}).T.rename_axis("model")
+    return pd.DataFrame({name: pd.DataFrame(found).mean() for name, found in rows.items()}).T.rename_axis(
+        "model"
+    )
 
 
 def measures(
-    question: Asked, truth: np.ndarray, past: Panel, level: float, season: int, spread: bool
+    question: Question, truth: np.ndarray, past: SeriesPanel, level: float, season: int, spread: bool
 ) -> dict[str, float]:
     """All figures of one forecast of ``truth`` (N, n, F)."""
     mean = question.mean()
@@ -59,7 +67,9 @@ def measures(
     count = np.maximum(known.sum(1), 1)
     scale = seasonal_scale(past, season)
     with np.errstate(invalid="ignore"):
-        mase = np.where(known.any(1) & (scale > 0), miss.sum(1) / count / np.where(scale > 0, scale, 1.0), np.nan)
+        mase = np.where(
+            known.any(1) & (scale > 0), miss.sum(1) / count / np.where(scale > 0, scale, 1.0), np.nan
+        )
     out = {"CRPS": miss.sum() / known.sum(), "WQL": miss.sum() / np.abs(np.where(known, truth, 0.0)).sum()}
     coverage = np.nan
     if spread:
@@ -72,7 +82,7 @@ def measures(
     return {**out, "coverage": coverage, "MASE": float(np.nanmean(mase)), "MAE": miss.sum() / known.sum()}
 
 
-def seasonal_scale(past: Panel, season: int) -> np.ndarray:
+def seasonal_scale(past: SeriesPanel, season: int) -> np.ndarray:
     """Mean |y_t − y_{t−P}| of each feature of each series, (N, F)."""
     season = season if past.values.shape[1] > season else 1
     step = np.abs(past.values[:, season:] - past.values[:, :-season])
@@ -86,7 +96,9 @@ def _pinball(values: np.ndarray, truth: np.ndarray, levels: np.ndarray, known: n
     return np.maximum(q * gap, (q - 1) * gap).sum((1, 2, 3))
 
 
-def _cut(panel: Panel, able: np.ndarray, cut: np.ndarray, horizon: int) -> tuple[Panel, np.ndarray]:
+def _cut(
+    panel: SeriesPanel, able: np.ndarray, cut: np.ndarray, horizon: int
+) -> tuple[SeriesPanel, np.ndarray]:
     """Some series up to their cuts, and the (n, horizon, F) values after these."""
     values = panel.values[able].copy()
     truth = values[np.arange(len(able))[:, None], cut[:, None] + np.arange(horizon)]
@@ -94,4 +106,3 @@ def _cut(panel: Panel, able: np.ndarray, cut: np.ndarray, horizon: int) -> tuple
     values = values[:, : int(cut.max())]
     past = replace(panel, values=values, mask=np.isfinite(values), start=panel.start[able], size=cut)
     return past, truth
-

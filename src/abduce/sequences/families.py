@@ -14,7 +14,8 @@ from abduce.sequences.var import VectorAutoregression
 from abduce.sequences.windows import WindowGaussian
 
 FAMILIES: dict[str, type[SequenceModel]] = {
-    family.__name__: family for family in (Interpolation, Lookback, SharedLookback, VectorAutoregression, WindowGaussian)
+    family.__name__: family
+    for family in (Interpolation, Lookback, SharedLookback, VectorAutoregression, WindowGaussian)
 }
 
 

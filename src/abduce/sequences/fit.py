@@ -1,7 +1,7 @@
 """Fit a pool to series with blanks: seasons, members, weights by hidden cells, and a last fit to everything.
 
-First cells are hidden that lie as the blanks do, members are fitted to the rest and fill them; series are cut off and forecast;
-weights follow.  Then each member goes on to all observed cells from where it was.
+First cells are hidden that lie as the blanks do, members are fitted to the rest and fill them; series are cut off and
+forecast; weights follow.  Then each member goes on to all observed cells from where it was.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ JUDGED = 400_000  # cells of series that are cut off
 
 
 @dataclass
-class Plan:
-    """What is asked for: ``horizon`` steps that forecasts are weighed for (None: a season, or 12), ``periods`` (None: found), calendar's ``suggested``
-    ones, ``own``: whether series differ so much that each has seasons of its own, ``seed``, and who hears how far it is."""
+class SeriesPlan:
+    """What is asked for: ``horizon`` steps that forecasts are weighed for (None: a season, or 12), ``periods`` (None: found),
+    those that calendars have ``suggested``, ``own``: whether series differ so much that each has seasons of its own, ``seed``,
+    and who is told how far the fit is.
+    """
 
     horizon: int | None = None
     periods: Sequence[int] | None = None
@@ -54,7 +56,7 @@ class Plan:
     show: Callable[[str, float], Any] = field(default=lambda text, share: None)
 
 
-def fit_sequences(seen: Seen, plan: Plan) -> SequencePool:
+def fit_sequences(seen: Seen, plan: SeriesPlan) -> SequencePool:
     """Fit to series (N, T, F) of about unit variance."""
     with one_thread():
         return _Fitting(seen, plan).pool()
@@ -63,11 +65,13 @@ def fit_sequences(seen: Seen, plan: Plan) -> SequencePool:
 class _Fitting:
     """The steps of one fit."""
 
-    def __init__(self, seen: Seen, plan: Plan):
+    def __init__(self, seen: Seen, plan: SeriesPlan):
         self.plan = plan
         self.seen = seen._replace(y=torch.where(seen.mask, seen.y, 0.0))
         self.features = seen.y.shape[2]
-        periods = find_periods(self.seen, plan.suggested) if plan.periods is None else list(plan.periods)
+        periods = (
+            find_periods(self.seen, plan.suggested, plan.own) if plan.periods is None else list(plan.periods)
+        )
         self.seasons = Seasons(self.features, periods, plan.own).fit(self.seen)
         self.period = periods[0] if periods else 1
         f, length = self.features, seen.y.shape[1]
@@ -104,9 +108,13 @@ class _Fitting:
         self.shared = self._shared(seen)
         whole = None
         if windows is not None:
-            whole = fit_windows(self._without_seasons(seen), last.window(self.steps), self.steps, self.stride, strength)
+            whole = fit_windows(
+                self._without_seasons(seen), last.window(self.steps), self.steps, self.stride, strength
+            )
         final = self._members(seen, last, whole, settings)
-        if list(final) != list(members):  # with all that was seen a member more can be fitted, which has no weight yet
+        if list(final) != list(
+            members
+        ):  # with all that was seen a member more can be fitted, which has no weight yet
             final = {name: final.get(name, members[name]) for name in members}
         pool = SequencePool(list(final.values()), order=0)
         if codes is not None and len(codes.truth):
@@ -195,7 +203,9 @@ class _Fitting:
         rows = History.of(cut)
         truth = cut.y.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
         asked = future.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
-        whole = (rows.size == cut.y.shape[1] - horizon) & (rows.steps > 0)  # seen to the very end: cells then are horizon steps ahead
+        whole = (rows.size == cut.y.shape[1] - horizon) & (
+            rows.steps > 0
+        )  # seen to the very end: cells then are horizon steps ahead
         if not bool(whole.any()):
             return [tuple(s) for s in tried[:BEST]]
         said, _ = Lookback(self.features, self.period, tried).forecasts(rows.some(whole), horizon)
@@ -223,19 +233,26 @@ class _Fitting:
         early = max(0, int(steps[0]) - 2 * self.block)  # what lies long before tells nothing
         late = int(steps[-1]) + 1 + 2 * self.block
         some = stretch(some, early, late)
-        return self._said(members, some, truth[:, early:late], hidden[:, early:late])
+        return self._said(members, some, truth[:, early:late], hidden[:, early:late], False)
 
     def _forecast(self, members: dict[str, SequenceModel]) -> Filled | None:
         cut, future = self._cut_off()
         if not bool(future.any()):
             return None
-        return self._said(members, cut, cut.y, future)
+        return self._said(members, cut, cut.y, future, True)
 
-    def _said(self, members: dict[str, SequenceModel], seen: Seen, truth: Tensor, hidden: Tensor) -> Filled:
+    def _said(
+        self, members: dict[str, SequenceModel], seen: Seen, truth: Tensor, hidden: Tensor, ahead: bool
+    ) -> Filled:
+        """What members say of hidden cells, either between observed steps or ``ahead`` of them."""
         code = situation(seen.mask).code
         first = int(hidden.any(2).any(0).nonzero()[0])
         said = []
         for member in members.values():
+            if not ahead and not member.between:
+                nothing = torch.full_like(seen.y[hidden], torch.nan)
+                said.append((nothing, nothing))
+                continue
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
         return Filled.of(said, truth, hidden, code)

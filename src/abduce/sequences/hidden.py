@@ -78,7 +78,7 @@ def _made_up(shape: torch.Size, generator: Generator) -> Tensor:
     return points | (reach > torch.arange(length).view(1, length, 1))
 
 
-class Cuts(NamedTuple):
+class CutOff(NamedTuple):
     """Series cut off before their end: what is ``seen`` of them (R, L + horizon, F), the mask of the cells that were cut off,
     and which steps (N, T) of the series lie after the earliest cut, so that who is judged by them does not learn from them."""
 
@@ -87,7 +87,7 @@ class Cuts(NamedTuple):
     late: Tensor
 
 
-def cuts(seen: Seen, horizon: int, most: int) -> Cuts:
+def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     """Cut series off so that ``horizon`` steps are to be forecast from at most ``most`` before them.
 
     Of few series there are several cuts, a horizon apart, in the last quarter of their steps.
@@ -118,4 +118,4 @@ def cuts(seen: Seen, horizon: int, most: int) -> Cuts:
     time = torch.where(there, time, time[:, -1:] - (keep - 1 - torch.arange(keep)).double())
     future = torch.zeros_like(mask)
     future[:, -horizon:] = mask[:, -horizon:]
-    return Cuts(Seen(y, mask & ~future, time=time), future, late)
+    return CutOff(Seen(y, mask & ~future, time=time), future, late)

@@ -115,7 +115,7 @@ def smoothed(space: StateSpace, y: Tensor, mask: Tensor) -> Smoothed:
             left_variance.append(1 / weight)
         stack = [torch.stack(v[::-1], 1) for v in (means, variances, left, left_variance)]
         out.append(Smoothed(stack[0], stack[1], log_prob.squeeze(1), stack[2], stack[3]))
-    return Smoothed(*(_in_order(parts, mask, space) for parts in zip(*out, strict=True)))
+    return Smoothed(*(_in_order(list(parts), mask) for parts in zip(*out, strict=True)))
 
 
 def draws(space: StateSpace, y: Tensor, mask: Tensor, n: int, generator: Generator) -> Tensor:
@@ -125,7 +125,7 @@ def draws(space: StateSpace, y: Tensor, mask: Tensor, n: int, generator: Generat
     """
     out = []
     root_q, root_p, deviation = _root(space.noise), _root(space.first), space.spread.sqrt()
-    b_all, t_all, f = y.shape
+    t_all, f = y.shape[1:]
     for part, which, patterns in _blocks(mask, space):
         gains = gains_of(space, patterns)
         b = len(which)
@@ -143,7 +143,7 @@ def draws(space: StateSpace, y: Tensor, mask: Tensor, n: int, generator: Generat
             r, _ = _backward(space, gains.gain[t][which], r, pulled[t], mask[part][:, t])
             seen[:, :, t] += (ahead[t] + r @ gains.ahead[t][which])[..., :f]
         out.append(torch.where(mask[part].unsqueeze(1), y[part].unsqueeze(1), seen))
-    return _in_order(out, mask, space).transpose(0, 1)
+    return _in_order(out, mask).transpose(0, 1)
 
 
 def moments(space: StateSpace, y: Tensor, mask: Tensor) -> Moments:
@@ -163,7 +163,9 @@ def moments(space: StateSpace, y: Tensor, mask: Tensor) -> Moments:
             gain, precision, p = gains.gain[t], gains.precision[t], gains.ahead[t]
             r, _ = _backward(space, gain[which], r, pulled[t], seen[:, t])
             mean = (ahead[t] + r @ p[which]).squeeze(1)
-            if later is not None:  # cov[s_{t+1}, s_t] = (I − P_{t+1} N_{t+1}) A P_{t|t}, before n moves on to t
+            if (
+                later is not None
+            ):  # cov[s_{t+1}, s_t] = (I − P_{t+1} N_{t+1}) A P_{t|t}, before n moves on to t
                 now = p - gain @ p[:, :f]
                 moved = space.transition @ now
                 pair = moved - gains.ahead[t + 1] @ (n @ moved)
@@ -228,7 +230,7 @@ def stationary(transition: Tensor, noise: Tensor) -> Tensor:
 def _forward(
     space: StateSpace, gains: Gains, which: Tensor, y: Tensor, mask: Tensor
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Predicted states (B, n, S) of each step, precision times innovation (B, n, F), and log p (B, n, T), of y (B, n, T, F)."""
+    """Of y (B, n, T, F): predicted states (B, n, S) and precision times innovation (B, n, F) of each step, log p (B, n, T)."""
     b, n, steps, f = y.shape
     a = y.new_zeros(b, n, len(space.transition))
     ahead, pulled, log_prob = [], [], []
@@ -277,7 +279,7 @@ def _blocks(mask: Tensor, space: StateSpace) -> Iterator[tuple[Tensor, Tensor, T
         yield chosen, which[chosen] - start, patterns[start : start + size].view(-1, *mask.shape[1:])
 
 
-def _in_order(parts: list[Tensor], mask: Tensor, space: StateSpace) -> Tensor:
+def _in_order(parts: list[Tensor], mask: Tensor) -> Tensor:
     """What blocks gave, in the order of the series."""
     joined = torch.cat(parts)
     order = torch.argsort(torch.unique(mask.flatten(1), dim=0, return_inverse=True)[1], stable=True)

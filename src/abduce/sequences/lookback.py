@@ -30,7 +30,7 @@ from abduce.sequences.paths import Paths, SequenceModel
 BUDGET = 2**24  # numbers of the windows at once
 ENOUGH = 3  # contexts that a row must be long
 LEAST = 0.5  # share of its steps that must have been seen
-MOST = 2000  # steps of a series that its own windows are taken from: the last ones
+MOST = 1200  # steps of a series that its own windows are taken from: the last ones
 
 
 class Setting(NamedTuple):
@@ -45,9 +45,9 @@ class Setting(NamedTuple):
     ridge: float = 1e-4
 
     @property
-    def weighing(self) -> tuple[int, float, float]:
-        """What settings share that can be read off the same moments."""
-        return self.level, self.phase, self.half
+    def weighing(self) -> tuple[int, float]:
+        """What settings share that can be read off the same sums."""
+        return self.level, self.half
 
 
 class Lookback(SequenceModel):
@@ -59,6 +59,8 @@ class Lookback(SequenceModel):
     >>> bool((model.answer(Seen(wave, mask)).mean() - wave).abs().max() < 0.02)
     True
     """
+
+    between = False
 
     def __init__(self, features: int, period: int, settings: Sequence[Sequence[float]]):
         super().__init__(features)
@@ -104,22 +106,24 @@ class Lookback(SequenceModel):
         error = torch.empty_like(said)
         for weighing in dict.fromkeys(s.weighing for s in self.settings):
             which = [i for i, s in enumerate(self.settings) if s.weighing == weighing]
-            own = [self.settings[i] for i in which]
-            reach = max(s.context for s in own)
+            reach = max(self.settings[i].context for i in which)
             step = min(horizon, max(1, x.shape[1] - reach - 8), max(4 * self.period, 64))
             some = max(1, BUDGET // (x.shape[1] * (reach + step)))
             for start in range(0, len(x), some):
                 part = slice(start, start + some)
-                moments = _moments(x[part], size[part], reach, step, weighing, self.period)
-                for i, s in zip(which, own, strict=True):
-                    rule = _regression(*moments, s, reach)
+                every, alike = _sums(x[part], size[part], reach, step, *weighing, self.period)
+                phases = {self.settings[i].phase for i in which}
+                central = {p: (every.plus(alike, p - 1) if p > 1 else every).central for p in phases}
+                for i in which:
+                    s = self.settings[i]
+                    rule = _regression(*central[s.phase], s, reach)
                     said[i, part], error[i, part] = _chained(x[part], rule, s, horizon)
         return said, error
 
 
 class History(NamedTuple):
-    """Rows (R, L) that end where each feature of each series was last seen, blanks filled; ``size`` (R,) steps up to there, and
-    ``steps`` (R,) of them from the first that was seen on, 0 of a row of which less than `LEAST` of these was seen."""
+    """Rows (R, L) that end where each feature of each series was last seen, blanks filled; ``size`` (R,) steps up to there,
+    and ``steps`` (R,) of them from the first that was seen on, 0 of a row of which less than `LEAST` of these was seen."""
 
     x: Tensor
     size: Tensor
@@ -157,34 +161,52 @@ def _joined_up(y: Tensor, m: Tensor) -> Tensor:
     return torch.where(m, y, low + (high - low) * share.clamp(0, 1))
 
 
-def _moments(
-    x: Tensor, size: Tensor, reach: int, step: int, weighing: tuple[int, float, float], period: int
-) -> tuple[Tensor, Tensor]:
-    """Weighted mean (R, reach + step) and covariance of the windows of each row."""
-    level, phase, half = weighing
+class WeighedSums(NamedTuple):
+    """Weight (R, 1), Σ w x (R, width) and Σ w x xᵀ (R, width, width) of the windows x of rows."""
+
+    weight: Tensor
+    first: Tensor
+    second: Tensor
+
+    def plus(self, other: WeighedSums, times: float) -> WeighedSums:
+        """The same with other windows counting besides."""
+        return WeighedSums(*(a + times * b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def central(self) -> tuple[Tensor, Tensor]:
+        """Mean (R, width) and covariance (R, width, width)."""
+        mean = self.first / self.weight
+        return mean, self.second / self.weight.unsqueeze(2) - mean.unsqueeze(2) * mean.unsqueeze(1)
+
+
+def _sums(
+    x: Tensor, size: Tensor, reach: int, step: int, level: int, half: float, period: int
+) -> tuple[WeighedSums, WeighedSums]:
+    """Sums over all windows of rows, and over those that are of the phase that the forecast starts at."""
     width, length = reach + step, x.shape[1]
     if length <= width:  # too short for one window: repeat the first value before it
         x = torch.cat([x[:, :1].expand(-1, width + 1 - length), x], 1)
         size, length = size + width + 1 - length, width + 1
     windows = x.unfold(1, width, 1)
     count = windows.shape[1]
-    centred = windows - windows[..., reach - level : reach].mean(2, keepdim=True)
     origin = torch.arange(count) + reach - length  # steps from the forecast's own origin, never above −step
-    weight = torch.ones(count, dtype=x.dtype)
-    if phase > 1 and period > 1:
-        weight = torch.where(torch.remainder(origin, period) == 0, phase, weight)
-    if half > 0:
-        weight = weight * 0.5 ** (-origin / half)
+    weight = 0.5 ** (-origin / half) if half > 0 else torch.ones(count)
     # windows that begin before the row does say nothing, unless there are no others
     inside = torch.arange(count) >= (length - size.clamp_max(length)).unsqueeze(1)
-    weight = weight * torch.where(inside.any(1, keepdim=True), inside, True)
-    weight = weight / weight.sum(1, keepdim=True)
-    mean = (weight.unsqueeze(1) @ centred).squeeze(1)
-    root = (centred - mean.unsqueeze(1)) * weight.sqrt().unsqueeze(2)
-    return mean, root.mT @ root
+    weight = weight.to(x) * torch.where(inside.any(1, keepdim=True), inside, True)
+    alike = torch.remainder(origin, period) == 0
+
+    def summed(windows: Tensor, weight: Tensor) -> WeighedSums:
+        centred = windows - windows[..., reach - level : reach].mean(2, keepdim=True)
+        pulled = centred * weight.unsqueeze(2)
+        return WeighedSums(weight.sum(1, keepdim=True), pulled.sum(1), pulled.mT @ centred)
+
+    return summed(windows, weight), summed(windows[:, alike], weight[:, alike])
 
 
-def _regression(mean: Tensor, covariance: Tensor, setting: Setting, reach: int) -> tuple[Tensor, Tensor, Tensor]:
+def _regression(
+    mean: Tensor, covariance: Tensor, setting: Setting, reach: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weights (R, C, H), offsets (R, H) and standard errors (R, H) of a setting, from moments of a context of ``reach``."""
     start, c = reach - setting.context, setting.context
     m, s = mean[:, start:], covariance[:, start:, start:]

@@ -1,4 +1,4 @@
-"""What needs no model: between two observed cells the straight line, after the last one the last one; and the same a season apart.
+"""What needs no model: straight lines between observed cells, the last one beyond them; and the same a season apart.
 
 With a period P, a cell is interpolated between the observed cells before and after it at its own phase, P steps, 2 P steps ...
 away: with P = 1 that is linear interpolation in time and the last value, with a season's length the seasonal naive forecast.
@@ -63,7 +63,10 @@ class Interpolation(SequenceModel):
             padded = padded.view(n, cycles, self.period, f)
             return padded.flip(1) if after else padded
 
-        y, mask = shaped(torch.where(seen.mask, seen.y, 0.0), 0.0), shaped(seen.mask.to(torch.uint8), 0).bool()
+        y, mask = (
+            shaped(torch.where(seen.mask, seen.y, 0.0), 0.0),
+            shaped(seen.mask.to(torch.uint8), 0).bool(),
+        )
         at = torch.arange(cycles).view(1, cycles, 1, 1)
         last = torch.where(mask, at, -1).cummax(1).values
         last = torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], 1)  # another cell, not itself

@@ -24,19 +24,21 @@ from abduce.data.seen import Seen
 from abduce.sequences.times import Grid, Labels, check_stamps, find_grid, read_stamps
 
 FRAMES = ("frame", "long", "column")
+ROWS = Grid()
 
 
 @dataclass(frozen=True)
 class Form:
-    """What training data were: ``kind`` "frame", "long", "column", "array1", "array2", "array3" or "list"; ``columns`` that are
-    modelled, in order; columns of ``id`` and ``time``, where there are; how stamps are written, and the grid they lie on."""
+    """What training data were: ``kind`` "frame", "long", "column", "array1", "array2", "array3" or "list"; ``columns``
+    that are modelled, in order; columns of ``id`` and ``time``, where there are; how stamps are written, and their grid.
+    """
 
     kind: str
     columns: tuple[Any, ...]
     id: Any = None
     time: Any = None
     labels: Labels | None = None
-    grid: Grid = Grid()
+    grid: Grid = ROWS
     order: tuple[Any, ...] = ()
 
     @property
@@ -46,9 +48,10 @@ class Form:
 
 
 @dataclass
-class Panel:
-    """Series as ``values`` (N, T, F) with their ``mask``; ``start`` (N,) the first step of each on the grid, ``size`` (N,) steps
-    up to its last row; of each row of X its ``series`` and ``place``; ``ids`` and last and first ``stamps`` of each."""
+class SeriesPanel:
+    """Series as ``values`` (N, T, F) with their ``mask``; ``start`` (N,) the first step of each on the grid, ``size`` (N,)
+    steps up to its last row; of each row of X its ``series`` and ``place``; ``ids`` and first and last ``stamps`` of each.
+    """
 
     form: Form
     values: np.ndarray
@@ -73,14 +76,19 @@ class Panel:
         """Of an array over steps (N, T, ...) what belongs to each row of X, (rows, ...)."""
         return values[self.series, self.place]
 
-    def extended(self, before: int, after: int) -> Panel:
+    def extended(self, before: int, after: int) -> SeriesPanel:
         """The same with blank steps before the first and after the last row of each series."""
         n, length, f = self.values.shape
         values = np.full((n, before + length + after, f), np.nan)
         mask = np.zeros(values.shape, bool)
         values[:, before : before + length], mask[:, before : before + length] = self.values, self.mask
         return replace(
-            self, values=values, mask=mask, start=self.start - before, size=self.size + before + after, place=self.place + before
+            self,
+            values=values,
+            mask=mask,
+            start=self.start - before,
+            size=self.size + before + after,
+            place=self.place + before,
         )
 
 
@@ -103,7 +111,9 @@ def form_of(X: Any, id: Any = None, time: Any = None) -> Form:
         raise ValueError(f"id and time name columns of a DataFrame, got X of type {type(X).__name__}")
     elif isinstance(X, pd.Series):
         form = Form("column", (X.name if X.name is not None else 0,))
-    elif isinstance(X, list | tuple) and len(X) and all(np.ndim(x) in (1, 2) and not np.isscalar(x) for x in X):
+    elif (
+        isinstance(X, list | tuple) and len(X) and all(np.ndim(x) in (1, 2) and not np.isscalar(x) for x in X)
+    ):
         widths = {np.asarray(x).reshape(len(x), -1).shape[1] for x in X}
         if len(widths) > 1:
             raise ValueError(f"X has series of {sorted(widths)} features, expected as many in each")
@@ -128,7 +138,7 @@ def form_of(X: Any, id: Any = None, time: Any = None) -> Form:
     return replace(form, labels=labels, grid=find_grid(series, labels.zone))
 
 
-def read(X: Any, form: Form, name: str = "X") -> Panel:
+def read(X: Any, form: Form, name: str = "X") -> SeriesPanel:
     """Series of X, which is of the form of the training data; ValueError or TypeError, naming ``name``, if it is not."""
     if form.kind in FRAMES:
         return _read_frame(X, form, name)
@@ -142,16 +152,20 @@ def read(X: Any, form: Form, name: str = "X") -> Panel:
     return _panel(form, table, series, place, np.zeros(len(parts)), list(range(len(parts))), none, name)
 
 
-def _panel(form: Form, table, series, place, start, ids, stamps, name: str) -> Panel:
+def _panel(form: Form, table, series, place, start, ids, stamps, name: str) -> SeriesPanel:
     """Rows (rows, F) put at their places."""
     if np.isinf(table).any():
         row, column = (int(v[0]) for v in np.nonzero(np.isinf(table)))
-        raise ValueError(f"{name} has an infinite value in row {row}, column {form.columns[column]!r}; expected numbers or NaN")
+        raise ValueError(
+            f"{name} has an infinite value in row {row}, column {form.columns[column]!r}; expected numbers or NaN"
+        )
     size = np.zeros(len(ids), int)
     np.maximum.at(size, series, place + 1)
     values = np.full((len(ids), int(size.max()) if len(ids) else 0, len(form.columns)), np.nan)
     values[series, place] = table
-    return Panel(form, values, np.isfinite(values), np.asarray(start, float), size, series, place, ids, stamps)
+    return SeriesPanel(
+        form, values, np.isfinite(values), np.asarray(start, float), size, series, place, ids, stamps
+    )
 
 
 # ---------------------------------------------------------------- frames
@@ -162,7 +176,9 @@ def _time_column(X: pd.DataFrame, id: Any) -> Any:
     if isinstance(X.index, pd.DatetimeIndex | pd.PeriodIndex):
         return None
     times = [
-        c for c in X.columns if c != id and (X[c].dtype.kind == "M" or isinstance(X[c].dtype, pd.PeriodDtype | pd.DatetimeTZDtype))
+        c
+        for c in X.columns
+        if c != id and (X[c].dtype.kind == "M" or isinstance(X[c].dtype, pd.PeriodDtype | pd.DatetimeTZDtype))
     ]
     return times[0] if len(times) == 1 else None
 
@@ -189,12 +205,14 @@ def _split(X: Any, form: Form) -> list[tuple[np.ndarray, Any]]:
         return [(np.arange(len(X)), None)]
     codes, ids = pd.factorize(X[form.id])
     if (codes < 0).any():
-        raise ValueError(f"id column {form.id!r} is blank in row {int(np.flatnonzero(codes < 0)[0])}; expected an id in every row")
+        raise ValueError(
+            f"id column {form.id!r} is blank in row {int(np.flatnonzero(codes < 0)[0])}; expected an id in every row"
+        )
     order = np.argsort(codes, kind="stable")
     return list(zip(np.split(order, np.cumsum(np.bincount(codes))[:-1]), ids, strict=True))
 
 
-def _read_frame(X: Any, form: Form, name: str) -> Panel:
+def _read_frame(X: Any, form: Form, name: str) -> SeriesPanel:
     if form.kind == "column":
         if not isinstance(X, pd.Series):
             raise TypeError(f"{name} must be a pandas Series as in training, got {type(X).__name__}")
@@ -208,11 +226,17 @@ def _read_frame(X: Any, form: Form, name: str) -> Panel:
         parts = [f"lacks {missing}"] if missing else []
         parts += [f"has also {extra}"] if extra else []
         raise ValueError(f"{name} must have the columns seen in training: it {' and '.join(parts)}")
-    table = np.stack([_numbers(X[c], c, name) for c in form.columns], 1) if len(X) else np.zeros((0, len(form.columns)))
+    table = (
+        np.stack([_numbers(X[c], c, name) for c in form.columns], 1)
+        if len(X)
+        else np.zeros((0, len(form.columns)))
+    )
     parts = _split(X, form) if len(X) else []
     given = _stamps(X, form)
     if (given is None) != (form.labels is None):
-        raise ValueError(f"{name} must have {'stamps' if form.labels else 'no stamps'} as the training data had")
+        raise ValueError(
+            f"{name} must have {'stamps' if form.labels else 'no stamps'} as the training data had"
+        )
     series, place = np.zeros(len(X), int), np.zeros(len(X), int)
     start, ends = [], []
     for i, (rows, own) in enumerate(parts):
@@ -242,17 +266,18 @@ def _apart(step: np.ndarray, stamps: pd.DatetimeIndex, form: Form) -> np.ndarray
     return out
 
 
-def _numbers(column: pd.Series, label: Any, name: str) -> np.ndarray:
+def _numbers(column: Any, label: Any, name: str) -> np.ndarray:
     kind: Any = column.dtype
     if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    if kind == object:
+    if pd.api.types.is_object_dtype(kind):
         try:
-            return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+            numbers: Any = pd.to_numeric(column)
+            return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         except (ValueError, TypeError):
             pass
     raise TypeError(
-        f"column {label!r} of {name} holds {kind}, Series models numbers: leave it out, name it as id or time, or code it as numbers"
+        f"column {label!r} of {name} holds {kind}, Series models numbers: leave it out, name it as id or time, or code it"
     )
 
 
@@ -277,7 +302,7 @@ def _arrays(X: Any, form: Form, name: str) -> list[np.ndarray]:
         array = np.asarray(X)
         if array.ndim != int(form.kind[-1]) or array.dtype.kind not in "biuf":
             raise ValueError(
-                f"{name} must be an array of numbers of {form.kind[-1]} dimensions as in training, got shape {array.shape} and "
+                f"{name} must be an array of numbers of {form.kind[-1]} dimensions as in training, got shape {array.shape}, "
                 f"dtype {array.dtype}"
             )
         array = array.astype(np.float64)

@@ -20,12 +20,15 @@ from abduce.data.layout import Layout
 from abduce.data.seen import Seen, Unanswerable
 from abduce.models.model import Model
 
+Draw = Callable[[int, Generator], Tensor]
+
 
 class SequenceModel(Model):
     """A model of series of ``n_cells`` features; ``answer`` takes y (N, T, F) with its mask and time (N, T)."""
 
     views = frozenset({"blanks"})
     memory: int | None = None  # steps beyond which what was seen hardly tells it anything; None: all tell
+    between: bool = True  # whether it has an opinion of cells between observed steps
 
     def __init__(self, features: int):
         super().__init__()
@@ -50,15 +53,15 @@ class Paths(Answer):
     """``centre`` and ``deviation`` (N, T, F) of each cell given all that was seen.
 
     ``step_log_prob`` (N, T) are log p of what was seen of each step given the steps before, nats, where the model has them;
-    ``draw(n, generator)`` gives whole series (n, N, T, F), without it cells are drawn each on its own.  ``left_out`` are mean and
-    variance (N, T, F) of each observed cell given all the others.
+    ``draw(n, generator)`` gives whole series (n, N, T, F), without it cells are drawn each on its own.  ``left_out`` are mean
+    and variance (N, T, F) of each observed cell given all the others.
     """
 
     seen: Seen
     centre: Tensor
     deviation: Tensor
     step_log_prob: Tensor | None = None
-    draw: Callable[[int, Generator], Tensor] | None = None
+    draw: Draw | None = None
     kind: str = "exact"
     left_out: tuple[Tensor, Tensor] | None = None
 
@@ -83,7 +86,9 @@ class Paths(Answer):
 
     def points(self, count: int) -> Tensor:
         grid = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
-        return torch.where(self.seen.mask, self.seen.y, self.centre + self.deviation * grid[:, None, None, None])
+        return torch.where(
+            self.seen.mask, self.seen.y, self.centre + self.deviation * grid[:, None, None, None]
+        )
 
     def latents(self) -> Tensor:
         return self.centre.flatten(1)
@@ -97,17 +102,16 @@ class Seasonal(SequenceModel):
 
     def __init__(self, model: SequenceModel, seasons: Any):
         super().__init__(model.n_cells)
-        self.model, self.seasons, self.memory = model, seasons, model.memory
+        self.model, self.seasons, self.memory, self.between = model, seasons, model.memory, model.between
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
         season = self.seasons.of(seen)
         inner: Any = self.model.answer(seen._replace(y=seen.y - season), effort)
-        draw = None
-        if inner.draw is not None:
 
-            def draw(n: int, generator: Generator) -> Tensor:
-                drawn = inner.draw(n, generator) + season
-                return torch.where(seen.mask, seen.y, drawn)
+        def draw(n: int, generator: Generator) -> Tensor:
+            return torch.where(seen.mask, seen.y, inner.draws(n, generator) + season)
 
         left = None if inner.left_out is None else (inner.left_out[0] + season, inner.left_out[1])
-        return Paths(seen, inner.centre + season, inner.deviation, inner.step_log_prob, draw, inner.kind, left)
+        return Paths(
+            seen, inner.centre + season, inner.deviation, inner.step_log_prob, draw, inner.kind, left
+        )

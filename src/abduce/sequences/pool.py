@@ -54,7 +54,10 @@ def situation(mask: Tensor) -> Situation:
     n, length, f = mask.shape
     at = torch.arange(length).view(1, length, 1)
     step = mask.any(2, keepdim=True)
-    last, first = torch.where(step, at, -1).amax(1, keepdim=True), torch.where(step, at, length).amin(1, keepdim=True)
+    last, first = (
+        torch.where(step, at, -1).amax(1, keepdim=True),
+        torch.where(step, at, length).amin(1, keepdim=True),
+    )
     place = torch.where(at > last, 1, torch.where(at < first, 2, 0)).expand(n, length, f)
     before = at - torch.where(mask, at, -(10**6)).cummax(1).values
     after = torch.where(mask, at, 10**6).flip(1).cummin(1).values.flip(1) - at
@@ -65,8 +68,8 @@ def situation(mask: Tensor) -> Situation:
 
 
 class SequencePool(SequenceModel):
-    """``members`` with weights ``shares`` (situations, F, M), and ``errors`` (situations, LEVELS), quantiles of the pool's errors
-    in units of its deviation.  ``order`` is the member that says how cells move together, and what is odd."""
+    """``members`` with weights ``shares`` (situations, F, M), and ``errors`` (situations, LEVELS), quantiles of its errors in
+    units of its deviation.  ``order`` is the member that says how cells move together, and what is odd."""
 
     shares: Tensor
     errors: Tensor
@@ -102,7 +105,9 @@ class SequencePool(SequenceModel):
         weights = self.shares[code, torch.arange(self.n_cells)]
         centre, deviation = combined(centres, spreads, weights)
         lead = self.parts[self.order]
-        return _Pooled(self, seen, centre, deviation, code, lambda: late_answer(lead, seen, first, effort))
+        return PooledPaths(
+            self, seen, centre, deviation, code, lambda: late_answer(lead, seen, first, effort)
+        )
 
 
 def late_answer(member: SequenceModel, seen: Seen, first: int, effort: Effort = EFFORT) -> Paths:
@@ -116,11 +121,9 @@ def late_answer(member: SequenceModel, seen: Seen, first: int, effort: Effort = 
         return torch.cat([before.expand(*values.shape[:-3], -1, -1, -1), values], -2)
 
     nothing = torch.full_like(seen.y[:, :early], torch.nan)
-    draw = None
-    if part.draw is not None:
 
-        def draw(n: int, generator: Generator) -> Tensor:
-            return padded(part.draw(n, generator), seen.y[:, :early])
+    def draw(n: int, generator: Generator) -> Tensor:
+        return padded(part.draws(n, generator), seen.y[:, :early])
 
     return Paths(seen, padded(part.centre, nothing), padded(part.deviation, nothing), None, draw, part.kind)
 
@@ -130,14 +133,16 @@ def combined(centres: Tensor, deviations: Tensor, weights: Tensor) -> tuple[Tens
     known = torch.isfinite(centres)
     w = torch.where(known, weights, 0.0)
     total = w.sum(-1, keepdim=True)
-    w = torch.where(total > 1e-9, w / total.clamp_min(1e-300), known.to(w) / known.sum(-1, keepdim=True).clamp_min(1))
+    w = torch.where(
+        total > 1e-9, w / total.clamp_min(1e-300), known.to(w) / known.sum(-1, keepdim=True).clamp_min(1)
+    )
     c = torch.where(known, centres, 0.0)
     centre = (w * c).sum(-1)
     spread = torch.where(known, deviations, 0.0).square() + (c - centre.unsqueeze(-1)).square()
     return centre, (w * spread).sum(-1).sqrt()
 
 
-class _Pooled(Paths):
+class PooledPaths(Paths):
     """The pool's answer: cells by its centre, deviation and kept errors, paths by the ranks of one member's draws."""
 
     def __init__(
@@ -195,7 +200,8 @@ class _Pooled(Paths):
         outer = torch.special.ndtri(level[:, blank].clamp(1e-9, 1 - 1e-9))
         edge = torch.special.ndtri(torch.tensor(1 - 0.5 / LEVELS, dtype=torch.float64))
         value = first + share.clamp(0, 1) * (second - first)
-        value = torch.where(outer > edge, second * outer / edge, torch.where(outer < -edge, -first * outer / edge, value))
+        value = torch.where(
+            outer > edge, second * outer / edge, torch.where(outer < -edge, -first * outer / edge, value)
+        )
         out[:, blank] = self.centre[blank] + self.deviation[blank] * value
         return out
-

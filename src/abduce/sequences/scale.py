@@ -17,7 +17,9 @@ from torch import Tensor
 
 from abduce.data.transform import NormalScores
 
-APART = 25.0  # variance of the series' means, in variances within series, from which on each has its own scale
+APART = (
+    25.0  # variance of the series' means, in variances within series, from which on each has its own scale
+)
 UNLIKE = 1.0  # standard deviation of the logarithms of their standard deviations
 CONSTANT = 1e-9
 
@@ -67,9 +69,11 @@ class Scaling:
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Scaling:
         """From JSON."""
-        scores = {int(j): NormalScores(*(np.asarray(p) for p in parts)) for j, parts in body["scores"].items()}
-        numbers = (np.asarray(body[name], dtype=np.float64) for name in ("loc", "scale"))
-        return cls(body["own"], *numbers, np.asarray(body["positive"], dtype=bool), scores)
+        scores = {
+            int(j): NormalScores(*(np.asarray(p) for p in parts)) for j, parts in body["scores"].items()
+        }
+        loc, scale = (np.asarray(body[name], dtype=np.float64) for name in ("loc", "scale"))
+        return cls(body["own"], loc, scale, np.asarray(body["positive"], dtype=bool), scores)
 
 
 _PARTS = ("values", "scores", "back_scores", "back_values", "knots")

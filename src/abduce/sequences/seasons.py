@@ -23,6 +23,7 @@ SHRINK = (0.1, 100.0)  # pseudo-observations of a phase, least and most
 ALIKE, SURE = 0.5, 0.9  # least correlation of the profiles of two halves, of many phases and of few
 LEAST = 0.03  # share of the variance about each cycle's mean that a period must explain in cycles not used for its profile
 MOST = 2  # periods
+MANY = 8  # series that are halved instead of cycles
 SERIES = 64  # series that are asked for their periods
 CELLS = 2_000_000
 
@@ -62,7 +63,7 @@ class Seasons(nn.Module):
 
     def _split(self, seen: Seen) -> tuple[Tensor, list[Tensor]]:
         """Seasons (N, T, F), and the profiles (G, P, F) behind them, of each series or of all; longer ones of what is left."""
-        n, length, f = seen.y.shape
+        n = len(seen.y)
         left, out, profiles = seen.y, torch.zeros_like(seen.y), []
         group = torch.arange(n) if self.own else torch.zeros(n, dtype=torch.long)
         for period in self.periods:
@@ -90,8 +91,11 @@ def running_mean(y: Tensor, width: int) -> Tensor:
     return (total[:, last] - total[:, first]) / (last - first).unsqueeze(1)
 
 
-def find_periods(seen: Seen, suggested: Sequence[int] = ()) -> list[int]:
-    """Periods of series (N, T, F), the one that explains most first; none of more than a third of their length."""
+def find_periods(seen: Seen, suggested: Sequence[int] = (), own: bool = True) -> list[int]:
+    """Periods of series (N, T, F), the one that explains most first; none of more than a third of their length.
+
+    Where series are of one process, not ``own``, many short ones tell as much as a long one: then up to half of the length.
+    """
     n, length, f = seen.y.shape
     keep = torch.linspace(0, n - 1, min(n, SERIES)).round().long().unique()
     some = seen.rows(keep)
@@ -100,19 +104,19 @@ def find_periods(seen: Seen, suggested: Sequence[int] = ()) -> list[int]:
     y, mask = some.y[..., features], some.mask[..., features]
     some = some._replace(y=torch.where(mask, y, 0.0), mask=mask)
     lengths = (mask.any(2).sum(1)).double().median()
-    longest = int(min(lengths, length) // 3)
+    longest = int(min(lengths, length) // (2 if len(keep) >= MANY and not own else 3))
     candidates = sorted({p for p in (*suggested, *_peaks(some, longest)) if 2 <= p <= longest})
     found: list[int] = []
     left = some
     while candidates and len(found) < MOST:
-        shares = [_explained(left, p) for p in candidates]
+        shares = [_explained(left, p, own) for p in candidates]
         if max(shares) < LEAST:
             break
         # the shortest of those that explain nearly as much: multiples of a period repeat too
         best = next(i for i, share in enumerate(shares) if share >= 0.95 * max(shares))
         period = candidates.pop(best)
         found.append(period)
-        seasons = Seasons(some.y.shape[2], [period], own=True)
+        seasons = Seasons(some.y.shape[2], [period], own).fit(left)
         left = left._replace(y=left.y - seasons.of(left))
     return found
 
@@ -136,7 +140,7 @@ def _by_phase(y: Tensor, mask: Tensor, phase: Tensor, period: int, group: Tensor
 
 
 def _shrunk(y: Tensor, mask: Tensor, phase: Tensor, group: Tensor, count: Tensor, total: Tensor) -> Tensor:
-    """Means by phase (G, P, F) less their own mean, each shrunk as its variance suggests: by noise over what phases differ by."""
+    """Means by phase (G, P, F) less their own mean, each shrunk by noise over what phases differ by."""
     raw = total / count.clamp_min(1)
     error = torch.where(mask, y - raw[group.unsqueeze(1), phase], 0.0).square().sum(1)
     noise = raw.new_zeros(len(raw), raw.shape[2]).index_add(0, group, error)
@@ -176,31 +180,36 @@ def _peaks(seen: Seen, longest: int, most: int = 6) -> list[int]:
     power = (centred.square().sum(1) / count.squeeze(1)).clamp_min(1e-12)
     value = (together / pairs.clamp_min(1.0) / power.unsqueeze(1)).mean((0, 2))[: longest + 2].numpy()
     inner = np.arange(2, len(value) - 1)
-    peaks = inner[(value[inner] > value[inner - 1]) & (value[inner] >= value[inner + 1]) & (value[inner] > 0.1)]
+    peaks = inner[
+        (value[inner] > value[inner - 1]) & (value[inner] >= value[inner + 1]) & (value[inner] > 0.1)
+    ]
     return peaks[np.argsort(-value[peaks])][:most].tolist()
 
 
-def _explained(seen: Seen, period: int) -> float:
+def _explained(seen: Seen, period: int, own: bool) -> float:
     """Share of the variance about each cycle's level that the profile of the other half of the cycles explains.
 
     0 where the profiles of the two halves are not alike.
     """
     n, length, _ = seen.y.shape
     cycles = length // period
-    if cycles < 3:
+    together = n >= MANY and not own
+    if cycles < (1 if together else 3):
         return 0.0
     phase = torch.remainder(torch.arange(length), period).expand(n, -1)
     left = (seen.y - _cycle_means(seen.y, seen.mask, phase, period))[:, : cycles * period]
     m = seen.mask[:, : cycles * period].to(left).reshape(n, cycles, period, -1)
     y = left.reshape(n, cycles, period, -1) * m
+    if together:
+        y, m = y.reshape(1, n * cycles, period, -1), m.reshape(1, n * cycles, period, -1)
     sums = [(y[:, i::2].sum(1), m[:, i::2].sum(1)) for i in (0, 1)]
     profiles = [total / (count + 1.0) for total, count in sums]
     explained = whole = 0.0
     for i, other in ((0, profiles[1]), (1, profiles[0])):
-        own, seen_own = y[:, i::2], m[:, i::2]
-        explained += float((own.square() - ((own - other.unsqueeze(1)) * seen_own).square()).sum())
-        whole += float(own.square().sum())
+        part, seen_part = y[:, i::2], m[:, i::2]
+        explained += float((part.square() - ((part - other.unsqueeze(1)) * seen_part).square()).sum())
+        whole += float(part.square().sum())
     a, b = (p - p.mean(1, keepdim=True) for p in profiles)
     alike = float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1e-12))
-    least = min(max(2.5 / (n * period * y.shape[3]) ** 0.5, ALIKE), SURE)
+    least = min(max(2.5 / (len(y) * period * y.shape[3]) ** 0.5, ALIKE), SURE)
     return explained / whole if whole > 0 and alike >= least else 0.0

@@ -44,6 +44,8 @@ class Rule(NamedTuple):
 class SharedLookback(SequenceModel):
     """``rules`` for ``horizon`` steps ahead; ``weights_i`` (C, H), ``offset_i`` (H,) and ``error_i`` (H,) of each."""
 
+    between = False
+
     def __init__(self, features: int, horizon: int, rules: Sequence[Sequence[float]]):
         super().__init__(features)
         self.horizon = horizon
@@ -67,9 +69,12 @@ class SharedLookback(SequenceModel):
             place = torch.arange(ahead) + some.size.unsqueeze(1)
             inside = place < length
             row = able.nonzero().expand(-1, ahead)
-            centre[row[inside], place[inside]], deviation[row[inside], place[inside]] = said[inside], error[inside]
-        shaped = (v.view(n, f, length).transpose(1, 2) for v in (centre, deviation))
-        return Paths(seen, *shaped)
+            centre[row[inside], place[inside]], deviation[row[inside], place[inside]] = (
+                said[inside],
+                error[inside],
+            )
+        centre, deviation = (v.view(n, f, length).transpose(1, 2) for v in (centre, deviation))
+        return Paths(seen, centre, deviation)
 
     def _chained(self, x: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
         """Mean forecasts and errors (R, ahead) from the end of rows; further than the horizon, from forecasts on."""
@@ -97,7 +102,7 @@ class WindowMoments(NamedTuple):
 
     def plus(self, other: WindowMoments) -> WindowMoments:
         """Of both."""
-        return WindowMoments(*(a + b for a, b in zip(self, other, strict=True)))
+        return WindowMoments(self.count + other.count, self.first + other.first, self.second + other.second)
 
 
 def fit_shared_lookback(seen: Seen, horizon: int, rules: Sequence[Rule]) -> SharedLookback | None:
@@ -119,7 +124,9 @@ def fit_shared_lookback(seen: Seen, horizon: int, rules: Sequence[Rule]) -> Shar
     model = SharedLookback(seen.y.shape[2], horizon, [rule for _, rule, _ in best])
     names: dict[str, Any] = {}
     for i, (_, _, parts) in enumerate(best):
-        names |= {f"{name}_{i}": part for name, part in zip(("weights", "offset", "error"), parts, strict=True)}
+        names |= {
+            f"{name}_{i}": part for name, part in zip(("weights", "offset", "error"), parts, strict=True)
+        }
     return filled(model, **names)
 
 
@@ -127,16 +134,27 @@ def rules_for(period: int, horizon: int, length: int) -> list[Rule]:
     """What is tried for series of so many steps."""
     usual = [7 * period, 14 * period] if period > 1 else [4 * horizon, 8 * horizon]
     contexts = [c for c in usual if c + horizon <= length // 2] or [max(2, length // 4)]
-    return [Rule(c, level, ridge) for c in contexts for level in sorted({min(max(period, 1), c), c}) for ridge in RIDGES]
+    return [
+        Rule(c, level, ridge)
+        for c in contexts
+        for level in sorted({min(max(period, 1), c), c})
+        for ridge in RIDGES
+    ]
 
 
 def solved(moments: WindowMoments, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, offset and standard error of a rule."""
     c = rule.context
     mean, covariance = _central(moments)
-    inner = covariance[:c, :c] + (rule.ridge * covariance.diagonal()[:c].mean() + 1e-12) * torch.eye(c, dtype=mean.dtype)
+    inner = covariance[:c, :c] + (rule.ridge * covariance.diagonal()[:c].mean() + 1e-12) * torch.eye(
+        c, dtype=mean.dtype
+    )
     weights = torch.cholesky_solve(covariance[:c, c:], torch.linalg.cholesky(inner))
-    left = covariance.diagonal()[c:] - 2 * (weights * covariance[:c, c:]).sum(0) + (weights * (covariance[:c, :c] @ weights)).sum(0)
+    left = (
+        covariance.diagonal()[c:]
+        - 2 * (weights * covariance[:c, c:]).sum(0)
+        + (weights * (covariance[:c, :c] @ weights)).sum(0)
+    )
     return weights, mean[c:] - mean[:c] @ weights, left.clamp_min(1e-12).sqrt()
 
 
@@ -145,7 +163,11 @@ def _missed(parts: tuple[Tensor, ...], moments: WindowMoments, rule: Rule) -> fl
     weights, offset, _ = parts
     c = rule.context
     mean, covariance = _central(moments)
-    left = covariance.diagonal()[c:] - 2 * (weights * covariance[:c, c:]).sum(0) + (weights * (covariance[:c, :c] @ weights)).sum(0)
+    left = (
+        covariance.diagonal()[c:]
+        - 2 * (weights * covariance[:c, c:]).sum(0)
+        + (weights * (covariance[:c, :c] @ weights)).sum(0)
+    )
     bias = mean[c:] - mean[:c] @ weights - offset
     return float((left + bias.square()).mean())
 
@@ -157,9 +179,10 @@ def _central(moments: WindowMoments) -> tuple[Tensor, Tensor]:
 
 def _rows(seen: Seen) -> tuple[Tensor, Tensor]:
     """All features of all series as rows that begin where they were first seen, and how many steps each has."""
-    n, length, f = seen.y.shape
     whole = seen.y.shape[1]
-    flipped = Seen(seen.y.flip(1), seen.mask.flip(1))  # a history ends where it was last seen: turned round, where it begins
+    flipped = Seen(
+        seen.y.flip(1), seen.mask.flip(1)
+    )  # a history ends where it was last seen: turned round, where it begins
     rows = History.of(flipped, whole)
     return rows.x.flip(1), rows.steps.minimum(torch.tensor(rows.x.shape[1]))
 

@@ -1,12 +1,12 @@
-"""Stamps as steps of a regular grid, by the time that elapsed between them, and new stamps before the first and after the last.
+"""Stamps as steps of a regular grid, by the time that elapsed between them, and new stamps before and after them.
 
     rows      no stamps: each row is a step
     clock     steps of a fixed number of nanoseconds; of days, in the wall clock of the stamps' zone
     months    steps of whole months, whatever their lengths
 
-What is not there is a gap of blank steps: nights, holidays, lost seconds.  Stamps that lie on no grid get a fine one, `FINE` of
-whose steps are their usual distance, and each lies at the step nearest to it.  A frequency that an index names labels new rows
-and decides nothing.
+What is not there is a gap of blank steps: nights, holidays, lost seconds.  Stamps that lie on no grid get a fine one, `FINE`
+of whose steps are their usual distance, and each lies at the step nearest to it.  A frequency that an index has only
+labels new rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ FINE = 4
 SLACK = 0.02  # of a step: how far off the grid stamps may lie
 SPARSE = 20  # steps of the grid that a row may stand for, on average
 DAY = 86_400_000_000_000
-EPOCH = pd.Timestamp("1970-01-05").value  # a Monday, so that phases of days and weeks start where calendars do
+EPOCH = pd.Timestamp(
+    "1970-01-05"
+).value  # a Monday, so that phases of days and weeks start where calendars do
 TEXT = (
     "%Y-%m",
     "%Y-%m-%d",
@@ -46,7 +48,7 @@ SUGGESTED = {  # periods of calendars, in nanoseconds
 
 @dataclass(frozen=True)
 class Labels:
-    """How stamps are written: ``kind`` "time", "period" or "text", with the ``form`` (frequency, format) and the time ``zone``."""
+    """How stamps are written: ``kind`` "time", "period" or "text", ``form`` a frequency or format, and the time ``zone``."""
 
     kind: str
     form: str = ""
@@ -82,12 +84,16 @@ class Grid:
         """Which step each stamp (UTC, or without a zone) is nearest to, int64."""
         if self.kind == "months":
             local = self._local(stamps)
-            return ((local.year * 12 + local.month - 1 - self.offset) // self.size).to_numpy().astype(np.int64)
+            return (
+                ((local.year * 12 + local.month - 1 - self.offset) // self.size).to_numpy().astype(np.int64)
+            )
         ns = _nanoseconds(self._local(stamps)) - EPOCH - self.offset
         return np.rint(ns / self.size).astype(np.int64)
 
     def _local(self, stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
-        return stamps if self.zone is None else stamps.tz_localize("UTC").tz_convert(self.zone).tz_localize(None)
+        return (
+            stamps if self.zone is None else stamps.tz_localize("UTC").tz_convert(self.zone).tz_localize(None)
+        )
 
     def beyond(self, stamp: pd.Timestamp, count: int) -> pd.DatetimeIndex:
         """The next ``count`` stamps after one, or those before it if ``count`` is negative, in the order of time."""
@@ -100,7 +106,9 @@ class Grid:
             day = np.minimum(self.anchor, first.days_in_month)
             new = first + pd.to_timedelta(day - 1, unit="D") + (local - local.normalize())
         elif self.days:
-            reach = local + pd.to_timedelta(sign * np.arange(1, 8 * abs(count) + 8) * (self.size // DAY), unit="D")
+            reach = local + pd.to_timedelta(
+                sign * np.arange(1, 8 * abs(count) + 8) * (self.size // DAY), unit="D"
+            )
             new = reach[np.isin(reach.day_of_week, self.days)][: abs(count)]
         else:
             new = local + pd.to_timedelta(k * self.every * self.size, unit="ns")
@@ -145,9 +153,13 @@ def read_stamps(values: Any, name: str) -> tuple[pd.DatetimeIndex, Labels]:
     if isinstance(index, pd.DatetimeIndex):
         return _without_zone(index, name)
     if pd.api.types.is_numeric_dtype(index.dtype):
-        raise ValueError(f"{name} holds numbers, expected dates, times, periods or their text, such as '2021-05-31 13:00'")
+        raise ValueError(
+            f"{name} holds numbers, expected dates, times, periods or their text, such as '2021-05-31 13:00'"
+        )
     if index.hasnans:
-        raise ValueError(f"{name} has no stamp in row {int(np.flatnonzero(index.isna())[0])}; expected one in every row")
+        raise ValueError(
+            f"{name} has no stamp in row {int(np.flatnonzero(index.isna())[0])}; expected one in every row"
+        )
     words = index.astype(object)
     if all(isinstance(w, str) for w in words):
         for form in TEXT:
@@ -166,7 +178,9 @@ def read_stamps(values: Any, name: str) -> tuple[pd.DatetimeIndex, Labels]:
 
 def _without_zone(index: pd.DatetimeIndex, name: str) -> tuple[pd.DatetimeIndex, Labels]:
     if index.hasnans:
-        raise ValueError(f"{name} has no stamp in row {int(np.flatnonzero(index.isna())[0])}; expected one in every row")
+        raise ValueError(
+            f"{name} has no stamp in row {int(np.flatnonzero(index.isna())[0])}; expected one in every row"
+        )
     if index.tz is None:
         return index, Labels("time")
     return index.tz_convert("UTC").tz_localize(None), Labels("time", zone=str(index.tz))
@@ -205,7 +219,11 @@ def _clock(gaps: np.ndarray, every: pd.DatetimeIndex, zone: str | None, whole_da
     usual = int(sizes[np.argmax(counts)])
     for size in dict.fromkeys((usual, int(np.gcd.reduce(gaps)))):
         off = np.abs(gaps / size - np.rint(gaps / size))
-        if off.max() <= SLACK and np.rint(gaps / size).min() >= 1 and np.rint(gaps / size).sum() <= SPARSE * rows + 1000:
+        if (
+            off.max() <= SLACK
+            and np.rint(gaps / size).min() >= 1
+            and np.rint(gaps / size).sum() <= SPARSE * rows + 1000
+        ):
             ns = _nanoseconds(every) - EPOCH
             offset = int(ns[0] % size)
             days = np.unique(every.day_of_week).tolist() if size == DAY else []
@@ -213,7 +231,9 @@ def _clock(gaps: np.ndarray, every: pd.DatetimeIndex, zone: str | None, whole_da
             return Grid("clock", size, offset, days=few, zone=zone if whole_days else None)
     middle = int(np.median(gaps))
     size = max(middle // FINE, int(gaps.sum() // (SPARSE * rows)), 1)
-    return Grid("clock", size, int((_nanoseconds(every)[0] - EPOCH) % size), every=max(1, round(middle / size)))
+    return Grid(
+        "clock", size, int((_nanoseconds(every)[0] - EPOCH) % size), every=max(1, round(middle / size))
+    )
 
 
 def _months(local: list[pd.DatetimeIndex], every: pd.DatetimeIndex) -> Grid | None:

@@ -11,6 +11,7 @@ from abduce.sequences.pool import DISTANCES, LEVELS, PLACES, combined
 
 GOOD = 30.0  # pseudo-cells that pull the weights of a place toward what each member's own error suggests
 ALIKE = 100.0  # and those of a situation toward those of its place
+SMALL = 1.0  # of the mean absolute error: smaller ones count as this
 USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
 
 
@@ -34,7 +35,7 @@ class Filled(NamedTuple):
 def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
     """Weights (situations, F, M) and the quantiles of errors (situations, LEVELS) of what members filled.
 
-    Weights minimise the squared error: of a place, then of each feature there, then of each distance of the feature, each
+    Weights minimise the absolute error: of a place, then of each feature there, then of each distance of the feature, each
     pulled toward those before.
     """
     centres, _, truth, code, feature = filled
@@ -48,6 +49,7 @@ def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
         known = torch.isfinite(said)
         able = known.to(said).mean(0) > 0.5
         said = torch.where(known, said, gap.unsqueeze(1))[:, able] - gap.unsqueeze(1)
+        said = _weighed(said)
         feat, dist = feature[here], torch.remainder(code[here], DISTANCES)
         k = int(able.sum())
         precise = 1 / said.square().mean(0, keepdim=True).clamp_min(1e-12)
@@ -66,6 +68,16 @@ def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
         shares[PLACES.index("past")] = shares[PLACES.index("future")]
     shares = shares.flatten(0, 1)
     return shares, _errors(filled, shares)
+
+
+def _weighed(errors: Tensor) -> Tensor:
+    """Errors (cells, M) by the root of each cell's weight, so that their squares stand for absolute errors.
+
+    A cell counts as one over the absolute error of the member that is best on average (Lawson 1961).
+    """
+    size = errors.abs()
+    best = size[:, int(size.mean(0).argmin())]
+    return errors / best.clamp_min(SMALL * float(best.mean()) + 1e-12).sqrt().unsqueeze(1)
 
 
 def _errors(filled: Filled, shares: Tensor) -> Tensor:
@@ -110,7 +122,7 @@ def _grams(errors: Tensor, key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def simplex(gram: Tensor, count: Tensor, towards: Tensor, prior: float, rounds: int = 400) -> Tensor:
     """Weights w ≥ 0 of sum one that minimise wᵀ G w + pull |w − w₀|², a problem each of (G, M, M); w₀ is ``towards``.
 
-    The pull is that of ``prior`` cells of the best member's error, so that bad members lose their weight however few the cells.
+    The pull is that of ``prior`` cells of the best member's error, so that bad members lose their weight on few cells too.
     Accelerated projected gradient (Beck & Teboulle 2009).
 
     >>> simplex(torch.tensor([[[1.0, 0.0], [0.0, 3.0]]]), torch.ones(1), torch.tensor([[0.5, 0.5]]), 0.0)

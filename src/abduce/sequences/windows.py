@@ -45,7 +45,7 @@ class WindowGaussian(SequenceModel):
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
         self.check(seen)
-        n, length, f = seen.y.shape
+        n, _, f = seen.y.shape
         cut = cut_windows(seen, self.steps, self.stride)
         mean, variance = conditional(self.covariance, cut.y, cut.mask)
         place, inside = _nearest_middle(seen, self.steps, self.stride, cut.count)
@@ -95,8 +95,8 @@ def _nearest_middle(seen: Seen, steps: int, stride: int, count: int) -> tuple[Te
 
 
 class BlankCells(NamedTuple):
-    """The blank cells of some rows: their places (G, b), which of these count (rows have unequally many), and their mean (G, b)
-    and covariance (G, b, b) given the observed ones, zero where they don't count."""
+    """The blank cells of some rows: their places (G, b), which of these count (rows have unequally many), and their mean
+    (G, b) and covariance (G, b, b) given the observed ones, zero where they don't count."""
 
     rows: Tensor
     places: Tensor
@@ -126,18 +126,26 @@ def blanks_given(covariance: Tensor, y: Tensor, mask: Tensor) -> Iterator[BlankC
         places, real = _places(blank[some], int(count[some[-1]]))
         both = real.unsqueeze(2) & real.unsqueeze(1)
         if 2 * places.shape[1] <= d:
-            inner = precision[places.unsqueeze(2), places.unsqueeze(1)] * both + torch.diag_embed((~real).to(y))
+            inner = precision[places.unsqueeze(2), places.unsqueeze(1)] * both + torch.diag_embed(
+                (~real).to(y)
+            )
             left = torch.cholesky_inverse(torch.linalg.cholesky(inner)) * both
             pull = torch.gather(known[some] @ precision, 1, places) * real
             mean = -(left @ pull.unsqueeze(2)).squeeze(2)
         else:
             seen, there = _places(mask[some], int(d - count[some[0]]))
             pairs = there.unsqueeze(2) & there.unsqueeze(1)
-            inner = covariance[seen.unsqueeze(2), seen.unsqueeze(1)] * pairs + torch.diag_embed((~there).to(y))
+            inner = covariance[seen.unsqueeze(2), seen.unsqueeze(1)] * pairs + torch.diag_embed(
+                (~there).to(y)
+            )
             root = torch.linalg.cholesky(inner)
-            across = covariance[seen.unsqueeze(2), places.unsqueeze(1)] * (there.unsqueeze(2) & real.unsqueeze(1))
+            across = covariance[seen.unsqueeze(2), places.unsqueeze(1)] * (
+                there.unsqueeze(2) & real.unsqueeze(1)
+            )
             half = torch.linalg.solve_triangular(root, across, upper=False)
-            z = torch.linalg.solve_triangular(root, (torch.gather(known[some], 1, seen) * there).unsqueeze(2), upper=False)
+            z = torch.linalg.solve_triangular(
+                root, (torch.gather(known[some], 1, seen) * there).unsqueeze(2), upper=False
+            )
             mean = (half.mT @ z).squeeze(2)
             left = covariance[places.unsqueeze(2), places.unsqueeze(1)] * both - half.mT @ half
         yield BlankCells(some, places, real, mean, left)

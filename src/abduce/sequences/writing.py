@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from abduce.sequences.panel import FRAMES, Panel, read
+from abduce.sequences.panel import FRAMES, SeriesPanel, read
 
 
-def put(X: Any, panel: Panel, values: np.ndarray) -> Any:
+def put(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
     """X with the blanks of its rows filled by ``values`` (N, T, F); what was there stays to the bit."""
     form, rows, blank = panel.form, panel.rows(values), ~panel.rows(panel.mask)
     if form.kind in FRAMES:
@@ -24,13 +24,16 @@ def put(X: Any, panel: Panel, values: np.ndarray) -> Any:
     parts = _apart(panel, rows)
     holes = _apart(panel, blank)
     given = [np.asarray(x) for x in X] if form.kind in ("list", "array3") else [np.asarray(X)]
-    filled = [np.where(h.reshape(g.shape), p.reshape(g.shape), g) if h.any() else g.copy() for g, p, h in zip(given, parts, holes, strict=True)]
+    filled = [
+        np.where(h.reshape(g.shape), p.reshape(g.shape), g) if h.any() else g.copy()
+        for g, p, h in zip(given, parts, holes, strict=True)
+    ]
     if form.kind == "list":
         return filled
     return np.stack(filled) if form.kind == "array3" else filled[0]
 
 
-def whole(X: Any, panel: Panel, values: np.ndarray) -> Any:
+def whole(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
     """All cells of the rows of X as ``values`` (N, T, F) say, in floats."""
     form, rows = panel.form, panel.rows(values)
     if form.kind == "column":
@@ -46,7 +49,7 @@ def whole(X: Any, panel: Panel, values: np.ndarray) -> Any:
     return rows.reshape(np.shape(X))
 
 
-def by_step(X: Any, panel: Panel, values: np.ndarray) -> Any:
+def by_step(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
     """One number for each row of X, of ``values`` (N, T): an array (rows,), (N, T) or a list."""
     rows = panel.rows(values)
     if panel.form.kind == "list":
@@ -54,7 +57,7 @@ def by_step(X: Any, panel: Panel, values: np.ndarray) -> Any:
     return rows.reshape(np.shape(X)[:2]) if panel.form.kind == "array3" else rows
 
 
-def new(panel: Panel, values: np.ndarray, count: int) -> Any:
+def new(panel: SeriesPanel, values: np.ndarray, count: int) -> Any:
     """New rows of values (N, |count|, F): after each series' last, or before its first if ``count`` is negative."""
     form = panel.form
     if form.kind == "list":
@@ -80,7 +83,7 @@ def new(panel: Panel, values: np.ndarray, count: int) -> Any:
     return out[[c for c in form.order if c in out.columns]]
 
 
-def labels_of(panel: Panel, i: int, count: int) -> pd.Index:
+def labels_of(panel: SeriesPanel, i: int, count: int) -> pd.Index:
     """Labels of new rows of a series."""
     form = panel.form
     if form.labels is None:
@@ -89,13 +92,13 @@ def labels_of(panel: Panel, i: int, count: int) -> pd.Index:
     return form.labels.write(stamps_of(panel, i, count))
 
 
-def stamps_of(panel: Panel, i: int, count: int) -> pd.DatetimeIndex:
+def stamps_of(panel: SeriesPanel, i: int, count: int) -> pd.DatetimeIndex:
     """Stamps of new rows of a series, without a zone."""
     first, last = panel.stamps[i]
     return panel.form.grid.beyond(last if count > 0 else first, count)
 
 
-def places_of(panel: Panel, count: int) -> np.ndarray:
+def places_of(panel: SeriesPanel, count: int) -> np.ndarray:
     """Where new rows lie, in steps from each series' first, (N, |count|)."""
     out = np.empty((len(panel.ids), abs(count)), np.int64)
     for i in range(len(out)):
@@ -115,17 +118,17 @@ def _put_column(column: pd.Series, values: np.ndarray, blank: np.ndarray) -> pd.
     elif pd.api.types.is_bool_dtype(kind):
         out[blank] = values[blank] > 0.5
     else:
-        out = out.astype(np.float64) if kind == object else out
+        out = out.astype(np.float64) if pd.api.types.is_object_dtype(kind) else out
         out.iloc[np.flatnonzero(blank)] = values[blank]
     return out
 
 
-def _apart(panel: Panel, rows: np.ndarray) -> list[np.ndarray]:
+def _apart(panel: SeriesPanel, rows: np.ndarray) -> list[np.ndarray]:
     """Rows of each series, in order: arrays have them one after the other."""
     return np.split(rows, np.cumsum(np.bincount(panel.series, minlength=len(panel.ids)))[:-1])
 
 
-def known_of(panel: Panel, n: int, known: Any) -> np.ndarray:
+def known_of(panel: SeriesPanel, n: int, known: Any) -> np.ndarray:
     """What is known of the next n rows of each series, (N, n, F), NaN where nothing is.
 
     ValueError, naming ``known``, where its rows are not these: one too few, or stamps that are not the next ones.
@@ -138,7 +141,9 @@ def known_of(panel: Panel, n: int, known: Any) -> np.ndarray:
     if not isinstance(known, pd.DataFrame):
         array = np.asarray(known, dtype=np.float64)
         if array.size != out.size:
-            raise ValueError(f"known must have the n = {n} rows that are asked for, shape {out.shape}, got {array.shape}")
+            raise ValueError(
+                f"known must have the n = {n} rows that are asked for, shape {out.shape}, got {array.shape}"
+            )
         return array.reshape(out.shape)
     odd = [c for c in known.columns if c not in (*form.columns, form.id, form.time)]
     if odd:
@@ -180,12 +185,14 @@ def made(answer: Any, make: str | None) -> Any:
     if make is None or not isinstance(answer, pd.DataFrame):
         return answer
     table = pa.Table.from_pandas(answer, preserve_index=False)
-    return table if make == "pyarrow" else nw.from_arrow(table, backend=make).to_native()
+    return table if make == "pyarrow" else nw.from_arrow(table, backend=cast(Any, make)).to_native()
 
 
-def check_size(panel: Panel) -> None:
+def check_size(panel: SeriesPanel) -> None:
     """Refuse training data that hold nothing to learn from."""
     if not panel.mask.any():
         raise ValueError("X has no observed cell at all: every value is missing")
     if not len(panel.size) or panel.size.max() < 2:
-        raise ValueError(f"X must have at least 2 steps, got {int(panel.size.max()) if len(panel.size) else 0}")
+        raise ValueError(
+            f"X must have at least 2 steps, got {int(panel.size.max()) if len(panel.size) else 0}"
+        )
