@@ -209,8 +209,9 @@ class _Fitting:
         if not bool(whole.any()):
             return [tuple(s) for s in tried[:BEST]]
         said, _ = Lookback(self.features, self.period, tried).forecasts(rows.some(whole), horizon)
-        error = torch.where(asked[whole], (said - truth[whole]).abs(), 0.0).sum((1, 2))
-        return [tuple(tried[i]) for i in torch.argsort(error)[:BEST].tolist()]
+        error = torch.where(asked[whole], (said - truth[whole]).abs(), 0.0).sum(2)
+        relative = error / error.mean(0).clamp_min(1e-9)  # each row counts alike, however noisy it is
+        return [tuple(tried[i]) for i in torch.argsort(relative.mean(1))[:BEST].tolist()]
 
     # ------------------------------------------------------------------ hidden cells
 
