@@ -106,23 +106,23 @@ def forecast_etth1(horizon: int, seed: int, quick: bool) -> dict[str, dict[str, 
     frame = (frame - frame[:train].mean()) / frame[:train].std(ddof=0)
     begin = test - CONTEXT
     starts = np.arange(begin, stop - CONTEXT - horizon + 1, 200 if quick else 1)
+    hours = frame.reset_index(names="ds").assign(id=0)
     model, fit = timed(
-        lambda: Series(horizon=horizon, scale="shared", random_state=seed).fit(frame[:test].reset_index())
+        lambda: Series(id="id", time="ds", horizon=horizon, scale="shared", random_state=seed).fit(hours[:test])
     )
     say(model.members().round(3).to_string())
     values = frame.to_numpy()
     squared = {"abduce Series": 0.0, "seasonal naive": 0.0}
     seconds = 0.0
     for some in np.array_split(starts, max(1, len(starts) // 128)):
-        for start in some:
-            context = frame[start : start + CONTEXT].reset_index()
-            said, taken = timed(lambda context=context: model.forecast(horizon, X=context))
-            truth = values[start + CONTEXT : start + CONTEXT + horizon]
-            seconds += taken
-            squared["abduce Series"] += np.square(said.drop(columns="date").to_numpy() - truth).mean()
-            squared["seasonal naive"] += np.square(
-                values[start + CONTEXT - 24 :][:24][np.arange(horizon) % 24] - truth
-            ).mean()
+        windows = pd.concat([hours[s : s + CONTEXT].assign(id=s) for s in some], ignore_index=True)
+        said, taken = timed(lambda windows=windows: model.forecast(horizon, X=windows))
+        seconds += taken
+        said = said.drop(columns=["ds", "id"]).to_numpy().reshape(len(some), horizon, -1)
+        truth = np.stack([values[s + CONTEXT : s + CONTEXT + horizon] for s in some])
+        naive = np.stack([values[s + CONTEXT - 24 :][:24][np.arange(horizon) % 24] for s in some])
+        squared["abduce Series"] += np.square(said - truth).mean((1, 2)).sum()
+        squared["seasonal naive"] += np.square(naive - truth).mean((1, 2)).sum()
     out = {name: {"MSE": total / len(starts)} for name, total in squared.items()}
     out["abduce Series"] |= {"seconds": fit + seconds, "fit": fit}
     return out

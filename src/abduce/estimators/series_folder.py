@@ -72,14 +72,14 @@ def plain(value: Any) -> Any:
 def _form_to_json(form: Form) -> dict[str, Any]:
     labels = None if form.labels is None else [form.labels.kind, form.labels.form, form.labels.zone]
     names = {"columns": form.columns, "order": form.order}
-    plain = {k: [plain(c) for c in v] for k, v in names.items()}
+    lists = {k: [plain(c) for c in v] for k, v in names.items()}
     return {
         "kind": form.kind,
         "id": form.id,
         "time": form.time,
         "labels": labels,
         "grid": form.grid.to_json(),
-        **plain,
+        **lists,
     }
 
 

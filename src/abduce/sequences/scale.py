@@ -17,10 +17,11 @@ from torch import Tensor
 
 from abduce.data.transform import NormalScores
 
-APART = (
-    25.0  # variance of the series' means, in variances within series, from which on each has its own scale
-)
-UNLIKE = 1.0  # standard deviation of the logarithms of their standard deviations
+LONG = 100  # steps from which on a series has a level of its own rather than a moment's
+# From here on each series has its own scale, of short series and of long ones: the variance of their means in variances within
+# series, and the standard deviation of the logarithms of their standard deviations.
+APART = (25.0, 2.0)
+UNLIKE = (1.0, 0.5)
 CONSTANT = 1e-9
 
 
@@ -135,9 +136,12 @@ def _far_apart(values: np.ndarray, mask: np.ndarray) -> bool:
     if enough.sum() < 2:
         return False
     loc, scale = loc[enough, 0], scale[enough, 0]
+    long = int(np.median(mask.any(2).sum(1)) >= LONG)
     varying = scale > 10 * CONSTANT * np.maximum(1.0, np.abs(loc))
     logs = np.where(varying, np.log(scale), np.nan)
     between, within = loc.var(0), np.median(scale**2, 0)
     with np.errstate(invalid="ignore"):
-        unlike = np.nanmax(np.append(np.nanstd(logs, 0) if varying.any(0).all() else [0.0], 0.0)) > UNLIKE
-    return bool(unlike or (between > APART * np.maximum(within, 1e-300)).any())
+        unlike = (
+            np.nanmax(np.append(np.nanstd(logs, 0) if varying.any(0).all() else [0.0], 0.0)) > UNLIKE[long]
+        )
+    return bool(unlike or (between > APART[long] * np.maximum(within, 1e-300)).any())

@@ -16,20 +16,33 @@ USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
 
 
 class Filled(NamedTuple):
-    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,)."""
+    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, the mean error
+    of the best member on the cells of the same feature of the same series, so that each series counts alike."""
 
     centres: Tensor
     deviations: Tensor
     truth: Tensor
     code: Tensor
     feature: Tensor
+    scale: Tensor
 
     @classmethod
     def of(cls, said: list[tuple[Tensor, Tensor]], truth: Tensor, hidden: Tensor, code: Tensor) -> Filled:
         """Of the cells marked ``hidden`` of series, from each member's centres and deviations of these cells."""
         centres, deviations = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
-        feature = torch.arange(hidden.shape[2]).expand(hidden.shape)[hidden]
-        return cls(centres, deviations, truth[hidden], code[hidden], feature)
+        n, _, f = hidden.shape
+        feature = torch.arange(f).expand(hidden.shape)[hidden]
+        row = (torch.arange(n)[:, None, None] * f + torch.arange(f)).expand(hidden.shape)[hidden]
+        error = (centres - truth[hidden].unsqueeze(1)).abs()
+        known = torch.isfinite(error)
+        total = error.new_zeros(n * f, error.shape[1]).index_add(0, row, torch.where(known, error, 0.0))
+        count = error.new_zeros(n * f, error.shape[1]).index_add(0, row, known.to(error))
+        best = torch.where(count > 0, total / count.clamp_min(1), torch.inf).amin(1)
+        usual = (
+            best[torch.isfinite(best)].median() if bool(torch.isfinite(best).any()) else best.new_tensor(1.0)
+        )
+        scale = torch.where(torch.isfinite(best), best, usual).clamp_min(0.1 * float(usual) + 1e-12)
+        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row])
 
 
 def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
@@ -38,7 +51,7 @@ def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
     Weights minimise the absolute error: of a place, then of each feature there, then of each distance of the feature, each
     pulled toward those before.
     """
-    centres, _, truth, code, feature = filled
+    centres, _, truth, code, feature, scale = filled
     m = centres.shape[1]
     shares = torch.full((len(PLACES), DISTANCES, features, m), 1 / m, dtype=torch.float64)
     for place in range(len(PLACES)):
@@ -49,7 +62,7 @@ def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
         known = torch.isfinite(said)
         able = known.to(said).mean(0) > 0.5
         said = torch.where(known, said, gap.unsqueeze(1))[:, able] - gap.unsqueeze(1)
-        said = _weighed(said)
+        said = _weighed(said / scale[here].unsqueeze(1))
         feat, dist = feature[here], torch.remainder(code[here], DISTANCES)
         k = int(able.sum())
         precise = 1 / said.square().mean(0, keepdim=True).clamp_min(1e-12)
