@@ -108,7 +108,9 @@ def forecast_etth1(horizon: int, seed: int, quick: bool) -> dict[str, dict[str, 
     starts = np.arange(begin, stop - CONTEXT - horizon + 1, 200 if quick else 1)
     hours = frame.reset_index(names="ds").assign(id=0)
     model, fit = timed(
-        lambda: Series(id="id", time="ds", horizon=horizon, scale="shared", random_state=seed).fit(hours[:test])
+        lambda: Series(id="id", time="ds", horizon=horizon, scale="shared", random_state=seed).fit(
+            hours[:test]
+        )
     )
     say(model.members().round(3).to_string())
     values = frame.to_numpy()

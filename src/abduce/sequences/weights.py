@@ -16,8 +16,8 @@ USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
 
 
 class Filled(NamedTuple):
-    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, the mean error
-    of the best member on the cells of the same feature of the same series, so that each series counts alike."""
+    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, the mean
+    error of the best member on the cells of the same feature of the same series, so that each series counts alike."""
 
     centres: Tensor
     deviations: Tensor
