@@ -21,6 +21,7 @@ from abduce.estimators import series_folder
 from abduce.sequences import writing
 from abduce.sequences.asking import Question, about, beyond, each_stretch
 from abduce.sequences.backtest import backtest
+from abduce.sequences.coding import coded
 from abduce.sequences.fit import SeriesPlan, fit_sequences
 from abduce.sequences.kalman import LOG_2PI
 from abduce.sequences.naive import Interpolation
@@ -108,7 +109,8 @@ class Series(BaseEstimator):
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.n_features_in_ = len(form.columns)
         own = {"auto": None, "shared": False, "own": True}[self.scale]
-        self.scaling_ = Scaling.of(panel.values, panel.mask, own)
+        scaling = Scaling.of(panel.values, panel.mask, own)
+        self.scaling_ = coded(scaling, panel.values, panel.mask, self.inference_seed_)
         periods = None if self.periods is None else [int(p) for p in self.periods]
         seen = panel.seen(self.scaling_.fitted(panel.values, panel.mask).to(panel.values, panel.mask))
         self.model_ = fit_sequences(

@@ -10,6 +10,8 @@ Sources: Shumway & Stoffer 1982 (EM for state spaces); Lütkepohl 2005 (vector a
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Generator, Tensor
 
@@ -172,7 +174,7 @@ def _stabilised(coefficients: Tensor, f: int) -> Tensor:
 def _start(y: Tensor, mask: Tensor, lags: int) -> VectorAutoregression:
     """Independent features, each an autoregression of order one seen through noise."""
     f = y.shape[2]
-    a, q, r = first_orders(y, mask)
+    a, q, r, _ = first_orders(y, mask)
     out = VectorAutoregression(f, lags)
     out.coefficients[:, :f] = torch.diag(a)
     out.noise.copy_(torch.diag(q))
@@ -181,45 +183,63 @@ def _start(y: Tensor, mask: Tensor, lags: int) -> VectorAutoregression:
     return out
 
 
-def first_orders(y: Tensor, mask: Tensor, rounds: int = 30) -> tuple[Tensor, Tensor, Tensor]:
-    """Autoregressions of order one seen through noise, one a feature: a, q and r, (F,) each, by EM over all series at once.
+class FirstOrders(NamedTuple):
+    """Autoregressions of order one seen through noise: a, q and r, and the first step's variance p, (F,) each."""
+
+    a: Tensor
+    q: Tensor
+    r: Tensor
+    p: Tensor
+
+
+def first_orders(y: Tensor, mask: Tensor, rounds: int = 30) -> FirstOrders:
+    """One autoregression of order one for each feature of series (N, T, F), by EM over all series at once."""
+    m = mask.to(y)
+    f, count = y.shape[2], len(y) * (y.shape[1] - 1)
+    power = ((y * m).square().sum((0, 1)) + 1.0) / (m.sum((0, 1)) + 1.0)
+    found = FirstOrders(torch.full((f,), 0.9, dtype=y.dtype), 0.2 * power, 0.1 * power, power)
+    for _ in range(rounds if count else 0):
+        _, s00, s10, s11, error = smoothed_first_orders(y, m, found)
+        a = (s10 / s00.clamp_min(1e-12)).clamp(-STABLE, STABLE)
+        q = ((s11 - 2 * a * s10 + a * a * s00) / count).clamp_min(FLOOR)
+        r = ((error + 0.01) / (m.sum((0, 1)) + 1.0)).clamp_min(FLOOR)
+        found = FirstOrders(a, q, r, (s00 / count).clamp_min(FLOOR))
+    return found
+
+
+def smoothed_first_orders(
+    y: Tensor, m: Tensor, model: FirstOrders
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Smoothed means (N, T, F) of series with their mask as numbers, and EM's sums (F,): Σ x_t², Σ x_{t+1} x_t, Σ x_{t+1}² and
+    Σ (y − x)².
 
     Filter and smoother are scalar, so that a step is a few operations on (N, F) numbers whatever F is.
     """
     n, steps, f = y.shape
-    m = mask.to(y)
-    power = ((y * m).square().sum((0, 1)) + 1.0) / (m.sum((0, 1)) + 1.0)
-    a, q, r = torch.full((f,), 0.9, dtype=y.dtype), 0.2 * power, 0.1 * power
-    p0 = power
-    for _ in range(rounds):
-        mean, var = y.new_zeros(n, f), p0.expand(n, f)
-        ahead, kept = [], []
-        for t in range(steps):
-            gain = var / (var + r) * m[:, t]
-            ahead.append((mean, var))
-            mean = mean + gain * (y[:, t] - mean) * m[:, t]
-            var = (1 - gain) * var
-            kept.append((mean, var))
-            mean, var = a * mean, a * a * var + q
-        later, spread = kept[-1]
-        s00, s10, s11, error = (y.new_zeros(f) for _ in range(4))
-        error += (m[:, -1] * ((y[:, -1] - later).square() + spread)).sum(0)
-        for t in range(steps - 2, -1, -1):
-            mean, var = kept[t]
-            next_mean, next_var = ahead[t + 1]
-            back = a * var / next_var
-            now = mean + back * (later - next_mean)
-            own = var + back.square() * (spread - next_var)
-            s11 += (later.square() + spread).sum(0)
-            s10 += (later * now + back * spread).sum(0)
-            s00 += (now.square() + own).sum(0)
-            error += (m[:, t] * ((y[:, t] - now).square() + own)).sum(0)
-            later, spread = now, own
-        count = n * (steps - 1)
-        if count == 0:
-            break
-        a = (s10 / s00.clamp_min(1e-12)).clamp(-STABLE, STABLE)
-        q = ((s11 - 2 * a * s10 + a * a * s00) / count).clamp_min(FLOOR)
-        r = ((error + 0.01) / (m.sum((0, 1)) + 1.0)).clamp_min(FLOOR)
-        p0 = (s00 / count).clamp_min(FLOOR)
-    return a, q, r
+    a, q, r, p = model
+    mean, var = y.new_zeros(n, f), p.expand(n, f)
+    ahead, kept = [], []
+    for t in range(steps):
+        gain = var / (var + r) * m[:, t]
+        ahead.append((mean, var))
+        mean = mean + gain * (y[:, t] - mean) * m[:, t]
+        var = (1 - gain) * var
+        kept.append((mean, var))
+        mean, var = a * mean, a * a * var + q
+    later, spread = kept[-1]
+    means = [later]
+    s00, s10, s11 = (y.new_zeros(f) for _ in range(3))
+    error = (m[:, -1] * ((y[:, -1] - later).square() + spread)).sum(0)
+    for t in range(steps - 2, -1, -1):
+        mean, var = kept[t]
+        next_mean, next_var = ahead[t + 1]
+        back = a * var / next_var
+        now = mean + back * (later - next_mean)
+        own = var + back.square() * (spread - next_var)
+        s11 = s11 + (later.square() + spread).sum(0)
+        s10 = s10 + (later * now + back * spread).sum(0)
+        s00 = s00 + (now.square() + own).sum(0)
+        error = error + (m[:, t] * ((y[:, t] - now).square() + own)).sum(0)
+        later, spread = now, own
+        means.append(now)
+    return torch.stack(means[::-1], 1), s00, s10, s11, error
