@@ -39,16 +39,14 @@ def etth1() -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def beijing() -> tuple[np.ndarray, np.ndarray, int]:
-    """12 stations side by side, 11 numbers each; the first 10 months are the test, the last 28 for training."""
+    """12 stations side by side, 11 numbers each; the first 28 months for training, the last 10 are the test."""
     frame = pd.read_parquet(data_folder() / "series" / "beijing_air.parquet")
-    frame["when"] = pd.to_datetime(frame[["year", "month", "day", "hour"]])
-    numbers = [
-        c for c in frame.select_dtypes("number").columns if c not in ("No", "year", "month", "day", "hour")
-    ]
-    wide = frame.pivot(index="when", columns="station", values=numbers).swaplevel(axis=1).sort_index(axis=1)
+    numbers = list(frame.select_dtypes("number").columns)
+    wide = frame.astype({"station": str}).pivot(index="time", columns="station", values=numbers)
+    wide = wide.swaplevel(axis=1).sort_index(axis=1)
     months = wide.index.to_period("M")
     names = months.unique()
-    part = [wide[months.isin(m)].to_numpy(float) for m in (names[20:], names[:10])]
+    part = [wide[months.isin(m)].to_numpy(float) for m in (names[:28], names[38:])]
     return part[0], part[1], 24
 
 

@@ -23,6 +23,16 @@ SHRINK = (0.1, 100.0)  # pseudo-observations of a phase, least and most
 ALIKE, SURE = 0.5, 0.9  # least correlation of the profiles of two halves, of many phases and of few
 LEAST = 0.03  # share of the variance about each cycle's mean that a period must explain in cycles not used for its profile
 MOST = 2  # periods
+COMMON = (
+    4,
+    7,
+    12,
+    24,
+    48,
+    52,
+    96,
+    168,
+)  # steps of days, weeks and years, which blanks may hide from the autocorrelation
 MANY = 8  # series that are halved instead of cycles
 SERIES = 64  # series that are asked for their periods
 CELLS = 2_000_000
@@ -105,7 +115,7 @@ def find_periods(seen: Seen, suggested: Sequence[int] = (), own: bool = True) ->
     some = some._replace(y=torch.where(mask, y, 0.0), mask=mask)
     lengths = (mask.any(2).sum(1)).double().median()
     longest = int(min(lengths, length) // (2 if len(keep) >= MANY and not own else 3))
-    candidates = sorted({p for p in (*suggested, *_peaks(some, longest)) if 2 <= p <= longest})
+    candidates = sorted({p for p in (*suggested, *COMMON, *_peaks(some, longest)) if 2 <= p <= longest})
     found: list[int] = []
     left = some
     while candidates and len(found) < MOST:
