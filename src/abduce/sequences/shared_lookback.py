@@ -29,6 +29,7 @@ from abduce.sequences.paths import Paths, SequenceModel
 
 BUDGET = 2**23  # numbers of windows at once
 KEPT = 8
+ROWS = 16  # features of series that a rule is learnt from, at most
 LATE = 0.25  # share of the steps whose windows choose among rules
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -108,6 +109,9 @@ class WindowMoments(NamedTuple):
 def fit_shared_lookback(seen: Seen, horizon: int, rules: Sequence[Rule]) -> SharedLookback | None:
     """Fit to series (N, T, F) that are mostly seen; None where there are too few windows."""
     x, size = _rows(seen)
+    if len(x) > ROWS:  # one rule for all: some tell it
+        some = torch.linspace(0, len(x) - 1, ROWS).round().long()
+        x, size = x[some], size[some]
     ranked: list[tuple[float, Rule, tuple[Tensor, ...]]] = []
     for context, level in dict.fromkeys((r.context, r.level) for r in rules):
         heed()
