@@ -17,6 +17,7 @@ from abduce.data.seen import Seen
 MOST = 0.25  # share of the observed cells that are hidden
 FEW = 1000  # hidden cells that suffice: then only the last part of the steps is judged
 LATE = 0.2  # that part
+LAST = 4096  # steps of it, at most
 ORIGINS = 8  # at most, of a series that is forecast from several
 
 
@@ -38,7 +39,7 @@ def like_blanks(mask: Tensor, seed: int) -> Tensor:
         pattern &= _runs_kept(pattern, min(1.0, MOST / share), generator)
     hidden = pattern & mask
     some = hidden & judged_part(n, length, seed).unsqueeze(2)
-    hidden = some if int(some.sum()) >= FEW else hidden
+    hidden = some if int(some.sum()) >= FEW or length > 2 * LAST else hidden
     # a series keeps something of each feature
     return hidden & (mask & ~hidden).any(1, keepdim=True)
 
@@ -46,7 +47,7 @@ def like_blanks(mask: Tensor, seed: int) -> Tensor:
 def judged_part(n: int, length: int, seed: int) -> Tensor:
     """The steps (N, T) whose hidden cells are judged where they are many: the last of one series, or all of some series."""
     if n == 1:
-        return torch.arange(length).unsqueeze(0) >= int(length * (1 - LATE))
+        return torch.arange(length).unsqueeze(0) >= max(int(length * (1 - LATE)), length - LAST)
     return (torch.rand(n, 1, generator=Generator().manual_seed(seed)) < LATE).expand(n, length)
 
 

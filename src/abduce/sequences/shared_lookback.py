@@ -30,6 +30,7 @@ from abduce.sequences.paths import Paths, SequenceModel
 BUDGET = 2**23  # numbers of windows at once
 KEPT = 8
 ROWS = 16  # features of series that a rule is learnt from, at most
+WINDOWS = 50_000  # of a row, about: of more steps some begin none
 LATE = 0.25  # share of the steps whose windows choose among rules
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -212,7 +213,7 @@ def _windows(x: Tensor, size: Tensor, context: int, horizon: int, late: bool) ->
             continue
         windows = row[:steps].unfold(0, width, 1)
         border = max(0, int(steps * (1 - LATE)) - width + 1)
-        part = windows[border:] if late else windows[:border]
+        part = (windows[border:] if late else windows[:border])[:: max(1, steps // WINDOWS)]
         for start in range(0, len(part), some):
             yield part[start : start + some]
 
