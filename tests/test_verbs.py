@@ -14,7 +14,8 @@ from abduce.models.parts import POSTERIORS, PRIORS
 from abduce.verbs import FIT, GIVES, NEEDS, REQUIRED, TAKES, VERBS
 
 SOME = {"energy", "classes"}  # needs that only some estimators meet
-OF_A_MODEL = [verb for verb in VERBS.values() if verb.takes != "models"]
+OF_A_MODEL = [verb for verb in VERBS.values() if verb.takes not in ("models", "series")]
+OF_SERIES = [verb for verb in VERBS.values() if verb.takes == "series"]
 
 
 def parameters(function):
@@ -48,6 +49,11 @@ def test_estimators_take_the_arguments_of_the_table(verb):
     assert shared == {argument.name for argument in verb.arguments}
 
 
+@pytest.mark.parametrize("verb", OF_SERIES, ids=lambda verb: verb.name)
+def test_series_takes_the_arguments_of_the_table(verb):
+    assert_has(getattr(abduce.Series, verb.method), verb)
+
+
 def test_compare_takes_the_arguments_of_the_table():
     assert_has(abduce.compare, VERBS["compare"])
 
@@ -66,7 +72,7 @@ def test_words_of_the_table_are_explained(verb):
 def test_commands_say_what_the_table_says():
     commands = typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
     asked = [verb for verb in VERBS.values() if verb.name in commands]
-    assert len(asked) == 10
+    assert len(asked) == 11
     for verb in asked:
         command = commands[verb.name]
         assert command.help == verb.help

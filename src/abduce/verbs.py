@@ -23,6 +23,7 @@ TAKES = {
     "bytes": "what `compress` gave",
     "nothing": "no data: the model alone",
     "models": "fitted models and the rows to compare them on",
+    "series": "series of numbers over time, which a `Series` is fitted to on the spot",
 }
 GIVES = {
     "rows": "rows in the form of the training data; with `draws` a list of copies",
@@ -176,6 +177,23 @@ QUESTIONS = (
         "table",
         (Argument("column", str, "The column's name, or its position in an array."),),
         needs=("classes",),
+    ),
+    # ------------------------------------------------------------ series
+    Verb(
+        "forecast",
+        "forecast",
+        "Forecast the rows that come after those of DATA, series of numbers over time, blanks and gaps among them.",
+        "series",
+        "rows",
+        (Argument("n", int, "Rows to forecast, of each series.", least=1, option="-n"),),
+        options=(
+            Argument("time", str, "Column of times; by default the only one that holds times.", None),
+            Argument("id", str, "Column that tells several series apart.", None),
+            Argument(
+                "level", float, "Give also the ends of intervals of this probability.", None, least=0, most=1
+            ),
+            SEED,
+        ),
     ),
     # ------------------------------------------------------------ clean data from what was seen of them
     Verb(

@@ -654,3 +654,26 @@ def test_numbers_with_slips_come_back_byte_for_byte(ask, tmp_path):
     for i in changed:
         assert after[i + 1].endswith(before[i + 1])
         assert float(after[i + 1].split(",")[0]) == pytest.approx(size[i], abs=10)
+
+
+def test_forecast_finds_the_column_of_times(ask, tmp_path):
+    days = pd.date_range("2024-01-01", periods=100, freq="D")
+    frame = pd.DataFrame({"when": days.strftime("%Y-%m-%d"), "sales": 20.0 + 5 * (days.day_of_week < 5)})
+    frame.loc[40:42, "sales"] = np.nan
+    frame.to_csv(tmp_path / "sales.csv", index=False)
+    status, _, err = ask(
+        "forecast", tmp_path / "sales.csv", "-n", 3, "--level", 0.9, "-o", tmp_path / "next.csv"
+    )
+    assert status == 0, err
+    ahead = pd.read_csv(tmp_path / "next.csv")
+    assert ahead["when"].tolist() == ["2024-04-10", "2024-04-11", "2024-04-12"]
+    assert np.allclose(ahead["sales"], 25, atol=0.5)
+    assert (ahead["sales_low"] <= ahead["sales"]).all()
+    assert (ahead["sales"] <= ahead["sales_high"]).all()
+
+
+def test_forecast_says_what_is_wrong(ask, tmp_path):
+    pd.DataFrame({"sort": ["a", "b", "c"], "x": [1.0, 2.0, 3.0]}).to_csv(tmp_path / "words.csv", index=False)
+    status, _, err = ask("forecast", tmp_path / "words.csv", "-n", 3)
+    assert status == 1
+    assert "column 'sort' of X holds" in err

@@ -142,7 +142,7 @@ class Annealed(Answer):
 
 def path_of(density: Density, seen: Seen) -> Path:
     """The path of one chunk from the density's start given what was seen to the density given it."""
-    y, mask, view = seen
+    y, mask, view = seen[:3]
     if seen.exact:
         return path_given(density, y, mask, leapfrogs=LEAPFROGS)
     width = density.model.n_cells

@@ -120,7 +120,7 @@ def weigh(
     model: LatentVariableModel, seen: Seen, samples: int, effort: Effort, polish: bool = True
 ) -> WeightedDraws:
     """Weighted draws of the latents of one chunk; with ``polish`` HMC moves those of rows whose weights are too uneven."""
-    y, mask, view = seen
+    y, mask, view = seen[:3]
     noise = shared_noise(samples, model.noise_dim, effort.seed, y)
     q = _proposal(model, seen, effort.rounds)
 

@@ -141,6 +141,45 @@ def compare(paths, samples, method, as_json, quiet):
 
 
 @question
+def forecast(data, output, n, time, id, level, random_state, quiet):
+    """A Series is fitted to the data; intervals become columns of their own, named after those of the numbers."""
+    import abduce
+
+    X = read(data)
+    seed = 0 if random_state is None else random_state
+    model = abduce.Series(id=id, time=time_column(X, time, id), horizon=n, random_state=seed)
+    with progress(quiet) as show:
+        model.set_params(callback=lambda record: show(record["stage"], record["epoch"])).fit(X)
+    answer = model.forecast(n)
+    if level is not None:
+        for name, end in zip(("low", "high"), model.forecast_interval(n, level=level), strict=True):
+            for column in model.form_.columns:
+                answer[f"{column}_{name}"] = end[column]
+    write_answer(answer, output)
+    remark(f"{n} rows after the last of {len(X)}: {', '.join(map(str, model.form_.columns))}", quiet)
+
+
+def time_column(X: Any, time: str | None, id: str | None) -> str | None:
+    """The column of times: the one named, the only one of times, or the only one of text that reads as times."""
+    import pandas as pd
+
+    from abduce.sequences.times import read_stamps
+
+    if time is not None or not isinstance(X, pd.DataFrame):
+        return time
+    if any(pd.api.types.is_datetime64_any_dtype(kind) for kind in X.dtypes):
+        return None
+    for column in X.columns:
+        if column != id and not pd.api.types.is_numeric_dtype(X[column].dtype):
+            try:
+                read_stamps(X[column].iloc[:100], str(column))
+            except ValueError:
+                continue
+            return column
+    return None
+
+
+@question
 def flag(data, model, output, contamination, as_json, quiet):
     """Columns anomaly_score, realism and flagged; the oddest rows are named."""
     import numpy as np

@@ -105,6 +105,9 @@ CELLS = Blanks()
 class Seen(NamedTuple):
     """Rows as they were seen: ``y`` (rows, d), ``mask`` bool of the same shape, and the ``view`` they were seen through.
 
+    A row may be a series, ``y`` (rows, steps, features); ``time`` (rows, steps) then says when its steps were, in steps of
+    the training data's grid; None where there is no time.
+
     >>> import torch
     >>> seen = Seen(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]))
     >>> seen.rows(torch.tensor([0, 0])).y.shape
@@ -114,6 +117,7 @@ class Seen(NamedTuple):
     y: Tensor
     mask: Tensor
     view: View = CELLS
+    time: Tensor | None = None
 
     @classmethod
     def whole(cls, x: Tensor) -> Seen:
@@ -136,7 +140,8 @@ class Seen(NamedTuple):
 
     def rows(self, index: Any) -> Seen:
         """Some rows: a slice, indices or a mask."""
-        return self._replace(y=self.y[index], mask=self.mask[index])
+        time = None if self.time is None else self.time[index]
+        return self._replace(y=self.y[index], mask=self.mask[index], time=time)
 
     def to(self, dtype: torch.dtype) -> Seen:
         """The same in another type of numbers."""

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from abduce.data.schema import Schema
+from abduce.estimators import series_folder
 from abduce.estimators.methods import METHODS
+from abduce.estimators.series import Series
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
 
@@ -21,6 +23,8 @@ def load(folder: str | Path):
     is of another format version.
     """
     body, tensors = checkpoint.load(folder)
+    if body.get("kind") == series_folder.KIND:
+        return _series(body, tensors)
     if body.get("estimator") not in METHODS:
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
@@ -46,6 +50,15 @@ def load(folder: str | Path):
     if names:
         estimator.feature_names_in_ = np.asarray(names, dtype=object)
     return estimator
+
+
+def _series(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Series:
+    try:
+        return series_folder.rebuild(Series, body, tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise checkpoint.ModelFolderError(
+            f"the folder's weights do not fit its model.json: {error}"
+        ) from None
 
 
 def _from_json(value: Any) -> Any:

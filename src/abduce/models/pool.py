@@ -209,7 +209,7 @@ class _Pooled(Answer):
 
     def _joint(self, n: int, generator: Generator) -> Tensor:
         """Class after class given those before, then the numbers given all."""
-        pool, (x, observed, view) = self.pool, self.seen
+        pool, (x, observed, view) = self.pool, self.seen[:3]
         values, mask = x.repeat(n, 1), observed.repeat(n, 1)
         draw_classes(pool, values, mask, pool.layout.classes, generator, self.effort)
         values, mask = values.view(n, *x.shape), mask.view(n, *x.shape)

@@ -104,7 +104,7 @@ class Transformed(Model):
     def sample(self, n: int, generator: Generator) -> Tensor:
         coding = self.coding
         drawn = coding.to_model(coding.decode_numbers(self.model.sample(n, generator).numpy()))
-        values, seen, _ = Seen.nothing(n, self.n_cells)
+        values, seen = Seen.nothing(n, self.n_cells)[:2]
         values[:, coding.numbers], seen[:, coding.numbers] = torch.from_numpy(drawn), True
         draw_classes(self, values, seen, coding.classes, generator)
         return values

@@ -1,0 +1,343 @@
+"""One model for series with blanks: the past, the present and the future of it are cells, and any of them may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from abduce.answers.answer import Effort
+from abduce.checks import check_count, check_share
+from abduce.data.foreign import native, same_make
+from abduce.data.seen import Seen
+from abduce.estimators import series_folder
+from abduce.sequences import writing
+from abduce.sequences.asking import Question, about, beyond, each_stretch
+from abduce.sequences.backtest import backtest
+from abduce.sequences.coding import coded
+from abduce.sequences.fit import SeriesPlan, fit_sequences
+from abduce.sequences.kalman import LOG_2PI
+from abduce.sequences.naive import Interpolation
+from abduce.sequences.panel import Form, SeriesPanel, form_of, read
+from abduce.sequences.pool import SequencePool
+from abduce.sequences.scale import Scaler, Scaling
+from abduce.sequences.seasons import running_mean
+
+
+class Series(BaseEstimator):
+    """Fill, forecast, backcast, clean and flag series of numbers whose blanks may lie anywhere.
+
+        p(x_blank | x_seen) = Σ_m w_m(situation) p_m(x_blank | x_seen)
+
+    Members are a vector autoregression seen through noise, a Gaussian over windows of it, conditionals of windows of each
+    series' past, interpolation, and the last season repeated.  Cells hidden from them, shaped like the blanks that the data
+    have, and series cut off at several origins, say how much each weighs: between observed cells, beyond the last and before
+    the first, near and far.  So the pool is hardly ever worse than a straight line or the last season.
+
+    Time that elapsed between stamps decides what lies how far apart; gaps are blanks.  New stamps go on as the old ones do.
+
+    Parameters
+    ----------
+    id : column name or None
+        Of a frame of several series one after the other: which column tells them apart.
+    time : column name or None
+        The column of stamps; None: the index if it holds times, else the only column that does.
+    horizon : int or None
+        Steps ahead that forecasts are weighed for; more may be asked for.  None: a season, or 12.
+    periods : sequence of int or None
+        Lengths of seasons in steps; None: found in the data.
+    scale : {"auto", "shared", "own"}
+        Whether all series have one level and spread or each its own; "auto" goes by how far they lie apart.
+    random_state : int, RandomState or None
+    callback : callable or None
+        Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from abduce import Series
+    >>> days = pd.date_range("2024-01-01", periods=120, freq="D")
+    >>> sales = pd.DataFrame({"sales": 20 + 5.0 * (days.day_of_week < 5)}, index=days)
+    >>> sales.iloc[50:53] = np.nan
+    >>> model = Series(random_state=0).fit(sales)
+    >>> model.fill(sales).iloc[50:53, 0].round().tolist()
+    [25.0, 25.0, 25.0]
+    >>> model.forecast(7)["sales"].round().tolist()
+    [25.0, 25.0, 25.0, 25.0, 20.0, 20.0, 25.0]
+    """
+
+    model_: SequencePool
+    form_: Form
+    scaling_: Scaling
+    panel_: SeriesPanel
+    _last: tuple[Any, _Beyond] | None = (
+        None  # what was asked last of the training data's rows: its other reductions are cheap
+    )
+
+    def __init__(
+        self,
+        *,
+        id: Any = None,
+        time: Any = None,
+        horizon: int | None = None,
+        periods: Sequence[int] | None = None,
+        scale: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        callback: Callable[[dict[str, Any]], Any] | None = None,
+    ):
+        self.id, self.time, self.horizon, self.periods = id, time, horizon, periods
+        self.scale, self.random_state, self.callback = scale, random_state, callback
+
+    # ------------------------------------------------------------------ fit
+
+    def fit(self, X, y=None) -> Series:
+        """Fit to a frame, an array (T, F) or (N, T, F), or a list of arrays (T_i, F), with blanks as NaN."""
+        self._check_arguments()
+        self.make_ = writing.make_of(X)
+        X = native(X)
+        form = form_of(X, self.id, self.time)
+        panel = read(X, form)
+        writing.check_size(panel)
+        self.form_, self.panel_ = form, panel
+        self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.n_features_in_ = len(form.columns)
+        own = {"auto": None, "shared": False, "own": True}[self.scale]
+        scaling = Scaling.of(panel.values, panel.mask, own)
+        self.scaling_ = coded(scaling, panel.values, panel.mask, self.inference_seed_)
+        periods = None if self.periods is None else [int(p) for p in self.periods]
+        seen = panel.seen(self.scaling_.fitted(panel.values, panel.mask).to(panel.values, panel.mask))
+        self.model_ = fit_sequences(
+            seen,
+            SeriesPlan(
+                self.horizon,
+                periods,
+                form.grid.suggested(),
+                self.scaling_.own,
+                self.inference_seed_,
+                self._show,
+            ),
+        )
+        return self
+
+    def _check_arguments(self) -> None:
+        if self.horizon is not None:
+            check_count("horizon", self.horizon)
+        if self.scale not in ("auto", "shared", "own"):
+            raise ValueError(f"scale must be 'auto', 'shared' or 'own', got {self.scale!r}")
+        for period in () if self.periods is None else self.periods:
+            if isinstance(period, bool) or int(period) != period or period < 2:
+                raise ValueError(f"periods must be ints >= 2, got {period!r}")
+
+    def _show(self, text: str, share: float) -> None:
+        if self.callback is not None:
+            self.callback({"epoch": share, "epochs": 1.0, "stage": text})
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return {**state, "_last": None}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "model_" in vars(self)
+
+    # ------------------------------------------------------------------ ask
+
+    def _read(self, X: Any) -> SeriesPanel:
+        check_is_fitted(self)
+        return read(X, self.form_)
+
+    def _about(self, panel: SeriesPanel) -> Question:
+        return about(self.model_, self.scaling_, panel, Effort(seed=self.inference_seed_))
+
+    def _generator(self, random_state: Any) -> torch.Generator:
+        given = self.random_state if random_state is None else random_state
+        return torch.Generator().manual_seed(int(check_random_state(given).randint(2**31 - 1)))
+
+    @same_make
+    def fill(self, X, draws: int | None = None, random_state=None):
+        """X with its blanks filled; what was there stays as it was, to the bit.
+
+        With ``draws`` a list of so many copies, each filled by a path that could have been.
+        """
+        panel = self._read(X)
+        if draws is None:
+            return writing.put(X, panel, self._about(panel).mean())
+        check_count("draws", draws)
+        drawn = self._about(panel).draws(int(draws), self._generator(random_state))
+        return [writing.put(X, panel, copy) for copy in drawn]
+
+    @same_make
+    def fill_interval(self, X, level: float = 0.9):
+        """Two copies of X, its blanks filled with the ends of the intervals that hold each with probability ``level``."""
+        check_share("level", level)
+        panel = self._read(X)
+        return tuple(writing.put(X, panel, end) for end in self._about(panel).quantiles(_ends(level)))
+
+    def forecast(self, n: int, known=None, X=None):
+        """The ``n`` rows after the last of the training data, or of ``X``, other series of their form.
+
+        ``known`` has what is known of these rows: a frame or array of as many, whose blanks are filled.
+        """
+        beyond = self._beyond(n, known, X)
+        return beyond.rows(beyond.asked.mean())
+
+    def backcast(self, n: int, X=None):
+        """The ``n`` rows before the first."""
+        beyond = self._beyond(n, None, X, -1)
+        return beyond.rows(beyond.asked.mean())
+
+    def forecast_interval(self, n: int, level: float = 0.9, known=None, X=None):
+        """Lower and upper ends of the intervals that hold each of the next cells with probability ``level``."""
+        check_share("level", level)
+        beyond = self._beyond(n, known, X)
+        return tuple(beyond.rows(end) for end in beyond.asked.quantiles(_ends(level)))
+
+    def sample_paths(self, horizon: int, n: int = 100, known=None, X=None, random_state=None) -> np.ndarray:
+        """Draw ``n`` futures of ``horizon`` rows: an array (n, horizon, F), of several series (n, N, horizon, F)."""
+        check_count("n", n)
+        beyond = self._beyond(horizon, known, X, name="horizon")
+        drawn = beyond.asked.draws(int(n), self._generator(random_state))
+        return drawn if beyond.panel.form.many else drawn[:, 0]
+
+    def _beyond(self, n: Any, known: Any, X: Any, sign: int = 1, name: str = "n") -> _Beyond:
+        """What is asked of n rows after the last, or before the first."""
+        check_is_fitted(self)
+        check_count(name, n)
+        asked = (sign * int(n), self.model_)
+        if X is None and known is None and self._last is not None and self._last[0] == asked:
+            return self._last[1]
+        panel = self.panel_ if X is None else self._read(native(X))
+        cells = writing.known_of(panel, int(n), None if known is None else native(known, "known"))
+        places = writing.places_of(panel, sign * int(n))
+        effort = Effort(seed=self.inference_seed_)
+        question = beyond(self.model_, self.scaling_, panel, places, cells, effort)
+        found = _Beyond(question, panel, sign * int(n), cells, self.make_)
+        if X is None and known is None:
+            self._last = asked, found
+        return found
+
+    # ------------------------------------------------------------------ what is odd, what is noise
+
+    def anomaly_score(self, X) -> np.ndarray:
+        """Oddness of each row, −log p of what was seen of it given the rows before it, nats in the data's units; (rows,).
+
+        Of arrays (N, T, F) the shape is (N, T); of a list it is a list.  A row of which nothing was seen has score 0.
+        """
+        X = native(X)
+        panel, seen, scaler = self._scaled(X)
+        effort = Effort(seed=self.inference_seed_)
+        log_p = each_stretch(self._lead, seen, lambda a: a.step_log_prob, seen.y[..., 0], effort).numpy()
+        log_p = log_p + scaler.log_slope(seen.y.numpy(), panel.mask).sum(2)
+        return writing.by_step(X, panel, -log_p)
+
+    @same_make
+    def explain(self, X):
+        """Oddness of each cell, −log p of it given all other cells of its series, before it and after; NaN at blanks."""
+        panel, seen, scaler = self._scaled(X)
+
+        def cells(answer: Any) -> torch.Tensor:
+            mean, variance = answer.left_out
+            return 0.5 * ((answer.seen.y - mean).square() / variance + variance.log() + LOG_2PI)
+
+        surprise = each_stretch(self._lead, seen, cells, seen.y, Effort(seed=self.inference_seed_)).numpy()
+        surprise = surprise - scaler.log_slope(seen.y.numpy(), panel.mask)
+        return writing.whole(X, panel, np.where(panel.mask, surprise, np.nan))
+
+    @same_make
+    def smooth(self, X):
+        """X without its noise, as far as the autoregression tells it from what lasts; blanks are filled."""
+        panel, seen, scaler = self._scaled(X)
+        clean = scaler.back(self._clean(seen).numpy())
+        return writing.whole(X, panel, np.where(panel.mask, clean, self._about(panel).mean()))
+
+    def decompose(self, X) -> dict[str, Any]:
+        """``level``, ``season`` and ``rest`` of X, each in its form; they sum to what was seen.
+
+        The level is what is left of the smoothed series without its seasons, averaged over a season; ``rest`` is
+        NaN at blanks.
+        """
+        check_is_fitted(self)
+        X = native(X)
+        panel, seen, scaler = self._scaled(X)
+        seasons: Any = self._lead.seasons
+        season = seasons.of(seen)
+        level = running_mean(self._clean(seen) - season, seasons.periods[0] if seasons.periods else 1)
+        parts = {"level": scaler.back(level.numpy()), "season": scaler.additive(season.numpy())}
+        parts["rest"] = np.where(panel.mask, panel.values - parts["level"] - parts["season"], np.nan)
+        return {name: writing.whole(X, panel, part) for name, part in parts.items()}
+
+    def backtest(self, X, horizon: int, windows: int = 10, level: float = 0.8) -> pd.DataFrame:
+        """How well the last steps of X would have been forecast, from ``windows`` origins, ``horizon`` steps apart.
+
+        Columns CRPS, WQL (weighted quantile loss), coverage of intervals of ``level``, MASE and MAE; rows for this model, the
+        last season repeated and the last value.  Parameters stay those of the fit: leave the steps out of it that are judged.
+        """
+        check_is_fitted(self)
+        check_count("horizon", horizon)
+        check_count("windows", windows)
+        check_share("level", level)
+        panel = self._read(native(X))
+        period = self.season_
+        models = {"abduce": (self.model_, True), "last value": (Interpolation(self.n_features_in_, 1), False)}
+        if period > 1:
+            models["seasonal naive"] = (Interpolation(self.n_features_in_, period), False)
+        return backtest(models, self.scaling_, panel, int(horizon), int(windows), level, period)
+
+    @property
+    def season_(self) -> int:
+        """Steps of the season that explains most, 1 if there is none."""
+        seasons: Any = self._lead.seasons
+        return seasons.periods[0] if seasons.periods else 1
+
+    @property
+    def _lead(self) -> Any:
+        """The member that says what is odd and what lasts."""
+        return self.model_.parts[self.model_.order]
+
+    def _scaled(self, X: Any) -> tuple[SeriesPanel, Seen, Scaler]:
+        """Series in model units."""
+        panel = self._read(X)
+        scaler = self.scaling_.fitted(panel.values, panel.mask)
+        return panel, panel.seen(scaler.to(panel.values, panel.mask)), scaler
+
+    def _clean(self, seen: Seen) -> torch.Tensor:
+        """What lasts of series, (N, T, F), in model units."""
+        return each_stretch(self._lead, seen, lambda a: a.centre, seen.y, Effort(seed=self.inference_seed_))
+
+    # ------------------------------------------------------------------ keep
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted model to a folder (safetensors + JSON), atomically; :func:`~abduce.load` reads it."""
+        check_is_fitted(self)
+        series_folder.keep(self, folder)
+
+    def members(self) -> pd.DataFrame:
+        """Members with their weights, and their mean errors on hidden cells in standard deviations: between observed cells
+        ("inside"), and beyond the last ("ahead")."""
+        check_is_fitted(self)
+        return pd.DataFrame(self.model_.reports).set_index("member")
+
+
+class _Beyond(NamedTuple):
+    """Rows beyond a panel that are asked for, ``count`` of them, negative before the first, with what is ``known`` of them."""
+
+    asked: Question
+    panel: SeriesPanel
+    count: int
+    known: np.ndarray
+    make: str | None
+
+    def rows(self, values: np.ndarray) -> Any:
+        """New rows of values (N, n, F), in the form of the training data."""
+        whole = np.where(np.isfinite(self.known), self.known, values)
+        return writing.made(writing.new(self.panel, whole, self.count), self.make)
+
+
+def _ends(level: float) -> list[float]:
+    return [0.5 - level / 2, 0.5 + level / 2]

@@ -1,0 +1,276 @@
+"""Fit a pool to series with blanks: seasons, members, weights by hidden cells, and a last fit to everything.
+
+First cells are hidden that lie as the blanks do, members are fitted to the rest and fill them; series are cut off and
+forecast; weights follow.  Then each member goes on to all observed cells from where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abduce.data.seen import Seen
+from abduce.gaussians.em import one_thread
+from abduce.sequences.hidden import cuts, judged_part, like_blanks
+from abduce.sequences.lookback import History, Lookback, settings_for
+from abduce.sequences.naive import fit_interpolation
+from abduce.sequences.paths import Seasonal, SequenceModel, stretch
+from abduce.sequences.pool import SequencePool, late_answer, situation
+from abduce.sequences.seasons import Seasons, find_periods
+from abduce.sequences.shared_lookback import SharedLookback, fit_shared_lookback, rules_for
+from abduce.sequences.var import VectorAutoregression, fit_var
+from abduce.sequences.weights import Filled, weigh
+from abduce.sequences.windows import (
+    WindowGaussian,
+    conditional,
+    cut_windows,
+    fit_windows,
+    step_from,
+)
+
+BLOCK = 48  # steps that series are cut into for EM, about
+WORK = 1.5e9  # rows x steps x states³ of one round of EM; of more data a part is taken in turn
+WIDEST = 512  # cells of a window
+STRENGTHS = (0.3, 1.0, 3.0)  # tried for the pull of windows toward the autoregression
+CONTEXT = 1024  # steps before a cut that forecasts are judged with
+BEST = 16  # settings of lookbacks that are kept
+JUDGED = 400_000  # cells of series that are cut off
+
+
+@dataclass
+class SeriesPlan:
+    """What is asked for: ``horizon`` steps that forecasts are weighed for (None: a season, or 12), ``periods`` (None: found),
+    those that calendars have ``suggested``, ``own``: whether series differ so much that each has seasons of its own, ``seed``,
+    and who is told how far the fit is.
+    """
+
+    horizon: int | None = None
+    periods: Sequence[int] | None = None
+    suggested: Sequence[int] = ()
+    own: bool = False
+    seed: int = 0
+    show: Callable[[str, float], Any] = field(default=lambda text, share: None)
+
+
+def fit_sequences(seen: Seen, plan: SeriesPlan) -> SequencePool:
+    """Fit to series (N, T, F) of about unit variance."""
+    with one_thread():
+        return _Fitting(seen, plan).pool()
+
+
+class _Fitting:
+    """The steps of one fit."""
+
+    def __init__(self, seen: Seen, plan: SeriesPlan):
+        self.plan = plan
+        self.seen = seen._replace(y=torch.where(seen.mask, seen.y, 0.0))
+        self.features = seen.y.shape[2]
+        periods = (
+            find_periods(self.seen, plan.suggested, plan.own) if plan.periods is None else list(plan.periods)
+        )
+        self.seasons = Seasons(self.features, periods, plan.own).fit(self.seen)
+        self.period = periods[0] if periods else 1
+        f, length = self.features, seen.y.shape[1]
+        usual = self.period if self.period > 1 else 12
+        self.horizon = plan.horizon or max(1, min(usual, length // 4))
+        self.shared: SharedLookback | None = None
+        self.cuts = cuts(self.seen, self.horizon, CONTEXT)
+        self.lags = max(1, min(6, 24 // f, length - 1))
+        block = self.period * max(1, round(BLOCK / self.period))
+        self.block = min(length, block if block <= 4 * BLOCK else BLOCK)
+        steps = 2 * self.period if self.period > 1 else BLOCK
+        self.stride = self.period if self.period > 1 else BLOCK // 2
+        self.steps = steps if steps * f <= WIDEST and length >= steps else 0
+
+    def pool(self) -> SequencePool:
+        """Fit, weigh, fit again."""
+        plan, seen = self.plan, self.seen
+        hidden = like_blanks(seen.mask, plan.seed)
+        kept = seen._replace(mask=seen.mask & ~hidden)
+        if not bool(hidden.any()):
+            kept = seen
+        plan.show("autoregression", 0.0)
+        early = kept._replace(mask=kept.mask & ~self.cuts.late.unsqueeze(2))
+        self.shared = self._shared(self.seen._replace(mask=self.seen.mask & ~self.cuts.late.unsqueeze(2)))
+        trial = self._autoregression(early, None)
+        strength, windows = self._tried_windows(early, kept, trial, hidden)
+        plan.show("forecasts", 0.5)
+        settings = self._settings()
+        members = self._members(kept, trial, windows, settings)
+        judged = [f for f in (self._filled(members, kept, hidden), self._forecast(members)) if f is not None]
+        codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
+        plan.show("everything", 0.7)
+        last = self._autoregression(seen, trial)
+        self.shared = self._shared(seen)
+        whole = None
+        if windows is not None:
+            whole = fit_windows(
+                self._without_seasons(seen), last.window(self.steps), self.steps, self.stride, strength
+            )
+        final = self._members(seen, last, whole, settings)
+        if list(final) != list(
+            members
+        ):  # with all that was seen a member more can be fitted, which has no weight yet
+            final = {name: final.get(name, members[name]) for name in members}
+        pool = SequencePool(list(final.values()), order=0)
+        if codes is not None and len(codes.truth):
+            pool.shares, pool.errors = weigh(codes, self.features)
+            pool.reports = reports(codes, list(members), pool.shares)
+        plan.show("everything", 1.0)
+        return pool
+
+    # ------------------------------------------------------------------ members
+
+    def _members(
+        self, seen: Seen, var: VectorAutoregression, windows: WindowGaussian | None, settings: list[Any]
+    ) -> dict[str, SequenceModel]:
+        """All members by name; the autoregression comes first."""
+        out: dict[str, SequenceModel] = {"autoregression": Seasonal(var, self.seasons)}
+        if windows is not None:
+            out["windows"] = Seasonal(windows, self.seasons)
+        out["linear"] = fit_interpolation(seen, 1)
+        if self.period > 1:
+            out["seasonal naive"] = fit_interpolation(seen, self.period)
+            flat = fit_interpolation(self._without_seasons(seen), 1)
+            out["linear, without seasons"] = Seasonal(flat, self.seasons)
+        if self.shared is not None:
+            out["shared lookback"] = self.shared
+        if settings:
+            out["lookback"] = Lookback(self.features, self.period, settings)
+        return out
+
+    def _without_seasons(self, seen: Seen) -> Seen:
+        return seen._replace(y=torch.where(seen.mask, seen.y - self.seasons.of(seen), 0.0))
+
+    def _autoregression(self, seen: Seen, start: VectorAutoregression | None) -> VectorAutoregression:
+        left = self._without_seasons(seen)
+        cut = cut_windows(left, self.block, self.block)
+        some = cut.mask.any(1)
+        shape = (-1, self.block, self.features)
+        y, mask = cut.y[some].view(shape), cut.mask[some].view(shape)
+        most = max(8, int(WORK / (self.block * (self.lags * self.features) ** 3)))
+        return fit_var(y, mask, self.lags, start, most, self.plan.seed)
+
+    def _tried_windows(
+        self, early: Seen, kept: Seen, var: VectorAutoregression, hidden: Tensor
+    ) -> tuple[float, WindowGaussian | None]:
+        """The strength of the pull that fills hidden cells best, and the windows fitted with it; None where it can't be."""
+        if not self.steps:
+            return 0.0, None
+        learnt, left = self._without_seasons(early), self._without_seasons(kept)
+        part = judged_part(len(kept.y), kept.y.shape[1], self.plan.seed).unsqueeze(2)
+        before = learnt
+        if not bool((hidden & ~part).any()):  # what is judged there is not learnt there
+            before = learnt._replace(mask=learnt.mask & ~part)
+        target = var.window(self.steps)
+        truth = self._without_seasons(self.seen)
+        judged = cut_windows(left, self.steps, self.stride)
+        asked = cut_windows(truth._replace(mask=hidden), self.steps, self.stride).mask
+        rows = asked.any(1)
+        values = cut_windows(truth, self.steps, self.stride).y[rows]
+        errors = {1.0: 0.0}
+        if bool(rows.any()):
+            second, count = step_from(before, target, self.steps, self.stride)
+            for strength in STRENGTHS:
+                start = (second + strength * count * target) / (count + strength * count)
+                model = fit_windows(before, target, self.steps, self.stride, strength, rounds=1, start=start)
+                mean, _ = conditional(model.covariance, judged.y[rows], judged.mask[rows])
+                errors[strength] = float((mean - values)[asked[rows]].abs().mean())
+        best = min(errors, key=errors.__getitem__)
+        return best, fit_windows(learnt, target, self.steps, self.stride, best, rounds=2)
+
+    def _shared(self, seen: Seen) -> SharedLookback | None:
+        """One rule for all series, where they are of one kind and mostly seen."""
+        length = int(seen.mask.any(2).sum(1).double().median())
+        if self.plan.own or length < 4 * max(self.period, self.horizon):
+            return None
+        return fit_shared_lookback(seen, self.horizon, rules_for(self.period, self.horizon, length))
+
+    def _settings(self) -> list[Any]:
+        """Settings of lookbacks that forecast cut series best."""
+        length = int(self.seen.mask.any(2).sum(1).double().median())
+        horizon = self.horizon
+        if length < 3 * max(self.period, 4) or length < horizon + 8:
+            return []
+        cut, future = self._cut_off()
+        if not bool(future.any()):
+            return []
+        tried = settings_for(self.period, horizon, length)
+        rows = History.of(cut)
+        truth = cut.y.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
+        asked = future.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
+        whole = (rows.size == cut.y.shape[1] - horizon) & (
+            rows.steps > 0
+        )  # seen to the very end: cells then are horizon steps ahead
+        if not bool(whole.any()):
+            return [tuple(s) for s in tried[:BEST]]
+        said, _ = Lookback(self.features, self.period, tried).forecasts(rows.some(whole), horizon)
+        error = torch.where(asked[whole], (said - truth[whole]).abs(), 0.0).sum(2)
+        relative = error / error.mean(0).clamp_min(1e-9)  # each row counts alike, however noisy it is
+        return [tuple(tried[i]) for i in torch.argsort(relative.mean(1))[:BEST].tolist()]
+
+    # ------------------------------------------------------------------ hidden cells
+
+    def _cut_off(self) -> tuple[Seen, Tensor]:
+        """Series cut off at origins, and the cells to be forecast; of many or wide ones some."""
+        cut, future, _ = self.cuts
+        most = max(1, JUDGED // (cut.y.shape[1] * self.features))
+        if len(cut.y) > most:
+            chosen = torch.linspace(0, len(cut.y) - 1, most).round().long()
+            cut, future = cut.rows(chosen), future[chosen]
+        return cut, future
+
+    def _filled(self, members: dict[str, SequenceModel], kept: Seen, hidden: Tensor) -> Filled | None:
+        rows = hidden.flatten(1).any(1)
+        if not bool(rows.any()):
+            return None
+        some = kept.rows(rows)
+        hidden, truth = hidden[rows], self.seen.y[rows]
+        steps = hidden.any(2).any(0).nonzero().flatten()
+        early = max(0, int(steps[0]) - 2 * self.block)  # what lies long before tells nothing
+        late = int(steps[-1]) + 1 + 2 * self.block
+        some = stretch(some, early, late)
+        return self._said(members, some, truth[:, early:late], hidden[:, early:late], False)
+
+    def _forecast(self, members: dict[str, SequenceModel]) -> Filled | None:
+        cut, future = self._cut_off()
+        if not bool(future.any()):
+            return None
+        return self._said(members, cut, cut.y, future, True)
+
+    def _said(
+        self, members: dict[str, SequenceModel], seen: Seen, truth: Tensor, hidden: Tensor, ahead: bool
+    ) -> Filled:
+        """What members say of hidden cells, either between observed steps or ``ahead`` of them."""
+        code = situation(seen.mask).code
+        first = int(hidden.any(2).any(0).nonzero()[0])
+        said = []
+        for member in members.values():
+            if not ahead and not member.between:
+                nothing = torch.full_like(seen.y[hidden], torch.nan)
+                said.append((nothing, nothing))
+                continue
+            answer = late_answer(member, seen, first)
+            said.append((answer.centre[hidden], answer.deviation[hidden]))
+        return Filled.of(said, truth, hidden, code)
+
+
+def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:
+    """Of each member its mean weight and error, in standard deviations, on hidden cells between others and ahead."""
+    out = []
+    for i, name in enumerate(names):
+        row: dict[str, Any] = {"member": name}
+        for place, title in ((0, "inside"), (1, "ahead")):
+            here = torch.div(filled.code, len(shares) // 3, rounding_mode="floor") == place
+            said = filled.centres[here, i]
+            known = torch.isfinite(said)
+            weight = shares[filled.code[here], filled.feature[here], i]
+            row[f"weight {title}"] = float(weight.mean()) if len(weight) else None
+            error = (said - filled.truth[here])[known]
+            row[f"error {title}"] = float(error.abs().mean()) if len(error) else None
+        out.append(row)
+    return out

@@ -1,0 +1,166 @@
+"""Weights of members by situation, and the errors of what they make together: from hidden cells that they filled."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from abduce.sequences.pool import DISTANCES, LEVELS, PLACES, combined
+
+GOOD = 30.0  # pseudo-cells that pull the weights of a place toward what each member's own error suggests
+ALIKE = 100.0  # and those of a situation toward those of its place
+SMALL = 1.0  # of the mean absolute error: smaller ones count as this
+USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
+
+
+class Filled(NamedTuple):
+    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, the mean
+    error of the best member on the cells of the same feature of the same series, so that each series counts alike."""
+
+    centres: Tensor
+    deviations: Tensor
+    truth: Tensor
+    code: Tensor
+    feature: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, said: list[tuple[Tensor, Tensor]], truth: Tensor, hidden: Tensor, code: Tensor) -> Filled:
+        """Of the cells marked ``hidden`` of series, from each member's centres and deviations of these cells."""
+        centres, deviations = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
+        n, _, f = hidden.shape
+        feature = torch.arange(f).expand(hidden.shape)[hidden]
+        row = (torch.arange(n)[:, None, None] * f + torch.arange(f)).expand(hidden.shape)[hidden]
+        error = (centres - truth[hidden].unsqueeze(1)).abs()
+        known = torch.isfinite(error)
+        total = error.new_zeros(n * f, error.shape[1]).index_add(0, row, torch.where(known, error, 0.0))
+        count = error.new_zeros(n * f, error.shape[1]).index_add(0, row, known.to(error))
+        best = torch.where(count > 0, total / count.clamp_min(1), torch.inf).amin(1)
+        usual = (
+            best[torch.isfinite(best)].median() if bool(torch.isfinite(best).any()) else best.new_tensor(1.0)
+        )
+        scale = torch.where(torch.isfinite(best), best, usual).clamp_min(0.1 * float(usual) + 1e-12)
+        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row])
+
+
+def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
+    """Weights (situations, F, M) and the quantiles of errors (situations, LEVELS) of what members filled.
+
+    Weights minimise the absolute error: of a place, then of each feature there, then of each distance of the feature, each
+    pulled toward those before.
+    """
+    centres, _, truth, code, feature, scale = filled
+    m = centres.shape[1]
+    shares = torch.full((len(PLACES), DISTANCES, features, m), 1 / m, dtype=torch.float64)
+    for place in range(len(PLACES)):
+        here = torch.div(code, DISTANCES, rounding_mode="floor") == place
+        if not bool(here.any()):
+            continue
+        said, gap = centres[here], truth[here]
+        known = torch.isfinite(said)
+        able = known.to(said).mean(0) > 0.5
+        said = torch.where(known, said, gap.unsqueeze(1))[:, able] - gap.unsqueeze(1)
+        said = _weighed(said / scale[here].unsqueeze(1))
+        feat, dist = feature[here], torch.remainder(code[here], DISTANCES)
+        k = int(able.sum())
+        precise = 1 / said.square().mean(0, keepdim=True).clamp_min(1e-12)
+        precise = (precise / precise.max()).square()
+        zero = torch.zeros(len(said), dtype=torch.long)
+        whole = simplex(*_grams(said, zero, 1), precise / precise.sum(), GOOD)
+        by_feature = simplex(*_grams(said, feat, features), whole.expand(features, -1), ALIKE)
+        key = dist * features + feat
+        towards = by_feature.repeat(DISTANCES, 1)
+        by_both = simplex(*_grams(said, key, DISTANCES * features), towards, ALIKE)
+        own = torch.zeros(DISTANCES, features, m, dtype=torch.float64)
+        own[..., able] = by_both.view(DISTANCES, features, k)
+        shares[place] = own
+    future = torch.div(code, DISTANCES, rounding_mode="floor") == PLACES.index("future")
+    if bool(future.any()):  # who forecasts well backcasts well: members are as good either way
+        shares[PLACES.index("past")] = shares[PLACES.index("future")]
+    shares = shares.flatten(0, 1)
+    return shares, _errors(filled, shares)
+
+
+def _weighed(errors: Tensor) -> Tensor:
+    """Errors (cells, M) by the root of each cell's weight, so that their squares stand for absolute errors.
+
+    A cell counts as one over the absolute error of the member that is best on average (Lawson 1961).
+    """
+    size = errors.abs()
+    best = size[:, int(size.mean(0).argmin())]
+    return errors / best.clamp_min(SMALL * float(best.mean()) + 1e-12).sqrt().unsqueeze(1)
+
+
+def _errors(filled: Filled, shares: Tensor) -> Tensor:
+    """Quantiles of the pool's errors in units of its deviation, by situation."""
+    centre, deviation = combined(filled.centres, filled.deviations, shares[filled.code, filled.feature])
+    error = (filled.truth - centre) / deviation.clamp_min(1e-9)
+    levels = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
+    usual = torch.special.ndtri(levels)
+
+    def toward(before: Tensor, some: Tensor) -> Tensor:
+        some = some[torch.isfinite(some)]
+        if not len(some):
+            return before
+        picked = some if len(some) <= 2**20 else some[:: len(some) // 2**20 + 1]
+        found = torch.quantile(picked, levels)
+        return (len(some) * found + USUAL * before) / (len(some) + USUAL)
+
+    out = usual.repeat(len(shares), 1)
+    place = torch.div(filled.code, DISTANCES, rounding_mode="floor")
+    for p in range(len(PLACES)):
+        whole = toward(usual, error[place == p])
+        for d in range(DISTANCES):
+            out[p * DISTANCES + d] = toward(whole, error[filled.code == p * DISTANCES + d])
+    if bool((place == 1).any()):
+        # time turned round: the shape of errors stays, only their sign may differ
+        ahead = out[DISTANCES : 2 * DISTANCES]
+        out[2 * DISTANCES :] = 0.5 * (ahead - ahead.flip(1))
+    return out
+
+
+def _grams(errors: Tensor, key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Σ e eᵀ of the members' errors (cells, M) by group, (G, M, M), and how many cells each has (G,)."""
+    m = errors.shape[1]
+    gram = errors.new_zeros(groups, m, m)
+    step = max(1, 2**22 // (m * m))
+    for start in range(0, len(errors), step):
+        e = errors[start : start + step]
+        gram.index_add_(0, key[start : start + step], e.unsqueeze(2) * e.unsqueeze(1))
+    return gram, torch.bincount(key, minlength=groups).to(errors)
+
+
+def simplex(gram: Tensor, count: Tensor, towards: Tensor, prior: float, rounds: int = 400) -> Tensor:
+    """Weights w ≥ 0 of sum one that minimise wᵀ G w + pull |w − w₀|², a problem each of (G, M, M); w₀ is ``towards``.
+
+    The pull is that of ``prior`` cells of the best member's error, so that bad members lose their weight on few cells too.
+    Accelerated projected gradient (Beck & Teboulle 2009).
+
+    >>> simplex(torch.tensor([[[1.0, 0.0], [0.0, 3.0]]]), torch.ones(1), torch.tensor([[0.5, 0.5]]), 0.0)
+    tensor([[0.7500, 0.2500]])
+    """
+    m = gram.shape[1]
+    if m == 1:
+        return torch.ones_like(towards)
+    pull = prior * gram.diagonal(dim1=1, dim2=2).amin(1) / count.clamp_min(1)
+    whole = gram + pull[:, None, None] * torch.eye(m, dtype=gram.dtype)
+    steepest = torch.linalg.matrix_norm(whole, 2).clamp_min(1e-300)
+    w = ahead = towards.clone()
+    pace = 1.0
+    for _ in range(rounds):
+        slope = (whole @ ahead.unsqueeze(2)).squeeze(2) - pull.unsqueeze(1) * towards
+        moved = _projected(ahead - slope / steepest.unsqueeze(1))
+        faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
+        ahead, pace, w = moved + (pace - 1) / faster * (moved - w), faster, moved
+    return torch.where((count > 0).unsqueeze(1), w, towards)
+
+
+def _projected(w: Tensor) -> Tensor:
+    """The nearest points with coordinates ≥ 0 of sum one."""
+    order = w.sort(1, descending=True).values
+    excess = order.cumsum(1) - 1
+    k = torch.arange(1, w.shape[1] + 1, dtype=w.dtype)
+    last = (order - excess / k > 0).sum(1, keepdim=True) - 1
+    return (w - torch.gather(excess / k, 1, last)).clamp_min(0)

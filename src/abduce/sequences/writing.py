@@ -1,0 +1,198 @@
+"""Answers about series in the form that the series came in."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from abduce.sequences.panel import FRAMES, SeriesPanel, read
+
+
+def put(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
+    """X with the blanks of its rows filled by ``values`` (N, T, F); what was there stays to the bit."""
+    form, rows, blank = panel.form, panel.rows(values), ~panel.rows(panel.mask)
+    if form.kind in FRAMES:
+        out = X.to_frame(form.columns[0]) if form.kind == "column" else X.copy()
+        for j, label in enumerate(form.columns):
+            if blank[:, j].any():
+                out[label] = _put_column(out[label], rows[:, j], blank[:, j])
+        return out[form.columns[0]].rename(X.name) if form.kind == "column" else out
+    parts = _apart(panel, rows)
+    holes = _apart(panel, blank)
+    given = [np.asarray(x) for x in X] if form.kind in ("list", "array3") else [np.asarray(X)]
+    filled = [
+        np.where(h.reshape(g.shape), p.reshape(g.shape), g) if h.any() else g.copy()
+        for g, p, h in zip(given, parts, holes, strict=True)
+    ]
+    if form.kind == "list":
+        return filled
+    return np.stack(filled) if form.kind == "array3" else filled[0]
+
+
+def whole(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
+    """All cells of the rows of X as ``values`` (N, T, F) say, in floats."""
+    form, rows = panel.form, panel.rows(values)
+    if form.kind == "column":
+        return pd.Series(rows[:, 0], X.index, name=X.name)
+    if form.kind in FRAMES:
+        out = X.copy()
+        for j, label in enumerate(form.columns):
+            out[label] = rows[:, j]
+        return out
+    parts = _apart(panel, rows)
+    if form.kind == "list":
+        return [p.reshape(np.shape(x)) for p, x in zip(parts, X, strict=True)]
+    return rows.reshape(np.shape(X))
+
+
+def by_step(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
+    """One number for each row of X, of ``values`` (N, T): an array (rows,), (N, T) or a list."""
+    rows = panel.rows(values)
+    if panel.form.kind == "list":
+        return _apart(panel, rows)
+    return rows.reshape(np.shape(X)[:2]) if panel.form.kind == "array3" else rows
+
+
+def new(panel: SeriesPanel, values: np.ndarray, count: int) -> Any:
+    """New rows of values (N, |count|, F): after each series' last, or before its first if ``count`` is negative."""
+    form = panel.form
+    if form.kind == "list":
+        return list(values)
+    if form.kind == "array3":
+        return values
+    if form.kind.startswith("array"):
+        return values[0] if form.kind == "array2" else values[0, :, 0]
+    frames = []
+    for i in range(len(values)):
+        frame = pd.DataFrame(values[i], columns=list(form.columns))
+        labels = labels_of(panel, i, count)
+        if form.id is not None:
+            frame[form.id] = pd.Series([panel.ids[i]] * len(frame))
+        if form.time is not None:
+            frame[form.time] = labels
+        else:
+            frame.index = labels
+        frames.append(frame)
+    out = pd.concat(frames, ignore_index=form.time is not None) if len(frames) > 1 else frames[0]
+    if form.kind == "column":
+        return out[form.columns[0]]
+    return out[[c for c in form.order if c in out.columns]]
+
+
+def labels_of(panel: SeriesPanel, i: int, count: int) -> pd.Index:
+    """Labels of new rows of a series."""
+    form = panel.form
+    if form.labels is None:
+        rows = int((panel.series == i).sum())
+        return pd.RangeIndex(rows, rows + count) if count > 0 else pd.RangeIndex(count, 0)
+    return form.labels.write(stamps_of(panel, i, count))
+
+
+def stamps_of(panel: SeriesPanel, i: int, count: int) -> pd.DatetimeIndex:
+    """Stamps of new rows of a series, without a zone."""
+    first, last = panel.stamps[i]
+    return panel.form.grid.beyond(last if count > 0 else first, count)
+
+
+def places_of(panel: SeriesPanel, count: int) -> np.ndarray:
+    """Where new rows lie, in steps from each series' first, (N, |count|)."""
+    out = np.empty((len(panel.ids), abs(count)), np.int64)
+    for i in range(len(out)):
+        if panel.form.labels is None:
+            out[i] = panel.size[i] + np.arange(count) if count > 0 else np.arange(count, 0)
+        else:
+            out[i] = panel.form.grid.steps(stamps_of(panel, i, count)) - int(panel.start[i])
+    return out
+
+
+def _put_column(column: pd.Series, values: np.ndarray, blank: np.ndarray) -> pd.Series:
+    """A column with its blanks filled, in its dtype: whole numbers are rounded."""
+    kind: Any = column.dtype
+    out = column.copy()
+    if pd.api.types.is_integer_dtype(kind):
+        out[blank] = np.rint(values[blank]).astype(np.int64)
+    elif pd.api.types.is_bool_dtype(kind):
+        out[blank] = values[blank] > 0.5
+    else:
+        out = out.astype(np.float64) if pd.api.types.is_object_dtype(kind) else out
+        out.iloc[np.flatnonzero(blank)] = values[blank]
+    return out
+
+
+def _apart(panel: SeriesPanel, rows: np.ndarray) -> list[np.ndarray]:
+    """Rows of each series, in order: arrays have them one after the other."""
+    return np.split(rows, np.cumsum(np.bincount(panel.series, minlength=len(panel.ids)))[:-1])
+
+
+def known_of(panel: SeriesPanel, n: int, known: Any) -> np.ndarray:
+    """What is known of the next n rows of each series, (N, n, F), NaN where nothing is.
+
+    ValueError, naming ``known``, where its rows are not these: one too few, or stamps that are not the next ones.
+    """
+    form = panel.form
+    count, f = len(panel.ids), len(form.columns)
+    out = np.full((count, n, f), np.nan)
+    if known is None:
+        return out
+    if not isinstance(known, pd.DataFrame):
+        array = np.asarray(known, dtype=np.float64)
+        if array.size != out.size:
+            raise ValueError(
+                f"known must have the n = {n} rows that are asked for, shape {out.shape}, got {array.shape}"
+            )
+        return array.reshape(out.shape)
+    odd = [c for c in known.columns if c not in (*form.columns, form.id, form.time)]
+    if odd:
+        raise ValueError(f"known has columns {odd} that the training data had not")
+    if len(known) != n * count:
+        each = f" for each of {count} series" if count > 1 else ""
+        raise ValueError(f"known must have the n = {n} rows that are asked for{each}, got {len(known)}")
+    full = known.reindex(columns=list(form.order))
+    some = read(full.reset_index(drop=True) if form.labels is None else full, form, "known")
+    for i, own in enumerate(panel.ids):
+        if own is not None and form.id is not None and own not in some.ids:
+            raise ValueError(f"known has no row of series {own!r}")
+        j = some.ids.index(own) if form.id is not None else i
+        rows = some.rows(some.values)[some.series == j]
+        if form.labels is not None:
+            expected = stamps_of(panel, i, n)
+            got = some.stamps[j]
+            if len(rows) != n or got[0] != expected[0] or got[1] != expected[-1]:
+                past = " It overlaps the past." if got[0] <= panel.stamps[i][1] else ""
+                raise ValueError(
+                    f"known must hold the n = {n} rows from {expected[0]} to {expected[-1]}, got {len(rows)} from {got[0]} to "
+                    f"{got[1]}.{past}"
+                )
+            rows = rows[np.argsort(some.place[some.series == j])]
+        out[i] = rows
+    return out
+
+
+def make_of(X: Any) -> str | None:
+    """Which library of frames X is of: "polars", "pyarrow" ...; None for arrays and pandas."""
+    if isinstance(X, pd.DataFrame | pd.Series | np.ndarray | list | tuple):
+        return None
+    frame = nw.from_native(X, pass_through=True)
+    return str(frame.implementation.name).lower() if isinstance(frame, nw.DataFrame) else None
+
+
+def made(answer: Any, make: str | None) -> Any:
+    """A new frame as one of that library."""
+    if make is None or not isinstance(answer, pd.DataFrame):
+        return answer
+    table = pa.Table.from_pandas(answer, preserve_index=False)
+    return table if make == "pyarrow" else nw.from_arrow(table, backend=cast(Any, make)).to_native()
+
+
+def check_size(panel: SeriesPanel) -> None:
+    """Refuse training data that hold nothing to learn from."""
+    if not panel.mask.any():
+        raise ValueError("X has no observed cell at all: every value is missing")
+    if not len(panel.size) or panel.size.max() < 2:
+        raise ValueError(
+            f"X must have at least 2 steps, got {int(panel.size.max()) if len(panel.size) else 0}"
+        )
