@@ -15,8 +15,8 @@ from abduce.sequences.var import first_orders, smoothed_first_orders
 BLOCK = 48  # steps
 SERIES = 128  # blocks, at most
 HIDDEN = 0.1
-BETTER = 0.97  # ratio of mean absolute errors
-LEAST = 200  # observed cells of a feature
+BETTER = 0.95  # ratio of mean absolute errors
+LEAST = 1000  # observed cells of a feature
 
 
 def coded(scaling: Scaling, values: np.ndarray, mask: np.ndarray, seed: int) -> Scaling:
