@@ -5,6 +5,8 @@ Source: Ghosh et al. 2020 (arXiv:1903.12436).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
@@ -67,7 +69,8 @@ def settle(model: VariationalAutoencoder, x: Tensor, observed: Tensor, seed: int
 
     Source: MAP estimates of mixtures, Gauvain & Lee 1994.
     """
-    old, draws = model.prior, 8
+    old: Any = model.prior
+    draws = 8
     z = latents(model, x, observed, draws, seed)
     r = torch.softmax(old.component_log_prob(z), 1) / draws
     count = r.sum(0)

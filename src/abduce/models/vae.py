@@ -185,7 +185,9 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         if shapes.image is None:
             return MLP(self.bottom, shapes.hidden[::-1], n_out, *after)
         planes = n_out // self.features.n_cells
-        return ConvolutionalDecoder(self.bottom, shapes.image, planes, shapes.hidden, *after, shapes.blocks)
+        return ConvolutionalDecoder(
+            self.bottom, shapes.image, planes, shapes.hidden, *after, blocks=shapes.blocks
+        )
 
     def _encoder(self) -> MLP | ConvolutionalEncoder:
         """Beside a linear path it reads the path's posterior mean too, and starts by moving nothing."""
