@@ -310,6 +310,9 @@ def test_what_holds_nothing_is_refused():
     index = pd.date_range("2024", periods=5, freq="D")
     with pytest.raises(ValueError, match="no observed cell at all"):
         Series().fit(pd.DataFrame({"x": np.full(5, np.nan)}, index=index))
+    for nothing in ([], np.zeros((3, 0)), np.zeros((0, 2))):
+        with pytest.raises(ValueError, match="X has no cell, it has shape"):
+            Series().fit(nothing)
     with pytest.raises(ValueError, match="at least 2 steps, got 1"):
         Series().fit(pd.DataFrame({"x": [1.0]}, index=index[:1]))
     with pytest.raises(ValueError, match="infinite value in row 2, column 'x'"):
