@@ -18,6 +18,7 @@ from abduce.models.parts import PRIORS
 from abduce.models.vae import VariationalAutoencoder
 
 CHUNK = 256
+SETTLED = 20_000  # rows, at most, by which a prior is settled
 PSEUDO = 50.0  # rows that a prior counts as when it is settled
 
 
@@ -71,7 +72,7 @@ def settle(model: VariationalAutoencoder, x: Tensor, observed: Tensor, seed: int
     """
     old: Any = model.prior
     draws = 8
-    z = latents(model, x, observed, draws, seed)
+    z = latents(model, x[:SETTLED], observed[:SETTLED], draws, seed)
     r = torch.softmax(old.component_log_prob(z), 1) / draws
     count = r.sum(0)
     share = ((count + PSEUDO * old.weights) / (count.sum() + PSEUDO)).double()

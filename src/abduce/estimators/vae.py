@@ -35,7 +35,6 @@ from abduce.models.shapes import FEW
 from abduce.models.vae import VariationalAutoencoder
 from abduce.nets.mlp import ACTIVATIONS
 
-SETTLED = 20_000  # rows by which a linear path's prior is settled
 CODED = 2000  # rows that place the codes' axes
 
 
@@ -262,26 +261,22 @@ class VAE(Estimator[VariationalAutoencoder]):
         self.history_, self.interrupted_ = done.history, done.interrupted
         model = model.double()
         if schema.container == "image" and choice.wants_path(schema):
-            refit.settle(model, x[:SETTLED], mask[:SETTLED], seed)
+            refit.settle(model, x, mask, seed)
         model.place_axes(x[:CODED], mask[:CODED])
         return model, Seen(x, mask)
 
     def _judged(self, n: int) -> int:
         """All rows, or of very large data as many as can be scored in seconds."""
-        shapes = self.model_.shapes
-        dear = 20 if shapes.image else 1
-        work = (
-            10 * self.model_.n_cells + shapes.path * self.model_.latent_dim**2 // 10
-        ) * dear  # of one draw
+        model, shapes = self.model_, self.model_.shapes
+        work = (10 * model.n_cells + shapes.path * model.latent_dim**2 // 10) * (20 if shapes.image else 1)
         return min(n, max(500, 500_000_000 // (work * self.samples)))
 
     def _settings(self, choice: Choice, schema: Schema, n: int, seed: int) -> Settings:
         path, conv = choice.wants_path(schema), choice.wants_convolutions(schema)
         image = schema.container == "image"
+        steps = 2400 if conv else 12_000
         if self.missing == "mar" and path:  # beside a linear path a table asks for little more, images do
             steps = 1500 if image else 600
-        else:
-            steps = 2400 if conv else 12_000
 
         def given(value: Any, default: Any) -> Any:
             return default if value == "auto" else value

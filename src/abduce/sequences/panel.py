@@ -126,7 +126,9 @@ def form_of(X: Any, id: Any = None, time: Any = None) -> Form:
                 f"(T_i, F), got {type(X).__name__} of shape {array.shape} and dtype {array.dtype}"
             )
         if not array.size:
-            raise ValueError(f"X has no cell, it has shape {array.shape}; expected at least 2 steps of a number")
+            raise ValueError(
+                f"X has no cell, it has shape {array.shape}; expected at least 2 steps of a number"
+            )
         form = Form(f"array{array.ndim}", tuple(range(array.shape[-1] if array.ndim > 1 else 1)))
     if form.kind not in FRAMES:
         return form
