@@ -265,5 +265,11 @@ def unit_triangle(below: Tensor, k: int) -> Tensor:
             [6., 7., 1.]])
     """
     unit = torch.eye(k, dtype=below.dtype, device=below.device).repeat(*below.shape[:-1], 1, 1)
-    rows, columns = torch.tril_indices(k, k, -1, device=below.device)
-    return unit.flatten(-2).index_copy(-1, rows * k + columns, below).unflatten(-1, (k, k))
+    return unit.flatten(-2).index_copy(-1, _below(k, below.device), below).unflatten(-1, (k, k))
+
+
+@functools.cache
+def _below(k: int, device: torch.device) -> Tensor:
+    """Where in a flat matrix (k, k) the cells below the diagonal are, row by row."""
+    rows, columns = torch.tril_indices(k, k, -1, device=device)
+    return rows * k + columns

@@ -34,14 +34,15 @@ def keep(estimator: Any, folder: str | Path) -> None:
     config, tensors = state(estimator)
     fitted = {name: vars(estimator)[name] for name in estimator.kept}
     fitted["feature_names"] = [str(c) for c in vars(estimator).get("feature_names_in_", [])]
-    body = {"kind": "model", **_estimator_to_json(estimator), "fitted": fitted, **config}
+    body = {"kind": "model", **estimator_to_json(estimator), "fitted": fitted, **config}
     checkpoint.save(folder, body, tensors)
 
 
 # ------------------------------------------------------------------ arguments
 
 
-def _estimator_to_json(estimator: Any) -> dict[str, Any]:
+def estimator_to_json(estimator: Any) -> dict[str, Any]:
+    """An estimator's name and arguments as JSON."""
     arguments = {k: _to_json(v) for k, v in estimator.get_params(deep=False).items() if k not in WATCHERS}
     return {"estimator": type(estimator).__name__, "arguments": arguments}
 
@@ -54,7 +55,7 @@ def _to_json(value: Any) -> Any:
         case np.generic():
             return value.item()
         case BaseEstimator():
-            return _estimator_to_json(value)
+            return estimator_to_json(value)
         case Mapping():  # keys may be places as well as names
             return {"mapping": [[_to_json(k), _to_json(v)] for k, v in value.items()]}
         case tuple() | list() | np.ndarray():

@@ -73,7 +73,7 @@ def settle(model: VariationalAutoencoder, x: Tensor, observed: Tensor, seed: int
     old: Any = model.prior
     draws = 8
     z = latents(model, x[:SETTLED], observed[:SETTLED], draws, seed)
-    r = torch.softmax(old.component_log_prob(z), 1) / draws
+    r = torch.cat([torch.softmax(old.component_log_prob(part), 1) for part in z.split(8 * CHUNK)]) / draws
     count = r.sum(0)
     share = ((count + PSEUDO * old.weights) / (count.sum() + PSEUDO)).double()
     centre = (r.T @ z + PSEUDO * old.means) / (count + PSEUDO).unsqueeze(1)

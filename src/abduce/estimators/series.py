@@ -14,16 +14,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from abduce.answers.answer import Effort
-from abduce.checks import check_count, check_share
+from abduce.checks import check_choice, check_count, check_share
 from abduce.data.foreign import native, same_make
 from abduce.data.seen import Seen
+from abduce.distributions.cells import LOG_2PI
 from abduce.estimators import series_folder
 from abduce.sequences import writing
 from abduce.sequences.asking import Question, about, beyond, each_stretch
 from abduce.sequences.backtest import backtest
 from abduce.sequences.coding import coded
 from abduce.sequences.fit import SeriesPlan, fit_sequences
-from abduce.sequences.kalman import LOG_2PI
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.panel import Form, SeriesPanel, form_of, read
 from abduce.sequences.pool import SequencePool
@@ -77,9 +77,8 @@ class Series(BaseEstimator):
     form_: Form
     scaling_: Scaling
     panel_: SeriesPanel
-    _last: tuple[Any, _Beyond] | None = (
-        None  # what was asked last of the training data's rows: its other reductions are cheap
-    )
+    # what was asked last of the training data's rows: its other reductions are cheap
+    _last: tuple[Any, _Beyond] | None = None
 
     def __init__(
         self,
@@ -129,8 +128,7 @@ class Series(BaseEstimator):
     def _check_arguments(self) -> None:
         if self.horizon is not None:
             check_count("horizon", self.horizon)
-        if self.scale not in ("auto", "shared", "own"):
-            raise ValueError(f"scale must be 'auto', 'shared' or 'own', got {self.scale!r}")
+        check_choice("scale", self.scale, ("auto", "shared", "own"))
         for period in () if self.periods is None else self.periods:
             if isinstance(period, bool) or int(period) != period or period < 2:
                 raise ValueError(f"periods must be ints >= 2, got {period!r}")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from abduce.estimators.folder import estimator_to_json
 from abduce.fit import checkpoint
 from abduce.sequences import families
 from abduce.sequences.panel import Form, SeriesPanel
@@ -21,17 +22,9 @@ KIND = "series"
 def keep(estimator: Any, folder: str | Path) -> None:
     """Write a fitted estimator to a folder, atomically."""
     panel: SeriesPanel = estimator.panel_
-    arguments = {
-        k: v for k, v in estimator.get_params(deep=False).items() if k not in ("callback", "random_state")
-    }
-    seed = estimator.random_state
     body = {
         "kind": KIND,
-        "estimator": type(estimator).__name__,
-        "arguments": {
-            **arguments,
-            "random_state": plain(seed) if isinstance(seed, int | np.integer) else None,
-        },
+        **estimator_to_json(estimator),
         "model": families.describe(estimator.model_),
         "form": _form_to_json(panel.form),
         "scaling": estimator.scaling_.to_json(),

@@ -19,17 +19,13 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.distributions.bases import RatesBase
+from abduce.distributions.cells import LOG_2PI
 from abduce.inference.energy import Energy
 from abduce.inference.kernels import normal
 
-WIDTHS = (
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-)  # of the Gaussians, in standard deviations of the data; wells may lie where no chain came
+# of the Gaussians, in standard deviations of the data; wells may lie where no chain came
+WIDTHS = (0.1, 0.3, 1.0, 3.0)
 CONSTANT = 1e-6  # a smaller variance is that of a constant column, which any density may be infinite on
-LOG_2PI = math.log(2 * math.pi)
 
 
 @torch.no_grad()

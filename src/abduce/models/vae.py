@@ -193,8 +193,8 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         """Beside a linear path it reads the path's posterior mean too, and starts by moving nothing."""
         shapes, choice, n_read = self.shapes, self.choice, self.features.n_features
         extra = self.latent_dim if shapes.path else 0
-        after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": self.head.n_parameters}
-        after |= {"zero_start": bool(shapes.path)}
+        n_out, zero = self.head.n_parameters, bool(shapes.path)
+        after: dict[str, Any] = {"hidden": shapes.hidden, "out_dim": n_out, "zero_start": zero}
         after |= {"activation": choice.activation, "dropout": shapes.dropout}
         if shapes.image is None:
             return MLP(n_read + extra, **after)

@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 from abduce.nets.mlp import PathLayer, activation_of, zeroed
 
-BUDGET = (
-    2**20
-)  # numbers in the widest tensor of a slice of rows, where no gradient needs all: it fits a cache
+# numbers in the widest tensor of a slice of rows, where no gradient needs all of them: what a cache holds
+BUDGET = 2**20
 LAST = 24  # planes of the whole size before the parameters, with residual blocks
 
 
@@ -135,22 +134,21 @@ class ConvolutionalDecoder(nn.Module):
         (small_h, small_w), width = self.sizes[-1], widths[-1]
         self.start = nn.Sequential(nn.Linear(in_dim, width * small_h * small_w), activation_of(activation))
         steps: list[nn.Module] = []
-        last: Any = None
         for level in range(len(hidden), 0, -1):
             after = widths[level - 1]
             step: list[nn.Module] = _residuals(widths[level], blocks, activation)
-            step.append(last := nn.ConvTranspose2d(widths[level], after, 4, stride=2, padding=1))
+            step.append(nn.ConvTranspose2d(widths[level], after, 4, stride=2, padding=1))
             if level > 1 or deep:
                 step.append(activation_of(activation))
             if level > 1 and dropout:
                 step.append(nn.Dropout(dropout))
             steps.append(nn.Sequential(*step))
-        if deep:
-            steps.append(last := nn.Conv2d(LAST, out, 3, padding=1))
         self.steps = nn.ModuleList(steps)
+        self.last = nn.Conv2d(LAST, out, 3, padding=1) if deep else nn.Identity()
         self.offset = nn.Parameter(torch.zeros(out * h * w))
         self.linear = PathLayer(in_dim, out * h * w) if linear_path else None
         if linear_path and steps:
+            last: Any = self.last if deep else self.steps[-1][-1]  # pyright: ignore[reportIndexIssue]
             zeroed(last)
         widest = [16 * n * size[0] * size[1] for n, size in zip(widths[:-1], self.sizes[1:], strict=True)]
         self.rows = max(1, BUDGET // max([out * h * w, *widest]))
@@ -167,9 +165,9 @@ class ConvolutionalDecoder(nn.Module):
     def _decode(self, z: Tensor) -> Tensor:
         h, w, c = self.shape
         y = self.start(z).view(len(z), -1, *self.sizes[-1])
-        for step, size in zip(self.steps, [*reversed(self.sizes[:-1]), (h, w)], strict=False):
+        for step, size in zip(self.steps, reversed(self.sizes[:-1]), strict=True):
             y = step(y)[:, :, : size[0], : size[1]]
-        y = y.reshape(-1, self.planes, c, h, w).permute(0, 1, 3, 4, 2).flatten(1) + self.offset
+        y = self.last(y).reshape(-1, self.planes, c, h, w).permute(0, 1, 3, 4, 2).flatten(1) + self.offset
         return y if self.linear is None else y + self.linear(z)
 
 

@@ -19,14 +19,14 @@ Sources: Kalman 1960; de Jong 1989 (smoothing without inverses); de Jong 1988 (l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-LOG_2PI = math.log(2 * math.pi)
+from abduce.distributions.cells import LOG_2PI
+
 BUDGET = 2**24  # numbers of the covariances that one block of series keeps
 
 
