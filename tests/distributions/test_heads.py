@@ -127,6 +127,47 @@ def test_ordinal_is_finite_far_out(location):
         assert torch.isfinite(parameter.grad).all()
 
 
+GRADED = [[0.1, 0.2, 0.4, 0.3], [0.6, 0.3, 0.1]]
+
+
+def graded(shares=GRADED) -> Cells:
+    levels = [
+        Field(f"g{i}", "ordinal", "int64", categories=tuple(range(len(p)))) for i, p in enumerate(shares)
+    ]
+    return Cells(levels, shares=shares)
+
+
+@torch.no_grad()
+def beside_path(head, z: torch.Tensor) -> torch.Tensor:
+    """Shares of levels at latents z (n, 1), of a head that starts at a path with loadings .8 and -.6 of unit variance."""
+    W = torch.tensor([[0.8], [-0.6]], dtype=torch.float64)
+    weight, bias = head.start(W, torch.zeros(2, dtype=torch.float64), 1 - W.square().squeeze(1))
+    return head(z @ weight.mT + bias).moments()
+
+
+def test_grades_start_as_what_a_path_with_cut_points_says_of_them():
+    """Known answer: P(x ≤ k | z) = Φ((Φ⁻¹(P(x ≤ k)) − w z) / √D), of which a logistic of scale 1/1.7 is within .01."""
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
+    found = beside_path(OrdinalHead("ordinal", graded()).double(), z)
+    for i, w in enumerate((0.8, -0.6)):
+        cuts = torch.special.ndtri(torch.tensor(GRADED[i], dtype=torch.float64).cumsum(0)[:-1])
+        below = torch.special.ndtr((cuts - w * z) / (1 - w * w) ** 0.5)
+        torch.testing.assert_close(found[:, i, : len(cuts)].cumsum(1), below, atol=0.012, rtol=0)
+
+
+def test_grades_as_classes_start_as_what_a_path_says_of_them():
+    """A level's share is tilted by the density of its place: N(s; w z, D) / N(s; 0, 1), whose z ~ N(0, 1) average is one."""
+    z = normal(200_000, 1, seed=3)
+    found = beside_path(CategoricalHead("categorical", graded()).double(), z)
+    for i, w in enumerate((0.8, -0.6)):
+        p = torch.tensor(GRADED[i], dtype=torch.float64)
+        codes = torch.arange(len(p), dtype=torch.float64)
+        s = (codes - p @ codes) / (p @ codes.square() - (p @ codes) ** 2).sqrt()
+        D = 1 - w * w
+        log = p.log() - (s - w * z).square() / (2 * D) + s.square() / 2
+        torch.testing.assert_close(found[:, i, : len(p)], torch.softmax(log, 1))
+
+
 def test_counts_start_at_their_means():
     head = CountHead("negative_binomial", cells(2, "count", [2.0, 40.0]))
     law = head(torch.zeros(1, 2))

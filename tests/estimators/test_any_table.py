@@ -258,6 +258,8 @@ def test_answers_do_not_depend_on_how_a_table_is_written(case):
     "model",
     [
         Auto(),
+        PCA(),
+        PCA(components=4),
         GaussianMixture(),
         GaussianMixture(components=2, covariance_type="tied"),
         MixtureOfFactorAnalyzers(components=2),
@@ -363,6 +365,32 @@ def test_a_grade_is_filled_by_its_mean():
     assert model.schema_.fields[0].kind == "ordinal"
     error = np.sqrt(np.mean((model.fill(gaps)["a"] - frame["a"])[hidden] ** 2))
     assert error < 1.05 * np.sqrt(np.mean((gaps["a"].mean() - frame["a"])[hidden] ** 2))
+
+
+def test_grades_that_depend_on_each_other_are_filled_by_a_linear_path():
+    """Three grades of two factors: within 3 % of what a Gaussian of the same codes makes of them, in a tenth of the steps."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(1500, 2)) @ rng.normal(size=(2, 4)) + 0.6 * rng.normal(size=(1500, 4))
+    grades = np.clip(np.rint(1.2 * z / z.std(0)) + 4, 1, 7)
+    hidden = rng.random(grades.shape) < 0.15
+    gaps = pd.DataFrame(np.where(hidden, np.nan, grades), columns=list("abcd"))
+    model = VAE(random_state=0).fit(gaps)
+    assert {f.kind for f in model.schema_.fields} == {"ordinal"}
+    assert len(model.history_) < 100
+    gaussian = MixtureOfFactorAnalyzers(components=1, random_state=0).fit(gaps)
+    error = {m: np.sqrt(np.mean((m.fill(gaps).to_numpy() - grades)[hidden] ** 2)) for m in (model, gaussian)}
+    assert error[model] < 1.03 * error[gaussian] < 0.9 * grades.std()
+
+
+def test_a_curve_among_three_columns_takes_as_many_latents():
+    """Numbers (u, u², sin 2u) with noise: no line says much, and with a latent fewer than columns no curve can be bent."""
+    rng = np.random.default_rng(5)
+    u = rng.normal(size=1200)
+    X = np.c_[u, u**2 + 0.3 * rng.normal(size=1200), np.sin(2 * u) + 0.3 * rng.normal(size=1200)]
+    hidden = rng.random(X.shape) < 0.1
+    gaps = np.where(hidden, np.nan, X)
+    error = ((VAE(random_state=0).fit(gaps).fill(gaps) - X) / X.std(0))[hidden]
+    assert np.sqrt(np.mean(error**2)) < 0.7  # column means 1.0, two latents .85
 
 
 # ---------------------------------------------------------------- one table in several containers

@@ -392,10 +392,15 @@ def test_what_does_not_fit_is_refused(model, X, words):
 
 
 def test_a_singular_covariance_is_named():
-    X = np.c_[numbers(), np.zeros(200)]  # a constant column
-    for model in (GaussianMixture(components=2, reg_covar=0.0), ICA(), PCA(components=4)):
+    X = numbers()
+    constant, repeated = np.c_[X, np.zeros(200)], np.c_[X, X[:, 0]]
+    for model, data in (
+        (GaussianMixture(components=2, reg_covar=0.0), constant),
+        (ICA(), constant),
+        (PCA(components=4), repeated),
+    ):
         with pytest.raises(ValueError, match="singular"):
-            model.set_params(random_state=0).fit(X)
+            model.set_params(random_state=0).fit(data)
 
 
 def test_mixed_tables_are_refused_by_name():

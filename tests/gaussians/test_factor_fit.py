@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import FactorAnalysis
 
 from abduce.data.seen import Seen
-from abduce.gaussians.em import k_means, principal_factors
+from abduce.gaussians.em import Scatter, k_means, principal_factors
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 
@@ -293,3 +293,21 @@ def test_sums_over_rows_with_the_same_blanks_are_those_over_single_rows(monkeypa
     rows = factor_mixture(x, seen, 3, 2, iterations=5)
     torch.testing.assert_close(few.means, rows.means, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(few.covariances, rows.covariances, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("many", [4, 1000], ids=["subspace iteration", "whole"])
+def test_principal_factors_of_sums_are_those_of_what_they_add_up_to(monkeypatch, many):
+    monkeypatch.setattr("abduce.gaussians.em.MANY", many)
+    g = generator(5)
+    scatter = Scatter(
+        torch.randn(6, 40, generator=g, dtype=torch.float64) * 3,
+        torch.rand(2, 6, generator=g, dtype=torch.float64),
+        torch.rand(2, 40, generator=g, dtype=torch.float64) + 0.1,
+    )
+    assert torch.allclose(scatter.variances, torch.diagonal(scatter.dense(), dim1=1, dim2=2))
+    basis = torch.randn(40, 3, generator=g, dtype=torch.float64)
+    assert torch.allclose(scatter @ basis, scatter.dense() @ basis)
+    found, noise = principal_factors(scatter, 3, 0.01)
+    whole, own = principal_factors(scatter.dense(), 3, 0.01)
+    torch.testing.assert_close(found @ found.mT, whole @ whole.mT)
+    torch.testing.assert_close(noise, own)

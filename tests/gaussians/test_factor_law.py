@@ -285,3 +285,24 @@ def test_refuses(change, message):
     FactorMixtureLaw(**good)
     with pytest.raises(ValueError, match=message):
         FactorMixtureLaw(**{**good, **change})
+
+
+@pytest.mark.parametrize("cells", [1, 3, 52, 53, 130])
+def test_patterns_of_blanks_are_told_apart(cells):
+    """Of 52 columns at a time a row of a mask is one number."""
+    mask = torch.rand(300, cells, generator=torch.Generator().manual_seed(cells)) < 1 - 0.5 / cells
+    patterns, which = mixture.patterns_of(mask)
+    assert bool((patterns[which] == mask).all())
+    assert len(patterns) == len(torch.unique(mask, dim=0))
+
+
+def test_few_and_many_patterns_are_answered_alike(monkeypatch):
+    """Rows with the same blanks are solved for together where patterns are few, each by itself where they are many."""
+    model = law(cells=4)
+    y, observed, _ = rows(model, 50)
+    seen = Seen(torch.where(observed, y, 0.0), observed)
+    together = model.factors(seen)
+    monkeypatch.setattr("abduce.gaussians.factor_law.FEW", 0)
+    each = model.factors(seen)
+    torch.testing.assert_close(together.log_joint, each.log_joint, **CLOSE)
+    torch.testing.assert_close(together.mean, each.mean, **CLOSE)

@@ -271,6 +271,7 @@ class OrdinalHead(Head):
         super().__init__()
         sizes = self.sizes = cells.sizes
         self.k, self.n_parameters = max(2, *sizes), len(sizes)
+        self.shares = cells.shares
         self.first = nn.Parameter(torch.tensor([-0.75 * math.log(max(s - 1, 1)) - 0.1 for s in sizes]))
         self.gaps = nn.Parameter(torch.zeros(len(sizes), max(self.k - 2, 0)))
         last = torch.arange(self.k - 1) >= torch.tensor(sizes).unsqueeze(-1) - 1
@@ -288,15 +289,13 @@ class OrdinalHead(Head):
         return Categorical(torch.cat([first, middle, last], -1))
 
     def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        rows = []
-        for i, (w, share) in enumerate(zip(W.split(self.sizes), b.split(self.sizes), strict=True)):
-            p, codes = _shares(share), torch.arange(len(share), dtype=b.dtype)
-            spread = ((p * codes.square()).sum() - (p * codes).sum().square()).clamp_min(1e-3).sqrt()
-            rows.append(1.7 * (codes @ w) / spread)
-            cuts = torch.logit(p.cumsum(0)[:-1].clamp(1e-3, 1 - 1e-3))
+        scale = 1.7 / noise.sqrt()  # a logistic of scale 1/1.7 is nearly a standard normal
+        for i, share in enumerate(self.shares or ()):
+            below = torch.as_tensor(share).cumsum(0)[:-1].clamp(1e-3, 1 - 1e-3)
+            cuts = scale[i] * torch.special.ndtri(below).to(b.dtype)
             self.first[i] = cuts[0]
             self.gaps[i, : len(cuts) - 1] = torch.log(torch.expm1((cuts[1:] - cuts[:-1]).clamp_min(1e-2)))
-        return torch.stack(rows), b.new_zeros(len(rows))
+        return scale.unsqueeze(-1) * W, scale * b
 
 
 class CategoricalHead(Head):
@@ -310,6 +309,7 @@ class CategoricalHead(Head):
     def __init__(self, name: str, cells: Cells):
         super().__init__()
         sizes = self.sizes = cells.sizes
+        self.shares = cells.shares
         self.k, self.n_parameters = max(sizes), len(sizes) * max(sizes)
         legal = torch.arange(self.k) < torch.tensor(sizes).unsqueeze(-1)
         self.register_buffer("illegal", ~legal, persistent=False)
@@ -319,12 +319,27 @@ class CategoricalHead(Head):
         return Categorical(torch.log_softmax(logits, -1))
 
     def start(self, W: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        p = torch.cat([_shares(share) for share in b.split(self.sizes)])
         weight, bias = W.new_zeros(self.n_parameters, W.shape[1]), b.new_zeros(self.n_parameters)
         legal = ~self.illegal.flatten()
+        if self.shares is not None:  # grades, read as numbers s: p(s) is tilted by s (w·z + b) / D
+            places = [_standard(torch.tensor(share, dtype=W.dtype)) for share in self.shares]
+            pull = torch.cat([s / d for s, d in zip(places, noise, strict=True)])
+            at = torch.repeat_interleave(torch.arange(len(places)), torch.tensor(self.sizes))
+            logs = torch.cat([torch.tensor(share, dtype=W.dtype).log() for share in self.shares])
+            level = torch.cat([s.square() * (1 / d - 1) / 2 for s, d in zip(places, noise, strict=True)])
+            weight[legal], bias[legal] = pull.unsqueeze(-1) * W[at], logs + pull * b[at] - level
+            return weight, bias
+        p = torch.cat([_shares(share) for share in b.split(self.sizes)])
         # a class's share p that moves by w·z moves its logit by w·z / p
         weight[legal], bias[legal] = W / p.unsqueeze(-1), p.log()
         return weight, bias
+
+
+def _standard(p: Tensor) -> Tensor:
+    """Codes 0, 1, ... of levels with shares p in standard deviations from their mean."""
+    codes = torch.arange(len(p), dtype=p.dtype)
+    away = codes - p @ codes
+    return away / (p @ away.square()).sqrt().clamp_min(1e-3)
 
 
 def _shares(b: Tensor) -> Tensor:

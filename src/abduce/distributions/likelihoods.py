@@ -95,6 +95,7 @@ class Cells:
     variances: Tensor | None = None
     scale: str = "network"
     components: int = 1
+    shares: Sequence[Sequence[float]] | None = None
 
     @property
     def half(self) -> float:

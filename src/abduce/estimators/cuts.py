@@ -116,10 +116,15 @@ class Cuts:
 
 
 def _ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least squares with a small ridge on all but the first feature, the constant."""
-    penalty = RIDGE * len(features) * np.eye(features.shape[1])
-    penalty[0, 0] = 0.0
-    return np.linalg.solve(features.T @ features + penalty, features.T @ target)
+    """Least squares with a small ridge on all but the first feature, the constant; with fewer rows than features by rows."""
+    n, d = features.shape
+    middle, level = features[:, 1:].mean(0), target.mean()
+    moved, away = features[:, 1:] - middle, target - level
+    if n < d:
+        slope = moved.T @ np.linalg.solve(moved @ moved.T + RIDGE * n * np.eye(n), away)
+    else:
+        slope = np.linalg.solve(moved.T @ moved + RIDGE * n * np.eye(d - 1), moved.T @ away)
+    return np.concatenate([[level - middle @ slope], slope])
 
 
 def _entropy(covariance: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -156,7 +156,7 @@ class Estimator(
         """``offset_``, the log p that a complete row has at the edge of oddness, from the row that lies there."""
         y = torch.tensor([[0.0 if value is None else value for value in self.edge_]], dtype=torch.float64)
         edge = Seen(y, torch.tensor([[value is not None for value in self.edge_]]))
-        value, self._cuts = self._plausibility(edge), None
+        value = self._plausibility(edge)
         if not bool(edge.mask.all()):
             z = float(self._cut().z(value, edge.mask.numpy())[0])
             value = self._cut().log_p(z, np.ones((1, len(self.edge_)), bool))

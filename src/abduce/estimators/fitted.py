@@ -101,6 +101,7 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         seed = self.inference_seed_ if given is None else self._generator(given).initial_seed()
         found = new.normalize(asked.method, **asked.sampler, seed=seed, show=asked.show)
         self.model_ = new
+        self._cuts = None
         self._place_offset()
         return found
 

@@ -41,11 +41,18 @@ def principal_components(
     """Fit principal components: directions, variances λ along them, and σ² the mean of the variances left out.
 
     λ are those of the sample covariance (n − 1).  With all D components nothing is left out, and σ² is the smallest λ,
-    which leaves the covariance as it is.  With blanks the probabilistic model is fitted by EM over observed cells.
+    which leaves the covariance as it is.  With blanks the probabilistic model is fitted by EM over observed cells.  Constant
+    and empty columns have no part in σ² or in the directions.
     """
     n, d = x.shape
     if components > d:
         raise ValueError(f"components must be at most the number of columns, {d}, got {components}")
+    if not bool((some := varying(x, observed)).all()):
+        inner = None if observed is None else observed[:, some]
+        known = principal_components(x[:, some], inner, min(components, int(some.sum())), energy)
+        mean, directions = alone(x, observed, 0.0)[0], x.new_zeros(d, known.directions.shape[1])
+        mean[some], directions[some] = known.mean, known.directions
+        return PrincipalComponentsEnergy.of(mean, directions, known.variances, known.noise, energy)
     if observed is not None and not bool(observed.all()):
         clean, generator = torch.where(observed, x, 0.0), torch.Generator().manual_seed(0)
         how = {"floor": FLOOR, "shared_noise": True, "iterations": 400}
@@ -173,7 +180,8 @@ def enough_components(x: Tensor) -> int:
     """How many principal components hold most of the variance of rows (n, D), leaving at least one of D out."""
     variances = torch.linalg.svdvals(x - x.mean(0)).square()
     total = variances.cumsum(0) / variances.sum()
-    return int(min(int((total < ENOUGH).sum()) + 1, max(1, x.shape[1] - 1), max(1, len(x) - 1)))
+    free = int(varying(x, None).sum())
+    return int(min(int((total < ENOUGH).sum()) + 1, max(1, free - 1), max(1, len(x) - 1)))
 
 
 def dictionary(x: Tensor, code: int, sparsity: float, seed: int = 0) -> Tensor:

@@ -19,7 +19,7 @@ from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.fit.latent_classes import fit_latent_classes
 from abduce.fit.pool import Family, GivenMember, Members
-from abduce.gaussians.em import principal_factors, varying
+from abduce.gaussians.em import Scatter, principal_factors, varying
 from abduce.gaussians.factor_fit import FLOOR, factor_mixture
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.parzen_law import ParzenLaw, row_keys
@@ -105,9 +105,12 @@ class GaussianFamily:
         # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
         centres = list(laws.values())[-1].mean(seen)
         inner = few.cells(self.varying)
-        within = torch.einsum("k,kij->ij", inner.log_weights.exp(), inner.covariances)
+        share = inner.log_weights.exp()
+        directions = inner.loadings.mT.flatten(0, 1)
+        each = share.repeat_interleave(inner.loadings.shape[2])
+        within = Scatter(directions, each.unsqueeze(0), (share @ inner.noise).unsqueeze(0))
         window = FactorMixtureLaw(
-            inner.log_weights[:1], inner.means[:1], *principal_factors(within.unsqueeze(0), q, FLOOR)
+            inner.log_weights[:1], inner.means[:1], *principal_factors(within, q, FLOOR)
         ).among(self.varying, few.means[0], few.noise[0])
         keys = row_keys(features, mask)
         for title, h in self.windows.items():

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -109,25 +109,54 @@ def k_means(x: Tensor, components: int, generator: Generator, rounds: int = 25) 
 MANY = 1000  # cells beyond which all eigenvectors take too long
 
 
+class Scatter(NamedTuple):
+    """Covariances Σ_i w_i u_i u_iᵀ + diag(ψ), not written out: vectors u (r, D), weights w (K, r), extra variances ψ (K, D).
+
+    >>> Scatter(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]]), torch.ones(1, 2)).dense()
+    tensor([[[ 4.,  6.],
+             [ 6., 13.]]])
+    """
+
+    vectors: Tensor
+    weights: Tensor
+    extra: Tensor
+
+    def __matmul__(self, basis: Tensor) -> Tensor:
+        met = self.weights.unsqueeze(-1) * (self.vectors @ basis)
+        return self.vectors.mT @ met + self.extra.unsqueeze(-1) * basis
+
+    @property
+    def variances(self) -> Tensor:
+        """The diagonals, (K, D)."""
+        return self.weights @ self.vectors.square() + self.extra
+
+    def dense(self) -> Tensor:
+        """Written out, (K, D, D)."""
+        met = self.weights.unsqueeze(-1) * self.vectors
+        return self.vectors.mT @ met + torch.diag_embed(self.extra)
+
+
 def principal_factors(
-    covariances: Tensor, factors: int, floor: float, least: float = 0.02
+    covariances: Tensor | Scatter, factors: int, floor: float, least: float = 0.02
 ) -> tuple[Tensor, Tensor]:
-    """Principal factors of covariances (K, D, D): loadings (K, D, min(factors, D)) and noise variances (K, D).
+    """Principal factors of K covariances of D cells: loadings (K, D, min(factors, D)) and noise variances (K, D).
 
     Noise is at least ``floor``² and the share ``least`` of a cell's variance.  Of very many cells only the leading
     eigenvectors are found, by subspace iteration (Halko, Martinsson & Tropp 2011).
     """
-    d = covariances.shape[1]
-    own = torch.diagonal(covariances, dim1=1, dim2=2)
+    if isinstance(covariances, Scatter):
+        own = covariances.variances
+    else:
+        own = torch.diagonal(covariances, dim1=1, dim2=2)
+    d = own.shape[1]
     if d > MANY and factors + 10 < d:
-        basis = torch.randn(
-            d, factors + 10, generator=torch.Generator().manual_seed(0), dtype=covariances.dtype
-        )
+        basis = torch.randn(d, factors + 10, generator=torch.Generator().manual_seed(0), dtype=own.dtype)
         for _ in range(5):
             basis = torch.linalg.qr(covariances @ basis).Q
-        values, vectors = torch.linalg.eigh(basis.mT @ covariances @ basis)
+        values, vectors = torch.linalg.eigh(basis.mT @ (covariances @ basis))
         vectors = basis @ vectors
     else:
+        covariances = covariances.dense() if isinstance(covariances, Scatter) else covariances
         values, vectors = torch.linalg.eigh(covariances)
     values, vectors = values.flip(1)[:, :factors], vectors.flip(2)[..., :factors]
     rest = 0.5 * values[:, -1:]

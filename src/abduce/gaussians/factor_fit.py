@@ -18,11 +18,10 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
-from abduce.gaussians.em import alone, climb, heed, k_means, principal_factors, regressed, varying
-from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.em import Scatter, alone, climb, heed, k_means, principal_factors, regressed, varying
+from abduce.gaussians.factor_law import FEW, FactorMixtureLaw
 
 NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
-FEW = 32  # patterns of blanks up to which sums are taken pattern by pattern
 FLOOR = 0.01  # smallest noise standard deviation, in units of the cells
 
 
@@ -185,15 +184,12 @@ def _grow(
     one: FactorMixtureLaw, x: Tensor, member: Tensor, factors: int, pseudo_rows: float, floor: float
 ) -> FactorMixtureLaw:
     """Start a mixture from clusters of complete rows, ``member`` (n, K), the covariance of each shrunk to that within."""
-    components = member.shape[1]
     size = member.sum(0).clamp_min(1e-9)
     means = member.mT @ x / size.unsqueeze(1)
     means = torch.where((size < 0.5).unsqueeze(1), one.means, means)  # fewer rows apart than components
-    covariances = x.new_empty(components, x.shape[1], x.shape[1])
-    for c in range(components):
-        moved = x[member[:, c] > 0] - means[c]
-        covariances[c] = moved.mT @ moved
-    within = covariances.sum(0) / len(x)
-    covariances += pseudo_rows * within + torch.diag(torch.diagonal(within).clamp_min(floor**2))
-    covariances /= (size + pseudo_rows + 1)[:, None, None]
-    return FactorMixtureLaw((size + 1).log(), means, *principal_factors(covariances, factors, floor))
+    moved = x - member @ means
+    weights = member.mT + pseudo_rows / len(x)  # each row in its own cluster, and a little in all
+    within = moved.square().mean(0).clamp_min(floor**2)
+    total = (size + pseudo_rows + 1).unsqueeze(1)
+    scatter = Scatter(moved, weights / total, within / total)
+    return FactorMixtureLaw((size + 1).log(), means, *principal_factors(scatter, factors, floor))

@@ -23,7 +23,9 @@ from torch import Generator, Tensor
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, choose_evenly, patterns_of, slices
+from abduce.gaussians.mixture import Given, Mixture, alike, choose_evenly, patterns_of, slices
+
+FEW = 32  # patterns of blanks up to which rows are taken pattern by pattern
 
 
 class Factors(NamedTuple):
@@ -106,10 +108,12 @@ class FactorMixtureLaw(Mixture):
         constant = pattern @ (self.noise.log() + LOG_2PI).mT + log_det
         residual = torch.where(mask, x, 0.0).unsqueeze(0) - mask.to(x) * self.means.unsqueeze(1)  # (K, B, D)
         h = residual @ scaled  # (K, B, q)
-        if len(root) == 1:
-            half = torch.linalg.solve_triangular(root[0], h.mT, upper=False)  # (K, q, B)
-            mean = torch.linalg.solve_triangular(root[0].mT, half, upper=True).permute(2, 0, 1)
-            explained = half.square().sum(1).mT
+        if len(root) <= FEW:  # then rows with the same blanks are solved for together
+            mean, explained = x.new_empty(len(x), *h.shape[::2]), x.new_empty(len(x), len(h))
+            for u, rows in alike(torch.arange(len(x)), which):
+                half = torch.linalg.solve_triangular(root[u], h[:, rows].mT, upper=False)  # (K, q, b)
+                back = torch.linalg.solve_triangular(root[u].mT, half, upper=True)
+                mean[rows], explained[rows] = back.permute(2, 0, 1), half.square().sum(1).mT
         else:
             half = torch.linalg.solve_triangular(root[which], h.transpose(0, 1).unsqueeze(-1), upper=False)
             mean = torch.linalg.solve_triangular(root[which].mT, half, upper=True).squeeze(-1)

@@ -26,6 +26,7 @@ from abduce.data.seen import Seen
 from abduce.gaussians.law import ANY, Law
 
 BUDGET = 2**22  # numbers in one block's largest tensor
+BITS = 52  # that a float64 keeps exactly
 Look = tuple[Callable[[Tensor], Tensor], Tensor]  # A as a function, and the noise's standard deviations
 
 
@@ -171,7 +172,16 @@ def patterns_of(mask: Tensor) -> tuple[Tensor, Tensor]:
     """The patterns of blanks in a mask, (U, d), and which of them each row has, (rows,)."""
     if len(mask) == 1 or (len(mask) and bool((mask == mask[0]).all())):
         return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
-    return torch.unique(mask, dim=0, return_inverse=True)
+    which = torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    # rows as whole numbers, which sort in a tenth of the time
+    for part in mask.double().split(BITS, 1):
+        key = part @ 2.0 ** torch.arange(part.shape[1], dtype=torch.float64, device=mask.device)
+        if mask.shape[1] > BITS:  # beside what columns before have told apart
+            key = torch.unique(key, return_inverse=True)[1] * len(mask) + which
+        which = torch.unique(key, return_inverse=True)[1]
+    first = torch.zeros(int(which.max()) + 1, dtype=torch.long, device=mask.device)
+    first[which] = torch.arange(len(which), device=mask.device)
+    return mask[first], which
 
 
 def alike(rows: Tensor, which: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -51,17 +51,20 @@ def start_vae(
     Its linear path, if it has one, is fitted to some of the ``rows`` without the share ``trim`` that is least plausible, and
     chosen by those ``held`` out.
     """
-    data = DataSummary.of(x.numpy(), mask.numpy())
+    data = DataSummary.of(x.numpy(), mask.numpy(), schema)
     path = None
     if choice.wants_path(schema):
         features = reading(schema, choice.masking, data)
+        grades = torch.tensor([field.kind == "ordinal" for field in schema.cell_fields])
+        generator = Generator().manual_seed(seed)
 
         def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
-            y, seen = features.cells(x[index], mask[index])
+            # grades spread over their steps, or clusters would be of what all rows with one grade share
+            spread = torch.rand(len(index), len(grades), generator=generator, dtype=x.dtype) - 0.5
+            y, seen = features.cells(torch.where(grades, x[index] + spread, x[index]), mask[index])
             return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
 
         latent = Shapes.of(schema, choice, data).latent[0]
-        generator = Generator().manual_seed(seed)
         # clusters of what is observed are no clusters of what is there, if blanks are not at random
         most = 20 if choice.missing == "mar" else 1
         path = choose(*part(rows[:MOST]), part(held[:1000]), latent, generator, FLOOR, trim, most)

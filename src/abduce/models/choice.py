@@ -120,9 +120,9 @@ class Choice:
         return len(self.layers or (0,)) == 1 and self.prior == self.posterior == "auto"
 
     def wants_path(self, schema: Schema) -> bool:
-        """Whether a linear path is asked for, or serves the data (some cells are numbers) and nothing speaks against it."""
+        """Whether a linear path is asked for, or serves the data (numbers or grades) and nothing speaks against it."""
         if self.linear_path == "auto":
-            return self._may_have_path and any(f.kind in NUMBERS for f in schema.fields)
+            return self._may_have_path and any(f.kind in (*NUMBERS, "ordinal") for f in schema.fields)
         return bool(self.linear_path)
 
     def wants_convolutions(self, schema: Schema) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,16 +16,29 @@ from abduce.nets.mlp import Features
 
 
 def reading(schema: Schema, masking: bool, data: DataSummary | None = None) -> Features:
-    """What the encoder reads of a schema's rows; means of the ``data`` centre counts and binary cells."""
+    """What the encoder reads of a schema's rows; means of the ``data`` centre counts, grades and binary cells."""
     fields, means = schema.cell_fields, data and data.means
     at = range(len(fields))
     numeric = [c for c in at if fields[c].kind in (*NUMBERS, "binary")]
     count = [c for c in at if fields[c].kind == "count"]
-    order = [c for kind in ("ordinal", "categorical") for c in at if fields[c].kind == kind]
-    classes = [(c, len(fields[c].categories or ())) for c in order]
+    grades = [c for c in at if fields[c].kind == "ordinal"]
+    classes = [(c, len(fields[c].categories or ())) for c in at if fields[c].kind == "categorical"]
     logs = [math.log1p(1.0 if means is None else means[c]) for c in count]
+    middle = [0.0 if means is None else means[c] for c in grades]
+    spread = [1.0 if data is None else max(data.variances[c] ** 0.5, 1e-3) for c in grades]
     loc = [(0.5 if means is None else means[c]) if fields[c].kind == "binary" else 0.0 for c in numeric]
-    return Features(schema.n_cells, numeric, count, classes, masking, loc if any(loc) else None, logs)
+    return Features(
+        schema.n_cells,
+        numeric,
+        count,
+        grades,
+        classes,
+        reads_mask=masking,
+        numeric_loc=loc if any(loc) else None,
+        count_loc=logs,
+        grade_loc=middle,
+        grade_scale=spread,
+    )
 
 
 def likelihood_of(schema: Schema, shapes: Shapes, scale: str, data: DataSummary | None = None) -> Likelihood:
@@ -45,6 +59,8 @@ def likelihood_of(schema: Schema, shapes: Shapes, scale: str, data: DataSummary 
     for (name, *_), cells in gathered.items():
         cells = sorted(cells)
         seen = (None if v is None else torch.tensor([v[c] for c in cells]) for v in observed)
-        made_for = Cells([fields[c] for c in cells], *seen, scale=scale, components=shapes.logistics)
+        levels = [data.levels[c] for c in cells] if data and all(c in data.levels for c in cells) else None
+        extra: dict[str, Any] = {"scale": scale, "components": shapes.logistics, "shares": levels}
+        made_for = Cells([fields[c] for c in cells], *seen, **extra)
         heads.append((cells, HEADS[name](name, made_for)))
     return Likelihood(heads, schema.n_cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,25 +19,33 @@ FEW = 20_000  # images
 @dataclass(frozen=True)
 class DataSummary:
     """What the data say of their cells, in model space: how many rows there are, and of each cell the mean and the variance
-    of what is observed, and the share of it that is."""
+    of what is observed, and the share of it that is; of cells of grades also the share of each level."""
 
     rows: int
     means: tuple[float, ...]
     variances: tuple[float, ...]
     shares: tuple[float, ...]
+    levels: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, values: np.ndarray, observed: np.ndarray) -> DataSummary:
-        """Sum up model values (n, D), 0 where they are blank, and the mask of what is observed.
+    def of(cls, values: np.ndarray, observed: np.ndarray, schema: Schema | None = None) -> DataSummary:
+        """Sum up model values (n, D), 0 where they are blank, and the mask of what is observed; ``schema`` says where grades
+        are, of which each level counts half a row more than it has.
 
         >>> DataSummary.of(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[True, True], [True, False]]))
-        DataSummary(rows=2, means=(2.0, 2.0), variances=(1.0, 0.0), shares=(1.0, 0.5))
+        DataSummary(rows=2, means=(2.0, 2.0), variances=(1.0, 0.0), shares=(1.0, 0.5), levels={})
         """
         count = np.maximum(observed.sum(0), 1)
         means = values.sum(0) / count
         variances = np.where(observed, (values - means) ** 2, 0.0).sum(0) / count
         shares = observed.sum(0) / len(values)
-        return cls(len(values), *(tuple(a.tolist()) for a in (means, variances, shares)))
+        levels = {}
+        for cell, known in enumerate(schema.cell_fields if schema else ()):
+            if known.kind == "ordinal":
+                seen = values[observed[:, cell], cell].astype(int)
+                counts = np.bincount(seen, minlength=len(known.categories or ())) + 0.5
+                levels[cell] = tuple((counts / counts.sum()).tolist())
+        return cls(len(values), *(tuple(a.tolist()) for a in (means, variances, shares)), levels)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def default_latent_dim(schema: Schema, rows: int, path: bool) -> int:
     if path and schema.container == "image":
         return max(1, min(schema.n_cells - 1, 40, round(3.5 * schema.n_cells**0.5), rows // 3))
     if path:
-        coded = ("ordinal", "categorical")
-        read = sum(len(f.categories or ()) if f.kind in coded else 1 for f in schema.cell_fields)
-        return max(1, min(read - 1, 40, rows // 3))
+        # all that the features can move by: fewer bend no curve among a few columns; the shares of a class sum to one
+        free = sum(len(f.categories or ()) - 1 if f.kind == "categorical" else 1 for f in schema.cell_fields)
+        return max(1, min(free, 40, rows // 3))
     return int(max(1, min(round(schema.n_cells**0.5 + 4), schema.n_cells, rows // 4 + 1, 64)))

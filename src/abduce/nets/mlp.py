@@ -87,13 +87,16 @@ class Features(nn.Module):
     """What the encoder reads of a row: ``[features · observed, observed]``.
 
     Numbers pass as they are (model space is standardised) but for ``numeric_loc``, which centres binary ones; counts as
-    log(1 + x) less ``count_loc``, classes, pairs of a cell and its number of classes, one-hot.  A hidden cell reads as zeros,
-    and with ``reads_mask`` the mask itself is appended, so that a hidden cell differs from a mean one.
+    log(1 + x) less ``count_loc``; grades less their mean, in standard deviations (``grade_loc``, ``grade_scale``); classes,
+    pairs of a cell and its number of classes, one-hot.  A hidden cell reads as zeros, and with ``reads_mask`` the mask itself
+    is appended, so that a hidden cell differs from a mean one.
     """
 
     cell: Tensor  # that each feature is read of, the mask's left out
     numeric_loc: Tensor
     count_loc: Tensor
+    grade_loc: Tensor
+    grade_scale: Tensor
     class_code: Tensor
 
     def __init__(
@@ -101,10 +104,13 @@ class Features(nn.Module):
         n_cells: int,
         numeric: Sequence[int] = (),
         count: Sequence[int] = (),
+        grades: Sequence[int] = (),
         classes: Sequence[tuple[int, int]] = (),
         reads_mask: bool = True,
         numeric_loc: Sequence[float] | None = None,
         count_loc: Sequence[float] = (),
+        grade_loc: Sequence[float] = (),
+        grade_scale: Sequence[float] = (),
     ):
         super().__init__()
         self.n_cells, self.reads_mask = n_cells, reads_mask
@@ -112,11 +118,13 @@ class Features(nn.Module):
         self.all_numeric = list(numeric) == list(range(n_cells))
         cells = [cell for cell, size in classes for _ in range(size)]
         codes = [float(code) for _, size in classes for code in range(size)]
-        self.sizes = [len(numeric), len(count), len(cells)]
-        every = torch.tensor([*numeric, *count, *cells], dtype=torch.long)
+        self.sizes = [len(numeric), len(count), len(grades), len(cells)]
+        every = torch.tensor([*numeric, *count, *grades, *cells], dtype=torch.long)
         self.register_buffer("cell", every, persistent=False)
         self.register_buffer("numeric_loc", torch.tensor(list(numeric_loc or [0.0] * len(numeric))))
         self.register_buffer("count_loc", torch.tensor(list(count_loc)))
+        self.register_buffer("grade_loc", torch.tensor(list(grade_loc)))
+        self.register_buffer("grade_scale", torch.tensor(list(grade_scale)))
         self.register_buffer("class_code", torch.tensor(codes), persistent=False)
         self.n_features = len(every) + (n_cells if reads_mask else 0)
 
@@ -127,7 +135,7 @@ class Features(nn.Module):
 
     @property
     def loc(self) -> Tensor:
-        """What is taken off each feature's value, counts and classes apart."""
+        """What is taken off each feature's value, counts, grades and classes apart."""
         return nn.functional.pad(self.numeric_loc, (0, len(self.cell) - self.sizes[0]))
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
@@ -143,8 +151,9 @@ class Features(nn.Module):
         """The features of a row, blanks as they come, and which of them are observed."""
         if self.all_numeric:
             return (x - self.numeric_loc if self.centres else x), observed
-        numeric, count, classes = x[..., self.cell].split(self.sizes, -1)
+        numeric, count, grades, classes = x[..., self.cell].split(self.sizes, -1)
         count = torch.log1p(count.clamp_min(0)) - self.count_loc
+        grades = (grades - self.grade_loc) / self.grade_scale
         onehot = torch.eq(classes, self.class_code).to(x.dtype)
-        features = torch.cat([numeric - self.numeric_loc, count, onehot], -1)
+        features = torch.cat([numeric - self.numeric_loc, count, grades, onehot], -1)
         return features, None if observed is None else observed[..., self.cell]
