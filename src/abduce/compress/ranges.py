@@ -3,7 +3,7 @@
 A symbol of width w out of a total takes log₂(total / w) bits.  What comes out first goes in first, so the law of a symbol may
 depend on all before it, as :class:`~abduce.compress.stack.BitStack`, last in first out, does not allow.
 
-Source: Martin 1979 (Video & Data Recording Conference).
+Widths may sum up to 2³².  Source: Martin 1979 (Video & Data Recording Conference).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 _TOP = 56  # bits of the interval
 _FULL, _LEAST = 1 << _TOP, 1 << (_TOP - 8)
-LARGEST = 1 << 32  # total of widths
 
 
 class RangeEncoder:
@@ -64,7 +63,8 @@ class RangeEncoder:
             if low < self._low + self._range:
                 break
         whole = (int.from_bytes(self._out, "big") << _TOP) + low
-        return whole.to_bytes(len(self._out) + _TOP // 8 + 1, "big")[1:].rstrip(b"\0")
+        data = whole.to_bytes(len(self._out) + _TOP // 8, "big")
+        return data[: len(self._out)] + data[len(self._out) :].rstrip(b"\0")
 
 
 class RangeDecoder:
