@@ -1,0 +1,208 @@
+"""What stands in blanks, given both sides: forward and backward over the contexts that the law tells apart.
+
+    α(h') = Σ_x α(h) p(x | h) over contexts h and symbols x that lead to h',        β(h) = Σ_x p(x | h) β(h')
+    p(x_t | all that is seen) ∝ Σ_h α(h) p(x_t | h) β(h'),                        p(seen | before) = Σ α at the end
+
+Contexts are those that the counts know: two ways to write that end alike in all that was ever counted become one, so
+there are far fewer than symbols to the K-th power.  Where there are no more than ``beam`` edges (h, x) in a step, all of this is
+exact.  Else the step keeps ``beam`` of them: those with most weight for certain, of the others a sample that stand for all, so
+that the sums stay unbiased.  Weight is α(h) p(x | h) times how well a law with two symbols of context, run backward, leads on.
+
+ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings (Horvitz & Thompson 1952);
+infinite where nothing was left out.
+
+Sources: Baum, Petrie, Soules & Weiss 1970 (Ann. Math. Stat. 41); Fearnhead & Clifford 2003 (J. R. Stat. Soc. B 65), the sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from abduce.sequences.text.gaps import BLANK, Stretch
+from abduce.sequences.text.kneser_ney import KneserNey
+from abduce.sequences.text.lookahead import Lookahead
+
+BEAM = 1024  # edges that a step of one stretch keeps
+AT_ONCE = 2**21  # edges of all stretches that are asked about together
+
+
+class Edges(NamedTuple):
+    """One step of all stretches: of each edge (n,) its stretch, the state before and after it, its symbol, p(x | h) divided by
+    the chance that the edge was kept, p(x | h), and that chance.  States of a step are numbered through, stretch by stretch."""
+
+    stretch: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    x: np.ndarray
+    weight: np.ndarray
+    p: np.ndarray
+    kept: np.ndarray
+    hidden: np.ndarray  # whether the symbol was blank
+
+
+class Between:
+    """The law of the blanks of several stretches; all must be of the same length and have their blanks in the same places."""
+
+    def __init__(self, law: KneserNey, asked: Sequence[Stretch], beam: int, rng: np.random.Generator):
+        self.law, self.asked, self.beam, self.rng = law, asked, beam, rng
+        n = len(asked)
+        self.log_evidence = np.zeros(n)
+        self.steps: list[Edges] = []
+        self.alphas = [np.ones(n)]  # of states, summing to one in each stretch
+        self.owners = [np.arange(n)]  # stretch of each state
+        self._forward(n)
+        self.betas = self._backward()
+        self.ess = self._effective_size(n)
+
+    def _forward(self, n: int) -> None:
+        law = self.law
+        contexts = np.concatenate([law.contexts(stretch.before) for stretch in self.asked], axis=1)
+        last = np.array([s.before[-1] if len(s.before) else law.size for s in self.asked])
+        ahead = Lookahead(law, self.asked)
+        blank = 0
+        for t in range(len(self.asked[0].x)):
+            owner, alpha = self.owners[-1], self.alphas[-1]
+            hidden = self.asked[0].x[t] == BLANK
+            if hidden:
+                p = law.next(contexts)[:, :-1]
+                allowed = [stretch.allowed[blank] for stretch in self.asked]
+                if any(a is not None for a in allowed):
+                    full = np.ones(law.size, bool)
+                    p = p * np.stack([full if a is None else a for a in allowed])[owner]
+                blank += 1
+                weight = alpha[:, None] * p * ahead.of(t, owner, last)
+                size = len(np.unique(owner)) and np.bincount(owner, minlength=n).max() * law.size
+                before, x, kept = self._choose(weight, owner, n, bool(size > self.beam))
+                p = p[before, x]
+            else:
+                before, kept = np.arange(len(owner)), np.ones(len(owner))
+                x = np.array([stretch.x[t] for stretch in self.asked])[owner]
+                p = law.one(contexts, x)
+            contexts = law.counts.step(contexts[:, before], x)
+            key = self._deepest(contexts)
+            rank = np.lexsort((key, owner[before]))
+            new = np.ones(len(rank), bool)
+            new[1:] = (np.diff(key[rank]) != 0) | (np.diff(owner[before][rank]) != 0)
+            after = np.empty(len(rank), np.int64)
+            after[rank] = np.cumsum(new) - 1
+            one = rank[new]
+            weight = p / kept
+            mass = np.bincount(after, alpha[before] * weight, len(one))
+            self.steps.append(Edges(owner[before], before, after, x, weight, p, kept, np.full(len(x), hidden)))
+            contexts, last = contexts[:, one], x[one]
+            self.owners.append(self.steps[-1].stretch[one])
+            total = np.bincount(self.owners[-1], mass, n)
+            self.log_evidence += np.log(total)
+            self.alphas.append(mass / total[self.owners[-1]])
+
+    def _deepest(self, contexts: np.ndarray) -> np.ndarray:
+        """One number for each context (K + 1, m): its longest known form."""
+        depth = (contexts >= 0).sum(0) - 1
+        sizes = np.cumsum([0, 1, *(len(level.keys) for level in self.law.counts.levels[:-1])])
+        return sizes[depth] + contexts[depth, np.arange(contexts.shape[1])]
+
+    def _choose(
+        self, weight: np.ndarray, owner: np.ndarray, n: int, many: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges to keep of weights (states, A): states, symbols, and the chance that each had."""
+        before, x = np.nonzero(weight)
+        if not many:
+            return before, x, np.ones(len(before))
+        w, whose = weight[before, x], owner[before]
+        w = w / np.bincount(whose, w, n)[whose]
+        rank = np.lexsort((-w, whose))
+        w, whose = w[rank], whose[rank]
+        first = np.searchsorted(whose, np.arange(n))
+        place = np.arange(len(w)) - first[whose]
+        run = np.cumsum(w)
+        tail = run[np.append(first[1:], len(w)) - 1][whose] - run + w  # of this edge and all lighter ones
+        fits = (place < self.beam) & (w * (self.beam - place) <= tail)
+        cut = np.full(n, len(w))
+        np.minimum.at(cut, whose[fits], place[fits])
+        few = np.bincount(whose, minlength=n) <= self.beam
+        sure = (place < cut[whose]) | few[whose]
+        level = np.zeros(n)  # the weight that each of the sampled stands for
+        at = np.minimum(first + cut, len(w) - 1)
+        level = tail[at] / np.maximum(self.beam - cut, 1)
+        chance = np.where(sure, 1.0, np.minimum(w / level[whose], 1.0))
+        turn = np.cumsum(np.where(sure, 0.0, chance)) + self.rng.random()
+        drawn = np.floor(turn) > np.floor(np.concatenate([[turn[0] - (0 if sure[0] else chance[0])], turn[:-1]]))
+        kept = np.flatnonzero(sure | drawn)
+        return before[rank[kept]], x[rank[kept]], chance[kept]
+
+    def _backward(self) -> list[np.ndarray]:
+        """β of the states of each step, at most one in each stretch."""
+        betas = [np.ones(len(self.owners[-1]))]
+        for step, owner in zip(self.steps[::-1], self.owners[-2::-1], strict=True):
+            beta = np.bincount(step.before, step.weight * betas[0][step.after], len(owner))
+            most = np.zeros(len(self.asked))
+            np.maximum.at(most, owner, beta)
+            betas.insert(0, beta / most[owner])
+        return betas
+
+    def _shares(self, t: int) -> np.ndarray:
+        """The probability of each edge of a step, given all that is seen."""
+        step = self.steps[t]
+        share = self.alphas[t][step.before] * step.weight * self.betas[t + 1][step.after]
+        return share / np.bincount(step.stretch, share, len(self.asked))[step.stretch]
+
+    def _effective_size(self, n: int) -> np.ndarray:
+        variance = np.zeros(n)
+        for t, step in enumerate(self.steps):
+            if (step.kept < 1).any():
+                variance += np.bincount(step.stretch, self._shares(t) ** 2 * (1 - step.kept), n)
+        with np.errstate(divide="ignore"):
+            return 1 / variance
+
+    # ------------------------------------------------------------------ what the blanks hold
+
+    def chances(self) -> np.ndarray:
+        """p of each symbol in each blank, given all that is seen: (stretches, blanks, A)."""
+        n, size = len(self.asked), self.law.size
+        hidden = [t for t in range(len(self.steps)) if self.asked[0].x[t] == BLANK]
+        found = [
+            np.bincount(self.steps[t].stretch * size + self.steps[t].x, self._shares(t), n * size)
+            for t in hidden
+        ]
+        return np.stack(found, axis=1).reshape(n, size, len(hidden)).transpose(0, 2, 1)
+
+    def best_path(self) -> np.ndarray:
+        """The most probable way to fill all blanks of each stretch together, among those kept: (stretches, blanks)."""
+        value, choices = np.zeros(len(self.owners[-1])), []
+        for step, owner in zip(self.steps[::-1], self.owners[-2::-1], strict=True):
+            ahead = np.log(step.p) + value[step.after]
+            rank = np.lexsort((ahead, step.before))
+            last = np.append(np.diff(step.before[rank]) != 0, True)
+            choice = np.full(len(owner), -1)
+            choice[step.before[rank[last]]] = rank[last]
+            value = np.where(choice >= 0, ahead[choice], -np.inf)
+            choices.insert(0, choice)
+        return self._walk(lambda t, state: choices[t][state], 1)[:, 0]
+
+    def draws(self, n: int) -> np.ndarray:
+        """Draws of all blanks of each stretch: (stretches, n, blanks)."""
+
+        def choose(t: int, state: np.ndarray) -> np.ndarray:
+            step = self.steps[t]
+            rank = np.argsort(step.before, kind="stable")
+            run = np.cumsum((step.weight * self.betas[t + 1][step.after])[rank])
+            end = np.searchsorted(step.before[rank], state, side="right")
+            begin = np.searchsorted(step.before[rank], state, side="left")
+            low = np.where(begin > 0, run[begin - 1], 0.0)
+            at = np.searchsorted(run, low + self.rng.random(len(state)) * (run[end - 1] - low), side="right")
+            return rank[np.clip(at, begin, end - 1)]
+
+        return self._walk(choose, n)
+
+    def _walk(self, choose, n: int) -> np.ndarray:
+        """Follow edges from the start of each stretch, ``choose(step, states)``: the symbols in its blanks."""
+        state, out = np.repeat(np.arange(len(self.asked)), n), []
+        for t, step in enumerate(self.steps):
+            edge = choose(t, state)
+            if self.asked[0].x[t] == BLANK:
+                out.append(step.x[edge])
+            state = step.after[edge]
+        return np.stack(out, axis=1).reshape(len(self.asked), n, -1)
