@@ -16,7 +16,7 @@ Sources: Baum, Petrie, Soules & Weiss 1970 (Ann. Math. Stat. 41); Fearnhead & Cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from abduce.sequences.text.kneser_ney import KneserNey
 from abduce.sequences.text.lookahead import Lookahead
 
 BEAM = 1024  # edges that a step of one stretch keeps
-AT_ONCE = 2**21  # edges of all stretches that are asked about together
+AT_ONCE = 2**21  # numbers that are made for all stretches that are asked about together
 
 
 class Edges(NamedTuple):
@@ -61,8 +61,9 @@ class Between:
         law = self.law
         contexts = np.concatenate([law.contexts(stretch.before) for stretch in self.asked], axis=1)
         last = np.array([s.before[-1] if len(s.before) else law.size for s in self.asked])
-        ahead = Lookahead(law, self.asked)
-        blank = 0
+        blank, blanks = 0, sum(x == BLANK for x in self.asked[0].x)
+        self.beam = max(self.beam, law.size) if blanks == 1 else self.beam  # one blank is always exact
+        ahead = Lookahead(law, self.asked) if law.size**blanks > self.beam else None
         for t in range(len(self.asked[0].x)):
             owner, alpha = self.owners[-1], self.alphas[-1]
             hidden = self.asked[0].x[t] == BLANK
@@ -73,9 +74,11 @@ class Between:
                     full = np.ones(law.size, bool)
                     p = p * np.stack([full if a is None else a for a in allowed])[owner]
                 blank += 1
-                weight = alpha[:, None] * p * ahead.of(t, owner, last)
-                size = len(np.unique(owner)) and np.bincount(owner, minlength=n).max() * law.size
-                before, x, kept = self._choose(weight, owner, n, bool(size > self.beam))
+                weight = alpha[:, None] * p
+                if ahead is not None:
+                    weight = weight * ahead.of(t, owner, last)
+                many = bool(np.bincount(owner, minlength=n).max() * law.size > self.beam)
+                before, x, kept = self._choose(weight, owner, n, many)
                 p = p[before, x]
             else:
                 before, kept = np.arange(len(owner)), np.ones(len(owner))
@@ -169,6 +172,10 @@ class Between:
         ]
         return np.stack(found, axis=1).reshape(n, size, len(hidden)).transpose(0, 2, 1)
 
+    def best(self) -> np.ndarray:
+        """The most probable symbol of each blank by itself: (stretches, blanks)."""
+        return self.chances().argmax(2)
+
     def best_path(self) -> np.ndarray:
         """The most probable way to fill all blanks of each stretch together, among those kept: (stretches, blanks)."""
         value, choices = np.zeros(len(self.owners[-1])), []
@@ -206,3 +213,35 @@ class Between:
                 out.append(step.x[edge])
             state = step.after[edge]
         return np.stack(out, axis=1).reshape(len(self.asked), n, -1)
+
+
+class Reply(NamedTuple):
+    """What is asked of one stretch: log p of what is seen in it, the effective sample size, and symbols for its blanks."""
+
+    log_evidence: float
+    ess: float
+    fills: np.ndarray
+
+
+def ask(
+    law: KneserNey,
+    asked: Sequence[Stretch],
+    fills: Callable[[Between], np.ndarray],
+    beam: int,
+    rng: np.random.Generator,
+) -> list[Reply]:
+    """Ask about stretches, those of one form together; ``fills`` is what is wanted of each, such as ``Between.best``."""
+    forms: dict[tuple[bool, ...], list[int]] = {}
+    for place, stretch in enumerate(asked):
+        forms.setdefault(tuple((stretch.x == BLANK).tolist()), []).append(place)
+    out: dict[int, Reply] = {}
+    for form, places in forms.items():
+        edges = min(law.size ** min(sum(form), 12), beam * law.size)
+        tables = law.size**2 * len(form) if edges > beam else 0
+        step = max(1, AT_ONCE // max(edges, tables))
+        for first in range(0, len(places), step):
+            some = places[first : first + step]
+            found = Between(law, [asked[place] for place in some], beam, rng)
+            each = zip(some, found.log_evidence.tolist(), found.ess.tolist(), fills(found), strict=True)
+            out.update((place, Reply(*rest)) for place, *rest in each)
+    return [out[place] for place in range(len(asked))]

@@ -119,3 +119,16 @@ def put(marked: Marked, fills: Sequence[int] | np.ndarray, vocabulary: Vocabular
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def check_marks(texts: Sequence[str], blank: str, gap: str) -> None:
+    """Refuse marks that are none, and texts in none of which there is one."""
+    if not isinstance(blank, str) or len(blank) != 1 or blank.isspace():
+        raise ValueError(f"blank must be one character, no white space, got {blank!r}")
+    if not isinstance(gap, str) or not gap or blank in gap:
+        raise ValueError(f"gap must be text without the blank {blank!r}, got {gap!r}")
+    if not any(blank in text or gap in text for text in texts):
+        what = _short(texts[0]) if len(texts) == 1 else f"{len(texts)} texts without one"
+        raise ValueError(
+            f"X has nothing to fill: neither a blank {blank!r} nor a gap {gap!r}; blank= and gap= change them, got {what}"
+        )

@@ -152,6 +152,16 @@ class KneserNey:
             )
         return p
 
+    def draw(self, before: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Go on with ``n`` known symbols after others."""
+        led = before if self.edge is None else np.concatenate([[self.edge], before])
+        contexts, out = self.contexts(led), np.empty(n, np.int64)
+        for t, u in enumerate(rng.random(n)):
+            run = np.cumsum(self.next(contexts)[0, :-1])
+            out[t] = min(np.searchsorted(run, u * run[-1], side="right"), self.size - 1)
+            contexts = self.counts.step(contexts, out[t : t + 1])
+        return out
+
     @property
     def rows(self) -> list[_Row]:
         """Of each order, what its n-grams give and what its contexts leave."""
