@@ -8,8 +8,8 @@ there are far fewer than symbols to the K-th power.  Where there are no more tha
 exact.  Else the step keeps ``beam`` of them: those with most weight for certain, of the others a sample that stand for all, so
 that the sums stay unbiased.  Weight is α(h) p(x | h) times how well a law with two symbols of context, run backward, leads on.
 
-ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings (Horvitz & Thompson 1952);
-infinite where nothing was left out.
+ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings, cautiously (Hájek 1964, Ann. Math.
+Stat. 35); infinite where nothing was left out.
 
 Sources: Baum, Petrie, Soules & Weiss 1970 (Ann. Math. Stat. 41); Fearnhead & Clifford 2003 (J. R. Stat. Soc. B 65), the sampling.
 """
@@ -127,12 +127,14 @@ class Between:
         np.minimum.at(cut, whose[fits], place[fits])
         few = np.bincount(whose, minlength=n) <= self.beam
         sure = (place < cut[whose]) | few[whose]
-        level = np.zeros(n)  # the weight that each of the sampled stands for
         at = np.minimum(first + cut, len(w) - 1)
-        level = tail[at] / np.maximum(self.beam - cut, 1)
+        level = tail[at] / np.maximum(self.beam - cut, 1)  # the weight that each of the sampled stands for
         chance = np.where(sure, 1.0, np.minimum(w / level[whose], 1.0))
-        turn = np.cumsum(np.where(sure, 0.0, chance)) + self.rng.random()
-        drawn = np.floor(turn) > np.floor(np.concatenate([[turn[0] - (0 if sure[0] else chance[0])], turn[:-1]]))
+        each, start = np.where(sure, 0.0, chance), self.rng.random(n)  # systematic sampling: one draw a stretch
+        turn = np.cumsum(each)
+        turn = turn - (turn - each)[np.flatnonzero(place == 0)][np.cumsum(place == 0) - 1] + start[whose]
+        earlier = np.where(place == 0, start[whose], np.concatenate([[0.0], turn[:-1]]))
+        drawn = np.floor(turn) > np.floor(earlier)
         kept = np.flatnonzero(sure | drawn)
         return before[rank[kept]], x[rank[kept]], chance[kept]
 
@@ -153,10 +155,15 @@ class Between:
         return share / np.bincount(step.stretch, share, len(self.asked))[step.stretch]
 
     def _effective_size(self, n: int) -> np.ndarray:
+        """1 over the sum of the steps' variances Σ (1 − c) (w − w̄)², w an edge's share and c its chance (Hájek)."""
         variance = np.zeros(n)
         for t, step in enumerate(self.steps):
-            if (step.kept < 1).any():
-                variance += np.bincount(step.stretch, self._shares(t) ** 2 * (1 - step.kept), n)
+            left = 1 - step.kept
+            if left.any():
+                share = self._shares(t)
+                total = np.bincount(step.stretch, left, n)
+                mean = np.bincount(step.stretch, left * share, n) / np.maximum(total, 1e-300)
+                variance += np.bincount(step.stretch, left * (share - mean[step.stretch]) ** 2, n)
         with np.errstate(divide="ignore"):
             return 1 / variance
 

@@ -61,6 +61,8 @@ def mark(text: str, vocabulary: Vocabulary, blank: str, gap: str) -> Marked:
         raise ValueError(
             f"a text may have one gap of unknown length, {gap!r}, got {len(pieces) - 1} in {_short(text)}"
         )
+    if len(pieces) == 2 and vocabulary.unit == "word":
+        pieces[0] = pieces[0].removesuffix(" ")  # words have the space before them
     parts = [_mark(piece, vocabulary, blank) for piece in pieces]
     return Marked(
         np.concatenate([p.x for p in parts]),
