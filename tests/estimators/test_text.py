@@ -251,6 +251,8 @@ def test_shakespeare_with_letters_missing(shakespeare):
         asked = [f"{test[s - 20 : s]}{'#' * width}{test[s + width : s + width + 20]}" for s in starts]
         found = fitted.fill(asked, blank="#")
         hits = [
-            a == b for f, s in zip(found, starts, strict=True) for a, b in zip(f[20:], test[s : s + width])
+            a == b
+            for f, s in zip(found, starts, strict=True)
+            for a, b in zip(f[20 : 20 + width], test[s : s + width], strict=True)
         ]
         assert np.mean(hits) > least

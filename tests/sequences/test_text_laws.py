@@ -18,7 +18,9 @@ from abduce.sequences.text.gaps import BLANK, Stretch, mark, stretches
 from abduce.sequences.text.kneser_ney import KneserNey
 from abduce.sequences.text.vocabulary import Vocabulary
 
-PASSAGE = "the cat sat on the mat; the rat sat on that cat. a cat that sat at the mat ate the rat that sat. " * 2
+PASSAGE = (
+    "the cat sat on the mat; the rat sat on that cat. a cat that sat at the mat ate the rat that sat. " * 2
+)
 
 
 class Plain:
@@ -309,7 +311,15 @@ def test_a_follower_has_the_law_of_all_positions_at_once(edges):
     np.testing.assert_allclose(log_p, law.adaptive_log_prob(law.stream(texts)), rtol=0, atol=2e-6)
 
 
-ODD = ["", "a", "\0\r\n\0\r", "h\u00e9llo \U0001f389\U0001f389 \ud800", "\u4e2d\u6587" * 5, PASSAGE[:150], "xyz" * 40]
+ODD = [
+    "",
+    "a",
+    "\0\r\n\0\r",
+    "h\u00e9llo \U0001f389\U0001f389 \ud800",
+    "\u4e2d\u6587" * 5,
+    PASSAGE[:150],
+    "xyz" * 40,
+]
 
 
 @pytest.mark.parametrize("fitted", [True, False])
@@ -321,7 +331,9 @@ def test_odd_texts_come_back_by_every_way_of_coding(unit, fitted, monkeypatch):
     for text in ODD:
         packed = coding.pack([text], True, *given, 3)
         assert coding.unpack(packed, *given) == ([text], True)
-    monkeypatch.setattr(coding, "squeeze", lambda data: data + bytes(10_000))  # the general way is never the shortest
+    monkeypatch.setattr(
+        coding, "squeeze", lambda data: data + bytes(10_000)
+    )  # the general way is never the shortest
     for text in ODD:
         packed = coding.pack([text], True, *given, 3)
         assert packed[9] in (coding.FITTED, coding.FRESH)

@@ -1,9 +1,9 @@
-"""Texts with blanks asked of a law, all their stretches together: filled at their best, or drawn; lengths that are not known."""
+"""Texts with blanks asked of a law: filled at their best, or drawn; gaps of a length that is not known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def lengths_asked(length: int | Iterable[int] | None) -> list[int]:
     """
     if length is None:
         return list(range(1, LONGEST + 1))
-    several = [length] if isinstance(length, Integral) else list(length)
+    several: list[Any] = list(length) if isinstance(length, Iterable) else [length]
     if not several:
         raise ValueError("length must be an int >= 1, several of them, or None, got none")
     for one in several:
@@ -58,9 +58,7 @@ class FillQuestion:
         self, fills: Callable[[Between], np.ndarray], rng: np.random.Generator
     ) -> list[list[tuple[Marked, list[Reply]]]]:
         """Of each text the forms that it may have, one for each length of its gap, with the replies of their stretches."""
-        forms = [
-            [m] if m.gap is None else [m.filled(length) for length in self.lengths] for m in self.marked
-        ]
+        forms = [[m] if m.gap is None else [m.filled(length) for length in self.lengths] for m in self.marked]
         asked = [[stretches(form, self.law.order, self.law.edge) for form in own] for own in forms]
         flat = [stretch for own in asked for some in own for stretch in some]
         replies = iter(ask(self.law, flat, fills, self.beam, rng))

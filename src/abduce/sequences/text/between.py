@@ -3,15 +3,16 @@
     α(h') = Σ_x α(h) p(x | h) over contexts h and symbols x that lead to h',        β(h) = Σ_x p(x | h) β(h')
     p(x_t | all that is seen) ∝ Σ_h α(h) p(x_t | h) β(h'),                        p(seen | before) = Σ α at the end
 
-Contexts are those that the counts know: two ways to write that end alike in all that was ever counted become one, so
-there are far fewer than symbols to the K-th power.  Where there are no more than ``beam`` edges (h, x) in a step, all of this is
-exact.  Else the step keeps ``beam`` of them: those with most weight for certain, of the others a sample that stand for all, so
-that the sums stay unbiased.  Weight is α(h) p(x | h) times how well a law with two symbols of context, run backward, leads on.
+Contexts are those that the counts know: two ways to write that end alike in all that was ever counted become one, so there are
+far fewer than symbols to the K-th power.  Where a step has no more than ``beam`` edges (h, x), all of this is exact.  Else it
+keeps ``beam`` of them: those with most weight for certain, and of the others a sample that stands for all, so that the sums stay
+unbiased.  Weight is α(h) p(x | h) times how well a law with two symbols of context, run backward, leads on.
 
-ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings, cautiously (Hájek 1964, Ann. Math.
-Stat. 35); infinite where nothing was left out.
+ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings, cautiously; infinite where
+nothing was left out.
 
-Sources: Baum, Petrie, Soules & Weiss 1970 (Ann. Math. Stat. 41); Fearnhead & Clifford 2003 (J. R. Stat. Soc. B 65), the sampling.
+Sources: Baum, Petrie, Soules & Weiss 1970 (Ann. Math. Stat. 41); Fearnhead & Clifford 2003 (J. R. Stat. Soc. B 65), for the
+sampling; Hájek 1964 (Ann. Math. Stat. 35), for its variance.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ AT_ONCE = 2**21  # numbers that are made for all stretches that are asked about 
 
 
 class Edges(NamedTuple):
-    """One step of all stretches: of each edge (n,) its stretch, the state before and after it, its symbol, p(x | h) divided by
-    the chance that the edge was kept, p(x | h), and that chance.  States of a step are numbered through, stretch by stretch."""
+    """One step of all stretches: of each edge (n,) its stretch, the state before and after it, its symbol, p(x | h) over the
+    chance that it was kept, p(x | h), and that chance.  States of a step are numbered through, stretch by stretch."""
 
     stretch: np.ndarray
     before: np.ndarray
@@ -94,7 +95,9 @@ class Between:
             one = rank[new]
             weight = p / kept
             mass = np.bincount(after, alpha[before] * weight, len(one))
-            self.steps.append(Edges(owner[before], before, after, x, weight, p, kept, np.full(len(x), hidden)))
+            self.steps.append(
+                Edges(owner[before], before, after, x, weight, p, kept, np.full(len(x), hidden))
+            )
             contexts, last = contexts[:, one], x[one]
             self.owners.append(self.steps[-1].stretch[one])
             total = np.bincount(self.owners[-1], mass, n)
@@ -130,7 +133,10 @@ class Between:
         at = np.minimum(first + cut, len(w) - 1)
         level = tail[at] / np.maximum(self.beam - cut, 1)  # the weight that each of the sampled stands for
         chance = np.where(sure, 1.0, np.minimum(w / level[whose], 1.0))
-        each, start = np.where(sure, 0.0, chance), self.rng.random(n)  # systematic sampling: one draw a stretch
+        each, start = (
+            np.where(sure, 0.0, chance),
+            self.rng.random(n),
+        )  # systematic sampling: one draw a stretch
         turn = np.cumsum(each)
         turn = turn - (turn - each)[np.flatnonzero(place == 0)][np.cumsum(place == 0) - 1] + start[whose]
         earlier = np.where(place == 0, start[whose], np.concatenate([[0.0], turn[:-1]]))
@@ -249,6 +255,7 @@ def ask(
         for first in range(0, len(places), step):
             some = places[first : first + step]
             found = Between(law, [asked[place] for place in some], beam, rng)
-            each = zip(some, found.log_evidence.tolist(), found.ess.tolist(), fills(found), strict=True)
-            out.update((place, Reply(*rest)) for place, *rest in each)
+            filled = fills(found)
+            for k, place in enumerate(some):
+                out[place] = Reply(float(found.log_evidence[k]), float(found.ess[k]), filled[k])
     return [out[place] for place in range(len(asked))]

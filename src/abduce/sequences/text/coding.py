@@ -1,10 +1,10 @@
 """Texts as few bytes: range coding by a law that learns as it reads, or a general compressor where that is shorter.
 
-    4  magic "ABDT"      1  format version      4  CRC-32 of the rest
-       1  how      4  CRC-32 of the texts' UTF-8     varint  texts + 1, or 0 for one that came by itself     varint a text  its length
-    how 0   general: lengths in bytes, UTF-8 as the shortest of raw, deflate, bz2 and LZMA2
-        1   by the fitted law: 4 bytes that say which; lengths in symbols
-        2   by a law that has read nothing before; its order; lengths in symbols
+4  magic "ABDT"      1  format version      4  CRC-32 of the rest
+   1  how      4  CRC-32 of the texts' UTF-8     varint  texts + 1, or 0 for one that came by itself     varint a text  its length
+how 0   general: lengths in bytes, UTF-8 as the shortest of raw, deflate, bz2 and LZMA2
+    1   by the fitted law: 4 bytes that say which; lengths in symbols
+    2   by a law that has read nothing before; its order; lengths in symbols
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ def pack(
     return MAGIC + bytes([VERSION]) + struct.pack("<I", zlib.crc32(body)) + body
 
 
-def unpack(
-    data: bytes, law: KneserNey | None, vocabulary: Vocabulary, mark: bytes
-) -> tuple[list[str], bool]:
+def unpack(data: bytes, law: KneserNey | None, vocabulary: Vocabulary, mark: bytes) -> tuple[list[str], bool]:
     """Texts of :func:`pack`, and whether one came by itself; CompressedDataError if they are not, or of another model."""
     if not data.startswith(MAGIC):
         raise CompressedDataError(
@@ -146,7 +144,9 @@ def unpack(
         raise CompressedDataError("data is truncated, or was changed after it was written (checksum differs)")
     how, check = reader.take(1)[0], struct.unpack("<I", reader.take(4))[0]
     if how == FITTED and (own := reader.take(4)) != mark[:4]:
-        prints = f"its fingerprint is {own.hex()}, this model's is {mark[:4].hex() or 'none: it is not fitted'}"
+        prints = (
+            f"its fingerprint is {own.hex()}, this model's is {mark[:4].hex() or 'none: it is not fitted'}"
+        )
         raise CompressedDataError(f"data was compressed with another model: {prints}")
     order = reader.take(1)[0] if how == FRESH else 0
     count = reader.varint()

@@ -36,7 +36,9 @@ class Follower:
         self._numbers: list[dict[int, int]] = []  # of n-grams, by context and symbol
         self._totals: list[list[int]] = []
         self._spreads: list[list[int]] = []  # three numbers for each context
-        self._rows: list[dict[int, dict[int, int]]] = []  # counts by context, and by symbol: those that were asked for
+        self._rows: list[
+            dict[int, dict[int, int]]
+        ] = []  # counts by context, and by symbol: those that were asked for
         for level in law.counts.levels:
             keys = (level.keys // self._width << _SHIFT) + level.keys % self._width
             shorter = len(self._numbers) < self.order
@@ -110,7 +112,9 @@ class Follower:
             level, row = self._law.counts.levels[order], {}
             if context < len(level.total):
                 here = slice(level.starts[context], level.starts[context + 1])
-                pairs = zip((level.keys[here] % self._width).tolist(), level.counts[here].tolist(), strict=True)
+                pairs = zip(
+                    (level.keys[here] % self._width).tolist(), level.counts[here].tolist(), strict=True
+                )
                 row = {v: count for v, count in pairs if count}
             self._rows[order][context] = row
         return row

@@ -87,7 +87,11 @@ class KneserNey:
         context, numbers, contexts = np.zeros(len(x), np.int64), [], []
         for k, level in enumerate(self.counts.levels):
             there = (context >= 0) & (stream.past >= k)
-            old = there & (context < (len(self.counts.levels[k - 1].keys) if k else 1)) & (x < self.counts.width)
+            old = (
+                there
+                & (context < (len(self.counts.levels[k - 1].keys) if k else 1))
+                & (x < self.counts.width)
+            )
             number = level.find(np.where(old, self.counts.keys(context, x), -1))
             new = there & (number < 0)
             number[new] = len(level.keys) + np.unique(context[new] * wide + x[new], return_inverse=True)[1]
@@ -107,7 +111,9 @@ class KneserNey:
             spread = np.stack(
                 [
                     np.where(held, _of(level.spread[:, j], context), 0)
-                    + _before(context, (adds & (count == j)).astype(int) - (adds & (count == j + 1) & (j < 2)))
+                    + _before(
+                        context, (adds & (count == j)).astype(int) - (adds & (count == j + 1) & (j < 2))
+                    )
                     for j in range(3)
                 ],
                 axis=1,

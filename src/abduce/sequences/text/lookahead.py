@@ -2,8 +2,8 @@
 
     β_t(a, b) = Σ_c p₂(c | a, b) β_{t+1}(b, c)      over symbols c that may stand there
 
-exactly, with two symbols of context where A³ numbers are few, with one where A² are, and with many symbols, as of words, only in
-the last blank before known ones.
+exactly, with two symbols of context where A³ numbers are few, with one where A² are, and with many symbols, as of words, only
+in the last blank before known ones.
 """
 
 from __future__ import annotations
