@@ -3,13 +3,13 @@
     α(h') = Σ_x α(h) p(x | h) over contexts h and symbols x that lead to h',        β(h) = Σ_x p(x | h) β(h')
     p(x_t | all that is seen) ∝ Σ_h α(h) p(x_t | h) β(h'),                        p(seen | before) = Σ α at the end
 
-Contexts are those that the counts know: two ways to write that end alike in all that was ever counted become one, so there are
-far fewer than symbols to the K-th power.  Where a step has no more than ``beam`` edges (h, x), all of this is exact.  Else it
-keeps ``beam`` of them: those with most weight for certain, and of the others a sample that stands for all, so that the sums stay
+Contexts are those that the counts know: two ways to write that end alike in all that was ever counted become one, so there
+are far fewer than symbols to the K-th power.  Where a step has no more than ``beam`` edges (h, x), all of this is exact.  Else it
+keeps ``beam`` of them: those with most weight for certain, and of the others a sample that stands for all, so that sums stay
 unbiased.  Weight is α(h) p(x | h) times how well a law with two symbols of context, run backward, leads on.
 
-ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings, cautiously; infinite where
-nothing was left out.
+ESS, the effective sample size, is 1 over the relative variance of p(seen) that this sampling brings, cautiously; infinite
+where nothing was left out.
 
 Sources: Baum, Petrie, Soules & Weiss 1970 (Ann. Math. Stat. 41); Fearnhead & Clifford 2003 (J. R. Stat. Soc. B 65), for the
 sampling; Hájek 1964 (Ann. Math. Stat. 35), for its variance.

@@ -1,8 +1,9 @@
 """Texts as few bytes: range coding by a law that learns as it reads, or a general compressor where that is shorter.
 
-4  magic "ABDT"      1  format version      4  CRC-32 of the rest
-   1  how      4  CRC-32 of the texts' UTF-8     varint  texts + 1, or 0 for one that came by itself     varint a text  its length
-how 0   general: lengths in bytes, UTF-8 as the shortest of raw, deflate, bz2 and LZMA2
+The bytes: magic "ABDT", format version, CRC-32 of the rest; then how (1 byte), CRC-32 of the texts' UTF-8, how many texts + 1,
+or 0 for one that came by itself, the length of each, and what the coder wrote.  How is one of
+
+    0   general: lengths in bytes, UTF-8 as the shortest of raw, deflate, bz2 and LZMA2
     1   by the fitted law: 4 bytes that say which; lengths in symbols
     2   by a law that has read nothing before; its order; lengths in symbols
 """
@@ -34,7 +35,7 @@ class Coder:
     def __init__(self, law: KneserNey, vocabulary: Vocabulary):
         self.follower = Follower(law)
         self.vocabulary = vocabulary
-        self.symbols = {k: symbol for k, symbol in enumerate(vocabulary.symbols)}
+        self.symbols = dict(enumerate(vocabulary.symbols))
         self.numbers = {symbol: k for k, symbol in self.symbols.items()}
         self.speller = None if vocabulary.spelling is None else _Speller(vocabulary.spelling)
 
@@ -86,7 +87,7 @@ class _Speller:
 
     def __init__(self, spelling: Spelling):
         self.follower, self.end = Follower(spelling.law), spelling.end
-        self.symbols = {k: c for k, c in enumerate(spelling.characters.symbols)}
+        self.symbols = dict(enumerate(spelling.characters.symbols))
         self.numbers = {c: k for k, c in self.symbols.items()}
 
     def code(self, coder: Chooser, word: str) -> str:

@@ -1,8 +1,8 @@
 """The adaptive law symbol by symbol, as coding needs it: who decodes knows no more than what came before.
 
-The same law as :meth:`KneserNey.adaptive_log_prob`, in dictionaries.  A symbol is coded by a chain of choices that need not look
-at the whole alphabet: is it one of the few that followed the longest known context, and if not, one that followed the shorter
-one, and so on; each choice has the exact law's probabilities, so the chain costs −log p(x), but for rounding to 2⁻²⁴.
+The same law as :meth:`KneserNey.adaptive_log_prob`, in dictionaries.  A symbol is coded by a chain of choices that need not
+look at the whole alphabet: is it one of the few that followed the longest known context, and if not, one that followed the
+shorter one, and so on; choices have the law's own probabilities, so the chain costs −log p(x), but for rounding to 2⁻²⁴.
 
 Only whole numbers and single float64 operations go in, in an order that is fixed: coder and decoder agree to the bit.
 """

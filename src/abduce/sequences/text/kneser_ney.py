@@ -1,4 +1,4 @@
-"""The law of the next symbol given those before it: counts with discounts, asked for one symbol, for all, or while it learns."""
+"""The law of the next symbol given those before it: asked for one symbol, for all, or while it learns."""
 
 from __future__ import annotations
 
