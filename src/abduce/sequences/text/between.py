@@ -4,7 +4,7 @@
     p(x_t | all that is seen) ∝ Σ_h α(h) p(x_t | h) β(h'),                        p(seen | before) = Σ α at the end
 
 Contexts are those that the counts know: two ways to write that end alike in all that was ever counted become one, so there
-are far fewer than symbols to the K-th power.  Where a step has no more than ``beam`` edges (h, x), all of this is exact.  Else it
+are far fewer than symbols to the K-th power.  Where a step has no more than ``beam`` edges (h, x), this is exact.  Else it
 keeps ``beam`` of them: those with most weight for certain, and of the others a sample that stands for all, so that sums stay
 unbiased.  Weight is α(h) p(x | h) times how well a law with two symbols of context, run backward, leads on.
 
@@ -119,7 +119,7 @@ class Between:
             return before, x, np.ones(len(before))
         w, whose = weight[before, x], owner[before]
         w = w / np.bincount(whose, w, n)[whose]
-        rank = np.lexsort((-w, whose))
+        rank = np.argsort(2.0 * whose - w)  # by stretch, the heaviest first
         w, whose = w[rank], whose[rank]
         first = np.searchsorted(whose, np.arange(n))
         place = np.arange(len(w)) - first[whose]
