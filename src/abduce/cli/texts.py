@@ -1,4 +1,4 @@
-"""What the commands do where the model is one of text: a file of text goes in, every character as it is, and text comes out."""
+"""What the commands do where the model is one of text: a file goes in, every character as it is, and text comes out."""
 
 from __future__ import annotations
 
