@@ -177,7 +177,7 @@ def main() -> None:
     report.remark(
         f"Gaps have {SIDE} letters on each side; {args.gaps} of five and {8 * args.gaps} of one a seed. PPMd's 2.03 was "
         "measured apart from this script. nanoGPT's 2.12 is 1.4697 nats, the best validation loss that its README gives for a "
-        "character-level model of this text and the same split (Karpathy, github.com/karpathy/nanoGPT). Other compressors after "
+        "character-level model of this text and the same split (Karpathy, github.com/karpathy/nanoGPT). Compressors after "
         "the training part: bytes of all of it less those of the training part; gzip and zlib look back 32 kB, bz2 900 kB."
     )
     report.keep("bits", {"static": static, "adaptive": adaptive, "additive": orders})

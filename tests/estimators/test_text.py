@@ -53,6 +53,16 @@ def test_answers_have_the_form_of_the_question(model):
     assert model.fill(series.astype("string")).dtype == "string"
 
 
+def test_a_text_is_filled_alike_whichever_come_along(model):
+    """Also where not all ways to fill it are kept."""
+    rough = Text(order=5, beam=20, random_state=0).fit(PASSAGE)
+    asked = ["the ____ sat on the log", "the c_t", "", "and ____ sat on the log", "a ____ sat on the log"]
+    for how in ("best", "joint"):
+        assert rough.fill(asked, how=how) == [rough.fill([text, "_"], how=how)[0] for text in asked]
+    _, ess = rough.fill_draws(asked[0], 3, return_ess=True)
+    assert 0 < ess < np.inf
+
+
 def test_other_marks(model):
     assert model.fill("the c?t", blank="?") == "the cat"
     assert model.fill("the cat <>on the mat", gap="<>", length=4) == "the cat sat on the mat"

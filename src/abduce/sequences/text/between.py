@@ -17,6 +17,7 @@ sampling; Hájek 1964 (Ann. Math. Stat. 35), for its variance.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -41,15 +42,50 @@ class Edges(NamedTuple):
     weight: np.ndarray
     p: np.ndarray
     kept: np.ndarray
-    hidden: np.ndarray  # whether the symbol was blank
+
+
+def sampled(weight: np.ndarray, beam: int, start: float) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``beam`` places of weights (n,), and the chance that each had: the heaviest have 1, others go by their weight.
+
+    Those that have no certain place share the rest of them by systematic sampling, which begins at ``start`` in [0, 1).
+
+    >>> sampled(np.array([4.0, 1.0, 0.0, 1.0, 1.0, 1.0]), beam=3, start=0.5)
+    (array([0, 1, 4]), array([1. , 0.5, 0.5]))
+    """
+    there = np.flatnonzero(weight)
+    if len(there) <= beam:
+        return there, np.ones(len(there))
+    rank = there[np.argsort(-weight[there], kind="stable")]
+    w = weight[rank]
+    tail = np.cumsum(w[::-1])[::-1]  # of this one and all lighter ones
+    cut = int(np.argmax(w[:beam] * (beam - np.arange(beam)) <= tail[:beam]))
+    chance = np.minimum(w[cut:] * ((beam - cut) / tail[cut]), 1.0)
+    turn = np.floor(start + np.cumsum(chance))
+    drawn = np.flatnonzero(np.diff(turn, prepend=0.0) > 0)
+    return np.concatenate([rank[:cut], rank[cut:][drawn]]), np.concatenate([np.ones(cut), chance[drawn]])
 
 
 class Between:
-    """The law of the blanks of several stretches; all must be of the same length and have their blanks in the same places."""
+    """The law of the blanks of several stretches; all must be of the same length and have their blanks in the same places.
 
-    def __init__(self, law: KneserNey, asked: Sequence[Stretch], beam: int, rng: np.random.Generator):
+    With a ``seed``, which edges are kept of a stretch does not depend on the others.
+    """
+
+    def __init__(
+        self,
+        law: KneserNey,
+        asked: Sequence[Stretch],
+        beam: int,
+        rng: np.random.Generator,
+        seed: int | None = None,
+    ):
         self.law, self.asked, self.beam, self.rng = law, asked, beam, rng
-        n = len(asked)
+        n, steps = len(asked), len(asked[0].x)
+        if seed is None:
+            self.starts = rng.random((n, steps))
+        else:
+            marks = [zlib.crc32(s.x.tobytes(), zlib.crc32(s.before.tobytes())) for s in asked]
+            self.starts = np.stack([np.random.default_rng([seed, mark]).random(steps) for mark in marks])
         self.log_evidence = np.zeros(n)
         self.steps: list[Edges] = []
         self.alphas = [np.ones(n)]  # of states, summing to one in each stretch
@@ -67,8 +103,7 @@ class Between:
         ahead = Lookahead(law, self.asked) if law.size**blanks > self.beam else None
         for t in range(len(self.asked[0].x)):
             owner, alpha = self.owners[-1], self.alphas[-1]
-            hidden = self.asked[0].x[t] == BLANK
-            if hidden:
+            if self.asked[0].x[t] == BLANK:
                 p = law.next(contexts)[:, :-1]
                 allowed = [stretch.allowed[blank] for stretch in self.asked]
                 if any(a is not None for a in allowed):
@@ -79,70 +114,50 @@ class Between:
                 if ahead is not None:
                     weight = weight * ahead.of(t, owner, last)
                 many = bool(np.bincount(owner, minlength=n).max() * law.size > self.beam)
-                before, x, kept = self._choose(weight, owner, n, many)
+                before, x, kept = self._choose(weight, owner, self.starts[:, t] if many else None)
                 p = p[before, x]
             else:
                 before, kept = np.arange(len(owner)), np.ones(len(owner))
                 x = np.array([stretch.x[t] for stretch in self.asked])[owner]
                 p = law.one(contexts, x)
             contexts = law.counts.step(contexts[:, before], x)
-            key = self._deepest(contexts)
-            rank = np.lexsort((key, owner[before]))
-            new = np.ones(len(rank), bool)
-            new[1:] = (np.diff(key[rank]) != 0) | (np.diff(owner[before][rank]) != 0)
-            after = np.empty(len(rank), np.int64)
-            after[rank] = np.cumsum(new) - 1
-            one = rank[new]
+            after, one = self._merged(contexts, owner[before])
             weight = p / kept
             mass = np.bincount(after, alpha[before] * weight, len(one))
-            self.steps.append(
-                Edges(owner[before], before, after, x, weight, p, kept, np.full(len(x), hidden))
-            )
+            self.steps.append(Edges(owner[before], before, after, x, weight, p, kept))
             contexts, last = contexts[:, one], x[one]
             self.owners.append(self.steps[-1].stretch[one])
             total = np.bincount(self.owners[-1], mass, n)
             self.log_evidence += np.log(total)
             self.alphas.append(mass / total[self.owners[-1]])
 
-    def _deepest(self, contexts: np.ndarray) -> np.ndarray:
-        """One number for each context (K + 1, m): its longest known form."""
+    def _merged(self, contexts: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States that contexts (K + 1, m) lead to, one for each longest known form; and a context of each state."""
         depth = (contexts >= 0).sum(0) - 1
         sizes = np.cumsum([0, 1, *(len(level.keys) for level in self.law.counts.levels[:-1])])
-        return sizes[depth] + contexts[depth, np.arange(contexts.shape[1])]
+        key = sizes[depth] + contexts[depth, np.arange(contexts.shape[1])]
+        rank = np.lexsort((key, owner))
+        new = np.ones(len(rank), bool)
+        new[1:] = (np.diff(key[rank]) != 0) | (np.diff(owner[rank]) != 0)
+        after = np.empty(len(rank), np.int64)
+        after[rank] = np.cumsum(new) - 1
+        return after, rank[new]
 
     def _choose(
-        self, weight: np.ndarray, owner: np.ndarray, n: int, many: bool
+        self, weight: np.ndarray, owner: np.ndarray, start: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edges to keep of weights (states, A): states, symbols, and the chance that each had."""
-        before, x = np.nonzero(weight)
-        if not many:
+        """Edges to keep of weights (states, A): states, symbols, and the chance that each had; without ``start`` all."""
+        if start is None:
+            before, x = np.nonzero(weight)
             return before, x, np.ones(len(before))
-        w, whose = weight[before, x], owner[before]
-        w = w / np.bincount(whose, w, n)[whose]
-        rank = np.argsort(2.0 * whose - w)  # by stretch, the heaviest first
-        w, whose = w[rank], whose[rank]
-        first = np.searchsorted(whose, np.arange(n))
-        place = np.arange(len(w)) - first[whose]
-        run = np.cumsum(w)
-        tail = run[np.append(first[1:], len(w)) - 1][whose] - run + w  # of this edge and all lighter ones
-        fits = (place < self.beam) & (w * (self.beam - place) <= tail)
-        cut = np.full(n, len(w))
-        np.minimum.at(cut, whose[fits], place[fits])
-        few = np.bincount(whose, minlength=n) <= self.beam
-        sure = (place < cut[whose]) | few[whose]
-        at = np.minimum(first + cut, len(w) - 1)
-        level = tail[at] / np.maximum(self.beam - cut, 1)  # the weight that each of the sampled stands for
-        chance = np.where(sure, 1.0, np.minimum(w / level[whose], 1.0))
-        each, start = (
-            np.where(sure, 0.0, chance),
-            self.rng.random(n),
-        )  # systematic sampling: one draw a stretch
-        turn = np.cumsum(each)
-        turn = turn - (turn - each)[np.flatnonzero(place == 0)][np.cumsum(place == 0) - 1] + start[whose]
-        earlier = np.where(place == 0, start[whose], np.concatenate([[0.0], turn[:-1]]))
-        drawn = np.floor(turn) > np.floor(earlier)
-        kept = np.flatnonzero(sure | drawn)
-        return before[rank[kept]], x[rank[kept]], chance[kept]
+        ends = np.searchsorted(owner, np.arange(len(start) + 1)) * self.law.size
+        flat, kept, chances = weight.reshape(-1), [], []
+        for k, u in enumerate(start):
+            edges, chance = sampled(flat[ends[k] : ends[k + 1]], self.beam, u)
+            kept.append(ends[k] + edges)
+            chances.append(chance)
+        before, x = np.divmod(np.concatenate(kept), self.law.size)
+        return before, x, np.concatenate(chances)
 
     def _backward(self) -> list[np.ndarray]:
         """β of the states of each step, at most one in each stretch."""
@@ -248,13 +263,14 @@ def ask(
     for place, stretch in enumerate(asked):
         forms.setdefault(tuple((stretch.x == BLANK).tolist()), []).append(place)
     out: dict[int, Reply] = {}
+    seed = int(rng.integers(2**31))
     for form, places in forms.items():
         edges = min(law.size ** min(sum(form), 12), beam * law.size)
         tables = law.size**2 * len(form) if edges > beam else 0
         step = max(1, AT_ONCE // max(edges, tables))
         for first in range(0, len(places), step):
             some = places[first : first + step]
-            found = Between(law, [asked[place] for place in some], beam, rng)
+            found = Between(law, [asked[place] for place in some], beam, rng, seed)
             filled = fills(found)
             for k, place in enumerate(some):
                 out[place] = Reply(float(found.log_evidence[k]), float(found.ess[k]), filled[k])

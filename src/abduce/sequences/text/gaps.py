@@ -86,7 +86,8 @@ def _mark(text: str, vocabulary: Vocabulary, blank: str) -> Marked:
     for piece in re.split(f"( ?{re.escape(blank)}+)", text):
         if piece.endswith(blank):
             xs.append(np.array([BLANK]))
-            allowed.append(words & (spaced == piece.startswith(" ")))
+            fitting = words & (spaced == piece.startswith(" "))
+            allowed.append(fitting if fitting.any() else None)
         else:
             x, more = vocabulary.read(piece)
             xs.append(x)
