@@ -51,6 +51,7 @@ def test_answers_have_the_form_of_the_question(model):
     pd.testing.assert_series_equal(model.fill(series), pd.Series(expected, index=[3, 1, 2], name="line"))
     assert model.fill(np.array(asked, dtype=object)).tolist() == expected
     assert model.fill(series.astype("string")).dtype == "string"
+    assert model.fill(series.astype("category")).tolist() == expected
 
 
 def test_a_text_is_filled_alike_whichever_come_along(model):

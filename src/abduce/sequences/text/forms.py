@@ -26,7 +26,8 @@ class Texts(NamedTuple):
             case None:
                 return answers[0]
             case pd.Series():
-                return pd.Series(list(answers), self.made.index, self.made.dtype, self.made.name)
+                kind = None if isinstance(self.made.dtype, pd.CategoricalDtype) else self.made.dtype
+                return pd.Series(list(answers), self.made.index, kind, self.made.name)
             case np.ndarray():
                 return np.array(answers, dtype=object).reshape(self.made.shape)
         return list(answers)
