@@ -237,8 +237,8 @@ def shakespeare():
 def test_shakespeare_in_bits(shakespeare):
     """Below 2.16 and, learning as it reads, 2.01 bits a character; PPMd takes 2.03."""
     fitted, test, seconds = shakespeare
-    assert fitted.bits_per_character(test) < 2.155
-    assert fitted.bits_per_character(test, adaptive=True) < 2.008
+    assert fitted.bits_per_character(test) < 2.15
+    assert fitted.bits_per_character(test, adaptive=True) < 2.0
     assert seconds < 30  # some machines are slow; benchmarks/results/text.md has the figure
 
 

@@ -68,7 +68,7 @@ class Text(BaseEstimator):
 
     def __init__(
         self,
-        order: int = 6,
+        order: int = 8,
         *,
         unit: str = "char",
         beam: int = BEAM,

@@ -35,17 +35,16 @@ def usual(order: int) -> np.ndarray:
 
 def variety(spread: np.ndarray) -> np.ndarray:
     """Whether contexts of a spread (n, 3) were followed by one symbol, two, or more: 0, 1, 2."""
-    return np.clip(spread.sum(1), 1, VARIETIES) - 1
+    return np.clip(spread @ np.ones(3, np.int64), 1, VARIETIES) - 1
 
 
 def parts(counted: Counted, discounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What an order itself gives to each position (n,), and the share γ (n,) that it leaves to the order below."""
-    own = discounts[variety(counted.spread)]
-    total = np.maximum(counted.total, 1)
-    taken = np.concatenate([np.zeros((len(own), 1)), own], axis=1)
-    count = counted.count
-    mass = (count - taken[np.arange(len(own)), np.minimum(count, 3)]) / total
-    return mass, np.where(counted.total > 0, (own * counted.spread).sum(1) / total, 1.0)
+    group, count, total = variety(counted.spread), counted.count, np.maximum(counted.total, 1)
+    taken = np.concatenate([np.zeros((VARIETIES, 1)), discounts], axis=1)
+    mass = (count - taken[group, np.minimum(count, 3)]) / total
+    left = np.einsum("nc,nc->n", discounts[group], counted.spread) / total
+    return mass, np.where(counted.total > 0, left, 1.0)
 
 
 def interpolated(counted: Sequence[Counted], discounts: np.ndarray, base: np.ndarray | float) -> np.ndarray:
