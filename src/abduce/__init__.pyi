@@ -46,6 +46,7 @@ from abduce.estimators.sparse import (
     PSD as PSD,
     SparseCoding as SparseCoding,
 )
+from abduce.estimators.text import Text as Text
 from abduce.estimators.vae import VAE as VAE
 from abduce.fit.bounds import (
     CIWAE as CIWAE,

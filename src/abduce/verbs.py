@@ -157,6 +157,11 @@ QUESTIONS = (
                 ("fixed", "bootstrap"),
             ),
         ),
+        options=(
+            Argument("blank", str, "Of text: the character that stands for a missing one.", "_"),
+            Argument("gap", str, "Of text: what stands for a missing segment.", "[...]"),
+            Argument("length", int, "Of text: how long the segment is; by default 1 to 20.", None, least=1),
+        ),
     ),
     Verb(
         "interval",

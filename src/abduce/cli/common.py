@@ -55,7 +55,7 @@ Kinds = Annotated[
 Na = Annotated[list[str] | None, NA]
 Member = Annotated[str | None, MEMBER]
 DATA = typer.Argument(
-    metavar="DATA", help="CSV, Parquet, .npy, .npz or a folder of images; - is standard input."
+    metavar="DATA", help="CSV, Parquet, .npy, .npz, text or a folder of images; - is standard input."
 )
 MODEL = typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")
 ANSWER = typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")

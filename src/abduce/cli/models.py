@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from abduce.cli import reading
+from abduce.cli import reading, texts
 from abduce.cli.common import (
     Option,
     command,
@@ -36,8 +36,8 @@ LEAST_ROWS = 50_000  # that it does not sample, however wide
 FOLDER = typer.Option("-o", "--output", help="Folder for the model.")
 METHOD = typer.Option(
     "--model",
-    help="The method: vae, pca, gaussian-mixture, rbm, energy-network, ...; auto is what serves best, Auto for "
-    "tables and a VAE for images or where one of a VAE's options is given.",
+    help="The method: vae, pca, gaussian-mixture, rbm, energy-network, text, ...; auto is what serves best, Auto for "
+    "tables, a VAE for images or where one of a VAE's options is given, and Text for a .txt file.",
 )
 SETTING = typer.Option(
     "--set", metavar="NAME=VALUE", help="An argument of the method, e.g. hidden=200 (repeat for several)."
@@ -66,6 +66,9 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
     """Fit a model to DATA, blanks and all."""
     if str(output) == "-":
         raise typer.BadParameter("a model is a folder: give its name", param_hint="-o")
+    if texts.is_text(method, data):
+        texts.fit(data, output, parse_settings(setting), seed, as_json, quiet)
+        return
     X, there = read_sample(data, rows, seed, quiet)
     given["kinds"] = parse_kinds(kind)
     arguments = {name: value for name, value in given.items() if value is not None}
@@ -184,6 +187,10 @@ ABOUT = typer.Argument(metavar="PATH", help="Data (- is standard input), or a mo
 def info(data, kind, as_json, quiet):
     """A row for each column."""
     path = data
+    if texts.is_model(path):
+        about = texts.facts(load_model(path))
+        print_json(about) if as_json else print(", ".join(f"{name} {value}" for name, value in about.items()))
+        return
     if (path / "model.json").exists():
         fitted = load_model(path)
         schema, about = fitted.schema_, model_facts(fitted)

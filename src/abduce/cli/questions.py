@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from abduce.cli import texts
 from abduce.cli.common import (
     Option,
     command,
@@ -47,8 +48,12 @@ def question(answer: Any) -> Callable[..., None]:
 
 
 @question
-def fill(data, model, output, draws, random_state, as_json, quiet):
+def fill(data, model, output, draws, random_state, blank, gap, length, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
+    if texts.is_model(model):
+        marks = {"blank": blank, "gap": gap, "length": length}
+        texts.fill(data, model, output, draws, random_state, marks, as_json, quiet)
+        return
     if draws is None and (source := table(data)) is not None:
         fitted = load_model(model)
         if fitted.schema_.container == "frame":
@@ -101,6 +106,9 @@ def denoise(data, model, noise, output):
 @question
 def score(data, model, output, as_json, quiet):
     """A column log_p."""
+    if texts.is_model(model):
+        texts.score(data, model, output, as_json)
+        return
     import pandas as pd
 
     X, fitted = read_with_model(data, model)
@@ -215,6 +223,9 @@ def embed(data, model, output):
 def sample(model, n, output, random_state):
     """Other rows each time, unless a seed is given."""
     fresh = int.from_bytes(os.urandom(4)) if random_state is None else random_state
+    if texts.is_model(model):
+        texts.sample(model, n, output, fresh)
+        return
     write_answer(load_model(model).sample(n, random_state=fresh), output)
 
 
@@ -223,6 +234,9 @@ def compress(data, model, to, as_json, quiet):
     """The file appears under its name only once it is complete."""
     from abduce.data.files import atomic
 
+    if texts.is_model(model):
+        texts.compress(data, model, to, as_json, quiet)
+        return
     X, fitted = read_with_model(data, model)
     packed = fitted.compress(X)
     if str(to) == "-":
@@ -239,6 +253,9 @@ def compress(data, model, to, as_json, quiet):
 @question
 def decompress(packed, model, output):
     """The rows, as they were."""
+    if texts.is_model(model):
+        texts.decompress(packed, model, output)
+        return
     content = packed.read_bytes()
     write_answer(load_model(model).decompress(content), output)
 

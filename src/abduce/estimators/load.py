@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from abduce.data.schema import Schema
-from abduce.estimators import series_folder
+from abduce.estimators import series_folder, text_folder
 from abduce.estimators.methods import METHODS
 from abduce.estimators.series import Series
+from abduce.estimators.text import Text
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
 
@@ -23,8 +24,14 @@ def load(folder: str | Path):
     is of another format version.
     """
     body, tensors = checkpoint.load(folder)
-    if body.get("kind") == series_folder.KIND:
-        return _series(body, tensors)
+    others = {series_folder.KIND: _series, text_folder.KIND: _text}
+    if (own := others.get(body.get("kind", ""))) is not None:
+        try:
+            return own(body, tensors)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise checkpoint.ModelFolderError(
+                f"the folder's weights do not fit its model.json: {error}"
+            ) from None
     if body.get("estimator") not in METHODS:
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
@@ -53,12 +60,11 @@ def load(folder: str | Path):
 
 
 def _series(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Series:
-    try:
-        return series_folder.rebuild(Series, body, tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise checkpoint.ModelFolderError(
-            f"the folder's weights do not fit its model.json: {error}"
-        ) from None
+    return series_folder.rebuild(Series, body, tensors)
+
+
+def _text(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Text:
+    return text_folder.rebuild(Text, body, tensors)
 
 
 def _from_json(value: Any) -> Any:
