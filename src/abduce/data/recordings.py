@@ -26,16 +26,30 @@ class Recording:
         Stretches that are missing, whatever is there.
     unit : {"seconds", "samples"}
         Of ``gaps``.
+    usual : int or None
+        The rate of arrays that come without.
+    bits : int or None
+        Of each sample of an array; None: as its type has.
     """
 
-    def __init__(self, X: Any, rate: Any = None, gaps: Any = None, unit: str = "seconds"):
+    def __init__(
+        self,
+        X: Any,
+        rate: Any = None,
+        gaps: Any = None,
+        unit: str = "seconds",
+        usual: int | None = None,
+        bits: int | None = None,
+    ):
         self.name = "the recording"
         if isinstance(X, str | Path):
             self.wav, self.name = read_wav(X), str(X)
             if rate is not None and rate != self.wav.rate:
-                raise ValueError(f"rate is {rate!r}, but {X} has {self.wav.rate} samples a second: leave it out")
+                raise ValueError(
+                    f"rate is {rate!r}, but {X} has {self.wav.rate} samples a second: leave it out"
+                )
         else:
-            self.wav = plain_wav(_array(X), _rate(rate))
+            self.wav = plain_wav(_array(X), _rate(usual if rate is None else rate), bits)
         samples = self.wav.samples
         self.values = np.array(samples, dtype=float).reshape(len(samples), -1)
         if np.isinf(self.values).any():
@@ -48,7 +62,9 @@ class Recording:
         silent = self.missing.all(0)
         if silent.any():
             which = "" if len(silent) == 1 else f" in channel {int(np.argmax(silent))}"
-            raise ValueError(f"nothing of {self.name} was seen{which}: a fill needs some samples around the gap")
+            raise ValueError(
+                f"nothing of {self.name} was seen{which}: a fill needs some samples around the gap"
+            )
 
     @property
     def rate(self) -> int:

@@ -141,4 +141,8 @@ def _bytes(samples: np.ndarray, kind: str, bits: int) -> bytes:
 def _header(kind: int, channels: int, rate: int, bits: int, size: int) -> bytes:
     frame = channels * bits // 8
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, kind, channels, rate, rate * frame, frame, bits)
-    return struct.pack("<4sI4s", b"RIFF", 36 + size + size % 2, b"WAVE") + form + struct.pack("<4sI", b"data", size)
+    return (
+        struct.pack("<4sI4s", b"RIFF", 36 + size + size % 2, b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", size)
+    )

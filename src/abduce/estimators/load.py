@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +13,12 @@ from abduce.data.schema import Schema
 from abduce.estimators import series_folder
 from abduce.estimators.methods import METHODS
 from abduce.estimators.series import Series
+from abduce.estimators.sound import KIND as SOUND
+from abduce.estimators.sound import Sound
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
+
+T = TypeVar("T")
 
 
 def load(folder: str | Path):
@@ -24,7 +29,9 @@ def load(folder: str | Path):
     """
     body, tensors = checkpoint.load(folder)
     if body.get("kind") == series_folder.KIND:
-        return _series(body, tensors)
+        return _checked(lambda: series_folder.rebuild(Series, body, tensors))
+    if body.get("kind") == SOUND:
+        return _checked(lambda: Sound._rebuilt(body, tensors))
     if body.get("estimator") not in METHODS:
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
@@ -52,9 +59,9 @@ def load(folder: str | Path):
     return estimator
 
 
-def _series(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Series:
+def _checked(rebuilt: Callable[[], T]) -> T:
     try:
-        return series_folder.rebuild(Series, body, tensors)
+        return rebuilt()
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise checkpoint.ModelFolderError(
             f"the folder's weights do not fit its model.json: {error}"

@@ -38,8 +38,8 @@ def burg(
 
         k_m = -2 Σ w f b / Σ w (f² + b²),   f ← f + k b,   b ← b + k f
 
-    The pair of errors of order m at t - m .. t has the weight of its middle.  Time is Σ n_i x the highest order.  Orders beyond
-    what the stretches can tell are those of the longest one.
+    The pair of errors of order m at t - m .. t has the weight of its middle.  Time is Σ n_i x the highest order.  Orders
+    beyond what the stretches can tell are those of the longest one.
 
     Source: J. P. Burg, Maximum entropy spectral analysis, 1975; the weights: D. N. Swingler, Proc. IEEE 67, 1979.
 

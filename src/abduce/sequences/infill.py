@@ -88,7 +88,9 @@ class Between(Infill):
         p, begin, end = len(self.a) - 1, self.start, self.start + self.length
         near = np.array(x[begin - p : end + p], dtype=float)
         near[p : p + self.length] = 0.0
-        errors = fftconvolve(near, self.a)[p : p + self.length + p]  # of every equation that has a missing sample
+        errors = fftconvolve(near, self.a)[
+            p : p + self.length + p
+        ]  # of every equation that has a missing sample
         return -self._solve(self._gathered(errors))
 
     def variance(self):
@@ -128,7 +130,9 @@ class Beyond(Infill):
         p = len(self.a) - 1
         known = np.asarray(x, dtype=float)[::-1] if self.back else np.asarray(x, dtype=float)
         past = known[len(known) - self.length - p : len(known) - self.length]
-        start = -fftconvolve(past, self.a)[p : 2 * p] if p else np.zeros(0)  # what the past says of what comes
+        start = (
+            -fftconvolve(past, self.a)[p : 2 * p] if p else np.zeros(0)
+        )  # what the past says of what comes
         push = np.zeros(self.length)
         push[: min(p, self.length)] = start[: self.length]
         return self._turned(np.asarray(lfilter([1.0], self.a, push)))
