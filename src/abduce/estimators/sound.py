@@ -18,7 +18,7 @@ from abduce.data.recordings import Recording, recordings
 from abduce.data.wav import write_wav
 from abduce.estimators.folder import estimator_to_json
 from abduce.fit import checkpoint
-from abduce.sequences.burg import Autoregression, burg, simulate
+from abduce.sequences.burg import Autoregression, simulate, yule_walker
 from abduce.sequences.clicks import oddness
 from abduce.sequences.sound import MEMBERS, Around, Filling, SoundPool, fit_pool, hidden_gaps, runs
 
@@ -331,11 +331,6 @@ def _texture(recording: Recording) -> tuple[Autoregression, np.ndarray]:
     """The average filter of a recording, for unit power, and the level of each channel."""
     centred = recording.values - np.nanmean(recording.values, 0)
     level = np.sqrt(np.nanmean(centred**2, 0))
-    stretches = [
-        x[start:stop] / scale
-        for x, gone, scale in zip(centred.T, recording.missing.T, level, strict=True)
-        for start, stop in runs(~gone)
-        if scale > 0
-    ]
-    order = max(1, min(round(TEXTURE * recording.rate), sum(map(len, stretches)) // 3))
-    return burg(stretches, [order])[order], level
+    scaled = np.nan_to_num(centred / np.where(level > 0, level, 1.0))
+    model = yule_walker(scaled.T.ravel(), min(round(TEXTURE * recording.rate), len(scaled) // 3))
+    return model._replace(variance=model.variance * scaled.size / (~recording.missing).sum()), level

@@ -109,12 +109,13 @@ class SoundPool(NamedTuple):
     weights: np.ndarray
     stretch: float = 1.0
 
-    def ask(self, x: np.ndarray, missing: np.ndarray, rate: int) -> list[Filling]:
-        """What is missing of a recording x (T, C), a hole at a time."""
+    def ask(self, x: np.ndarray, missing: np.ndarray, rate: int, at: int | None = None) -> list[Filling]:
+        """What is missing of a recording x (T, C), a hole at a time; ``at`` a sample, only the hole that holds it."""
         centre = np.array([column[~gone].mean() for column, gone in zip(x.T, missing.T, strict=True)])
         level = np.where(missing, 0.0, x - centre)
         reach = max(1, round(rate * max(m.order for m in self.members)))
-        found = [self._fill(level, missing, hole, rate) for hole in holes(missing, reach)]
+        asked = [h for h in holes(missing, reach) if at is None or h.start <= at < h.stop]
+        found = [self._fill(level, missing, hole, rate) for hole in asked]
         return [f._replace(means=f.means + centre[list(f.hole.channels)]) for f in found]
 
     def _fill(self, x: np.ndarray, missing: np.ndarray, hole: Hole, rate: int) -> Filling:
@@ -287,13 +288,12 @@ def fit_pool(
         begin, end = max(0, start - reach), min(len(r.values), stop + reach)
         x, missing = r.values[begin:end], r.missing[begin:end].copy()
         missing[start - begin : stop - begin] = True
-        hole = Hole(start - begin, stop - begin, tuple(range(x.shape[1])))
         if (~missing).sum(0).min() < 2:
             continue
-        found = next(f for f in uniform.ask(x, missing, r.rate) if f.hole.start <= hole.start < f.hole.stop)
-        mine = (found.at >= hole.start) & (found.at < hole.stop)
-        truth = x[found.at[mine]][:, list(found.hole.channels)]
-        hidden.append(Hidden(truth, found.means[:, mine], found.deviations[:, mine]))
+        for found in uniform.ask(x, missing, r.rate, start - begin):
+            mine = (found.at >= start - begin) & (found.at < stop - begin)
+            truth = x[found.at[mine]][:, list(found.hole.channels)]
+            hidden.append(Hidden(truth, found.means[:, mine], found.deviations[:, mine]))
         show("hiding gaps", (i + 1) / len(places))
     if not hidden:
         return uniform, np.zeros((0, len(members)))
