@@ -66,7 +66,7 @@ class Argument:
     """
 
     name: str
-    type: type
+    type: Any
     help: str
     default: Any = REQUIRED
     choices: tuple[str, ...] = ()
@@ -155,6 +155,14 @@ QUESTIONS = (
                 "Parameters of the copies: as fitted, or each copy's own, from a refit to a resample.",
                 "fixed",
                 ("fixed", "bootstrap"),
+            ),
+        ),
+        options=(
+            Argument(
+                "gap",
+                list[str],
+                "START:STOP in seconds, what is missing of a WAV file (repeat for several).",
+                None,
             ),
         ),
     ),

@@ -26,13 +26,18 @@ from abduce.cli.common import (
     write_answer,
 )
 from abduce.cli.reading import read, table
+from abduce.data.wav import is_wav
 from abduce.verbs import VERBS
 
 OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is standard output.")
 PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
 MODEL = typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")
 MODELS = typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
+FILLER = typer.Option(
+    "-m", "--model", help="Folder that `abduce fit` wrote; of a WAV file one that a Sound saved, if any."
+)
 OWN = {
+    "filler": Option(Annotated[Path | None, FILLER], None),
     "to": Option(Annotated[Path, OUTPUT]),
     "packed": Option(Annotated[Path, PACKED]),
     "path": Option(Annotated[Path, MODEL]),
@@ -47,8 +52,20 @@ def question(answer: Any) -> Callable[..., None]:
 
 
 @question
-def fill(data, model, output, draws, random_state, as_json, quiet):
+def fill(data, filler, output, gap, draws, random_state, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
+    if is_wav(data):
+        from abduce.cli.sounds import fill_sound
+
+        fill_sound(data, filler, output, gap, draws, random_state, as_json, quiet)
+        return
+    if gap:
+        raise typer.BadParameter(
+            "gaps are those of a WAV file; of a table mark them as blanks", param_hint="--gap"
+        )
+    if filler is None:
+        raise typer.BadParameter("a folder that `abduce fit` wrote is needed", param_hint="-m")
+    model = filler
     if draws is None and (source := table(data)) is not None:
         fitted = load_model(model)
         if fitted.schema_.container == "frame":

@@ -152,11 +152,22 @@ class Sound(BaseEstimator):
         )
         return low, high
 
-    def fill_file(self, source: str | Path, target: str | Path, gaps=None, *, unit: str = "seconds") -> int:
-        """Fill a WAV file and write it to ``target``, atomically, in its own format; how many samples were missing."""
+    def fill_file(
+        self, source: str | Path, target: Any, gaps=None, *, unit: str = "seconds", random_state=None
+    ) -> int:
+        """Fill a WAV file and write it to ``target``, atomically, in its own format; how many samples were missing.
+
+        Of a list of targets each is filled by a draw.
+        """
         recording, found = self._asked(source, gaps, None, unit)
-        filled = recording.put(_placed(recording, found, [f.mean() for f in found]))
-        write_wav(target, recording.file(filled))
+        if isinstance(target, list):
+            rng = self._generator(random_state)
+            drawn = [f.draws(len(target), rng) for f in found]
+            fills = {name: [d[i] for d in drawn] for i, name in enumerate(target)}
+        else:
+            fills = {target: [f.mean() for f in found]}
+        for name, parts in fills.items():
+            write_wav(name, recording.file(recording.put(_placed(recording, found, parts))))
         return int(recording.missing.sum())
 
     def _asked(self, X: Any, gaps: Any, rate: Any, unit: str) -> tuple[Recording, list[Filling]]:

@@ -4,7 +4,8 @@
     -log p(x_t | rest)   of d_t = Σ_k a_k e_{t+k} / Σ a²,   the error of a sample predicted from both sides
 
 The second has the smaller variance, v / Σ a², and tells a click from what only began to sound.  Scales are medians of a frame,
-so that what is odd does not hide itself.
+so that what is odd does not hide itself; as a frame is scored by a filter that was fitted to it, they are widened as by
+Akaike's final prediction error, √((n + p) / (n - p)).
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def oddness(x: np.ndarray, missing: np.ndarray, rate: int, two_sided: bool) -> n
 
 def _frames(frames: np.ndarray, seen: np.ndarray, order: int, floor: float, two_sided: bool) -> np.ndarray:
     """−log p of samples of frames (N, n)."""
-    a = levinson(frames * np.hanning(frames.shape[1] + 2)[1:-1], order)
+    taper = np.hanning(frames.shape[1] + 2)[1:-1]
+    a = levinson(frames * taper, order)
+    n = np.square(taper).sum() ** 2 / (taper**4).sum()  # samples that the taper leaves
+    widen = np.sqrt((n + order) / max(n - order, 1.0))
     errors = fftconvolve(frames, a, axes=1)
     if two_sided:
         errors = fftconvolve(errors, a[:, ::-1], axes=1)[:, order : order + frames.shape[1]]
@@ -56,7 +60,7 @@ def _frames(frames: np.ndarray, seen: np.ndarray, order: int, floor: float, two_
         errors = errors[:, : frames.shape[1]]
     known = np.where(seen, np.abs(errors), np.nan)
     known[~seen.any(1)] = 0.0
-    scale = np.maximum(np.nanmedian(known, 1, keepdims=True) / HALF, floor)
+    scale = np.maximum(widen * np.nanmedian(known, 1, keepdims=True) / HALF, floor)
     return 0.5 * (np.square(errors / scale) + LOG_2PI) + np.log(scale)
 
 
