@@ -1,8 +1,8 @@
 """Filling gaps of recordings: three pieces of music by the gaps of a published comparison, and spoken digits.
 
 Music: 10 gaps of 20, 50 and 80 ms in each of three recordings of 44,100 samples a second; a model is fitted to each recording
-without its gaps.  Digits: a model is fitted to takes 0 and 1 of 300 clips of 8,000 samples a second, and fills a gap in each clip of
-takes 2 to 4.  SDR is the energy of what was hidden over that of the error, in dB; processor seconds.
+without its gaps.  Digits: a model is fitted to takes 0 and 1 of 300 clips of 8,000 samples a second, and fills a gap in each
+clip of takes 2 to 4.  SDR is the energy of what was hidden over that of the error, in dB; processor seconds.
 
     python benchmarks/sound.py [--quick] [--seeds 3] [--parts music digits] [--threads 1]
 """
@@ -197,9 +197,10 @@ def main() -> None:
             report.table("Music, mean SDR of each recording", ["", *head], rows)
         report.save()
     report.remark(
-        "± is the standard deviation over gaps and seeds; a seed moves the gaps that are hidden to weigh members, and in the digits "
-        "the gaps that are filled. Members, their orders and the taper were chosen on gaps halfway between those of the tables and on take 0 "
-        "of the digits. Janssen of our own: order 512 for music and 50 for digits, 100 ms on either side, 30 iterations."
+        "± is the standard deviation over gaps and seeds; a seed moves the gaps that are hidden to weigh members, and in the "
+        "digits the gaps that are filled. Members, their orders and the taper were chosen on gaps halfway between those of "
+        "the tables and on take 0 of the digits. Janssen of our own: order 512 for music and 50 for digits, 100 ms on either side, "
+        "30 iterations."
     )
     report.save()
 

@@ -4,7 +4,8 @@
 
 Each member is an autoregression, by Burg's method, of the samples around a gap, those near to it weighing most; what it says
 of the gap is exact.  Its Gaussians are pooled with weights that come from gaps hidden in the recordings: those that make
-the mean signal-to-distortion ratio of the pooled means highest.  The channels of a recording share the filter, each at its own level.
+the mean signal-to-distortion ratio of the pooled means highest.  The channels of a recording share the filter, each at its
+own level.
 """
 
 from __future__ import annotations
