@@ -19,6 +19,7 @@ import numpy as np
 from common import Report, arguments, data_folder, parse, say, spread
 
 from abduce import Sound
+from abduce.data.recordings import Recording
 from abduce.data.wav import read_wav
 from abduce.sequences.burg import yule_walker
 from abduce.sequences.infill import infill
@@ -79,11 +80,11 @@ PEERS: dict[str, Callable[[np.ndarray, int, int, int], np.ndarray]] = {
 def judged(model: Sound, x: np.ndarray, rate: int, start: int, stop: int, peers: bool) -> dict[str, float]:
     """SDR of the model and its peers in one gap, processor seconds, and how often the 90 % interval holds."""
     truth = x[start:stop].astype(float)
-    hidden = {"gaps": [(start, stop)], "rate": rate, "unit": "samples"}
+    recording = Recording(x.astype(float), rate, [(start, stop)], "samples")
     before = time.process_time()
-    filled = model.fill(x.astype(float), **hidden)[start:stop]
-    found = {"ours": sdr(truth, filled), "seconds": time.process_time() - before}
-    low, high = (end[start:stop] for end in model.fill_interval(x.astype(float), **hidden))
+    (answer,) = model.pool_.ask(recording.values, recording.missing, rate)
+    found = {"ours": sdr(truth, answer.mean()[:, 0]), "seconds": time.process_time() - before}
+    low, high = (answer.quantile(level)[:, 0] for level in (0.05, 0.95))
     found["coverage"] = float(np.mean((low <= truth) & (truth <= high)))
     for name, peer in PEERS.items() if peers else ():
         found[name] = sdr(truth, peer(x.astype(float), start, stop, rate))

@@ -301,15 +301,16 @@ def fit_pool(
     products = np.stack([h.products() for h in hidden])
     pool = SoundPool(members, stacked(products))
     scores = []
-    for h in hidden:
-        filling = Filling(Hole(0, 0, ()), np.zeros(0), pool.weights, h.means, h.deviations, [], 1.0)
+    for i, h in enumerate(hidden):  # by weights that the others teach: those of its own would flatter
+        others = stacked(np.delete(products, i, 0)) if len(hidden) > 1 else pool.weights
+        filling = Filling(Hole(0, 0, ()), np.zeros(0), others, h.means, h.deviations, [], 1.0)
         scores.append(np.abs(h.truth - filling.mean()) / np.maximum(filling.spread(), 1e-300))
     stretch = np.quantile(np.concatenate([s.ravel() for s in scores]), 0.9) / 1.6449
     errors = np.maximum(np.einsum("imm->im", products), 1e-300)
     return pool._replace(stretch=float(np.clip(stretch, 0.2, 5.0))), -10 * np.log10(errors)
 
 
-def stacked(products: np.ndarray, ridge: float = 0.02, steps: int = 1000) -> np.ndarray:
+def stacked(products: np.ndarray, ridge: float = 0.02, steps: int = 500) -> np.ndarray:
     """Weights (M,), none negative and of sum 1, of least mean log w' P w over ``products`` (cells, M, M) of errors.
 
     A ``ridge`` draws them towards equal ones; found by exponentiated gradients.
@@ -326,6 +327,6 @@ def stacked(products: np.ndarray, ridge: float = 0.02, steps: int = 1000) -> np.
         slope = (2 * turned / np.maximum(turned @ weights, 1e-300)[:, None]).mean(0) + ridge * (
             weights - equal
         ) / equal
-        logs -= 0.1 * (slope - weights @ slope)
+        logs -= 0.2 * (slope - weights @ slope)
     weights = np.exp(logs - logs.max())
     return weights / weights.sum()
