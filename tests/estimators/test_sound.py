@@ -22,10 +22,10 @@ GAPS = [(0.40, 0.42), (0.70, 0.75)]
 def vowel(seconds=1.2, seed=0):
     """Harmonics of a slowly gliding pitch, loudest at two formants, and a little noise; int16."""
     t = np.arange(round(seconds * RATE)) / RATE
-    phase = 2 * np.pi * np.cumsum(110 + 4 * np.sin(2 * np.pi * 0.7 * t)) / RATE
+    phase = 2 * np.pi * np.cumsum(110 + np.sin(2 * np.pi * 0.7 * t)) / RATE
     x = 0.002 * np.random.default_rng(seed).normal(size=len(t))
     for k in range(1, 30):
-        gain = sum(1 / (1 + ((110 * k - formant) / 120) ** 2) for formant in (650, 1200, 2500))
+        gain = sum(1 / (1 + ((110 * k - formant) / 120) ** 2) for formant in (650, 1200))
         x = x + gain * np.sin(k * phase + 0.3 * k * k)
     return (8000 * x / np.abs(x).max()).astype(np.int16)
 
@@ -293,7 +293,10 @@ def test_stacked_weights_are_least_where_errors_are():
 
 
 def test_one_member_says_what_its_autoregression_does():
-    x = 50 * simulate(Autoregression(np.array([1.0, -1.2, 0.6]), 1.0), 6000, np.random.default_rng(0))[:, None]
+    x = (
+        50
+        * simulate(Autoregression(np.array([1.0, -1.2, 0.6]), 1.0), 6000, np.random.default_rng(0))[:, None]
+    )
     missing = np.zeros(x.shape, bool)
     missing[3000:3003] = True
     alone = SoundPool(MEMBERS[:1], np.ones(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Recording:
         for start, stop in stretches(gaps, len(samples), self.wav.rate, unit):
             self.missing[start:stop] = True
         self.values[self.missing] = np.nan
-        silent = self.missing.all(0)
+        silent = np.atleast_1d(self.missing.all(0))
         if silent.any():
             which = "" if len(silent) == 1 else f" in channel {int(np.argmax(silent))}"
             raise ValueError(
@@ -166,6 +166,6 @@ def _array(X: Any) -> np.ndarray:
 
 
 def _rate(rate: Any) -> int:
-    if not isinstance(rate, Real) or isinstance(rate, bool) or int(rate) != rate or rate < 1:
+    if not isinstance(rate, Integral) or isinstance(rate, bool) or rate < 1:
         raise ValueError(f"rate must be a whole number of samples a second, as in rate=44100, got {rate!r}")
     return int(rate)

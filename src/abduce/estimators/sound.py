@@ -20,12 +20,13 @@ from abduce.estimators.folder import estimator_to_json
 from abduce.fit import checkpoint
 from abduce.sequences.burg import Autoregression, simulate, yule_walker
 from abduce.sequences.clicks import oddness
-from abduce.sequences.sound import MEMBERS, Around, Filling, SoundPool, fit_pool, hidden_gaps, runs
+from abduce.sequences.sound import MEMBERS, Around, Filling, SoundPool, fit_pool, hidden_gaps, placed, runs
 
 KIND = "sound"
 LENGTHS = (0.02, 0.05, 0.08)  # seconds of gaps that are hidden, where the recordings have none
 LONGEST_HIDDEN = 0.2
 TEXTURE = 0.02  # seconds: the order of what `sample` draws from
+EDGE = 0.008  # seconds beyond either end that samples are scored with
 KEPT = 0.4  # seconds of either end that forecasts go on from
 
 
@@ -121,7 +122,7 @@ class Sound(BaseEstimator):
         if draws is not None:
             return self.fill_draws(X, gaps, draws, rate=rate, unit=unit, random_state=random_state)
         recording, found = self._asked(X, gaps, rate, unit)
-        return recording.put(_placed(recording, found, [f.mean() for f in found]))
+        return recording.put(placed(recording.values.shape, found, [f.mean() for f in found]))
 
     def fill_draws(
         self,
@@ -138,7 +139,9 @@ class Sound(BaseEstimator):
         recording, found = self._asked(X, gaps, rate, unit)
         rng = self._generator(random_state)
         drawn = [f.draws(int(n), rng) for f in found]
-        return [recording.put(_placed(recording, found, [d[i] for d in drawn])) for i in range(int(n))]
+        return [
+            recording.put(placed(recording.values.shape, found, [d[i] for d in drawn])) for i in range(int(n))
+        ]
 
     def fill_interval(
         self, X, gaps=None, level: float = 0.9, *, rate: int | None = None, unit: str = "seconds"
@@ -147,7 +150,7 @@ class Sound(BaseEstimator):
         check_share("level", level)
         recording, found = self._asked(X, gaps, rate, unit)
         low, high = (
-            recording.put(_placed(recording, found, [f.quantile(end) for f in found]))
+            recording.put(placed(recording.values.shape, found, [f.quantile(end) for f in found]))
             for end in (0.5 - level / 2, 0.5 + level / 2)
         )
         return low, high
@@ -167,7 +170,7 @@ class Sound(BaseEstimator):
         else:
             fills = {target: [f.mean() for f in found]}
         for name, parts in fills.items():
-            write_wav(name, recording.file(recording.put(_placed(recording, found, parts))))
+            write_wav(name, recording.file(recording.put(placed(recording.values.shape, found, parts))))
         return int(recording.missing.sum())
 
     def _asked(self, X: Any, gaps: Any, rate: Any, unit: str) -> tuple[Recording, list[Filling]]:
@@ -230,10 +233,8 @@ class Sound(BaseEstimator):
         drawn = [f.draws(count, rng) for f in found] if rng is not None else []
 
         def rows(parts: list[np.ndarray]) -> np.ndarray:
-            out = np.zeros(whole.shape)
-            for f, part in zip(found, parts, strict=True):
-                out[np.ix_(f.at, f.hole.channels)] = part
-            return self._made(out[first : first + new], recording if X is not None else None)
+            out = placed(whole.shape, found, parts)[first : first + new]
+            return self._made(out, recording if X is not None else None)
 
         if rng is None:
             return rows([f.mean() for f in found])
@@ -263,7 +264,7 @@ class Sound(BaseEstimator):
     def score_samples(self, X, *, rate: int | None = None) -> np.ndarray:
         """log p of each sample given those before it, nats in the samples' unit, as they lie; NaN where missing."""
         recording = self._read(X, rate)
-        return recording.shaped(-oddness(recording.values, recording.missing, recording.rate, False))
+        return recording.shaped(-self._oddness(recording, False))
 
     def score(self, X, y=None, *, rate: int | None = None) -> float:
         """Mean of :meth:`score_samples` over what was seen."""
@@ -272,7 +273,16 @@ class Sound(BaseEstimator):
     def anomaly_score(self, X, *, rate: int | None = None) -> np.ndarray:
         """Oddness of each sample, −log p of it given those before and after it: clicks stand out; NaN where missing."""
         recording = self._read(X, rate)
-        return recording.shaped(oddness(recording.values, recording.missing, recording.rate, True))
+        return recording.shaped(self._oddness(recording, True))
+
+    def _oddness(self, recording: Recording, two_sided: bool) -> np.ndarray:
+        """−log p (T, channels); what is missing, and a little beyond the ends, is filled first."""
+        edge = max(2, round(EDGE * recording.rate))
+        whole = np.pad(recording.values, ((edge, edge), (0, 0)), constant_values=np.nan)
+        gone = np.isnan(whole)
+        found = self.pool_.ask(whole, gone, recording.rate)
+        full = np.where(gone, placed(whole.shape, found, [f.mean() for f in found]), whole)
+        return oddness(full, gone, recording.rate, two_sided)[edge:-edge]
 
     def members(self) -> pd.DataFrame:
         """Members by context and order in ms, their weights, and their mean SDR on hidden gaps in dB."""
@@ -320,14 +330,6 @@ class Sound(BaseEstimator):
         made.rate_, made.sdr_, made.kind_ = body["rate"], body["sdr"], tuple(body["form"])
         made.n_features_in_ = arrays["first"].shape[1]
         return made
-
-
-def _placed(recording: Recording, found: list[Filling], parts: list[np.ndarray]) -> np.ndarray:
-    """Values (T, C) with each hole's part where its samples are missing."""
-    out = np.zeros(recording.values.shape)
-    for filling, part in zip(found, parts, strict=True):
-        out[np.ix_(filling.at, filling.hole.channels)] = part
-    return out
 
 
 def _lengths(given: list[Recording]) -> list[float]:

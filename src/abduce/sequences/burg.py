@@ -53,12 +53,12 @@ def burg(
     weighs = [np.ones(len(s)) for s in forward] if weights is None else [w for w in weights if len(w)]
     highest, longest = max(orders), max(map(len, forward))
     backward = list(forward)
-    total = sum(w.sum() for w in weighs)
+    total = float(sum(w.sum() for w in weighs))
     power = float(sum(w @ f**2 for w, f in zip(weighs, forward, strict=True)) / total)
     a = np.zeros(highest + 1)
     a[0] = 1.0
     found = {0: Autoregression(a[:1].copy(), power)}
-    variance = power
+    variance: float = power
     for m in range(min(highest, longest - 1) if power > 0 else 0):
         above, below = 0.0, 2 * RIDGE * power * total
         half = (m + 1) // 2
@@ -74,7 +74,7 @@ def burg(
             f, b = forward[i], backward[i]
             forward[i], backward[i] = f + k * b, b + k * f
         a[: m + 2] += k * a[: m + 2][::-1].copy()
-        variance *= 1 - k * k
+        variance = float(variance * (1 - k * k))
         if m + 1 in orders:
             found[m + 1] = Autoregression(a[: m + 2].copy(), variance)
     last = Autoregression(a[: min(highest, longest - 1) + 1].copy() if power > 0 else a[:1].copy(), variance)

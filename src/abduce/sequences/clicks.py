@@ -26,13 +26,13 @@ LEAST = 1e-4  # of a channel's deviation: the least scale that a frame may have
 def oddness(x: np.ndarray, missing: np.ndarray, rate: int, two_sided: bool) -> np.ndarray:
     """−log p of each sample of x (T, C), in nats of its unit, given those around it or those before it; NaN where missing.
 
-    Missing samples count as 0, and the samples that they tell of as any other.
+    Samples have values where they are missing too, which others are predicted from.
     """
     order, core = max(2, round(ORDER * rate)), max(32, round(FRAME * rate / 2))
     out = np.full(x.shape, np.nan)
     for c in range(x.shape[1]):
         seen = ~missing[:, c]
-        level = np.where(seen, x[:, c] - x[seen, c].mean(), 0.0)
+        level = x[:, c] - x[seen, c].mean()
         floor = LEAST * level[seen].std() or 1.0
         count = -(-len(level) // core)
         padded = np.concatenate([np.zeros(core), level, np.zeros(count * core - len(level) + core)])

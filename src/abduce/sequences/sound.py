@@ -145,6 +145,14 @@ class SoundPool(NamedTuple):
         return Filling(hole, at, weights, np.stack(means), np.stack(deviations), solved, self.stretch)
 
 
+def placed(shape: tuple[int, ...], found: list[Filling], parts: list[np.ndarray]) -> np.ndarray:
+    """Values (T, C), each hole's part (L, C) where its samples are missing."""
+    out = np.zeros(shape)
+    for filling, part in zip(found, parts, strict=True):
+        out[filling.at[:, None], list(filling.hole.channels)] = part
+    return out
+
+
 # ---------------------------------------------------------------- where the holes are, and what is around them
 
 
