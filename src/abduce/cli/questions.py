@@ -26,13 +26,13 @@ from abduce.cli.common import (
     write_answer,
 )
 from abduce.cli.reading import read, table
-from abduce.data.wav import is_wav
 from abduce.verbs import VERBS
 
 OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is standard output.")
 PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
 MODEL = typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")
 MODELS = typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
+SOUNDS = (".wav", ".wave")
 FILLER = typer.Option(
     "-m", "--model", help="Folder that `abduce fit` wrote; of a WAV file one that a Sound saved, if any."
 )
@@ -54,7 +54,7 @@ def question(answer: Any) -> Callable[..., None]:
 @question
 def fill(data, filler, output, gap, draws, random_state, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
-    if is_wav(data):
+    if data.suffix.lower() in SOUNDS:
         from abduce.cli.sounds import fill_sound
 
         fill_sound(data, filler, output, gap, draws, random_state, as_json, quiet)

@@ -41,15 +41,6 @@ class Wav:
     after: bytes = b""
 
 
-def is_wav(path: str | Path) -> bool:
-    """Whether a file's name says that it is a WAV file.
-
-    >>> is_wav("Speech.WAV"), is_wav("speech.csv")
-    (True, False)
-    """
-    return Path(path).suffix.lower() in (".wav", ".wave")
-
-
 def read_wav(path: str | Path) -> Wav:
     """Read a WAV file; FileNotFoundError if it is not there, ValueError if it is none or in a format that is not known."""
     path = Path(path)

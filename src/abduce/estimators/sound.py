@@ -20,7 +20,7 @@ from abduce.estimators.folder import estimator_to_json
 from abduce.fit import checkpoint
 from abduce.sequences.burg import Autoregression, simulate, yule_walker
 from abduce.sequences.clicks import oddness
-from abduce.sequences.sound import MEMBERS, Around, Filling, SoundPool, fit_pool, hidden_gaps, placed, runs
+from abduce.sequences.sound import MEMBERS, Around, Spanned, SoundPool, fit_pool, hidden_gaps, placed, runs
 
 KIND = "sound"
 LENGTHS = (0.02, 0.05, 0.08)  # seconds of gaps that are hidden, where the recordings have none
@@ -173,7 +173,7 @@ class Sound(BaseEstimator):
             write_wav(name, recording.file(recording.put(placed(recording.values.shape, found, parts))))
         return int(recording.missing.sum())
 
-    def _asked(self, X: Any, gaps: Any, rate: Any, unit: str) -> tuple[Recording, list[Filling]]:
+    def _asked(self, X: Any, gaps: Any, rate: Any, unit: str) -> tuple[Recording, list[Spanned]]:
         recording = self._read(X, rate, gaps, unit)
         if not recording.missing.any():
             raise ValueError(

@@ -51,7 +51,7 @@ class Hole(NamedTuple):
     channels: tuple[int, ...]
 
 
-class Filling(NamedTuple):
+class Spanned(NamedTuple):
     """What the members say of a hole: ``means`` (M, L, C) and ``deviations`` (M, L, C) at its missing samples ``at`` (L,).
 
     Deviations of the pool are stretched about its mean, as far as hidden gaps asked for.
@@ -110,7 +110,7 @@ class SoundPool(NamedTuple):
     weights: np.ndarray
     stretch: float = 1.0
 
-    def ask(self, x: np.ndarray, missing: np.ndarray, rate: int, at: int | None = None) -> list[Filling]:
+    def ask(self, x: np.ndarray, missing: np.ndarray, rate: int, at: int | None = None) -> list[Spanned]:
         """What is missing of a recording x (T, C), a hole at a time; ``at`` a sample, only the hole that holds it."""
         centre = np.array([column[~gone].mean() for column, gone in zip(x.T, missing.T, strict=True)])
         level = np.where(missing, 0.0, x - centre)
@@ -119,7 +119,7 @@ class SoundPool(NamedTuple):
         found = [self._fill(level, missing, hole, rate) for hole in asked]
         return [f._replace(means=f.means + centre[list(f.hole.channels)]) for f in found]
 
-    def _fill(self, x: np.ndarray, missing: np.ndarray, hole: Hole, rate: int) -> Filling:
+    def _fill(self, x: np.ndarray, missing: np.ndarray, hole: Hole, rate: int) -> Spanned:
         asked = self.weights > LEAST_WEIGHT
         members = [m for m, a in zip(self.members, asked, strict=True) if a]
         weights = self.weights[asked] / self.weights[asked].sum()
@@ -142,10 +142,10 @@ class SoundPool(NamedTuple):
             means.append(np.stack([way.mean(x[begin:end, c])[mine] for c in hole.channels], 1))
             deviations.append(np.sqrt(way.variance()[mine].clip(0))[:, None] * scales)
             solved.append((way, mine, scales))
-        return Filling(hole, at, weights, np.stack(means), np.stack(deviations), solved, self.stretch)
+        return Spanned(hole, at, weights, np.stack(means), np.stack(deviations), solved, self.stretch)
 
 
-def placed(shape: tuple[int, ...], found: list[Filling], parts: list[np.ndarray]) -> np.ndarray:
+def placed(shape: tuple[int, ...], found: list[Spanned], parts: list[np.ndarray]) -> np.ndarray:
     """Values (T, C), each hole's part (L, C) where its samples are missing."""
     out = np.zeros(shape)
     for filling, part in zip(found, parts, strict=True):
@@ -311,7 +311,7 @@ def fit_pool(
     scores = []
     for i, h in enumerate(hidden):  # by weights that the others teach: those of its own would flatter
         others = stacked(np.delete(products, i, 0)) if len(hidden) > 1 else pool.weights
-        filling = Filling(Hole(0, 0, ()), np.zeros(0), others, h.means, h.deviations, [], 1.0)
+        filling = Spanned(Hole(0, 0, ()), np.zeros(0), others, h.means, h.deviations, [], 1.0)
         scores.append(np.abs(h.truth - filling.mean()) / np.maximum(filling.spread(), 1e-300))
     stretch = np.quantile(np.concatenate([s.ravel() for s in scores]), 0.9) / 1.6449
     errors = np.maximum(np.einsum("imm->im", products), 1e-300)
