@@ -20,7 +20,7 @@ from abduce.estimators.folder import estimator_to_json
 from abduce.fit import checkpoint
 from abduce.sequences.burg import Autoregression, simulate, yule_walker
 from abduce.sequences.clicks import oddness
-from abduce.sequences.sound import MEMBERS, Around, Spanned, SoundPool, fit_pool, hidden_gaps, placed, runs
+from abduce.sequences.sound import MEMBERS, Around, SoundPool, Spanned, fit_pool, hidden_gaps, placed, runs
 
 KIND = "sound"
 LENGTHS = (0.02, 0.05, 0.08)  # seconds of gaps that are hidden, where the recordings have none
