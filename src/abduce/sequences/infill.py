@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_toeplitz, solve_triangular
+from scipy.linalg.lapack import dtrtri
 from scipy.signal import fftconvolve, lfilter
 
 LONGEST = 50_000  # samples of one gap
@@ -182,8 +183,8 @@ class Scattered(Infill):
         return -cho_solve((self.root, True), right)
 
     def variance(self):
-        inverse = solve_triangular(self.root, np.eye(len(self.root)), lower=True, check_finite=False)
-        return (inverse**2).sum(0)
+        inverse, _ = dtrtri(self.root, lower=1)
+        return np.square(np.tril(inverse)).sum(0)
 
     def deviations(self, count, rng):
         noise = rng.standard_normal((len(self.root), count))
