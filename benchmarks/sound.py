@@ -200,8 +200,8 @@ def main() -> None:
     report.remark(
         "± is the standard deviation over gaps and seeds; a seed moves the gaps that are hidden to weigh members, and in the "
         "digits the gaps that are filled. Members, their orders and the taper were chosen on gaps halfway between those of "
-        "the tables and on take 0 of the digits. Janssen of our own: order 512 for music and 50 for digits, 100 ms on either side, "
-        "30 iterations."
+        "the tables and on take 0 of the digits. Janssen of our own: order 512 for music and 50 for digits, 100 ms on either "
+        "side, 30 iterations."
     )
     report.save()
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_toeplitz, solve_triangular
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg import cho_solve, cholesky, get_lapack_funcs, solve_toeplitz, solve_triangular
 from scipy.signal import fftconvolve, lfilter
 
 LONGEST = 50_000  # samples of one gap
@@ -183,7 +182,8 @@ class Scattered(Infill):
         return -cho_solve((self.root, True), right)
 
     def variance(self):
-        inverse, _ = dtrtri(self.root, lower=1)
+        (invert,) = get_lapack_funcs(("trtri",), (self.root,))
+        inverse, _ = invert(self.root, lower=1)
         return np.square(np.tril(inverse)).sum(0)
 
     def deviations(self, count, rng):
