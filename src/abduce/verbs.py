@@ -66,7 +66,7 @@ class Argument:
     """
 
     name: str
-    type: type
+    type: Any
     help: str
     default: Any = REQUIRED
     choices: tuple[str, ...] = ()
@@ -159,7 +159,13 @@ QUESTIONS = (
         ),
         options=(
             Argument("blank", str, "Of text: the character that stands for a missing one.", "_"),
-            Argument("gap", str, "Of text: what stands for a missing segment.", "[...]"),
+            Argument(
+                "gap",
+                list[str],
+                "Of a WAV file: START:STOP in seconds, what is missing (repeat for several); of text: what stands for a "
+                "missing segment, [...] if not given.",
+                None,
+            ),
             Argument("length", int, "Of text: how long the segment is; by default 1 to 20.", None, least=1),
         ),
     ),

@@ -33,7 +33,12 @@ OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is
 PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
 MODEL = typer.Argument(metavar="MODEL", help="Folder that `abduce fit` wrote.")
 MODELS = typer.Argument(metavar="MODEL MODEL... DATA", help="Model folders, then the data.")
+SOUNDS = (".wav", ".wave")
+FILLER = typer.Option(
+    "-m", "--model", help="Folder that `abduce fit` wrote; of a WAV file one that a Sound saved, if any."
+)
 OWN = {
+    "filler": Option(Annotated[Path | None, FILLER], None),
     "to": Option(Annotated[Path, OUTPUT]),
     "packed": Option(Annotated[Path, PACKED]),
     "path": Option(Annotated[Path, MODEL]),
@@ -48,12 +53,26 @@ def question(answer: Any) -> Callable[..., None]:
 
 
 @question
-def fill(data, model, output, draws, random_state, blank, gap, length, as_json, quiet):
+def fill(data, filler, output, draws, random_state, blank, gap, length, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
+    if data.suffix.lower() in SOUNDS:
+        from abduce.cli.sounds import fill_sound
+
+        fill_sound(data, filler, output, gap, draws, random_state, as_json, quiet)
+        return
+    if filler is None:
+        raise typer.BadParameter("a folder that `abduce fit` wrote is needed", param_hint="-m")
+    model = filler
     if texts.is_model(model):
-        marks = {"blank": blank, "gap": gap, "length": length}
+        if len(gap or ()) > 1:
+            raise typer.BadParameter("a missing segment of text has one mark", param_hint="--gap")
+        marks = {"blank": blank, "gap": gap[0] if gap else "[...]", "length": length}
         texts.fill(data, model, output, draws, random_state, marks, as_json, quiet)
         return
+    if gap:
+        raise typer.BadParameter(
+            "gaps are those of a WAV file or of text; of a table mark them as blanks", param_hint="--gap"
+        )
     if draws is None and (source := table(data)) is not None:
         fitted = load_model(model)
         if fitted.schema_.container == "frame":

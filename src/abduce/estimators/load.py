@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from abduce.data.schema import Schema
 from abduce.estimators import series_folder, text_folder
 from abduce.estimators.methods import METHODS
 from abduce.estimators.series import Series
+from abduce.estimators.sound import KIND as SOUND
+from abduce.estimators.sound import Sound
 from abduce.estimators.text import Text
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
@@ -24,14 +28,10 @@ def load(folder: str | Path):
     is of another format version.
     """
     body, tensors = checkpoint.load(folder)
-    others = {series_folder.KIND: _series, text_folder.KIND: _text}
+    others = {series_folder.KIND: _series, text_folder.KIND: _text, SOUND: Sound._rebuilt}
     if (own := others.get(body.get("kind", ""))) is not None:
-        try:
+        with _weights():
             return own(body, tensors)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise checkpoint.ModelFolderError(
-                f"the folder's weights do not fit its model.json: {error}"
-            ) from None
     if body.get("estimator") not in METHODS:
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
@@ -39,14 +39,9 @@ def load(folder: str | Path):
         )
     estimator: Any = _from_json({"estimator": body["estimator"], "arguments": body["arguments"]})
     estimator.schema_ = Schema.from_json(body["schema"])
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = rebuild(body["model"]).double()
+    with _weights(), torch.random.fork_rng(devices=[]):
+        model = rebuild(body["model"]).double()
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise checkpoint.ModelFolderError(
-            f"the folder's weights do not fit its model.json: {error}"
-        ) from None
     estimator.model_ = model.eval().requires_grad_(False)
     fitted = dict(body["fitted"])
     names = fitted.pop("feature_names")
@@ -57,6 +52,17 @@ def load(folder: str | Path):
     if names:
         estimator.feature_names_in_ = np.asarray(names, dtype=object)
     return estimator
+
+
+@contextmanager
+def _weights() -> Iterator[None]:
+    """Say which part of a folder does not fit the other."""
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise checkpoint.ModelFolderError(
+            f"the folder's weights do not fit its model.json: {error}"
+        ) from None
 
 
 def _series(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Series:
