@@ -1,7 +1,8 @@
 """Scores of anomaly detectors of series: NAB's score of a corpus, and the volume under the surface of precision and recall.
 
-NAB (Lavin and Ahmad 2015, arXiv:1510.03336): of each labelled window the detection that is worth most counts, a missed one costs
-A_FN, and every detection outside costs up to A_FP.  With y the position relative to a window of w steps, σ the logistic function,
+NAB (Lavin and Ahmad 2015, arXiv:1510.03336): of each labelled window the detection that is worth most counts, a missed one
+costs A_FN, and every detection outside costs up to A_FP.  With y the position relative to a window of w steps and σ the
+logistic function,
 
     inside   y = −(right − t + 1) / w              worth A_TP (2σ(−5y) − 1) / (2σ(5) − 1)
     after    y = (t − right) / (w − 1)             worth A_FP (2σ(−5y) − 1), and −A_FP from y > 3 on or before any window
@@ -11,13 +12,13 @@ A_FN, and every detection outside costs up to A_FP.  With y the position relativ
 s sums over all files; s_null is that of no detection, s_perfect counts A_TP a window.  The first 15 % of a file, 750 steps at
 most, are not judged.  One threshold holds for all files, and it is the one that scores best on them: NAB's own procedure.
 
-VUS-PR (Paparrizos et al. 2022, "Volume Under the Surface", PVLDB 15:2774): labels that fade out over ℓ/2 steps on either side of an
-anomaly, area under precision and recall, averaged over ℓ = 0 .. L.
+VUS-PR (Paparrizos et al. 2022, "Volume Under the Surface", PVLDB 15:2774): labels that fade out over ℓ/2 steps on either side
+of an anomaly, area under precision and recall, averaged over ℓ = 0 .. L.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +34,9 @@ class Profile(NamedTuple):
     missed: float = 1.0
 
 
+STANDARD = Profile()
 PROFILES = {
-    "standard": Profile(),
+    "standard": STANDARD,
     "reward_low_FP_rate": Profile(false=0.22),
     "reward_low_FN_rate": Profile(missed=2.0),
 }
@@ -51,8 +53,7 @@ class Swept(NamedTuple):
     @property
     def scores(self) -> np.ndarray:
         """0 for no detection, 100 for all windows found at their first step and nothing else."""
-        null, perfect = -self.windows * self.profile.missed, self.windows * self.profile.found
-        return 100 * (self.raw - null) / (perfect - null)
+        return normalised(self.raw, self.windows, self.profile)
 
     def best(self) -> tuple[float, float]:
         """The best score and its threshold."""
@@ -84,7 +85,7 @@ def worth(window: np.ndarray, profile: Profile) -> np.ndarray:
     return out
 
 
-def sweep(scores: list[np.ndarray], windows: list[np.ndarray], profile: Profile = Profile()) -> Swept:
+def sweep(scores: list[np.ndarray], windows: list[np.ndarray], profile: Profile = STANDARD) -> Swept:
     """NAB's score of detectors' scores of files at every threshold."""
     values, gains, owner = [], [], []
     count = 0
@@ -106,6 +107,22 @@ def sweep(scores: list[np.ndarray], windows: list[np.ndarray], profile: Profile 
     last = np.append(value[1:] != value[:-1], True)
     raw = -count * profile.missed + np.append(0.0, added.cumsum()[last])
     return Swept(np.append(np.inf, value[last]), raw, count, profile)
+
+
+def points(alarm: np.ndarray, window: np.ndarray, profile: Profile = STANDARD) -> float:
+    """What the alarms of one file are worth, missed windows deducted; sums over files are NAB's raw score."""
+    judged = slice(probation(len(window)), None)
+    gain, own, alarm = worth(window, profile)[judged], window[judged], np.asarray(alarm, bool)[judged]
+    total = float(gain[alarm & (own == 0)].sum())
+    for k in range(1, int(window.max()) + 1):
+        total += max(gain[alarm & (own == k)], default=-profile.missed)
+    return total
+
+
+def normalised(raw: np.ndarray | float, windows: int, profile: Profile = STANDARD) -> Any:
+    """Raw scores of files with so many windows, as 0 for no detection and 100 for a perfect detector."""
+    null, perfect = -windows * profile.missed, windows * profile.found
+    return 100 * (raw - null) / (perfect - null)
 
 
 def _sigmoid(position: np.ndarray | float) -> np.ndarray:

@@ -8,9 +8,9 @@ Several members each say how far a step is from what they expected, a number ≥
     regression   |x_t − w_t · lags of x|, w_t by least squares on the past, which is forgotten over 500 steps or so
     unlike m     distance of the last m steps to the nearest m steps of the past
 
-Each is asked as it is and averaged over the last few steps, so that what is small but lasts counts too, and each such sequence is
-held against its own past (:func:`~abduce.sequences.tails.rarity`), which gives −log p whatever its law.  The surprise is the
-median over all of them: what most find odd.  Adding to a series or multiplying it changes nothing.
+Each is asked as it is and averaged over the last few steps, so that what is small but lasts counts too, and each such sequence
+is held against its own past (:func:`~abduce.sequences.tails.rarity`), which gives −log p whatever its law.  The surprise is
+the median over all of them: what most find odd.  Adding to a series or multiplying it changes nothing.
 
 The regression's weights have the prior of a random walk: w ~ N((1, 0, 0 ...), 1), so that
 
@@ -18,9 +18,9 @@ The regression's weights have the prior of a random walk: w ~ N((1, 0, 0 ...), 1
 
 sums running over the past; all T systems are solved at once.
 
-Sources: averages held against their past, Ahmad et al. 2017, Neurocomputing 262:134; distances to the past, Lu et al. 2022, KDD
-(DAMP) and Burnaev & Ishimtsev 2016, arXiv 1608.04585 (k-NN with conformal p-values); the median of p-values, Vovk & Wang 2020,
-Biometrika 107:791.
+Sources: averages held against their past, Ahmad et al. 2017, Neurocomputing 262:134; distances to the past, Lu et al. 2022,
+KDD (DAMP), and Burnaev & Ishimtsev 2016, arXiv 1608.04585 (nearest neighbours with conformal p-values); averages of p-values,
+Vovk & Wang 2020, Biometrika 107:791.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from abduce.sequences.tails import past_mean, past_sum, rarity
+from abduce.sequences.tails import alarms, past_mean, past_sum, rarity
 
 LAGS = 5
 REGRESSION, LEVEL = 500.0, 300.0  # steps of memory
@@ -55,6 +55,28 @@ def surprise(values: np.ndarray, seasons: Sequence[int] = ()) -> np.ndarray:
         out[:, j] = _one(values[:, j], seasons)
     odd = out.max(1) - np.log(values.shape[1])
     return np.where(np.isfinite(values).any(1), np.maximum(odd, 0.0), 0.0)
+
+
+def surprises(values: np.ndarray, size: np.ndarray, seasons: Sequence[int] = ()) -> np.ndarray:
+    """Oddness of each step of series (N, T, F), of which ``size`` (N,) steps are theirs; (N, T), nats."""
+    out = np.zeros(values.shape[:2])
+    for i, steps in enumerate(size):
+        out[i, :steps] = surprise(values[i, :steps], seasons)
+    return out
+
+
+def flagged(
+    values: np.ndarray, size: np.ndarray, rate: float, rest: int = 0, seasons: Sequence[int] = ()
+) -> np.ndarray:
+    """Whether each step of series (N, T, F) is an alarm, (N, T): at most a share ``rate`` of those before was so odd."""
+    odd = surprises(values, size, seasons)
+    seen = np.isfinite(values).any(2) & (np.arange(values.shape[1]) < size[:, None])
+    out = np.zeros(odd.shape, bool)
+    for i in range(len(odd)):
+        rare = np.zeros(odd.shape[1])
+        rare[seen[i]] = rarity(odd[i, seen[i]])
+        out[i] = alarms(rare, -np.log(rate), rest)
+    return out
 
 
 def _one(x: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
