@@ -229,7 +229,7 @@ class Series(BaseEstimator):
         Of arrays (N, T, F) the shape is (N, T); of a list it is a list.  A row of which nothing was seen has score 0.
 
         With ``online`` the score is learned from each series' own past alone, whatever its law and however that drifts, and no
-        unit enters it: the median of −log p that several members give, see :mod:`abduce.sequences.surprise`.
+        unit enters it: the root mean square of −log p that several members give, see :mod:`abduce.sequences.surprise`.
         """
         X = native(X)
         if online:

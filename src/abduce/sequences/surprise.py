@@ -10,7 +10,8 @@ Several members each say how far a step is from what they expected, a number ≥
 
 Each is asked as it is and averaged over the last few steps, so that what is small but lasts counts too, and each such sequence
 is held against its own past (:func:`~abduce.sequences.tails.rarity`), which gives −log p whatever its law.  The surprise is
-the median over all of them: what most find odd.  Adding to a series or multiplying it changes nothing.
+their root mean square: above the mean where some are sure, and never that of one alone.  Adding to a series or multiplying it
+changes nothing.
 
 The regression's weights have the prior of a random walk: w ~ N((1, 0, 0 ...), 1), so that
 
@@ -89,8 +90,17 @@ def _one(x: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
     last = np.maximum.accumulate(np.where(seen, np.arange(len(x)), 0))
     filled = np.where(np.arange(len(x)) < first, 0.0, x[last] - x[first])  # the last value seen stands in
     told = [rarity(s) for s in sequences(filled, seen, seasons)]
-    out[seen] = np.median(np.stack(told), 0)
+    out[seen] = pooled(np.stack(told))
     return out
+
+
+def pooled(told: np.ndarray) -> np.ndarray:
+    """Root mean square over axis 0 of members' −log p.
+
+    >>> float(pooled(np.array([1.0, 7.0])))
+    5.0
+    """
+    return np.sqrt((told**2).mean(0))
 
 
 def sequences(filled: np.ndarray, seen: np.ndarray, seasons: Sequence[int] = ()) -> Iterator[np.ndarray]:
