@@ -245,7 +245,8 @@ class Series(BaseEstimator):
         """Whether each row is an alarm, told from the rows before it alone; booleans, (rows,) as `anomaly_score` has them.
 
         ``rate`` is the share of rows that are flagged where nothing is odd: a row is an alarm if at most that share of its
-        past had such a score (``anomaly_score(X, online=True)``).  After an alarm there is none for ``rest`` rows.
+        past had such a score (``anomaly_score(X, online=True)``), so there is none before 1 / ``rate`` rows were seen.
+        After an alarm there is none for ``rest`` rows.
         """
         check_share("rate", rate)
         check_number("rest", rest, 0)

@@ -69,13 +69,17 @@ def surprises(values: np.ndarray, size: np.ndarray, seasons: Sequence[int] = ())
 def flagged(
     values: np.ndarray, size: np.ndarray, rate: float, rest: int = 0, seasons: Sequence[int] = ()
 ) -> np.ndarray:
-    """Whether each step of series (N, T, F) is an alarm, (N, T): at most a share ``rate`` of those before was so odd."""
+    """Whether each step of series (N, T, F) is an alarm, (N, T): at most a share ``rate`` of those before was so odd.
+
+    Nothing is so rare before 1 / ``rate`` steps were seen.
+    """
     odd = surprises(values, size, seasons)
     seen = np.isfinite(values).any(2) & (np.arange(values.shape[1]) < size[:, None])
     out = np.zeros(odd.shape, bool)
     for i in range(len(odd)):
         rare = np.zeros(odd.shape[1])
-        rare[seen[i]] = rarity(odd[i, seen[i]])
+        told = rarity(odd[i, seen[i]] ** 2)
+        rare[seen[i]] = np.where(np.arange(1, len(told) + 1) * rate < 1, 0.0, told)
         out[i] = alarms(rare, -np.log(rate), rest)
     return out
 
