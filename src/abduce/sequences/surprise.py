@@ -93,8 +93,7 @@ def _one(x: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
     first = int(seen.argmax())
     last = np.maximum.accumulate(np.where(seen, np.arange(len(x)), 0))
     filled = np.where(np.arange(len(x)) < first, 0.0, x[last] - x[first])  # the last value seen stands in
-    told = [rarity(s) for s in sequences(filled, seen, seasons)]
-    out[seen] = pooled(np.stack(told))
+    out[seen] = pooled(told(filled, seen, seasons))
     return out
 
 
@@ -107,14 +106,21 @@ def pooled(told: np.ndarray) -> np.ndarray:
     return np.sqrt((told**2).mean(0))
 
 
-def sequences(filled: np.ndarray, seen: np.ndarray, seasons: Sequence[int] = ()) -> Iterator[np.ndarray]:
-    """What each member says at the steps that were seen, averaged over each span."""
+def told(filled: np.ndarray, seen: np.ndarray, seasons: Sequence[int] = ()) -> np.ndarray:
+    """−log p that each member gives the steps that were seen, averaged over each span: (members · spans, steps)."""
+    n = int(seen.sum())
+    out = [rarity(s) for s in _sequences(filled, seen, seasons)]
+    return np.stack([np.pad(p, (n - len(p), 0)) for p in out])
+
+
+def _sequences(filled: np.ndarray, seen: np.ndarray, seasons: Sequence[int]) -> Iterator[np.ndarray]:
+    """What each member says at the steps that were seen, or at the last of them, averaged over each span."""
     for errors in _errors(filled, seasons):
         for span in SPANS:
             yield _averaged(np.abs(errors[seen]), span)
     x = filled[seen]
     for length in WINDOWS:
-        distance = nearest(x, length)
+        distance = nearest(x, length)[2 * length - 1 :]  # from where there is a stretch to compare with
         for span in WINDOW_SPANS:
             yield _averaged(distance, span)
 
