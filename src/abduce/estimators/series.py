@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from abduce.answers.answer import Effort
-from abduce.checks import check_choice, check_count, check_share
+from abduce.checks import check_choice, check_count, check_number, check_share
 from abduce.data.foreign import native, same_make
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
@@ -29,6 +29,7 @@ from abduce.sequences.panel import Form, SeriesPanel, form_of, read
 from abduce.sequences.pool import SequencePool
 from abduce.sequences.scale import Scaler, Scaling
 from abduce.sequences.seasons import running_mean
+from abduce.sequences.surprise import flagged, surprises
 
 
 class Series(BaseEstimator):
@@ -222,17 +223,37 @@ class Series(BaseEstimator):
 
     # ------------------------------------------------------------------ what is odd, what is noise
 
-    def anomaly_score(self, X) -> np.ndarray:
+    def anomaly_score(self, X, online: bool = False) -> np.ndarray:
         """Oddness of each row, −log p of what was seen of it given the rows before it, nats in the data's units; (rows,).
 
         Of arrays (N, T, F) the shape is (N, T); of a list it is a list.  A row of which nothing was seen has score 0.
+
+        With ``online`` the score is learned from each series' own past alone, whatever its law and however that drifts, and no
+        unit enters it: the root mean square of −log p that several members give, see :mod:`abduce.sequences.surprise`.
         """
         X = native(X)
+        if online:
+            panel = self._read(X)
+            return writing.by_step(X, panel, surprises(panel.values, panel.size, self._repeats))
         panel, seen, scaler = self._scaled(X)
         effort = Effort(seed=self.inference_seed_)
         log_p = each_stretch(self._lead, seen, lambda a: a.step_log_prob, seen.y[..., 0], effort).numpy()
         log_p = log_p + scaler.log_slope(seen.y.numpy(), panel.mask).sum(2)
         return writing.by_step(X, panel, -log_p)
+
+    def flag(self, X, rate: float = 0.001, rest: int = 0) -> np.ndarray:
+        """Whether each row is an alarm, told from the rows before it alone; booleans, (rows,) as `anomaly_score` has them.
+
+        ``rate`` is the share of rows that are flagged where nothing is odd: a row is an alarm if at most that share of its
+        past had such a score (``anomaly_score(X, online=True)``), so there is none before 1 / ``rate`` rows were seen.
+        After an alarm there is none for ``rest`` rows.
+        """
+        check_share("rate", rate)
+        check_number("rest", rest, 0)
+        X = native(X)
+        panel = self._read(X)
+        found = flagged(panel.values, panel.size, float(rate), int(rest), self._repeats)
+        return writing.by_step(X, panel, found)
 
     @same_make
     def explain(self, X):
@@ -292,6 +313,12 @@ class Series(BaseEstimator):
         """Steps of the season that explains most, 1 if there is none."""
         seasons: Any = self._lead.seasons
         return seasons.periods[0] if seasons.periods else 1
+
+    @property
+    def _repeats(self) -> list[int]:
+        """Periods in steps, the likeliest first: those given, found, or the calendar's."""
+        seasons: Any = self._lead.seasons
+        return [*(self.periods or ()), *seasons.periods, *self.form_.grid.suggested()]
 
     @property
     def _lead(self) -> Any:
