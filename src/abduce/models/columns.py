@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -58,9 +57,8 @@ def likelihood_of(schema: Schema, shapes: Shapes, scale: str, data: DataSummary 
     heads: list[tuple[Sequence[int], Head]] = []
     for (name, *_), cells in gathered.items():
         cells = sorted(cells)
-        seen = (None if v is None else torch.tensor([v[c] for c in cells]) for v in observed)
+        means, variances = (None if v is None else torch.tensor([v[c] for c in cells]) for v in observed)
         levels = [data.levels[c] for c in cells] if data and all(c in data.levels for c in cells) else None
-        extra: dict[str, Any] = {"scale": scale, "components": shapes.logistics, "shares": levels}
-        made_for = Cells([fields[c] for c in cells], *seen, **extra)
+        made_for = Cells([fields[c] for c in cells], means, variances, scale, shapes.logistics, levels)
         heads.append((cells, HEADS[name](name, made_for)))
     return Likelihood(heads, schema.n_cells)

@@ -45,7 +45,7 @@ class DataSummary:
                 seen = values[observed[:, cell], cell].astype(int)
                 counts = np.bincount(seen, minlength=len(known.categories or ())) + 0.5
                 levels[cell] = tuple((counts / counts.sum()).tolist())
-        return cls(len(values), *(tuple(a.tolist()) for a in (means, variances, shares)), levels)
+        return cls(len(values), *(tuple(a.tolist()) for a in (means, variances, shares)), levels=levels)
 
 
 @dataclass(frozen=True)
