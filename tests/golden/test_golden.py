@@ -21,7 +21,7 @@ def test_answers_are_what_they_were(name):
 def test_every_preset_has_a_case_and_every_case_a_digest():
     faces = {name: getattr(abduce, name) for name in abduce.__all__}
     presets = {
-        name for name, face in faces.items() if hasattr(face, "fill") and not hasattr(face, "forecast")
+        name for name, face in faces.items() if hasattr(face, "fill_interval") and hasattr(face, "upscale")
     }
     assert {case.preset for case in CASES.values()} == presets
     assert set(KEPT) == set(CASES)

@@ -59,9 +59,13 @@ def start_vae(
         generator = Generator().manual_seed(seed)
 
         def part(index: Tensor) -> tuple[Tensor, Tensor | None]:
-            # grades spread over their steps, or clusters would be of what all rows with one grade share
-            spread = torch.rand(len(index), len(grades), generator=generator, dtype=x.dtype) - 0.5
-            y, seen = features.cells(torch.where(grades, x[index] + spread, x[index]), mask[index])
+            values = x[index]
+            if bool(
+                grades.any()
+            ):  # spread over their steps, or clusters would be of what all rows with one grade share
+                spread = torch.rand(values.shape, generator=generator, dtype=x.dtype) - 0.5
+                values = torch.where(grades, values + spread, values)
+            y, seen = features.cells(values, mask[index])
             return (y.double(), None) if seen is None or bool(seen.all()) else (y.double() * seen, seen)
 
         latent = Shapes.of(schema, choice, data).latent[0]
