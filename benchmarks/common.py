@@ -12,7 +12,10 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -86,6 +89,29 @@ def spread(values: Iterable[float], digits: int = 3, scale: float = 1.0) -> str:
         return "–"
     mean = f"{x.mean():.{digits}f}"
     return f"{mean} ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else mean
+
+
+def alone(script: str, case: str, args: argparse.Namespace, limit: float | None = None) -> dict[str, float]:
+    """A case of a script in a process of its own, ``python script --case case``, which prints JSON: what it found, its seconds
+    of processor ("cpu") and its peak ("peak", MiB); nothing where it was stopped after ``limit`` seconds."""
+    cores = str(args.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores}
+    with tempfile.TemporaryFile("w+") as out:
+        command = [sys.executable, script, "--case", case, "--threads", cores]
+        process = subprocess.Popen(command + ["--quick"] * args.quick, env=environment, stdout=out)
+        clock = threading.Timer(limit or 1e6, process.kill)
+        clock.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        clock.cancel()
+        if status:
+            if limit:
+                return {}
+            sys.exit(f"failed: {case}")
+        out.seek(0)
+        found = json.loads(out.read())
+    peak = usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    return found | {"cpu": usage.ru_utime + usage.ru_stime, "peak": peak}
 
 
 class Report:

@@ -10,9 +10,6 @@ random, beside those of the columns' means (of classes the share that is wrong, 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -22,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import Report, arguments, parse, say, timed
+from common import Report, alone, arguments, parse, say, timed
 from streaming import MAIN, measured
 
 from abduce import VAE, Auto
@@ -130,22 +127,6 @@ CASES: dict[str, tuple[str, float, Callable[[bool], Found]]] = {
 }  # fmt: skip
 
 
-def alone(name: str, args: Any) -> Found:
-    """A case in a process of its own: what it found, its seconds of processor and its peak in MiB."""
-    cores = str(args.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores}
-    with tempfile.TemporaryFile("w+") as out:
-        command = [sys.executable, __file__, "--case", name, "--threads", cores]
-        process = subprocess.Popen(command + ["--quick"] * args.quick, env=environment, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"failed: {name}")
-        out.seek(0)
-        found = json.loads(out.read())
-    peak = usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    return found | {"cpu": usage.ru_utime + usage.ru_stime, "peak": peak}
-
-
 def long_file(rows: int, threads: int) -> dict[str, Found]:
     """A CSV file of ten numbers a row, a fifth of them blank, fitted and filled by the command line."""
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +160,7 @@ def main() -> None:
     report.remark(" ".join((__doc__ or "").split("\n\n")[2].split()))
     rows = []
     for name in (c for c in args.cases if c in CASES):
-        found = alone(name, args)
+        found = alone(__file__, name, args)
         say(name, {k: round(v, 2) for k, v in found.items()})
         report.keep(name, found)
         title, most, _ = CASES[name]

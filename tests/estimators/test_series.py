@@ -393,3 +393,17 @@ def test_a_backcast_is_a_forecast_of_time_turned_round():
     ahead = Series(random_state=0).fit(x[::-1].copy()).forecast(12)
     back = Series(random_state=0).fit(x).backcast(12)
     assert np.abs(ahead[::-1] - back).max() < 0.5
+
+
+def test_a_wandering_series_is_forecast_beyond_its_windows():
+    """A level that wanders, a week and noise: 24 steps ahead, of which windows of two weeks see half, as before them."""
+    rng = np.random.default_rng(0)
+    t = np.arange(2000)
+    x = np.cumsum(0.1 * rng.normal(size=2000)) + rng.normal(size=7)[t % 7] + 0.5 * rng.normal(size=2000)
+    model = Series(random_state=0).fit(x[:1500])
+    ours, last = [], []
+    for end in range(1500, 1970, 40):
+        truth = x[end : end + 24]
+        ours.append(np.abs(np.ravel(model.forecast(24, X=x[:end])) - truth).mean())
+        last.append(np.abs(x[end - 7 : end][np.arange(24) % 7] - truth).mean())
+    assert np.mean(ours) < 0.95 * np.mean(last)

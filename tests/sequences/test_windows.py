@@ -82,3 +82,12 @@ def test_a_strong_pull_keeps_the_target_and_a_weak_one_leaves_it():
     weak = fit_windows(seen, target, 4, 4, 1e-3, rounds=15).covariance
     assert torch.allclose(strong, target, atol=1e-4)
     assert torch.allclose(weak, truth, atol=0.2)
+
+
+def test_what_no_window_has_seen_is_no_opinion():
+    model = filled(WindowGaussian(1, 4, 2), covariance=torch.eye(4, dtype=torch.float64))
+    y, mask = torch.ones(1, 12, 1, dtype=torch.float64), torch.ones(1, 12, 1, dtype=torch.bool)
+    mask[0, 6:] = False
+    centre = model.answer(Seen(y, mask)).centre.flatten()
+    assert bool(torch.isfinite(centre[:8]).all())
+    assert bool(torch.isnan(centre[8:]).all())

@@ -29,6 +29,8 @@ BUDGET = 2**23  # numbers of the covariances of patterns at once
 class WindowGaussian(SequenceModel):
     """``covariance`` (W F, W F) of windows of ``steps`` W of ``features`` F that start where time is a multiple of ``stride``.
 
+    Of steps that no seen cell shares a window with it says nothing (NaN): the mean of all time is no forecast.
+
     >>> model = filled(WindowGaussian(1, 2, 2), covariance=torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double())
     >>> seen = Seen(torch.tensor([[[2.0], [0.0]]]).double(), torch.tensor([[[True], [False]]]))
     >>> model.answer(seen).mean().flatten()
@@ -48,7 +50,9 @@ class WindowGaussian(SequenceModel):
         n, _, f = seen.y.shape
         cut = cut_windows(seen, self.steps, self.stride)
         mean, variance = conditional(self.covariance, cut.y, cut.mask)
-        place, inside = _nearest_middle(seen, self.steps, self.stride, cut.count)
+        some = cut.mask.any(1)
+        mean[~some] = torch.nan
+        place, inside = _nearest_middle(seen, self.steps, self.stride, some.view(n, cut.count))
         shape = (n, cut.count, self.steps, f)
         rows = torch.arange(n).unsqueeze(1)
         centre, spread = mean.view(shape)[rows, place, inside], variance.view(shape)[rows, place, inside]
@@ -87,10 +91,19 @@ def cut_windows(seen: Seen, steps: int, stride: int) -> _Cut:
     return _Cut(rows_of(y), rows_of(mask), count)
 
 
-def _nearest_middle(seen: Seen, steps: int, stride: int, count: int) -> tuple[Tensor, Tensor]:
-    """Of each step of each series the window in which it lies nearest the middle, and its place there, (N, T) each."""
+def _nearest_middle(seen: Seen, steps: int, stride: int, some: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each step of each series the window in which it lies nearest the middle, and its place there, (N, T) each.
+
+    Of windows of which nothing was seen (``some`` (N, count) tells) another serves, if the step lies in one that has cells.
+    """
+    count, rows = some.shape[1], torch.arange(len(some)).unsqueeze(1)
     at = starts(seen, stride).unsqueeze(1) + torch.arange(seen.y.shape[1])
     window = torch.div(at - steps // 2 + stride // 2, stride, rounding_mode="floor").clamp(0, count - 1)
+    for k in (sign * k for k in range(1, -(-steps // stride)) for sign in (-1, 1)):
+        moved = (window + k).clamp(0, count - 1)
+        inside = at - moved * stride
+        better = some[rows, moved] & ~some[rows, window] & (inside >= 0) & (inside < steps)
+        window = torch.where(better, moved, window)
     return window, at - window * stride
 
 
