@@ -64,6 +64,17 @@ def test_a_text_is_filled_alike_whichever_come_along(model):
     assert 0 < ess < np.inf
 
 
+def test_adaptive_fills_read_what_is_seen_on_both_sides(model):
+    """A name that only the asked text has, before the blank and after it; text by text, and gaps whose length is not known."""
+    text = "tarblon went out, tarbl_n came back, then tarblon slept"
+    assert model.fill(text, adaptive=True) == text.replace("_", "o")
+    other = "mustrel said so, and mustr_l again, yes, mustrel"
+    both = model.fill([text, other], adaptive=True)
+    assert both == [model.fill(text, adaptive=True), model.fill(other, adaptive=True)]
+    assert both[1] == other.replace("_", "e")
+    assert model.fill_draws("tarblon, tarb[...]n, tarblon", 3, length=1, adaptive=True, random_state=0)
+
+
 def test_other_marks(model):
     assert model.fill("the c?t", blank="?") == "the cat"
     assert model.fill("the cat <>on the mat", gap="<>", length=4) == "the cat sat on the mat"

@@ -109,6 +109,21 @@ def test_the_adaptive_law_is_that_of_counting_as_one_reads(order, edges):
     np.testing.assert_allclose(found, plain.log_prob(text.tolist(), adaptive=True), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [0, 1, 2, 4])
+def test_counts_of_two_streams_merge_to_those_of_both(order):
+    rng = np.random.default_rng(order)
+    first, second = texts_of(rng, 3), texts_of(rng, 3, n=5, length=15)
+
+    def count(texts):
+        return NgramCounts.count(Stream.of(texts, order, None), order, 3)
+
+    for merged, whole in zip(
+        count(first).merged(count(second)).levels, count(first + second).levels, strict=True
+    ):
+        for one, other in zip(merged, whole, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_two_texts_are_read_one_after_the_other():
     law, plain, rng = pair(3, 3, True, seed=2)
     texts = [rng.integers(0, 3, 30) for _ in range(2)]

@@ -113,6 +113,7 @@ class Text(BaseEstimator):
         gap: str = "[...]",
         length: int | Iterable[int] | None = None,
         how: str = "best",
+        adaptive: bool = False,
     ):
         """X with its blanks filled; what was there stays as it was.
 
@@ -121,9 +122,11 @@ class Text(BaseEstimator):
 
         ``how``: "best" is the most probable symbol of each blank by itself, which is right most often; "joint" the most
         probable way to fill blanks that lie near each other together.
+
+        ``adaptive``: the model first reads what is seen of each text, before its blanks and after; it pays where that is long.
         """
         check_choice("how", how, tuple(HOW))
-        given, question = self._question(X, blank, gap, length)
+        given, question = self._question(X, blank, gap, length, adaptive)
         generator = np.random.default_rng(self.inference_seed_)
         return given.like([reply[0] for reply in question.filled(HOW[how], generator)])
 
@@ -136,6 +139,7 @@ class Text(BaseEstimator):
         length: int | Iterable[int] | None = None,
         random_state=None,
         return_ess: bool = False,
+        adaptive: bool = False,
     ):
         """``n`` copies of X, filled as they could have been: draws given all that is seen; of several texts, a list for each.
 
@@ -143,7 +147,7 @@ class Text(BaseEstimator):
         over all ways to fill it.  Where it is below a few hundred, chances are rough: a larger ``beam`` makes them exact.
         """
         check_count("n", n)
-        given, question = self._question(X, blank, gap, length)
+        given, question = self._question(X, blank, gap, length, adaptive)
         copies = question.drawn(int(n), self._generator(random_state))
         if given.alone:
             return copies[0] if return_ess else copies[0][0]
@@ -157,11 +161,14 @@ class Text(BaseEstimator):
             raise ValueError(f"X must be one text with the gap {gap!r}, got {_described(given)}")
         return question.lengths_of(0, np.random.default_rng(self.inference_seed_))
 
-    def _question(self, X: Any, blank: str, gap: str, length: Any) -> tuple[Texts, FillQuestion]:
+    def _question(
+        self, X: Any, blank: str, gap: str, length: Any, adaptive: bool = False
+    ) -> tuple[Texts, FillQuestion]:
         check_is_fitted(self)
         given = texts_of(X)
         check_marks(given.texts, blank, gap)
-        return given, FillQuestion(self.law_, self.vocabulary_, given.texts, blank, gap, length, self.beam)
+        about = (given.texts, blank, gap, length, self.beam, adaptive)
+        return given, FillQuestion(self.law_, self.vocabulary_, *about)
 
     def _generator(self, random_state: Any) -> np.random.Generator:
         given = self.random_state if random_state is None else random_state

@@ -33,7 +33,10 @@ def lengths_asked(length: int | Iterable[int] | None) -> list[int]:
 
 
 class FillQuestion:
-    """Texts with blanks; a gap of unknown length is asked about once for each length that it may have."""
+    """Texts with blanks; a gap of unknown length is asked about once for each length that it may have.
+
+    ``adaptive``: each text is asked of a law that has read what is seen of it, on both sides of its blanks.
+    """
 
     def __init__(
         self,
@@ -44,8 +47,9 @@ class FillQuestion:
         gap: str,
         length: int | Iterable[int] | None,
         beam: int,
+        adaptive: bool = False,
     ):
-        self.law, self.vocabulary, self.beam = law, vocabulary, beam
+        self.law, self.vocabulary, self.beam, self.adaptive = law, vocabulary, beam, adaptive
         self.lengths = lengths_asked(length)
         self.marked = [mark(text, vocabulary, blank, gap) for text in texts]
         for marked in self.marked:
@@ -60,8 +64,12 @@ class FillQuestion:
         """Of each text the forms that it may have, one for each length of its gap, with the replies of their stretches."""
         forms = [[m] if m.gap is None else [m.filled(length) for length in self.lengths] for m in self.marked]
         asked = [[stretches(form, self.law.order, self.law.edge) for form in own] for own in forms]
-        flat = [stretch for own in asked for some in own for stretch in some]
-        replies = iter(ask(self.law, flat, fills, self.beam, rng))
+        if self.adaptive:
+            laws = (self.law.having_read(marked.pieces()) for marked in self.marked)
+            groups = [(law, [s for some in own for s in some]) for law, own in zip(laws, asked, strict=True)]
+        else:
+            groups = [(self.law, [s for own in asked for some in own for s in some])]
+        replies = (reply for law, flat in groups for reply in ask(law, flat, fills, self.beam, rng))
         return [
             [(form, [next(replies) for _ in some]) for form, some in zip(own, parts, strict=True)]
             for own, parts in zip(forms, asked, strict=True)

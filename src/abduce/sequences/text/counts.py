@@ -132,6 +132,39 @@ class NgramCounts:
         each = zip(keys, counts, contexts, strict=True)
         return cls([Level.of(k, c.astype(np.int64), m, size + 2) for k, c, m in each], size)
 
+    def shorter(self) -> list[np.ndarray]:
+        """Of each n-gram of orders 1, 2, .. the number of what it is without its first symbol, an n-gram one order below."""
+        out: list[np.ndarray] = []
+        for below, level in zip(self.levels, self.levels[1:], strict=False):
+            context, x = np.divmod(level.keys, self.width)
+            out.append(below.find((out[-1][context] if out else np.zeros_like(context)) * self.width + x))
+        return out
+
+    def merged(self, other: NgramCounts) -> NgramCounts:
+        """The counts of both streams, as if they had been counted as one."""
+        keys: list[np.ndarray] = []
+        now = [np.zeros(1, np.int64)] * 2  # the number here of each context of both
+        counts = []
+        for mine, theirs in zip(self.levels, other.levels, strict=True):
+            parts = [
+                own[level.keys // self.width] * self.width + level.keys % self.width
+                for own, level in zip(now, (mine, theirs), strict=True)
+            ]
+            keys.append(np.unique(np.concatenate(parts)))
+            now = [np.searchsorted(keys[-1], part) for part in parts]
+            counts.append(np.zeros(len(keys[-1]), np.int64))
+            for part, level in zip(now, (mine, theirs), strict=True):
+                counts[-1][part] += level.counts
+            # below the last order count those that begin a text; symbols before are counted again, in what both have
+            if len(keys) <= self.order:
+                for part, of in zip(now, (self, other), strict=True):
+                    before = np.bincount(of.shorter()[len(keys) - 1], minlength=len(part))
+                    counts[-1][part] -= before
+        both = NgramCounts.of(keys, counts, self.size)
+        for count, behind in zip(counts, both.shorter(), strict=False):
+            count += np.bincount(behind, minlength=len(count))
+        return NgramCounts.of(keys, counts, self.size)
+
     def start(self, n: int) -> np.ndarray:
         """Contexts without any symbol, (K + 1, n): the number of each order's context, −1 where there is none."""
         out = np.full((self.order + 1, n), -1)

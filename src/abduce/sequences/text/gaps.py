@@ -36,6 +36,14 @@ class Marked(NamedTuple):
     others: list[str]
     gap: int | None
 
+    def pieces(self) -> list[np.ndarray]:
+        """What is seen between blanks, piece by piece."""
+        known = np.where(self.x == BLANK, np.nan, self.x)
+        if self.gap is not None:
+            known = np.insert(known, self.gap, np.nan)
+        cut = np.split(known, np.flatnonzero(np.isnan(known)))
+        return [own.astype(np.int64) for part in cut if len(own := part[~np.isnan(part)])]
+
     def filled(self, length: int) -> Marked:
         """The same with the missing segment as so many blanks."""
         if self.gap is None:

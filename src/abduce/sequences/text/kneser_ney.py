@@ -40,6 +40,11 @@ class KneserNey:
             discounts = fit_discounts(known.counted(Stream.of(late, order, edge)), size)
         return cls(NgramCounts.count(Stream.of(texts, order, edge), order, size), discounts, edges)
 
+    def having_read(self, texts: Sequence[np.ndarray]) -> KneserNey:
+        """The law of somebody who has read pieces of text (n_i,) too, each cut out of a longer one; discounts stay."""
+        known = NgramCounts.count(Stream.of(texts, self.order, None), self.order, self.size)
+        return KneserNey(self.counts.merged(known), self.discounts, self.edges)
+
     @classmethod
     def blank(cls, order: int) -> KneserNey:
         """The law of somebody who has read nothing."""
