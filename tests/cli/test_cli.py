@@ -572,7 +572,7 @@ class TestFailure:
         [
             ("empty.csv", "", "empty"),
             ("head.csv", "a,b\n", "no rows"),
-            ("notes.txt", "a,b\n1,2\n", ".txt"),
+            ("notes.dat", "a,b\n1,2\n", ".dat"),
             ("wild.csv", "a,b\n1,2\n3,inf\n5,4\n2.5,1\n", "b"),
         ],
     )

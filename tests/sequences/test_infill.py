@@ -7,7 +7,7 @@ from scipy.signal import lfilter
 
 from abduce.sequences.burg import Autoregression, burg, residuals, simulate, yule_walker
 from abduce.sequences.clicks import levinson, oddness
-from abduce.sequences.infill import Between, Beyond, Scattered, infill
+from abduce.sequences.infill import Within, Beyond, Scattered, infill
 
 KNOWN = Autoregression(np.array([1.0, -1.6, 1.1, -0.45, 0.12]), 2.0)
 N = 90
@@ -22,8 +22,8 @@ def covariances(model, n):
 
 
 PATTERNS = {
-    "between": (np.arange(30, 55), Between),
-    "long between": (np.arange(4, 86), Between),
+    "between": (np.arange(30, 55), Within),
+    "long between": (np.arange(4, 86), Within),
     "after": (np.arange(70, 90), Beyond),
     "before": (np.arange(0, 25), Beyond),
     "near the beginning": (np.arange(2, 20), Scattered),
@@ -85,7 +85,7 @@ def test_the_two_ways_to_a_gap_agree_at_high_order():
     model = burg([x[:2500], x[3000:]], [700])[700]
     missing = np.zeros(700 + 500 + 700, bool)
     missing[700:1200] = True
-    fast, slow = Between(model.a, 700, 500), Scattered(model.a, missing)
+    fast, slow = Within(model.a, 700, 500), Scattered(model.a, missing)
     assert np.abs(fast.mean(x[1800:3700]) - slow.mean(x[1800:3700])).max() < 1e-3
     assert np.allclose(fast.variance(), slow.variance(), rtol=1e-5)
 

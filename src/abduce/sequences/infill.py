@@ -57,7 +57,7 @@ def infill(a: np.ndarray, missing: np.ndarray) -> Infill:
     if whole and before >= p and after >= p:
         if count > LONGEST:
             raise ValueError(f"a gap of {count} samples is longer than can be filled ({LONGEST})")
-        return Between(a, int(at[0]), count)
+        return Within(a, int(at[0]), count)
     if whole and after == 0 and before >= p:
         return Beyond(a, count)
     if whole and before == 0 and after >= p:
@@ -67,7 +67,7 @@ def infill(a: np.ndarray, missing: np.ndarray) -> Infill:
     return Scattered(a, missing)
 
 
-class Between(Infill):
+class Within(Infill):
     """A gap of ``length`` samples from ``start``, with at least p observed on either side.
 
     With u = T⁻¹ e_1, T⁻¹ = (U U' - V V') / u_1 where U and V are lower triangular Toeplitz matrices of u and of
