@@ -79,9 +79,19 @@ class DeepKalman(SequenceModel):
         assert path is not None
         path.weight.copy_(start.coefficients)
         path.bias.zero_()
-        root = torch.linalg.cholesky(start.noise)
+        return self.set_noise(start.noise, start.spread)
+
+    @torch.no_grad()
+    def set_noise(self, noise: Tensor, spread: Tensor) -> DeepKalman:
+        """Set Q and R."""
+        root = torch.linalg.cholesky(noise)
         self.root.copy_(root.tril(-1) + torch.diag(root.diagonal().log()))
-        self.log_spread.copy_(start.spread.clamp_min(1e-12).log())
+        self.log_spread.copy_(spread.clamp_min(1e-6).log())
+        return self
+
+    def bending(self, bends: bool) -> DeepKalman:
+        """The same, answered by particles, or by the autoregression that it started from."""
+        self.bends = self.config["bends"] = bends
         return self
 
     # ------------------------------------------------------------------ what a filter asks
