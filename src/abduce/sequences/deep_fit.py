@@ -29,6 +29,8 @@ from abduce.sequences.var import FLOOR, VectorAutoregression
 
 STRENGTHS = (1.0, 0.5, 0.0)
 TRUST = 10.0  # by which R is divided at first: what no line explains, the linear model takes for noise
+AGAIN = 0.25  # of the rounds, and of the rate, where a fit goes on to other cells
+LEAP = 1.5  # by which EM's steps of log R, which are slow, are stretched
 WINDOWS = 256  # that a round of EM draws paths of
 
 
@@ -43,7 +45,7 @@ class DeepTraining:
     """
 
     rounds: int = 24
-    climbs: int = 2
+    climbs: int = 1
     steps: int = 40
     examples: int = 2048
     paths: int = 4
@@ -72,18 +74,22 @@ def fit_deep(
     if not len(learnt) or not len(held):
         return model.bending(False)
     held = held[torch.linspace(0, len(held) - 1, min(len(held), training.judged)).round().long()]
+    model.linear.load_state_dict(start.state_dict())
     model.requires_grad_(True)
     judged = y[held], mask[held]
     fitting = _DeepFitting(model, y[learnt], mask[learnt], training, Generator().manual_seed(seed))
     best, state = _judge(model, *judged, training, seed)
-    with torch.no_grad():
-        model.log_spread -= math.log(TRUST)
+    if before is None:
+        model.set_noise(start.noise, start.spread / TRUST)
+    share = 1.0 if before is None else AGAIN
     for rounds, learn, rate in (
-        (training.rounds, fitting.expect, training.rate),
-        (training.climbs, fitting.climb, training.rate / 3),
+        (round(share * training.rounds), fitting.expect, share * training.rate),
+        (training.climbs, fitting.climb, share * training.rate / 3),
     ):
         optimizer = _optimizer(model)
         for turn in range(rounds):
+            if before is None and learn == fitting.expect and turn == rounds // 4:
+                model.set_noise(start.noise, start.spread)
             _set_rate(optimizer, rate * (1 + math.cos(math.pi * turn / rounds)) / 2)
             learn(optimizer)
             found, reached = _judge(model, *judged, training, seed)
@@ -171,10 +177,8 @@ class _DeepFitting:
         with torch.no_grad():  # Q and R have their optimum in closed form
             news, gap = after - model.mean(before), torch.where(mask, y - model.cells(z), 0.0)
             least = FLOOR * torch.eye(f, dtype=y.dtype)
-            model.set_noise(
-                news.mT @ news / len(news) + least,
-                (gap.square().sum(0) / mask.sum(0).clamp_min(1)).clamp_min(FLOOR),
-            )
+            found = (gap.square().sum(0) / mask.sum(0).clamp_min(1)).clamp_min(FLOOR)
+            model.set_noise(news.mT @ news / len(news) + least, spread * (found / spread) ** LEAP)
 
     def climb(self, optimizer: torch.optim.Optimizer) -> None:
         """A round on the filtering bound."""
