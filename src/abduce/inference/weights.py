@@ -88,7 +88,9 @@ def sequential(log_w: Tensor, resampled: Tensor) -> Tensor:
     total = log_w.cumsum(0)
     before = torch.cat([torch.zeros_like(total[:1]), total[:-1]])
     step = torch.arange(len(log_w), device=log_w.device).unsqueeze(1)
-    last = torch.where(resampled, step + 1, 0).cummax(0).values  # one after the last resampling up to each step
+    last = (
+        torch.where(resampled, step + 1, 0).cummax(0).values
+    )  # one after the last resampling up to each step
     last = torch.cat([torch.zeros_like(last[:1]), last[:-1]])
     index = last.unsqueeze(1).expand_as(log_w)
     path = torch.logsumexp(total - torch.gather(before, 0, index), 1) - math.log(log_w.shape[1])

@@ -2,11 +2,14 @@
 
 First by expectation-maximisation with particles: draw paths z given each window, then climb log p(z, y) of them, whose mean
 gradient over the posterior is that of log p(y).  All steps of all paths are then independent examples, and a round costs a
-tenth of one that differentiates through a filter.  Then the filtering bound itself is climbed, which also teaches the proposal.
+tenth of one that differentiates through a filter.  Then the filtering bound itself is climbed, which teaches the proposal too.
+What no line explains the autoregression takes for noise, and paths drawn from it hide every bend: so EM begins with a tenth of
+its R, and gives R back once the networks have seen what was observed.
 
 A part of the windows is held out.  After each round the bound on these is measured, with the look ahead of the linear path at
-full strength, by half, or not at all, whichever serves; the best state is kept.  A model that in the end does not beat the autoregression's exact log p of the held out windows by more than the
-standard error of the difference does not bend: the autoregression stays.
+full strength, by half, or not at all, whichever serves; the best state is kept.  A model that in the end does not beat the
+autoregression's exact log p of the held out windows, by more than the standard error of the difference, does not bend: the
+autoregression stays.
 
 Sources: Dempster, Laird & Rubin 1977, Wei & Tanner 1990 (EM with draws); Maddison et al. 2017 (arXiv:1705.09279).
 """
@@ -28,7 +31,7 @@ from abduce.sequences.particles import backward
 from abduce.sequences.var import FLOOR, VectorAutoregression
 
 STRENGTHS = (1.0, 0.5, 0.0)
-TRUST = 10.0  # by which R is divided at first: what no line explains, the linear model takes for noise
+TRUST = 10.0  # by which R is divided for the first quarter of EM's rounds
 AGAIN = 0.25  # of the rounds, and of the rate, where a fit goes on to other cells
 LEAP = 1.5  # by which EM's steps of log R, which are slow, are stretched
 WINDOWS = 256  # that a round of EM draws paths of
@@ -38,7 +41,7 @@ WINDOWS = 256  # that a round of EM draws paths of
 class DeepTraining:
     """How long and how.
 
-    At most ``rounds`` of EM, each of ``steps`` of Adam on ``examples`` steps of ``paths`` paths; then at most ``climbs`` rounds of
+    There are ``rounds`` of EM, each of ``steps`` of Adam on ``examples`` steps of ``paths`` paths, then ``climbs`` rounds of
     as many steps on the bound of ``batch`` windows with ``samples`` particles.  ``rate`` is Adam's, a third of it that of the
     linear path and on the bound; it falls to zero by half a cosine.  At most ``judged`` windows with ``judges`` particles are
     held out.
@@ -104,7 +107,7 @@ def fit_deep(
 
 
 def split(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Which windows are learnt from and which held out, of those in which anything was seen: a fifth, in runs of up to four."""
+    """Which windows are learnt from and which held out, of those in which anything was seen: a fifth, in runs of at most 4."""
     some = mask.flatten(1).any(1).nonzero().squeeze(1)
     run = max(1, min(4, len(some) // 10))
     held = torch.div(torch.arange(len(some)), run, rounding_mode="floor") % 5 == 4

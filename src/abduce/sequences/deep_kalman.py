@@ -1,10 +1,12 @@
 """A VAE over time: a latent a step whose dynamics are linear-Gaussian beside a network.
 
-    z_t = A s_{t−1} + f(s_{t−1}) + w,   w ~ N(0, Q),   s_t = (z_t, …, z_{t−p+1})          y_t = z_t + g(z_t) + e,   e ~ N(0, diag R)
+    z_t = A s_{t−1} + f(s_{t−1}) + w,   w ~ N(0, Q),   s_t = (z_t, …, z_{t−p+1})
+    y_t = z_t + g(z_t) + e,                 e ~ N(0, diag R)
 
 A, Q and R start at a fitted :class:`~abduce.sequences.var.VectorAutoregression`, and f and g at zero: the model starts exactly
-there.  It is trained by the bound of a particle filter, :class:`~abduce.fit.bounds.FIVO`, through blanks anywhere.  One that
-does not beat the autoregression on windows held out ``bends`` not: then the autoregression answers, exactly.
+there.  :mod:`abduce.sequences.deep_fit` trains it through blanks anywhere, by the bound of a particle filter,
+:class:`~abduce.fit.bounds.FIVO`.  One that does not beat the autoregression on windows held out does not bend (``bends`` is
+False), and the autoregression answers, exactly.
 
 Sources: Krishnan, Shalit & Sontag 2015, 2017 (deep Kalman filters, arXiv:1511.05121, arXiv:1609.09869); Maddison et al. 2017
 (arXiv:1705.09279).
@@ -22,10 +24,8 @@ from abduce.answers.answer import EFFORT, Effort
 from abduce.data.seen import Seen
 from abduce.fit.bounds import FIVO
 from abduce.inference.weights import sequential
-from abduce.models.model import filled
 from abduce.nets.mlp import MLP
 from abduce.sequences import particles
-from abduce.sequences.kalman import StateSpace
 from abduce.sequences.paths import Paths, SequenceModel
 from abduce.sequences.twist import Twist, look_ahead
 from abduce.sequences.var import VectorAutoregression
@@ -35,8 +35,8 @@ BUDGET = 2**24  # numbers of particles that one block of series keeps
 
 
 class DeepKalman(SequenceModel):
-    """``transition`` is A s + f(s), ``emission`` g, ``proposal`` the network that moves particles, ``root`` of Q (its diagonal as
-    logarithms) and ``log_spread`` of R; ``linear`` is the autoregression that it started from, ``strength`` how much of its
+    """``transition`` is A s + f(s), ``emission`` g, ``proposal`` the network that moves particles, ``root`` of Q (its diagonal
+    as logarithms) and ``log_spread`` of R; ``linear`` is the autoregression that it started from, ``strength`` how much of its
     look ahead guides particles.
 
     >>> start = VectorAutoregression(1, 1).load(coefficients=torch.tensor([[0.5]]), noise=torch.tensor([[0.75]]))
@@ -114,7 +114,12 @@ class DeepKalman(SequenceModel):
     # ------------------------------------------------------------------ ask
 
     def filtered(
-        self, y: Tensor, mask: Tensor, objective: FIVO, generator: Generator, alike: bool = False,
+        self,
+        y: Tensor,
+        mask: Tensor,
+        objective: FIVO,
+        generator: Generator,
+        alike: bool = False,
         strength: float | None = None,
     ) -> tuple[particles.Filtered, Twist]:
         """A run of the particle filter over series (B, T, F), and the twist that guided it."""
@@ -123,7 +128,12 @@ class DeepKalman(SequenceModel):
         return found, twist
 
     def bound(
-        self, y: Tensor, mask: Tensor, objective: FIVO, generator: Generator, alike: bool = False,
+        self,
+        y: Tensor,
+        mask: Tensor,
+        objective: FIVO,
+        generator: Generator,
+        alike: bool = False,
         strength: float | None = None,
     ) -> Tensor:
         """The filter's bound on log p of what was seen of each series, nats, (B,)."""
@@ -145,7 +155,10 @@ class DeepKalman(SequenceModel):
         self.check(seen)
         if not self.bends:
             return self.linear.answer(seen, effort)
-        parts = [self._asked(seen.y[rows], seen.mask[rows], PATHS, effort.seed, effort) for rows in self._blocks(seen, effort)]
+        parts = [
+            self._asked(seen.y[rows], seen.mask[rows], PATHS, effort.seed, effort)
+            for rows in self._blocks(seen, effort)
+        ]
         asked = Asked(*(torch.cat(p) for p in zip(*parts, strict=True)))
 
         def draw(n: int, generator: Generator) -> Tensor:

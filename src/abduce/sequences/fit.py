@@ -164,9 +164,7 @@ class _Fitting:
         shape = (-1, self.block, self.features)
         return cut.y[some].view(shape), cut.mask[some].view(shape)
 
-    def _deep(
-        self, seen: Seen, var: VectorAutoregression, before: DeepKalman | None
-    ) -> DeepKalman | None:
+    def _deep(self, seen: Seen, var: VectorAutoregression, before: DeepKalman | None) -> DeepKalman | None:
         """The model whose dynamics bend; None, or the one before, where it does not beat the autoregression."""
         self.plan.show("dynamics", 0.2 if before is None else 0.8)
         model = fit_deep(*self._cut(seen), var, self.plan.seed, before=before)

@@ -142,7 +142,9 @@ def run(
         later = twist.log(t, states)
         added = moved + likely(t, mu + step) + usual[:, t].unsqueeze(1) + later - ahead
         ahead, total = later, total + added
-        for values, value in zip((log_w, totals, kept, ancestors), (added, total, states, index), strict=True):
+        for values, value in zip(
+            (log_w, totals, kept, ancestors), (added, total, states, index), strict=True
+        ):
             values.append(value)
     resampled.append(torch.zeros(b, dtype=torch.bool))
     whole = (torch.stack(v) for v in (log_w, resampled, totals, kept, ancestors))
@@ -205,6 +207,8 @@ def _follows(model: Bending, states: Tensor, later: Tensor, inverse: Tensor) -> 
     count = later.shape[2] // f
     backward_in_time = later.view(b, n, count, f).flip(2).reshape(b, n, 1, count * f).expand(-1, -1, m, -1)
     line = torch.cat([backward_in_time, states], 3)  # the last of them first, then the state
-    pasts = line.unfold(3, s, f)[:, :, :, 1 : count + 1]  # (B, n, m, j, S): the states before each, last first
+    pasts = line.unfold(3, s, f)[
+        :, :, :, 1 : count + 1
+    ]  # (B, n, m, j, S): the states before each, last first
     goals = line[..., : count * f].view(b, n, m, count, f)
     return -0.5 * ((goals - model.mean(pasts)) @ inverse.mT).square().sum((3, 4))
