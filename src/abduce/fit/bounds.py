@@ -8,6 +8,7 @@ With log w = log p(x_obs|z) + log p(z) − log q(z|x_obs) for S draws z ~ q:
     MIWAE(M, K)        the mean of M bounds of K draws each
     PIWAE(M, K)        the decoder climbs IWAE(M·K), the encoder MIWAE(M, K)
     CIWAE(β, S)        β ELBO + (1−β) IWAE(S)
+    FIVO(S)            E[Σ_t log (1/S) Σ_s w_t^s], paths resampled on the way; of models of series
 
 Where q can be anything all have the same optimum, p(x) = data and q = p(z|x); with a limited q they differ in how they
 trade one for the other.  Rényi's bounds with (1−α)(S−1)/S > 1, VR-max among them, are the exception: they can exceed
@@ -23,7 +24,8 @@ which agree for the decoder.  For Rényi's bounds dreg's factor is α c_s + (1�
 
 Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.00519); Li & Turner 2016, Rényi bounds
 (arXiv:1602.02311); Roeder et al. 2017, sticking the landing (arXiv:1703.09194); Rainforth et al. 2018, MIWAE, PIWAE, CIWAE
-(arXiv:1802.04537); Tucker et al. 2019, doubly reparameterised gradients (arXiv:1810.04152); Kingma et al. 2016, free bits
+(arXiv:1802.04537); Maddison et al. 2017, Le et al. 2018 and Naesseth et al. 2018, FIVO, AESMC and VSMC (arXiv:1705.09279,
+1705.10306, 1705.11140); Tucker et al. 2019, doubly reparameterised gradients (arXiv:1810.04152); Kingma et al. 2016, free bits
 (arXiv:1606.04934).
 """
 
@@ -44,7 +46,16 @@ from abduce.distributions.posteriors import Posterior
 from abduce.distributions.priors import closed_form_kl
 from abduce.fit import regularizers
 from abduce.inference.latent import LatentVariableModel
-from abduce.inference.weights import elbo, multi_sample, normalized, renyi, resample, take
+from abduce.inference.weights import (
+    effective_sample_size,
+    elbo,
+    multi_sample,
+    normalized,
+    renyi,
+    resample,
+    sequential,
+    take,
+)
 
 GRADIENTS = ("plain", "stl", "dreg")
 
@@ -342,6 +353,36 @@ class CIWAE(ManyDraws):
         value = self.beta * elbo(log_w) + (1 - self.beta) * multi_sample(log_w)
         c = even + (1 - self.beta) * w
         return Shares(value, c, c, even + (1 - self.beta) * w.square())
+
+
+@dataclass(frozen=True)
+class FIVO:
+    """Filtering bound of a model of series, E[log p̂(x_{1:T})], p̂ the unbiased estimate of a particle filter.
+
+    ``samples`` particles are ``resampling`` "adaptive", where fewer than half of them carry the weight, "always", or "never":
+    then it is the multi-sample bound of whole paths, whose error grows with the length of series faster than linearly.
+    The gradient leaves out the discrete choice of resampling, as the sources do: biased, far less noisy.
+
+    >>> FIVO(samples=3).due(torch.tensor([[0.0, 0.0], [0.0, -5.0], [0.0, -5.0]]))  # weights of three particles, two series
+    tensor([False,  True])
+    """
+
+    samples: int = 8
+    resampling: str = "adaptive"
+
+    def __post_init__(self):
+        check_count("samples", self.samples)
+        check_choice("resampling", self.resampling, ("adaptive", "always", "never"))
+
+    def due(self, log_w: Tensor) -> Tensor:
+        """Which series' particles, of these log weights (samples, batch), are to be resampled now, (batch,)."""
+        if self.resampling == "adaptive":
+            return effective_sample_size(log_w.detach()) < log_w.shape[0] / 2
+        return torch.full(log_w.shape[1:], self.resampling == "always", device=log_w.device)
+
+    def __call__(self, log_w: Tensor, resampled: Tensor) -> Tensor:
+        """The bound of each series, nats (batch,), from what steps added to log weights, (steps, samples, batch)."""
+        return sequential(log_w, resampled).sum(0)
 
 
 def forward_kl(model: LatentVariableModel, x: Tensor, seen: Tensor, z: Tensor) -> Tensor:

@@ -12,9 +12,12 @@ samples:
     power mean      log-mean-exp of (1 − α) log w, over 1 − α: the Rényi bounds, rising as α falls
     softmax         posterior expectations, resampling, effective sample size
 
+Over time, where each step adds a weight, the same reductions a step at a time are the likelihood of a particle filter.
+
 Rényi's family joins the ELBO (α = 1) through the multi-sample bound (α = 0) to the largest weight (α = −∞).
 
-All values are in nats.  Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.00519).
+All values are in nats.  Sources: Kingma & Welling 2014 (arXiv:1312.6114); Burda et al. 2016 (arXiv:1509.00519);
+Gordon, Salmond & Smith 1993 (particle filters).
 """
 
 from __future__ import annotations
@@ -67,6 +70,32 @@ def renyi(log_w: Tensor, alpha: float) -> Tensor:
     if abs(power) < 1e-4:  # where the general form cancels: its expansion around the ELBO
         return log_w.mean(0) + 0.5 * power * log_w.var(0, correction=0)
     return (torch.logsumexp(power * log_w, 0) - math.log(log_w.shape[0])) / power
+
+
+def sequential(log_w: Tensor, resampled: Tensor) -> Tensor:
+    """Estimate log p of each step given those before it from the weights of particles; the sum over steps is log p̂.
+
+        log p̂ = Σ_t log (1/S) Σ_s w_t^s                    where particles are resampled after every step
+
+    ``log_w`` (steps, samples, batch) holds what each step adds to a particle's log weight, and ``resampled`` (steps, batch)
+    says after which steps particles were resampled, which sets their weights equal again.  Between these, weights multiply
+    along each particle's path; never resampled, log p̂ is the multi-sample bound of whole paths.  Shape (steps, batch).
+
+    >>> log_w = torch.tensor([[[1.0], [3.0]], [[1.0], [5.0]]]).log()
+    >>> sequential(log_w, torch.tensor([[True], [False]])).exp().T, sequential(log_w, torch.zeros(2, 1).bool()).exp().T
+    (tensor([[2., 3.]]), tensor([[2., 4.]]))
+    """
+    total = log_w.cumsum(0)
+    before = torch.cat([torch.zeros_like(total[:1]), total[:-1]])
+    step = torch.arange(len(log_w), device=log_w.device).unsqueeze(1)
+    last = (
+        torch.where(resampled, step + 1, 0).cummax(0).values
+    )  # one after the last resampling up to each step
+    last = torch.cat([torch.zeros_like(last[:1]), last[:-1]])
+    index = last.unsqueeze(1).expand_as(log_w)
+    path = torch.logsumexp(total - torch.gather(before, 0, index), 1) - math.log(log_w.shape[1])
+    equal = torch.cat([torch.ones_like(resampled[:1]), resampled[:-1]])
+    return path - torch.where(equal, 0.0, torch.cat([torch.zeros_like(path[:1]), path[:-1]]))
 
 
 def normalized(log_w: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from abduce.sequences.deep_kalman import DeepKalman
 from abduce.sequences.lookback import Lookback
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel
@@ -15,7 +16,7 @@ from abduce.sequences.windows import WindowGaussian
 
 FAMILIES: dict[str, type[SequenceModel]] = {
     family.__name__: family
-    for family in (Interpolation, Lookback, SharedLookback, VectorAutoregression, WindowGaussian)
+    for family in (DeepKalman, Interpolation, Lookback, SharedLookback, VectorAutoregression, WindowGaussian)
 }
 
 

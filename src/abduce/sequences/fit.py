@@ -15,6 +15,8 @@ from torch import Tensor
 
 from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
+from abduce.sequences.deep_fit import fit_deep
+from abduce.sequences.deep_kalman import DeepKalman
 from abduce.sequences.hidden import cuts, judged_part, like_blanks
 from abduce.sequences.lookback import History, Lookback, settings_for
 from abduce.sequences.naive import fit_interpolation
@@ -45,7 +47,7 @@ JUDGED = 400_000  # cells of series that are cut off
 class SeriesPlan:
     """What is asked for: ``horizon`` steps that forecasts are weighed for (None: a season, or 12), ``periods`` (None: found),
     those that calendars have ``suggested``, ``own``: whether series differ so much that each has seasons of its own, ``seed``,
-    and who is told how far the fit is.
+    who is told how far the fit is, and ``deep``: whether a model whose dynamics bend is tried.
     """
 
     horizon: int | None = None
@@ -54,6 +56,7 @@ class SeriesPlan:
     own: bool = False
     seed: int = 0
     show: Callable[[str, float], Any] = field(default=lambda text, share: None)
+    deep: bool = False
 
 
 def fit_sequences(seen: Seen, plan: SeriesPlan) -> SequencePool:
@@ -97,10 +100,11 @@ class _Fitting:
         early = kept._replace(mask=kept.mask & ~self.cuts.late.unsqueeze(2))
         self.shared = self._shared(self.seen._replace(mask=self.seen.mask & ~self.cuts.late.unsqueeze(2)))
         trial = self._autoregression(early, None)
+        deep = self._deep(early, trial, None) if plan.deep else None
         strength, windows = self._tried_windows(early, kept, trial, hidden)
         plan.show("forecasts", 0.5)
         settings = self._settings()
-        members = self._members(kept, trial, windows, settings)
+        members = self._members(kept, trial, windows, settings, deep)
         judged = [f for f in (self._filled(members, kept, hidden), self._forecast(members)) if f is not None]
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
@@ -111,7 +115,7 @@ class _Fitting:
             whole = fit_windows(
                 self._without_seasons(seen), last.window(self.steps), self.steps, self.stride, strength
             )
-        final = self._members(seen, last, whole, settings)
+        final = self._members(seen, last, whole, settings, deep and self._deep(seen, last, deep))
         if list(final) != list(
             members
         ):  # with all that was seen a member more can be fitted, which has no weight yet
@@ -126,12 +130,19 @@ class _Fitting:
     # ------------------------------------------------------------------ members
 
     def _members(
-        self, seen: Seen, var: VectorAutoregression, windows: WindowGaussian | None, settings: list[Any]
+        self,
+        seen: Seen,
+        var: VectorAutoregression,
+        windows: WindowGaussian | None,
+        settings: list[Any],
+        deep: DeepKalman | None,
     ) -> dict[str, SequenceModel]:
         """All members by name; the autoregression comes first."""
         out: dict[str, SequenceModel] = {"autoregression": Seasonal(var, self.seasons)}
         if windows is not None:
             out["windows"] = Seasonal(windows, self.seasons)
+        if deep is not None:
+            out["deep"] = Seasonal(deep, self.seasons)
         out["linear"] = fit_interpolation(seen, 1)
         if self.period > 1:
             out["seasonal naive"] = fit_interpolation(seen, self.period)
@@ -146,12 +157,21 @@ class _Fitting:
     def _without_seasons(self, seen: Seen) -> Seen:
         return seen._replace(y=torch.where(seen.mask, seen.y - self.seasons.of(seen), 0.0))
 
-    def _autoregression(self, seen: Seen, start: VectorAutoregression | None) -> VectorAutoregression:
-        left = self._without_seasons(seen)
-        cut = cut_windows(left, self.block, self.block)
+    def _cut(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Windows of some steps in which something was seen, without seasons, and their mask."""
+        cut = cut_windows(self._without_seasons(seen), self.block, self.block)
         some = cut.mask.any(1)
         shape = (-1, self.block, self.features)
-        y, mask = cut.y[some].view(shape), cut.mask[some].view(shape)
+        return cut.y[some].view(shape), cut.mask[some].view(shape)
+
+    def _deep(self, seen: Seen, var: VectorAutoregression, before: DeepKalman | None) -> DeepKalman | None:
+        """The model whose dynamics bend; None, or the one before, where it does not beat the autoregression."""
+        self.plan.show("dynamics", 0.2 if before is None else 0.8)
+        model = fit_deep(*self._cut(seen), var, self.plan.seed, before=before)
+        return model if model.bends else before
+
+    def _autoregression(self, seen: Seen, start: VectorAutoregression | None) -> VectorAutoregression:
+        y, mask = self._cut(seen)
         most = max(8, int(WORK / (self.block * (self.lags * self.features) ** 3)))
         return fit_var(y, mask, self.lags, start, most, self.plan.seed)
 
