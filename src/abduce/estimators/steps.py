@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from abduce.checks import check_choice, check_count, check_number
 from abduce.estimators.folder import estimator_to_json
 from abduce.fit import checkpoint
-from abduce.sequences.steps.forms import MOST_LEVELS, Cells, StepsForm, steps_of
+from abduce.sequences.steps.forms import MOST_LEVELS, StepCells, StepsForm, steps_of
 from abduce.sequences.steps.network import ChainNet, ChainShape
 from abduce.sequences.steps.particles import Completed, complete, go_on
 from abduce.sequences.steps.training import Learning, Windows, learn, step_log_p
@@ -34,13 +34,13 @@ class Steps(BaseEstimator):
 
     A step is drawn cell by cell, so that notes of a chord or pixels of a shape go together, each by a network that sees the
     last steps and the cells before it.  Weights are shared over places, of a piano's keys or of pixels: what holds in one
-    place holds in the next.  log p of complete sequences is exact; of sequences with blanks, and what is in these, by particles.
+    place holds in the next.  log p of complete sequences is exact; of those with blanks, and what is in these, by particles.
 
     Parameters
     ----------
     places : {"auto", "line", "grid", "own"}
-        How cells lie: on a "line", those next to each other being alike (keys), on a "grid" (pixels; steps are (H, W)), or each
-        its "own".  "auto": grids where steps have two axes, lines from 16 cells on.
+        How cells lie: on a "line", those next to each other being alike (keys), on a "grid" (pixels; steps are (H, W)), or
+        each its "own".  "auto": grids where steps have two axes, lines from 16 cells on.
     memory : int or None
         Steps that are looked back; None: 16, of grids 4.
     shift : int
@@ -76,7 +76,7 @@ class Steps(BaseEstimator):
     """
 
     net_: ChainNet
-    cells_: Cells
+    cells_: StepCells
     last_: np.ndarray
 
     def __init__(
@@ -118,7 +118,7 @@ class Steps(BaseEstimator):
             )
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         places = self._places(form)
-        self.cells_ = Cells.of(train, form.shape, self.levels, SPAN[places], self.order == "down")
+        self.cells_ = StepCells.of(train, form.shape, self.levels, SPAN[places], self.order == "down")
         self.cells_.check(held, "valid")
         self.last_, self.n_features_in_ = train[-1], train[0].shape[1]
         if valid is None:
@@ -385,7 +385,7 @@ class Steps(BaseEstimator):
         made = cls(**body["arguments"])
         arrays = {k.removeprefix("cells."): t.numpy() for k, t in tensors.items() if k.startswith("cells.")}
         made.last_ = arrays.pop("last").astype(np.int16)
-        made.cells_ = Cells(tuple(body["cells"]["shape"]), rare=body["cells"]["rare"], **arrays)
+        made.cells_ = StepCells(tuple(body["cells"]["shape"]), rare=body["cells"]["rare"], **arrays)
         net = ChainNet(ChainShape.from_json(body["shape"]))
         net.load_state_dict({k.removeprefix("net."): t for k, t in tensors.items() if k.startswith("net.")})
         made.net_ = net.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Sequences of steps in the forms they come in: as whole numbers with −1 where a cell is missing, and answers in the same form."""
+"""Sequences of steps in the forms they come in, as whole numbers with −1 where a cell is missing; answers in the same form."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _numbers(item: Any, name: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cells:
+class StepCells:
     """Which cells vary.  Those that never did in training are what they were, but for a share of half a step in all."""
 
     shape: tuple[int, ...]  # of a step

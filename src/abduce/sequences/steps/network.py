@@ -4,10 +4,10 @@
     h_i   = b_i + past(window)_i + Σ_{j ∈ near(i)} W_{i−j} x_j + [ context(window, clock) + Σ_{j<i} V_j x_j + n(count_{j<i}) ]
     h'    = relu(h) + A relu(h),   logits_i = C relu(h')
 
-``past`` are convolutions over places of the frames at some lags, of how long each cell has had its value, and of the mean of the
-last steps.  ``near(i)`` are the places before i, in the order of the chain, within ``below`` of it: a causal convolution.  What is
-in brackets has weights of its own for each place (a NADE with a context); grids do without.  A value v of 0 ... K−1 is K−1
-indicators, so that binary cells are single planes, and level 0 has the logit 0.
+``past`` are convolutions over places of the frames at some lags, of how long each cell has had its value, and of the mean of
+the last steps.  ``near(i)`` are the places before i, in the order of the chain, within ``below`` of it: a causal convolution.
+What is in brackets has weights of its own for each place (a NADE with a context); grids do without.  A value v of 0 ... K−1 is
+K−1 indicators, so that binary cells are single planes, and level 0 has the logit 0.
 
 Given the window, the whole chain is evaluated at once for known cells (:meth:`ChainNet.forward`), or cell by cell
 (:meth:`ChainNet.walk`), which draws.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,12 +60,12 @@ class ChainShape:
         """Steps that the law looks back."""
         return max(self.lags)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, body: dict) -> ChainShape:
-        return cls(**{k: tuple(v) if k in ("levels", "lags") else v for k, v in body.items()})
+    def from_json(cls, body: dict[str, Any]) -> ChainShape:
+        return cls(**(body | {k: tuple(body[k]) for k in ("levels", "lags")}))
 
 
 class ChainNet(nn.Module):
@@ -152,13 +153,10 @@ class ChainNet(nn.Module):
             near = F.pad(seen, (0, 0, 0, 1))[:, self.near_cells]
             h = h + self.present(near.flatten(2))
         if self.shape.whole:
-            step = (
-                torch.einsum("bdk,dkh->bdh", seen, self.before)
-                if self.planes > 1
-                else seen * self.before[:, 0]
-            )
+            step = torch.einsum("bdk,dkh->bdh", seen, self.before)
             on = (x > 0).long()
-            h = h + step.cumsum(1) - step + self.counted((on.cumsum(1) - on).clamp_max(COUNTED - 1))
+            count = F.pad(on.cumsum(1)[:, :-1], (1, 0)).clamp_max(COUNTED - 1)
+            h = h + F.pad(step.cumsum(1)[:, :-1], (0, 0, 1, 0)) + self.counted(count)
         return self.log_p(self.head(h), self.allowed)
 
     @torch.no_grad()

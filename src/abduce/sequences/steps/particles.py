@@ -2,11 +2,11 @@
 
     x_missing^s ~ Π_missing p(x_ti | what precedes it),   w_s ∝ Π_seen p(x_ti | what precedes it in particle s)
 
-A cell that is seen weighs the particles by its probability, also within a step, so that Σ_t log mean w is an estimate of log p of
-what is seen whose exponential is unbiased.  Where weights are uneven, below half of the particles in effect, they are
-resampled.  The law looks back M steps: stretches of blanks that lie farther apart are independent given what is between them,
-and each has particles of its own, which end M steps after its last blank.  How many draws the answer is worth is counted by
-distinct ancestors: 1 / Σ_a (Σ_{s of a} w_s)², the least over the steps that have blanks.
+A cell that is seen weighs the particles by its probability, also within a step, so that Σ_t log mean w estimates log p of what
+is seen, and its exponential is unbiased.  Where weights are uneven, below half of the particles in effect, they are resampled.
+The law looks back M steps: stretches of blanks that lie farther apart are independent given what is between them, and each has
+particles of its own, which end M steps after its last blank.  How many draws the answer is worth is counted by distinct
+ancestors: 1 / Σ_a (Σ_{s of a} w_s)², the least over the steps that have blanks.
 
 Sources: Gordon, Salmond & Smith 1993; Del Moral, Doucet & Jasra 2006.
 """
@@ -28,8 +28,8 @@ UNEVEN = 0.5  # share of the particles below which they are resampled
 
 
 @dataclass
-class Stretch:
-    """Particles of the steps ``start`` ... of a sequence that have blanks, (S, steps, D), their log weights and their worth."""
+class BlankSteps:
+    """Particles (S, steps, D) of the steps with blanks of a sequence from ``start`` on, their log weights and worth."""
 
     start: int
     paths: Tensor
@@ -43,7 +43,7 @@ class Completed:
 
     x: np.ndarray
     step_log_p: np.ndarray
-    stretches: list[Stretch] = field(default_factory=list)
+    stretches: list[BlankSteps] = field(default_factory=list)
 
     @property
     def ess(self) -> float:
@@ -72,7 +72,7 @@ class Completed:
 
 def complete(net: ChainNet, x: np.ndarray, particles: int, generator: Generator) -> Completed:
     """What is missing of a sequence (T, D) of values, −1 where there is none."""
-    blank = (x < 0).any(1)
+    blank = np.asarray((x < 0).any(1))
     whole = ~blank
     known = Windows([np.maximum(x, 0)], net.shape.memory)
     log_p = np.zeros(len(x))
@@ -99,7 +99,7 @@ def stretches(blank: np.ndarray, memory: int) -> list[tuple[int, int, int]]:
     cut = np.flatnonzero(np.diff(at) > memory)
     firsts, lasts = at[np.r_[0, cut + 1]], at[np.r_[cut, len(at) - 1]] + 1
     ends = np.minimum(lasts + memory, len(blank))
-    return [tuple(map(int, s)) for s in zip(firsts, lasts, ends, strict=True)]
+    return [(int(a), int(b), int(c)) for a, b, c in zip(firsts, lasts, ends, strict=True)]
 
 
 def _stretch(
@@ -110,7 +110,7 @@ def _stretch(
     particles: int,
     generator: Generator,
     log_p: np.ndarray,
-) -> Stretch:
+) -> BlankSteps:
     """Particles of one stretch; log p of what is seen of its steps goes into ``log_p``."""
     net.eval()
     (start, stop, end), m, n = span, net.shape.memory, particles
@@ -139,7 +139,7 @@ def _stretch(
         worth = min(
             worth, 1 / float(torch.zeros(n, dtype=w.dtype).index_add(0, lineage[:, k], w).square().sum())
         )
-    return Stretch(start, paths[:, m : m + stop - start], log_w, worth)
+    return BlankSteps(start, paths[:, m : m + stop - start], log_w, worth)
 
 
 def drawn(

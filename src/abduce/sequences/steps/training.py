@@ -1,7 +1,7 @@
 """How the law of steps learns: stochastic gradients of −log p of single steps, each with the window before it.
 
-Whole sequences are held out, by which the best of the averaged weights is picked: rows of one sequence overlap, so that the loop
-of :mod:`abduce.fit.loop`, which holds out rows, would judge by what it has seen.
+Whole sequences are held out, by which the best of the averaged weights is picked: windows of one sequence overlap, so that
+the loop of :mod:`abduce.fit.loop`, which holds out rows, would judge by what it has seen.
 """
 
 from __future__ import annotations
