@@ -40,15 +40,8 @@ SHAPES = {
     },
     "own": {"rows": 1, "columns": 4, "levels": (2, 3, 2, 4), "lags": (1, 3), "near": False, "frames": 2},
     "grid": {
-        "rows": 2,
-        "columns": 3,
-        "levels": (2,) * 6,
-        "lags": (1, 2),
-        "whole": False,
-        "below": 1,
-        "above": 1,
-        "reach": 1,
-        "depth": 2,
+        **{"rows": 2, "columns": 3, "levels": (2,) * 6, "lags": (1, 2), "whole": False},
+        **{"below": 1, "above": 1, "reach": 1, "depth": 2},
     },
     "line of levels": {
         "rows": 1,

@@ -65,7 +65,8 @@ class ChainShape:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> ChainShape:
-        return cls(**(body | {k: tuple(body[k]) for k in ("levels", "lags")}))
+        lists: dict[str, Any] = {k: tuple(body[k]) for k in ("levels", "lags")}
+        return cls(**(body | lists))
 
 
 class ChainNet(nn.Module):

@@ -21,6 +21,7 @@ from abduce.sequences.steps.network import ChainNet
 ROWS = 512  # steps that are judged at once
 CHECKS = 12  # times that the held-out sequences are judged
 HELD = 5000  # steps of these, at most, that choose
+HELD_CELLS = 2**19  # and their cells
 WARMUP = 100
 
 
@@ -87,7 +88,8 @@ def learn(
     generator = torch.Generator().manual_seed(how.seed)
     chosen = None
     if judged is not None:
-        chosen = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))[: max(HELD, 1)]
+        most = max(64, min(HELD, HELD_CELLS // net.shape.cells))
+        chosen = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))[:most]
     averaged = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=how.rate, weight_decay=how.decay)
     history, best, weights = [], -math.inf, None
