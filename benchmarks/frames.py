@@ -1,8 +1,8 @@
 """Two digits that bounce in a box of 32 x 32 binary pixels: ten frames seen, ten asked for.
 
 Digits of scikit-learn, 12 x 12, move at a constant velocity of up to two pixels a frame and axis, and bounce off the walls;
-those of the test are none of the training's.  Nats a frame of frames 11 to 20, each given all before it, and wrong pixels a frame
-when all ten are forecast from the first ten.  Peers: each pixel as on the frame before, flipped by the share with which
+those of the test are none of the training's.  Nats a frame of frames 11 to 20, each given all before it, and wrong pixels a
+frame when all ten are forecast from the first ten.  Peers: each pixel as on the frame before, flipped by the share with which
 pixels of the training flip; a convolutional LSTM of independent pixels, trained for as many processor seconds; and for
 forecasts the block motion of the last two frames going on.  Two frames in the middle are then hidden, and filled.
 
