@@ -137,7 +137,7 @@ def motion(test: np.ndarray) -> np.ndarray:
 def main() -> None:
     args = parse(arguments(__doc__, seeds=1))
     report = Report("frames", "Frames: two bouncing digits", args)
-    n_train, n_test, updates = (20, 2, 10) if args.quick else (1000, 40, 900)
+    n_train, n_test, updates = (20, 2, 10) if args.quick else (1000, 30, 400)
     nats, wrong, seconds, fills = defaultdict(list), defaultdict(list), [], []
     for seed in range(args.seeds):
         train, test = (
@@ -165,9 +165,9 @@ def main() -> None:
             each = (frames != future).sum((2, 3)).mean(0)
             wrong[name].append([float(each[0]), float(each[4]), float(each[-1]), float(each.mean())])
         say({k: v[-1] for k, v in nats.items()}, {k: v[-1] for k, v in wrong.items()})
-        torn = test[: 1 if args.quick else 6].astype(float)
+        torn = test[: 1 if args.quick else 4].astype(float)
         torn[:, 10:12] = np.nan
-        model.set_params(particles=10 if args.quick else 60)
+        model.set_params(particles=10 if args.quick else 40)
         copies, ess = model.fill_draws(torn, 1, return_ess=True)
         truth = test[: len(torn), 10:12]
         fills.append(

@@ -43,6 +43,10 @@ SHAPES = {
         **{"rows": 2, "columns": 3, "levels": (2,) * 6, "lags": (1, 2), "whole": False},
         **{"below": 1, "above": 1, "reach": 1, "depth": 2},
     },
+    "grid that moves": {
+        **{"rows": 2, "columns": 3, "levels": (2, 2, 3, 2, 2, 2), "lags": (1, 3), "whole": False},
+        **{"below": 1, "above": 1, "reach": 1, "motion": 1},
+    },
     "line of levels": {
         "rows": 1,
         "columns": 4,

@@ -166,7 +166,7 @@ class Steps(BaseEstimator):
             rows, columns = self.cells_.shape
             return ChainShape(
                 rows, columns, levels, lags, whole=False, reach=3, below=3, above=3, depth=3,
-                width=self.width, frames=frames, dropout=0.0,
+                width=self.width, frames=frames, dropout=0.0, motion=2 * (memory >= 3),
             )  # fmt: skip
         return ChainShape(
             1, len(levels), levels, lags, near=places == "line", width=self.width, frames=frames

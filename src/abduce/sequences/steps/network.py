@@ -7,7 +7,8 @@
 ``past`` are convolutions over places of the frames at some lags, of how long each cell has had its value, and of the mean of
 the last steps.  ``near(i)`` are the places before i, in the order of the chain, within ``below`` of it: a causal convolution.
 What is in brackets has weights of its own for each place (a NADE with a context); grids do without.  A value v of 0 ... K−1 is
-K−1 indicators, so that binary cells are single planes, and level 0 has the logit 0.
+K−1 indicators, so that binary cells are single planes, and level 0 has the logit 0.  On grids the hidden units and the
+logits also have the cell that local motion would bring (:mod:`abduce.sequences.steps.motion`).
 
 Given the window, the whole chain is evaluated at once for known cells (:meth:`ChainNet.forward`), or cell by cell
 (:meth:`ChainNet.walk`), which draws.
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from abduce.sequences.steps.motion import Motion
 
 COUNTED = 12  # cells that are on so far, counted up to this many
 CLOCK = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)  # periods, in steps from the start of a sequence
@@ -50,6 +53,7 @@ class ChainShape:
     frames: int = 4  # whose cells the context sees
     dropout: float = 0.2
     clock: bool = True
+    motion: int = 0  # cells that things move by in a step, at most; on a grid, with three steps of memory
 
     @property
     def cells(self) -> int:
@@ -97,6 +101,10 @@ class ChainNet(nn.Module):
                 layers.append(nn.Conv2d(h if k else channels, h, kernel, padding=size))
             self.past = nn.Sequential(*layers)
             self.present = nn.Linear(self.near_cells.shape[1] * planes, h, bias=False)
+        if shape.motion:
+            self.motion = Motion((shape.rows, shape.columns), shape.motion, shape.above, shape.below)
+            self.lean, self.along = nn.Linear(planes, planes, bias=False), nn.Linear(planes, h, bias=False)
+            nn.init.eye_(self.lean.weight)
         if shape.whole:
             n = shape.frames * d * planes + 1 + shape.clock * (2 * len(CLOCK) + 1)
             self.context = nn.Sequential(
@@ -136,11 +144,13 @@ class ChainNet(nn.Module):
             h = h + self.context(torch.cat(parts, 1))[:, None]
         return h
 
-    def head(self, h: Tensor) -> Tensor:
-        """Hidden units (..., width) -> log p of the K values (..., K), but for cells with fewer."""
+    def head(self, h: Tensor, brought: Tensor | None) -> Tensor:
+        """Hidden units (..., width), and what motion brings (..., K−1), to logits (..., K−1)."""
+        if brought is not None:
+            h = h + self.along(brought)
         h = self.drop(F.relu(h))
-        h = F.relu(h + self.mix(h))
-        return self.out(h)
+        logits = self.out(F.relu(h + self.mix(h)))
+        return logits if brought is None else logits + self.lean(brought)
 
     def log_p(self, logits: Tensor, allowed: Tensor) -> Tensor:
         """log p of the values 0 ... K−1 of logits (..., K−1)."""
@@ -158,15 +168,22 @@ class ChainNet(nn.Module):
             on = (x > 0).long()
             count = F.pad(on.cumsum(1)[:, :-1], (1, 0)).clamp_max(COUNTED - 1)
             h = h + F.pad(step.cumsum(1)[:, :-1], (0, 0, 1, 0)) + self.counted(count)
-        return self.log_p(self.head(h), self.allowed)
+        brought = None
+        if self.shape.motion:
+            moved = self.motion.moved(window)
+            frames = moved.values[:, :, :-1]
+            now = self.motion.now_all(frames, x)
+            brought = self.motion(frames, moved.expected, now, self.planes + 1)
+        return self.log_p(self.head(h, brought), self.allowed)
 
     @torch.no_grad()
     def walk(self, window: Tensor, t: Tensor, pick: Pick) -> Tensor:
         """Go through the cells: ``pick(i, log p (B, K))`` gives the value of cell i, (B,); the step that comes out, (B, D)."""
         shape, b, d = self.shape, len(window), self.shape.cells
-        base = self.base(window, t)
+        base, brought = self.base(window, t), None
+        moved = self.motion.moved(window) if shape.motion else None
         seen = torch.zeros(b, d + 1, self.planes)
-        x = torch.zeros(b, d, dtype=torch.long)
+        x = torch.zeros(b, d + 1, dtype=torch.long)
         before, count = torch.zeros(b, shape.width), torch.zeros(b, dtype=torch.long)
         for i in range(d):
             h = base[:, i]
@@ -174,12 +191,15 @@ class ChainNet(nn.Module):
                 h = h + self.present(seen[:, self.near_cells[i]].flatten(1))
             if shape.whole:
                 h = h + before + self.counted(count.clamp_max(COUNTED - 1))
-            x[:, i] = pick(i, self.log_p(self.head(h), self.allowed[i]))
+            if moved is not None:
+                now = self.motion.now(moved.values, x, self.near_cells[i])
+                brought = self.motion(moved.values[:, :, i], moved.expected[:, :, i], now, self.planes + 1)
+            x[:, i] = pick(i, self.log_p(self.head(h, brought), self.allowed[i]))
             seen[:, i] = self.code(x[:, i])
             if shape.whole:
                 before = before + seen[:, i] @ self.before[i]
                 count = count + (x[:, i] > 0)
-        return x
+        return x[:, :d]
 
 
 def _near(shape: ChainShape) -> Tensor:

@@ -21,7 +21,7 @@ from abduce.sequences.steps.network import ChainNet
 ROWS = 512  # steps that are judged at once
 CHECKS = 12  # times that the held-out sequences are judged
 HELD = 5000  # steps of these, at most, that choose
-HELD_CELLS = 2**19  # and their cells
+HELD_CELLS = 315_000  # and their cells
 WARMUP = 100
 
 
