@@ -47,6 +47,7 @@ from abduce.estimators.sparse import (
     PSD as PSD,
     SparseCoding as SparseCoding,
 )
+from abduce.estimators.steps import Steps as Steps
 from abduce.estimators.text import Text as Text
 from abduce.estimators.vae import VAE as VAE
 from abduce.fit.bounds import (

@@ -16,6 +16,8 @@ from abduce.estimators.methods import METHODS
 from abduce.estimators.series import Series
 from abduce.estimators.sound import KIND as SOUND
 from abduce.estimators.sound import Sound
+from abduce.estimators.steps import KIND as STEPS
+from abduce.estimators.steps import Steps
 from abduce.estimators.text import Text
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
@@ -28,7 +30,12 @@ def load(folder: str | Path):
     is of another format version.
     """
     body, tensors = checkpoint.load(folder)
-    others = {series_folder.KIND: _series, text_folder.KIND: _text, SOUND: Sound._rebuilt}
+    others = {
+        series_folder.KIND: _series,
+        text_folder.KIND: _text,
+        SOUND: Sound._rebuilt,
+        STEPS: Steps._rebuilt,
+    }
     if (own := others.get(body.get("kind", ""))) is not None:
         with _weights():
             return own(body, tensors)
