@@ -7,7 +7,7 @@ from scipy.signal import lfilter
 
 from abduce.sequences.burg import Autoregression, burg, residuals, simulate, yule_walker
 from abduce.sequences.clicks import levinson, oddness
-from abduce.sequences.infill import Within, Beyond, Scattered, infill
+from abduce.sequences.infill import Beyond, Scattered, Within, infill
 
 KNOWN = Autoregression(np.array([1.0, -1.6, 1.1, -0.45, 0.12]), 2.0)
 N = 90
