@@ -159,7 +159,7 @@ class DeepKalman(SequenceModel):
             self._asked(seen.y[rows], seen.mask[rows], PATHS, effort.seed, effort)
             for rows in self._blocks(seen, effort)
         ]
-        asked = Asked(*(torch.cat(p) for p in zip(*parts, strict=True)))
+        asked = SmoothedCells(*(torch.cat(p) for p in zip(*parts, strict=True)))
 
         def draw(n: int, generator: Generator) -> Tensor:
             seed = int(torch.randint(2**31 - 1, (), generator=generator))
@@ -189,13 +189,13 @@ class DeepKalman(SequenceModel):
         drawn = self.cells(particles.backward(self, found, twist, n, generator, alike))
         return drawn, objective(found.log_w, found.resampled), found.ess
 
-    def _asked(self, y: Tensor, mask: Tensor, n: int, seed: int, effort: Effort) -> Asked:
+    def _asked(self, y: Tensor, mask: Tensor, n: int, seed: int, effort: Effort) -> SmoothedCells:
         drawn, log_p, ess = self._paths(y, mask, n, seed, effort, True)
         variance = drawn.var(0) + self.parts()[1].detach()
-        return Asked(drawn.mean(0), variance.sqrt(), log_p, ess)
+        return SmoothedCells(drawn.mean(0), variance.sqrt(), log_p, ess)
 
 
-class Asked(NamedTuple):
+class SmoothedCells(NamedTuple):
     """Means and deviations of cells (B, T, F), log p of what was seen and the effective number of particles (B,)."""
 
     centre: Tensor
@@ -207,7 +207,7 @@ class Asked(NamedTuple):
 class ParticlePaths(Paths):
     """The answer by particles: an estimate, with the effective number of particles at each series' poorest step."""
 
-    def __init__(self, seen: Seen, asked: Asked, draw):
+    def __init__(self, seen: Seen, asked: SmoothedCells, draw):
         super().__init__(seen, asked.centre, asked.deviation, None, draw, "estimate")
         self._log_p, self._ess = asked.log_p, asked.ess
 
