@@ -5,7 +5,7 @@ cells and some runs are hidden.  Windows of 50 steps: log p of what was seen of 
 hidden cells, in standard deviations; on ETTh1 the new ones are those of later months.  Then fills of one series by `Series`
 as a whole, the bound against the number of particles, and what each way of training reaches.
 
-    python benchmarks/deep_kalman.py [--quick] [--seeds 1] [--sets pendulum lorenz sine etth1]
+    python benchmarks/deep_kalman.py [--quick] [--seeds 1] [--sets pendulum lorenz sine etth1] [--tables members fills ...]
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def etth1(steps: int, seed: int) -> np.ndarray:
     return x[seed % 2 * 4000 :][:steps]
 
 
+TABLES = ("members", "fills", "particles", "ways")
 SETS = {"pendulum": (pendulum, 4), "lorenz": (lorenz, 6), "sine": (sine, 1), "etth1": (etth1, 3)}
 
 
@@ -208,52 +209,59 @@ def ways(name: str, steps: int, training) -> list[list[str]]:
 def main() -> None:
     parser = arguments(__doc__, seeds=1)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--name", default="deep_kalman", help="of the result's files")
     args = parse(parser)
     steps, training = 4000, TRAINING
     if args.quick:
         steps, training, args.sets = 1000, replace(TRAINING, rounds=4, climbs=1, steps=5), ["sine"]
-    report = Report("deep_kalman", "Series whose dynamics bend", args)
-    rows = []
-    for name in args.sets:
-        found = [members(name, seed, steps, training) for seed in range(args.seeds)]
-        say(name, found)
-        report.keep(name, found)
-        for member in found[0]:
-            figures = defaultdict(list)
-            for run in found:
-                for key, value in run[member].items():
-                    figures[key].append(value)
-            cells = [
-                spread(figures["log_p"], 1),
-                spread(figures["mae"]),
-                spread(figures["coverage"], 1, 100.0),
-            ]
-            rows.append([name, member, *cells, spread(figures["ess"], 0), spread(figures["seconds"], 0)])
-    head = ["", "", "log p, nats", "MAE, hidden", "90 % hold, %", "least ESS of 128", "seconds, fit"]
-    report.table("New windows of 50 steps", head, rows)
-    report.save()
-    rows = []
-    for name in args.sets:
-        found = [fills(name, seed, steps // 2) for seed in range(args.seeds)]
-        say(name, found)
-        report.keep(f"{name} Series", found)
-        for dynamics in found[0]:
-            cells = [spread((r[dynamics][k] for r in found), n) for k, n in (("mae", 3), ("seconds", 0))]
-            rows.append([name, f'`Series(dynamics="{dynamics}")`', *cells])
-    report.table(f"Fills of one series of {steps // 2} steps", ["", "", "MAE", "seconds"], rows)
-    report.save()
-    name = "lorenz" if "lorenz" in args.sets else args.sets[0]
-    table = against_particles(name, steps, training)
-    report.keep("particles", table)
-    report.table(
-        f"Bound on log p of 200 steps of {name} by the number of particles, nats",
-        ["", "1", "4", "16", "64"],
-        table,
-    )
-    for name in [n for n in ("lorenz", "sine") if n in args.sets]:
-        table = ways(name, steps, training)
-        report.keep(f"{name} ways", table)
-        report.table(f"Ways to train, {name}", ["", "log p of new windows, nats", "seconds"], table)
+    report = Report(args.name, "Series whose dynamics bend", args)
+    if "members" in args.tables:
+        rows = []
+        for name in args.sets:
+            found = [members(name, seed, steps, training) for seed in range(args.seeds)]
+            say(name, found)
+            report.keep(name, found)
+            for member in found[0]:
+                figures = defaultdict(list)
+                for run in found:
+                    for key, value in run[member].items():
+                        figures[key].append(value)
+                cells = [
+                    spread(figures["log_p"], 1),
+                    spread(figures["mae"]),
+                    spread(figures["coverage"], 1, 100.0),
+                ]
+                rows.append([name, member, *cells, spread(figures["ess"], 0), spread(figures["seconds"], 0)])
+        head = ["", "", "log p, nats", "MAE, hidden", "90 % hold, %", "least ESS of 128", "seconds, fit"]
+        report.table("New windows of 50 steps", head, rows)
+        report.save()
+    if "fills" in args.tables:
+        rows = []
+        for name in args.sets:
+            found = [fills(name, seed, steps // 2) for seed in range(args.seeds)]
+            say(name, found)
+            report.keep(f"{name} Series", found)
+            for dynamics in found[0]:
+                cells = [spread((r[dynamics][k] for r in found), n) for k, n in (("mae", 3), ("seconds", 0))]
+                rows.append([name, f'`Series(dynamics="{dynamics}")`', *cells])
+        report.table(f"Fills of one series of {steps // 2} steps", ["", "", "MAE", "seconds"], rows)
+        report.save()
+    if "particles" in args.tables:
+        name = "lorenz" if "lorenz" in args.sets else args.sets[0]
+        table = against_particles(name, steps, training)
+        report.keep("particles", table)
+        report.table(
+            f"Bound on log p of 200 steps of {name} by the number of particles, nats",
+            ["", "1", "4", "16", "64"],
+            table,
+        )
+        report.save()
+    if "ways" in args.tables:
+        for name in [n for n in ("lorenz", "sine") if n in args.sets]:
+            table = ways(name, steps, training)
+            report.keep(f"{name} ways", table)
+            report.table(f"Ways to train, {name}", ["", "log p of new windows, nats", "seconds"], table)
     report.remark(
         "Deep models are chosen by windows held out of the training part; on ETTh1 the autoregression stays where they do not "
         "beat it. Log p of deep models is a lower bound in expectation, that of the others is exact. Windows are Gaussian: "

@@ -74,7 +74,7 @@ def fit_deep(
     """Fit to windows (N, T, F) in order of time with their mask, from an autoregression; with ``before``, from there on."""
     model = DeepKalman.of(start, training.hidden, seed) if before is None else copy.deepcopy(before)
     learnt, held = split(mask)
-    if not len(learnt) or not len(held):
+    if not len(learnt) or not len(held) or y.shape[1] <= model.lags:  # nothing to learn steps from
         return model.bending(False)
     held = held[torch.linspace(0, len(held) - 1, min(len(held), training.judged)).round().long()]
     model.linear.load_state_dict(start.state_dict())
@@ -94,8 +94,13 @@ def fit_deep(
             if before is None and learn == fitting.expect and turn == rounds // 4:
                 model.set_noise(start.noise, start.spread)
             _set_rate(optimizer, rate * (1 + math.cos(math.pi * turn / rounds)) / 2)
-            learn(optimizer)
-            found, reached = _judge(model, *judged, training, seed)
+            try:
+                learn(optimizer)
+                found, reached = _judge(model, *judged, training, seed)
+            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+                # paths ran off to where no covariance is positive
+                model.load_state_dict(state)
+                continue
             if bool(found.mean() > best.mean()):
                 best, state = found, reached
             elif not bool(torch.isfinite(found).all()):
