@@ -227,6 +227,26 @@ def test_levels():
     assert proba[6, 1, 2] == 0
 
 
+def test_a_square_goes_on():
+    """Two by two pixels that drift by (1, −1) a frame: seen once, the rest follows; and the frame between is known."""
+    rng = np.random.default_rng(0)
+
+    def clip(r, c, length=8, box=12):
+        x = np.zeros((length, box, box), int)
+        for t in range(length):
+            x[t, r + t : r + t + 2, c - t : c - t + 2] = 1
+        return x
+
+    clips = [clip(rng.integers(0, 3), rng.integers(7, 11)) for _ in range(30)]
+    model = Steps(updates=150, width=16, batch_size=16, particles=20, random_state=0).fit(clips)
+    new = clip(1, 8)
+    assert model.anomaly_score([new])[0][4:].max() < 2
+    assert (model.forecast(2, [new[:6]])[0] == new[6:]).all()
+    torn = new.astype(float)
+    torn[5] = np.nan
+    assert (model.fill([torn])[0] == new).all()
+
+
 def test_transposition_carries_over():
     """A melody of steps upward learnt in low places is known in high ones when training moves it."""
     low = np.zeros((200, 24), int)
