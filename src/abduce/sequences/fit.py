@@ -16,14 +16,14 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
 from abduce.sequences.hidden import CutOff, cuts, judged_part, like_blanks, pieces
-from abduce.sequences.lookback import History, Lookback, settings_for
+from abduce.sequences.lookback import Lookback, Setting, settings_for
 from abduce.sequences.naive import fit_interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel, stretch
 from abduce.sequences.pool import SPANS, SequencePool, Situation, late_answer, situation
 from abduce.sequences.seasons import Seasons, find_periods
 from abduce.sequences.shared_lookback import SharedLookback, fit_shared_lookback, rules_for
 from abduce.sequences.var import VectorAutoregression, fit_var
-from abduce.sequences.weights import Filled, weigh
+from abduce.sequences.weights import Filled, usual_moves, weigh
 from abduce.sequences.windows import (
     WindowGaussian,
     conditional,
@@ -41,7 +41,6 @@ PIECES = (
     48,
     384,
 )  # steps of pieces of longer series, in which members are judged too, one for each span below the longest
-BEST = 16  # settings of lookbacks that are kept
 JUDGED = 400_000  # cells of series that are cut off
 
 
@@ -78,6 +77,7 @@ class _Fitting:
         )
         self.seasons = Seasons(self.features, periods, plan.own).fit(self.seen)
         self.period = periods[0] if periods else 1
+        self.moves = usual_moves(self.seen.y, self.seen.mask, self.period, plan.own)
         f, length = self.features, seen.y.shape[1]
         usual = self.period if self.period > 1 else 12
         self.horizon = plan.horizon or max(1, min(usual, length // 4))
@@ -132,7 +132,7 @@ class _Fitting:
     # ------------------------------------------------------------------ members
 
     def _members(
-        self, seen: Seen, var: VectorAutoregression, windows: WindowGaussian | None, settings: list[Any]
+        self, seen: Seen, var: VectorAutoregression, windows: WindowGaussian | None, settings: list[Setting]
     ) -> dict[str, SequenceModel]:
         """All members by name; the autoregression comes first."""
         out: dict[str, SequenceModel] = {"autoregression": Seasonal(var, self.seasons)}
@@ -145,7 +145,7 @@ class _Fitting:
             out["linear, without seasons"] = Seasonal(flat, self.seasons)
         if self.shared is not None:
             out["shared lookback"] = self.shared
-        if settings:
+        elif settings:  # where one rule serves all, each series' own is a noisy double of it
             out["lookback"] = Lookback(self.features, self.period, settings)
         return out
 
@@ -196,44 +196,23 @@ class _Fitting:
             return None
         return fit_shared_lookback(seen, self.horizon, rules_for(self.period, self.horizon, length))
 
-    def _settings(self) -> list[Any]:
-        """Settings of lookbacks that forecast cut series best."""
+    def _settings(self) -> list[Setting]:
+        """Settings of lookbacks, where series are long enough for them and no rule serves all."""
         length = int(self.seen.mask.any(2).sum(1).double().median())
-        horizon = self.horizon
-        if length < 3 * max(self.period, 4) or length < horizon + 8:
+        if self.shared is not None or length < 3 * max(self.period, 4) or length < self.horizon + 8:
             return []
-        cut, future, _ = self._cut_off(self.cuts)
-        if not bool(future.any()):
-            return []
-        tried = settings_for(self.period, horizon, length)
-        rows = History.of(cut)
-        truth = cut.y.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
-        asked = future.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
-        whole = (rows.size == cut.y.shape[1] - horizon) & (
-            rows.steps > 0
-        )  # seen to the very end: cells then are horizon steps ahead
-        if not bool(whole.any()):
-            return [tuple(s) for s in tried[:BEST]]
-        trial = Lookback(self.features, self.period, tried)
-        said = trial.forecasts(rows.some(whole), horizon, judge=False)[0]
-        error = torch.where(asked[whole], (said - truth[whole]).abs(), 0.0).sum(2)
-        relative = error / error.mean(0).clamp_min(1e-9)  # each row counts alike, however noisy it is
-        return [tuple(tried[i]) for i in torch.argsort(relative.mean(1))[:BEST].tolist()]
+        return settings_for(self.period, self.horizon, length)
 
     # ------------------------------------------------------------------ hidden cells
 
     def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor]:
-        """Series cut off at origins, the cells to be forecast, and their groups; of many or wide ones some."""
+        """Series cut off at origins, the cells to be forecast, and which series they are of; of many or wide ones some."""
         cut, future, _, series = cuts
         most = max(1, JUDGED // (cut.y.shape[1] * self.features))
         if len(cut.y) > most:
             chosen = torch.linspace(0, len(cut.y) - 1, most).round().long()
             cut, future, series = cut.rows(chosen), future[chosen], series[chosen]
-        return cut, future, self._group(series)
-
-    def _group(self, series: Tensor) -> Tensor:
-        """Series that measure different things count alike; others are one."""
-        return series if self.plan.own else torch.zeros_like(series)
+        return cut, future, series
 
     def _shorter(self) -> tuple[int, ...]:
         """Lengths of pieces in which members are judged too, so that weights serve series shorter than those fitted to."""
@@ -252,22 +231,23 @@ class _Fitting:
         steps = hidden.any(2).any(0).nonzero().flatten()
         early = max(0, int(steps[0]) - 2 * self.block)  # what lies long before tells nothing
         late = int(steps[-1]) + 1 + 2 * self.block
-        group = self._group(rows.nonzero().squeeze(1))
+        moves = self.moves[rows]
         some, truth, hidden = stretch(some, early, late), truth[:, early:late], hidden[:, early:late]
-        yield self._said(members, some, truth, hidden, group, False)
+        yield self._said(members, some, truth, hidden, moves, False)
         for length in self._shorter():
             piece = pieces(some, length)
             asked = pieces(Seen(truth, hidden), length)
             here = asked.mask.flatten(1).any(1)
             piece, asked = piece.rows(here), asked.rows(here)
-            one = torch.zeros(len(asked.y), dtype=torch.long)
-            yield self._said(members, piece, asked.y, asked.mask, one, False)
+            yield self._said(
+                members, piece, asked.y, asked.mask, self.moves[:1].expand(len(asked.y), -1), False
+            )
 
     def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled | None]:
         for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
-            cut, future, group = self._cut_off(cut_off)
+            cut, future, series = self._cut_off(cut_off)
             if bool(future.any()):
-                yield self._said(members, cut, cut.y, future, group, True)
+                yield self._said(members, cut, cut.y, future, self.moves[series], True)
 
     def _said(
         self,
@@ -275,7 +255,7 @@ class _Fitting:
         seen: Seen,
         truth: Tensor,
         hidden: Tensor,
-        group: Tensor,
+        moves: Tensor,
         ahead: bool,
     ) -> Filled:
         """What members say of hidden cells, either between observed steps or ``ahead`` of them."""
@@ -289,7 +269,7 @@ class _Fitting:
                 continue
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
-        return Filled.of(said, truth, hidden, code, group)
+        return Filled.of(said, truth, hidden, code, moves)
 
 
 def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:

@@ -109,9 +109,9 @@ class Lookback(SequenceModel):
             out[row[inside], place[inside]], spread[row[inside], place[inside]] = mean[inside], wide[inside]
         return tuple(v.view(n, f, length).transpose(1, 2) for v in (out, spread))  # pyright: ignore[reportReturnType]
 
-    def forecasts(self, rows: History, horizon: int, judge: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def forecasts(self, rows: History, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
         """What each setting says of the steps after each row, and their standard errors, (settings, R, horizon); and what it
-        misses of each row's last windows, learnt from those before, mean squares (settings, R), ones unless ``judge``."""
+        misses of each row's last windows, learnt from those before, mean squares (settings, R)."""
         x, size = rows.x, rows.size
         said = torch.empty(len(self.settings), len(x), horizon, dtype=torch.float64)
         error, missed = torch.empty_like(said), said.new_ones(said.shape[:2])
@@ -125,18 +125,16 @@ class Lookback(SequenceModel):
                 early, late = _sums(x[part], size[part], reach, step, *weighing, self.period)
                 phases = {self.settings[i].phase for i in which}
                 central = {p: early.plus(late).central(p) for p in phases}
-                before = {p: early.central(p) for p in phases} if judge else {}
+                before = {p: early.central(p) for p in phases}
                 judges = late.central(ALIKE)
                 able = (early.weight[:, 0] >= FEW) & (late.weight[:, 0] > 0)
                 for i in which:
                     s = self.settings[i]
                     rule = _regression(*central[s.phase], s, reach)
-                    if judge:
-                        found = _missed(_regression(*before[s.phase], s, reach), judges, s, reach)
-                        found = torch.where(able.unsqueeze(1), found, rule[2].square())
-                        rule = (*rule[:2], found.sqrt())
-                        missed[i, part] = torch.where(able, found.mean(1), 1.0)
-                    said[i, part], error[i, part] = _chained(x[part], rule, s, horizon)
+                    found = _missed(_regression(*before[s.phase], s, reach), judges, s, reach)
+                    found = torch.where(able.unsqueeze(1), found, rule[2].square())
+                    missed[i, part] = torch.where(able, found.mean(1), 1.0)
+                    said[i, part], error[i, part] = _chained(x[part], (*rule[:2], found.sqrt()), s, horizon)
         return said, error, missed
 
 
@@ -299,9 +297,8 @@ def settings_for(period: int, horizon: int, length: int) -> list[Setting]:
         contexts, level = [2 * horizon, 4 * horizon, 8 * horizon], 1
     most = max(2, (length - horizon) // 3)
     return [
-        Setting(c, min(level, c), phase, half, nu, ridge)
-        for phase in ((1.0, 10.0) if period > 1 else (1.0,))
+        Setting(c, min(level, c), ALIKE if period > 1 else 1.0, half, nu, ridge)
         for half in (0.0, max(length / 4, 2.0 * horizon))
         for c in sorted({min(c, most) for c in contexts})
-        for nu, ridge in ((0.005, 1e-4), (0.02, 1e-4), (0.02, 0.03), (0.1, 0.1))
+        for nu, ridge in ((0.005, 1e-4), (0.02, 0.03))
     ]

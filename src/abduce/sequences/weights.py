@@ -20,8 +20,8 @@ USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
 
 
 class Filled(NamedTuple):
-    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, the mean
-    error of the best member on the cells of the same feature of the same group of series, so that each group counts alike."""
+    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, how far its
+    series usually moves, so that each series counts alike."""
 
     centres: Tensor
     deviations: Tensor
@@ -32,28 +32,32 @@ class Filled(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        said: list[tuple[Tensor, Tensor]],
-        truth: Tensor,
-        hidden: Tensor,
-        code: Tensor,
-        group: Tensor,
+        cls, said: list[tuple[Tensor, Tensor]], truth: Tensor, hidden: Tensor, code: Tensor, scale: Tensor
     ) -> Filled:
-        """Of the cells marked ``hidden`` of series, each of a ``group``, from members' centres and deviations of them."""
+        """Of the cells marked ``hidden`` of series (N, T, F) of ``scale`` (N, F), from what members say of these cells."""
         centres, deviations = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
-        n, f = int(group.max()) + 1, hidden.shape[2]
-        feature = torch.arange(f).expand(hidden.shape)[hidden]
-        row = (group[:, None, None] * f + torch.arange(f)).expand(hidden.shape)[hidden]
-        error = (centres - truth[hidden].unsqueeze(1)).abs()
-        known = torch.isfinite(error)
-        total = error.new_zeros(n * f, error.shape[1]).index_add(0, row, torch.where(known, error, 0.0))
-        count = error.new_zeros(n * f, error.shape[1]).index_add(0, row, known.to(error))
-        best = torch.where(count > 0, total / count.clamp_min(1), torch.inf).amin(1)
-        usual = (
-            best[torch.isfinite(best)].median() if bool(torch.isfinite(best).any()) else best.new_tensor(1.0)
-        )
-        scale = torch.where(torch.isfinite(best), best, usual).clamp_min(0.1 * float(usual) + 1e-12)
-        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row])
+        feature = torch.arange(hidden.shape[2]).expand(hidden.shape)[hidden]
+        row = torch.arange(len(hidden))[:, None, None].expand(hidden.shape)[hidden]
+        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row, feature])
+
+
+def usual_moves(y: Tensor, mask: Tensor, period: int, own: bool) -> Tensor:
+    """How far series (N, T, F) move in a season on average, (N, F), each its own or all alike; at least a tenth of the usual.
+
+    >>> usual_moves(torch.tensor([[[0.0], [1.0], [3.0]]]), torch.ones(1, 3, 1).bool(), 1, True)
+    tensor([[1.5000]])
+    """
+    both = mask[:, period:] & mask[:, :-period]
+    moved = torch.where(both, (y[:, period:] - y[:, :-period]).abs(), 0.0).sum(1)
+    count = both.sum(1)
+    if not own:
+        moved, count = (v.sum(0, keepdim=True).expand(len(y), -1) for v in (moved, count))
+    mean = moved / count.clamp_min(1)
+    known = (count > 0) & (mean > 0)
+    if not bool(known.any()):
+        return torch.ones_like(mean)
+    typical = mean[known].median()
+    return torch.where(known, mean, typical).clamp_min(0.1 * float(typical))
 
 
 def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
