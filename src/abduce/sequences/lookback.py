@@ -190,7 +190,9 @@ class WeighedSums(NamedTuple):
     def plus(self, other: WeighedSums) -> WeighedSums:
         """Of both."""
         alike: Any = tuple(a + b for a, b in zip(self.alike, other.alike, strict=True))
-        return WeighedSums(*(a + b for a, b in zip(self[:3], other[:3], strict=True)), alike)
+        return WeighedSums(
+            self.weight + other.weight, self.first + other.first, self.second + other.second, alike
+        )
 
     def central(self, phase: float) -> tuple[Tensor, Tensor]:
         """Mean (R, width) and covariance (R, width, width) where windows of the phase count so many times."""
