@@ -134,6 +134,7 @@ def test_forecasts_are_not_worse_than_those_of_the_best_member():
         beyond.scaler.scale
     )
     rows = torch.arange(len(truth)).unsqueeze(1)
+    assert beyond.places is not None
     first = int(beyond.places.min())
 
     def error(answer):
