@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from abduce.data.seen import Seen
-from abduce.sequences.hidden import cuts, like_blanks
+from abduce.sequences.hidden import cuts, like_blanks, pieces
 from abduce.sequences.naive import Interpolation
-from abduce.sequences.pool import DISTANCES, SequencePool, combined, situation
+from abduce.sequences.pool import CODES, DISTANCES, SequencePool, Situation, combined, situation
 from abduce.sequences.scale import Scaling
 from abduce.sequences.times import find_grid, read_stamps
 from abduce.sequences.var import VectorAutoregression
@@ -24,6 +24,26 @@ def test_situations_say_where_a_cell_lies():
     assert found.distance[0, :, 0].tolist() == [1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
     assert found.distance[0, 0, 1] == 1
     assert int(found.code.max()) < 3 * DISTANCES
+    assert all(torch.equal(a, b) for a, b in zip(Situation.of_code(found.code), found, strict=True))
+
+
+@pytest.mark.parametrize(("steps", "span"), [(1, 0), (95, 0), (96, 1), (511, 1), (512, 2)])
+def test_situations_say_how_much_was_seen(steps, span):
+    mask = torch.zeros(1, 600, 1).bool()
+    mask[0, [20, 19 + steps], 0] = True
+    assert situation(mask).span.unique().tolist() == [span]
+    assert int(situation(mask).code.max()) < CODES
+
+
+def test_pieces_are_the_series_one_after_the_other():
+    y = torch.arange(20.0).view(2, 10, 1)
+    mask = y != 3
+    cut = pieces(Seen(y, mask, time=y[..., 0]), 4)
+    assert cut.y.shape == (6, 4, 1)
+    assert cut.y[cut.mask].tolist() == y[mask].tolist()
+    assert cut.time is not None
+    assert cut.time[2].tolist() == [8, 9, 10, 11]
+    assert cut.mask.sum() == 19
 
 
 def test_weights_minimise_the_squared_error():
@@ -103,12 +123,15 @@ def test_hidden_cells_are_shaped_like_the_blanks(kind):
 
 def test_series_are_cut_off_before_what_they_are_asked():
     y = torch.arange(100.0).double().view(1, 100, 1)
-    seen, future, late = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
+    seen, future, late, series = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
     assert not bool((seen.mask & future).any())
     assert bool(future[:, -5:].all())
     assert seen.y[0, -5:, 0].tolist() == [95.0, 96.0, 97.0, 98.0, 99.0]
     assert bool(torch.equal(seen.time, seen.y[..., 0]))
-    assert int(late.sum()) == 5 * len(seen.y)
+    ends = seen.y[:, -1, 0].long()
+    assert len(set(ends.tolist())) == len(ends) == 8
+    assert late[0].nonzero().min() == ends.min() - 4 >= 75
+    assert torch.equal(series, torch.zeros(8, dtype=torch.long))
 
 
 def test_scales_are_shared_by_windows_of_one_process_and_not_by_others():

@@ -6,7 +6,7 @@ forecast; weights follow.  Then each member goes on to all observed cells from w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,15 @@ from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
 from abduce.sequences.deep_fit import fit_deep
 from abduce.sequences.deep_kalman import DeepKalman
-from abduce.sequences.hidden import cuts, judged_part, like_blanks
-from abduce.sequences.lookback import History, Lookback, settings_for
+from abduce.sequences.hidden import CutOff, cuts, judged_part, like_blanks, pieces
+from abduce.sequences.lookback import Lookback, Setting, settings_for
 from abduce.sequences.naive import fit_interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel, stretch
-from abduce.sequences.pool import SequencePool, late_answer, situation
+from abduce.sequences.pool import SPANS, SequencePool, Situation, late_answer, situation
 from abduce.sequences.seasons import Seasons, find_periods
 from abduce.sequences.shared_lookback import SharedLookback, fit_shared_lookback, rules_for
 from abduce.sequences.var import VectorAutoregression, fit_var
-from abduce.sequences.weights import Filled, weigh
+from abduce.sequences.weights import Filled, usual_moves, weigh
 from abduce.sequences.windows import (
     WindowGaussian,
     conditional,
@@ -39,7 +39,10 @@ WORK = 1.5e9  # rows x steps x states³ of one round of EM; of more data a part 
 WIDEST = 512  # cells of a window
 STRENGTHS = (0.3, 1.0, 3.0)  # tried for the pull of windows toward the autoregression
 CONTEXT = 1024  # steps before a cut that forecasts are judged with
-BEST = 16  # settings of lookbacks that are kept
+PIECES = (
+    48,
+    384,
+)  # steps of pieces of longer series, in which members are judged too, one for each span below the longest
 JUDGED = 400_000  # cells of series that are cut off
 
 
@@ -77,6 +80,7 @@ class _Fitting:
         )
         self.seasons = Seasons(self.features, periods, plan.own).fit(self.seen)
         self.period = periods[0] if periods else 1
+        self.moves = usual_moves(self.seen.y, self.seen.mask, self.period, plan.own)
         f, length = self.features, seen.y.shape[1]
         usual = self.period if self.period > 1 else 12
         self.horizon = plan.horizon or max(1, min(usual, length // 4))
@@ -105,7 +109,9 @@ class _Fitting:
         plan.show("forecasts", 0.5)
         settings = self._settings()
         members = self._members(kept, trial, windows, settings, deep)
-        judged = [f for f in (self._filled(members, kept, hidden), self._forecast(members)) if f is not None]
+        judged = [
+            f for f in (*self._filled(members, kept, hidden), *self._forecasts(members)) if f is not None
+        ]
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
         last = self._autoregression(seen, trial)
@@ -134,7 +140,7 @@ class _Fitting:
         seen: Seen,
         var: VectorAutoregression,
         windows: WindowGaussian | None,
-        settings: list[Any],
+        settings: list[Setting],
         deep: DeepKalman | None,
     ) -> dict[str, SequenceModel]:
         """All members by name; the autoregression comes first."""
@@ -150,7 +156,7 @@ class _Fitting:
             out["linear, without seasons"] = Seasonal(flat, self.seasons)
         if self.shared is not None:
             out["shared lookback"] = self.shared
-        if settings:
+        elif settings:  # where one rule serves all, each series' own is a noisy double of it
             out["lookback"] = Lookback(self.features, self.period, settings)
         return out
 
@@ -210,60 +216,67 @@ class _Fitting:
             return None
         return fit_shared_lookback(seen, self.horizon, rules_for(self.period, self.horizon, length))
 
-    def _settings(self) -> list[Any]:
-        """Settings of lookbacks that forecast cut series best."""
+    def _settings(self) -> list[Setting]:
+        """Settings of lookbacks, where series are long enough for them and no rule serves all."""
         length = int(self.seen.mask.any(2).sum(1).double().median())
-        horizon = self.horizon
-        if length < 3 * max(self.period, 4) or length < horizon + 8:
+        if self.shared is not None or length < 3 * max(self.period, 4) or length < self.horizon + 8:
             return []
-        cut, future = self._cut_off()
-        if not bool(future.any()):
-            return []
-        tried = settings_for(self.period, horizon, length)
-        rows = History.of(cut)
-        truth = cut.y.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
-        asked = future.transpose(1, 2).reshape(-1, cut.y.shape[1])[:, -horizon:]
-        whole = (rows.size == cut.y.shape[1] - horizon) & (
-            rows.steps > 0
-        )  # seen to the very end: cells then are horizon steps ahead
-        if not bool(whole.any()):
-            return [tuple(s) for s in tried[:BEST]]
-        said, _ = Lookback(self.features, self.period, tried).forecasts(rows.some(whole), horizon)
-        error = torch.where(asked[whole], (said - truth[whole]).abs(), 0.0).sum(2)
-        relative = error / error.mean(0).clamp_min(1e-9)  # each row counts alike, however noisy it is
-        return [tuple(tried[i]) for i in torch.argsort(relative.mean(1))[:BEST].tolist()]
+        return settings_for(self.period, self.horizon, length)
 
     # ------------------------------------------------------------------ hidden cells
 
-    def _cut_off(self) -> tuple[Seen, Tensor]:
-        """Series cut off at origins, and the cells to be forecast; of many or wide ones some."""
-        cut, future, _ = self.cuts
+    def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor]:
+        """Series cut off at origins, the cells to be forecast, and which series they are of; of many or wide ones some."""
+        cut, future, _, series = cuts
         most = max(1, JUDGED // (cut.y.shape[1] * self.features))
         if len(cut.y) > most:
             chosen = torch.linspace(0, len(cut.y) - 1, most).round().long()
-            cut, future = cut.rows(chosen), future[chosen]
-        return cut, future
+            cut, future, series = cut.rows(chosen), future[chosen], series[chosen]
+        return cut, future, series
 
-    def _filled(self, members: dict[str, SequenceModel], kept: Seen, hidden: Tensor) -> Filled | None:
+    def _shorter(self) -> tuple[int, ...]:
+        """Lengths of pieces in which members are judged too, so that weights serve series shorter than those fitted to."""
+        length = int(self.seen.mask.any(2).sum(1).double().median())
+        spans = int(torch.bucketize(torch.tensor(length), torch.tensor(SPANS), right=True))
+        return () if self.plan.own else PIECES[:spans]
+
+    def _filled(
+        self, members: dict[str, SequenceModel], kept: Seen, hidden: Tensor
+    ) -> Iterator[Filled | None]:
         rows = hidden.flatten(1).any(1)
         if not bool(rows.any()):
-            return None
+            return
         some = kept.rows(rows)
         hidden, truth = hidden[rows], self.seen.y[rows]
         steps = hidden.any(2).any(0).nonzero().flatten()
         early = max(0, int(steps[0]) - 2 * self.block)  # what lies long before tells nothing
         late = int(steps[-1]) + 1 + 2 * self.block
-        some = stretch(some, early, late)
-        return self._said(members, some, truth[:, early:late], hidden[:, early:late], False)
+        moves = self.moves[rows]
+        some, truth, hidden = stretch(some, early, late), truth[:, early:late], hidden[:, early:late]
+        yield self._said(members, some, truth, hidden, moves, False)
+        for length in self._shorter():
+            piece = pieces(some, length)
+            asked = pieces(Seen(truth, hidden), length)
+            here = asked.mask.flatten(1).any(1)
+            piece, asked = piece.rows(here), asked.rows(here)
+            yield self._said(
+                members, piece, asked.y, asked.mask, self.moves[:1].expand(len(asked.y), -1), False
+            )
 
-    def _forecast(self, members: dict[str, SequenceModel]) -> Filled | None:
-        cut, future = self._cut_off()
-        if not bool(future.any()):
-            return None
-        return self._said(members, cut, cut.y, future, True)
+    def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled | None]:
+        for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
+            cut, future, series = self._cut_off(cut_off)
+            if bool(future.any()):
+                yield self._said(members, cut, cut.y, future, self.moves[series], True)
 
     def _said(
-        self, members: dict[str, SequenceModel], seen: Seen, truth: Tensor, hidden: Tensor, ahead: bool
+        self,
+        members: dict[str, SequenceModel],
+        seen: Seen,
+        truth: Tensor,
+        hidden: Tensor,
+        moves: Tensor,
+        ahead: bool,
     ) -> Filled:
         """What members say of hidden cells, either between observed steps or ``ahead`` of them."""
         code = situation(seen.mask).code
@@ -276,16 +289,17 @@ class _Fitting:
                 continue
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
-        return Filled.of(said, truth, hidden, code)
+        return Filled.of(said, truth, hidden, code, moves)
 
 
 def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:
     """Of each member its mean weight and error, in standard deviations, on hidden cells between others and ahead."""
     out = []
+    places = Situation.of_code(filled.code).place
     for i, name in enumerate(names):
         row: dict[str, Any] = {"member": name}
         for place, title in ((0, "inside"), (1, "ahead")):
-            here = torch.div(filled.code, len(shares) // 3, rounding_mode="floor") == place
+            here = places == place
             said = filled.centres[here, i]
             known = torch.isfinite(said)
             weight = shares[filled.code[here], filled.feature[here], i]

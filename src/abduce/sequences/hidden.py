@@ -81,17 +81,19 @@ def _made_up(shape: torch.Size, generator: Generator) -> Tensor:
 
 class CutOff(NamedTuple):
     """Series cut off before their end: what is ``seen`` of them (R, L + horizon, F), the mask of the cells that were cut off,
-    and which steps (N, T) of the series lie after the earliest cut, so that who is judged by them does not learn from them."""
+    which steps (N, T) of the series lie after the earliest cut, so that who is judged by them does not learn from them, and
+    which series (R,) each is of."""
 
     seen: Seen
     future: Tensor
     late: Tensor
+    series: Tensor
 
 
 def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     """Cut series off so that ``horizon`` steps are to be forecast from at most ``most`` before them.
 
-    Of few series there are several cuts, a horizon apart, in the last quarter of their steps.
+    Of few series there are several cuts, all over the last quarter of their steps, so that each phase of a season has some.
     """
     n, length, _ = seen.y.shape
     spans = seen.mask.any(2)
@@ -101,10 +103,13 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     turns = max(1, min(ORIGINS, 64 // max(1, n)))
     rows, ends = [], []
     late = torch.zeros(n, length, dtype=torch.bool)
+    room = (0.25 * (size - begin)).long() - horizon  # steps that the earliest cut may lie before the last
+    before = torch.full_like(size, -1)
     for turn in range(turns):
-        end = size - turn * horizon
-        left = end - horizon - begin
-        able = (left >= 0.75 * (size - begin)) | ((turn == 0) & (left >= 2))
+        back = (room.clamp_min(0) * turn).div(max(1, turns - 1), rounding_mode="floor")
+        end = size - back
+        able = (end - horizon - begin >= 2) & (back > before) & ((room >= 0) | (turn == 0))
+        before = back
         rows.append(able.nonzero().squeeze(1))
         ends.append(end[able])
         late |= able.unsqueeze(1) & (at >= (end - horizon).unsqueeze(1))
@@ -119,4 +124,16 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     time = torch.where(there, time, time[:, -1:] - (keep - 1 - torch.arange(keep)).double())
     future = torch.zeros_like(mask)
     future[:, -horizon:] = mask[:, -horizon:]
-    return CutOff(Seen(y, mask & ~future, time=time), future, late)
+    return CutOff(Seen(y, mask & ~future, time=time), future, late, row)
+
+
+def pieces(seen: Seen, length: int) -> Seen:
+    """Series (N, T, F) as pieces (N ⌈T / length⌉, length, F) of their own, one after the other; the last ends in blanks."""
+    _, steps, f = seen.y.shape
+    more = -steps % length
+    y, mask = (torch.nn.functional.pad(v, (0, 0, 0, more)).view(-1, length, f) for v in (seen.y, seen.mask))
+    time = None
+    if seen.time is not None:  # steps after the last are counted on
+        later = seen.time[:, -1:] + torch.arange(1, more + 1)
+        time = torch.cat([seen.time, later], 1).view(-1, length)
+    return Seen(y, mask, time=time)

@@ -6,8 +6,12 @@ that counts and not its level.  Over windows w with weights,
     m = mean(w),   S = cov(w) + ν cov(all series) + ridge,       E[after | context c] = m_h + S_hc S_cc⁻¹ (c − m_c)
 
 Windows of the season's phase that the forecast starts at may count more, and late ones too.  One choice of C, weights and ν is
-seldom best: several are averaged (`Setting`), chosen by what they would have forecast.  Moments are either each series' own,
-taken when it is seen, or ``shared`` by all series and features, taken once from the training data.
+seldom best, nor the same one for all series: several (`Setting`) are weighed, for each series by what those learnt from its
+earlier windows miss of its last ones, v_s, which their moments say without a forecast being made,
+
+    forecast = Σ_s w_s forecast_s,       w_s ∝ v_s^(−k/2),       variance at each step = Σ_s w_s (v_s + their disagreement²)
+
+so that each series has a spread of its own.
 
 Features are forecast one by one.  Backcasts are forecasts of the series turned round.
 
@@ -18,7 +22,7 @@ Sources: Hoerl & Kennard 1970 (ridge); Zeng et al. 2023, arXiv 2205.13504 (linea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +35,10 @@ BUDGET = 2**24  # numbers of the windows at once
 ENOUGH = 3  # contexts that a row must be long
 LEAST = 0.5  # share of its steps that must have been seen
 MOST = 1200  # steps of a series that its own windows are taken from: the last ones
+LATE = 0.25  # share of the windows that judge settings
+PICKY = 8.0  # k
+ALIKE = 10.0  # how many times more windows of the forecast's own phase count as judges
+FEW = 16.0  # weight of earlier windows that judging takes
 
 
 class Setting(NamedTuple):
@@ -88,9 +96,11 @@ class Lookback(SequenceModel):
         if bool(able.any()):
             some = rows.some(able)
             horizon = length - int(some.size.min())
-            said, error = self.forecasts(some, horizon)
-            usable = (some.steps >= ENOUGH * contexts.unsqueeze(1)).to(said).unsqueeze(2)
-            share = usable / usable.sum(0)
+            said, error, missed = self.forecasts(some, horizon)
+            usable = (some.steps >= ENOUGH * contexts.unsqueeze(1)).to(said)
+            missed = missed / torch.where(usable > 0, missed, torch.inf).amin(0)
+            share = (usable * missed.clamp_min(1.0) ** (-PICKY / 2)).unsqueeze(2)
+            share = share / share.sum(0)
             mean = (share * said).sum(0)
             wide = (share * (error.square() + (said - mean).square())).sum(0).sqrt()
             place = torch.arange(horizon) + some.size.unsqueeze(1)
@@ -99,11 +109,12 @@ class Lookback(SequenceModel):
             out[row[inside], place[inside]], spread[row[inside], place[inside]] = mean[inside], wide[inside]
         return tuple(v.view(n, f, length).transpose(1, 2) for v in (out, spread))  # pyright: ignore[reportReturnType]
 
-    def forecasts(self, rows: History, horizon: int) -> tuple[Tensor, Tensor]:
-        """What each setting says of the steps after each row, and their standard errors, (settings, R, horizon)."""
+    def forecasts(self, rows: History, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What each setting says of the steps after each row, and their standard errors, (settings, R, horizon); and what it
+        misses of each row's last windows, learnt from those before, mean squares (settings, R)."""
         x, size = rows.x, rows.size
         said = torch.empty(len(self.settings), len(x), horizon, dtype=torch.float64)
-        error = torch.empty_like(said)
+        error, missed = torch.empty_like(said), said.new_ones(said.shape[:2])
         for weighing in dict.fromkeys(s.weighing for s in self.settings):
             which = [i for i, s in enumerate(self.settings) if s.weighing == weighing]
             reach = max(self.settings[i].context for i in which)
@@ -111,14 +122,20 @@ class Lookback(SequenceModel):
             some = max(1, BUDGET // (x.shape[1] * (reach + step)))
             for start in range(0, len(x), some):
                 part = slice(start, start + some)
-                every, alike = _sums(x[part], size[part], reach, step, *weighing, self.period)
+                early, late = _sums(x[part], size[part], reach, step, *weighing, self.period)
                 phases = {self.settings[i].phase for i in which}
-                central = {p: (every.plus(alike, p - 1) if p > 1 else every).central for p in phases}
+                central = {p: early.plus(late).central(p) for p in phases}
+                before = {p: early.central(p) for p in phases}
+                judges = late.central(ALIKE)
+                able = (early.weight[:, 0] >= FEW) & (late.weight[:, 0] > 0)
                 for i in which:
                     s = self.settings[i]
                     rule = _regression(*central[s.phase], s, reach)
-                    said[i, part], error[i, part] = _chained(x[part], rule, s, horizon)
-        return said, error
+                    found = _missed(_regression(*before[s.phase], s, reach), judges, s, reach)
+                    found = torch.where(able.unsqueeze(1), found, rule[2].square())
+                    missed[i, part] = torch.where(able, found.mean(1), 1.0)
+                    said[i, part], error[i, part] = _chained(x[part], (*rule[:2], found.sqrt()), s, horizon)
+        return said, error, missed
 
 
 class History(NamedTuple):
@@ -162,27 +179,37 @@ def _joined_up(y: Tensor, m: Tensor) -> Tensor:
 
 
 class WeighedSums(NamedTuple):
-    """Weight (R, 1), Σ w x (R, width) and Σ w x xᵀ (R, width, width) of the windows x of rows."""
+    """Weight (R, 1), Σ w x (R, width) and Σ w x xᵀ (R, width, width) of the windows x of rows, and ``alike`` of those of the
+    phase that the forecast starts at."""
 
     weight: Tensor
     first: Tensor
     second: Tensor
+    alike: tuple[Tensor, Tensor, Tensor]
 
-    def plus(self, other: WeighedSums, times: float) -> WeighedSums:
-        """The same with other windows counting besides."""
-        return WeighedSums(*(a + times * b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: WeighedSums) -> WeighedSums:
+        """Of both."""
+        alike: Any = tuple(a + b for a, b in zip(self.alike, other.alike, strict=True))
+        return WeighedSums(
+            self.weight + other.weight, self.first + other.first, self.second + other.second, alike
+        )
 
-    @property
-    def central(self) -> tuple[Tensor, Tensor]:
-        """Mean (R, width) and covariance (R, width, width)."""
-        mean = self.first / self.weight
-        return mean, self.second / self.weight.unsqueeze(2) - mean.unsqueeze(2) * mean.unsqueeze(1)
+    def central(self, phase: float) -> tuple[Tensor, Tensor]:
+        """Mean (R, width) and covariance (R, width, width) where windows of the phase count so many times."""
+        weight, first, second = (
+            (a + (phase - 1) * b for a, b in zip(self[:3], self.alike, strict=True))
+            if phase > 1
+            else self[:3]
+        )
+        weight = weight.clamp_min(1e-9)
+        mean = first / weight
+        return mean, second / weight.unsqueeze(2) - mean.unsqueeze(2) * mean.unsqueeze(1)
 
 
 def _sums(
     x: Tensor, size: Tensor, reach: int, step: int, level: int, half: float, period: int
 ) -> tuple[WeighedSums, WeighedSums]:
-    """Sums over all windows of rows, and over those that are of the phase that the forecast starts at."""
+    """Sums over the earlier windows of rows, and over their last ones."""
     width, length = reach + step, x.shape[1]
     if length <= width:  # too short for one window: repeat the first value before it
         x = torch.cat([x[:, :1].expand(-1, width + 1 - length), x], 1)
@@ -196,12 +223,17 @@ def _sums(
     weight = weight.to(x) * torch.where(inside.any(1, keepdim=True), inside, True)
     alike = torch.remainder(origin, period) == 0
 
-    def summed(windows: Tensor, weight: Tensor) -> WeighedSums:
+    def summed(windows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centred = windows - windows[..., reach - level : reach].mean(2, keepdim=True)
         pulled = centred * weight.unsqueeze(2)
-        return WeighedSums(weight.sum(1, keepdim=True), pulled.sum(1), pulled.mT @ centred)
+        return weight.sum(1, keepdim=True), pulled.sum(1), pulled.mT @ centred
 
-    return summed(windows, weight), summed(windows[:, alike], weight[:, alike])
+    def both(part: slice) -> WeighedSums:
+        w, v, same = windows[:, part], weight[:, part], alike[part]
+        return WeighedSums(*summed(w, v), summed(w[:, same], v[:, same]))
+
+    border = count - int(LATE * count)
+    return both(slice(0, border)), both(slice(border, count))
 
 
 def _regression(
@@ -222,6 +254,19 @@ def _regression(
     return weights, offset, left.sqrt()
 
 
+def _missed(
+    rule: tuple[Tensor, Tensor, Tensor], judges: tuple[Tensor, Tensor], setting: Setting, reach: int
+) -> Tensor:
+    """Mean squared errors (R, H) of a rule over windows with these means and covariances."""
+    weights, offset, _ = rule
+    start, c = reach - setting.context, setting.context
+    m, s = judges[0][:, start:], judges[1][:, start:, start:]
+    left = s.diagonal(dim1=1, dim2=2)[:, c:] - 2 * (weights * s[:, :c, c:]).sum(1)
+    left = left + (weights * (s[:, :c, :c] @ weights)).sum(1)
+    bias = m[:, c:] - (m[:, None, :c] @ weights).squeeze(1) - offset
+    return left.clamp_min(0.0) + bias.square() + 1e-12
+
+
 def _chained(
     x: Tensor, rule: tuple[Tensor, Tensor, Tensor], setting: Setting, horizon: int
 ) -> tuple[Tensor, Tensor]:
@@ -231,9 +276,13 @@ def _chained(
     if x.shape[1] < c:
         x = torch.cat([x[:, :1].expand(-1, c - x.shape[1]), x], 1)
     said, wide = [], []
+    # a rule of few windows, used again and again, may grow without bound: no further off than the row is wide
+    low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+    low, high = 2 * low - high, 2 * high - low
     for turn in range(-(-horizon // step)):
         level = x[:, -setting.level :].mean(1, keepdim=True)
         new = offset + ((x[:, -c:] - level).unsqueeze(1) @ weights).squeeze(1) + level
+        new = torch.minimum(torch.maximum(new, low), high)
         said.append(new)
         wide.append(error * (1 + turn) ** 0.5)
         x = torch.cat([x, new], 1)
@@ -250,9 +299,8 @@ def settings_for(period: int, horizon: int, length: int) -> list[Setting]:
         contexts, level = [2 * horizon, 4 * horizon, 8 * horizon], 1
     most = max(2, (length - horizon) // 3)
     return [
-        Setting(c, min(level, c), phase, half, nu, ridge)
-        for phase in ((1.0, 10.0) if period > 1 else (1.0,))
+        Setting(c, min(level, c), ALIKE if period > 1 else 1.0, half, nu, ridge)
         for half in (0.0, max(length / 4, 2.0 * horizon))
         for c in sorted({min(c, most) for c in contexts})
-        for nu, ridge in ((0.005, 1e-4), (0.02, 1e-4), (0.02, 0.03), (0.1, 0.1))
+        for nu, ridge in ((0.005, 1e-4), (0.02, 0.03))
     ]

@@ -1,7 +1,8 @@
 """Models of series as one: each cell from all of them, weighed by how well they filled cells like it.
 
 What a cell is like is its *situation*: between observed steps, and then how far the nearest observed cell of its feature is;
-or beyond the last observed step, and how far; or before the first.  Distances come in doublings (1, 2-3, 4-7, ...).
+or beyond the last observed step, and how far; or before the first.  Distances come in doublings (1, 2-3, 4-7, ...).  And how
+many steps were seen of its series, few, some or many: who needs a long past is not believed on a short one.
 
     centre = Σ_m w_m(situation) centre_m,     variance = Σ_m w_m (deviation_m² + (centre_m − centre)²)
 
@@ -27,21 +28,31 @@ from abduce.sequences.paths import Paths, SequenceModel, stretch
 
 DISTANCES = 10  # doublings told apart: the last is 512 steps and more
 PLACES = ("inside", "future", "past")
+SPANS = (96, 512)  # steps seen of a series, from the first to the last: below, between, from there on
+CODES = (len(SPANS) + 1) * len(PLACES) * DISTANCES
 LEVELS = 41  # quantiles of errors that are kept
 LEAST = 1e-3  # weight below which a member need not be asked
 
 
 class Situation(NamedTuple):
-    """Of each cell of series: ``place`` 0 between observed steps, 1 beyond the last, 2 before the first, and ``distance``, the
-    doubling of how far the nearest observation is, (N, T, F) each."""
+    """Of each cell of series: ``place`` 0 between observed steps, 1 beyond the last, 2 before the first, ``distance``, the
+    doubling of how far the nearest observation is, and ``span``, how many of `SPANS` the steps seen reach; one shape each."""
 
     place: Tensor
     distance: Tensor
+    span: Tensor
 
     @property
     def code(self) -> Tensor:
-        """Both as one number below ``len(PLACES) * DISTANCES``."""
-        return self.place * DISTANCES + self.distance
+        """All as one number below `CODES`."""
+        return (self.span * len(PLACES) + self.place) * DISTANCES + self.distance
+
+    @classmethod
+    def of_code(cls, code: Tensor) -> Situation:
+        """From the number."""
+        rest = torch.div(code, DISTANCES, rounding_mode="floor")
+        span = torch.div(rest, len(PLACES), rounding_mode="floor")
+        return cls(torch.remainder(rest, len(PLACES)), torch.remainder(code, DISTANCES), span)
 
 
 def situation(mask: Tensor) -> Situation:
@@ -64,7 +75,8 @@ def situation(mask: Tensor) -> Situation:
     near = torch.minimum(before, after)
     beyond = torch.where(place == 1, at - last, first - at).expand(n, length, f)
     away = torch.where(place == 0, near, beyond).clamp(1, 2**DISTANCES - 1)
-    return Situation(place, torch.log2(away.double() + 0.5).floor().long())
+    span = torch.bucketize((last - first + 1).contiguous(), torch.tensor(SPANS), right=True)
+    return Situation(place, torch.log2(away.double() + 0.5).floor().long(), span.expand(n, length, f))
 
 
 class SequencePool(SequenceModel):
@@ -78,11 +90,10 @@ class SequencePool(SequenceModel):
         super().__init__(members[0].n_cells)
         self.members, self.order = torch.nn.ModuleList(members), order
         self.reports = [dict(r) for r in reports]
-        codes = len(PLACES) * DISTANCES
-        equal = torch.full((codes, self.n_cells, len(members)), 1 / len(members), dtype=torch.float64)
+        equal = torch.full((CODES, self.n_cells, len(members)), 1 / len(members), dtype=torch.float64)
         self.register_buffer("shares", equal)
         usual = torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
-        self.register_buffer("errors", usual.repeat(codes, 1))
+        self.register_buffer("errors", usual.repeat(CODES, 1))
 
     @property
     def parts(self) -> list[SequenceModel]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from abduce.sequences.pool import DISTANCES, LEVELS, PLACES, combined
+from abduce.sequences.pool import CODES, DISTANCES, LEVELS, PLACES, SPANS, Situation, combined
 
-GOOD = 30.0  # pseudo-cells that pull the weights of a place toward what each member's own error suggests
-ALIKE = 100.0  # and those of a situation toward those of its place
+# pseudo-cells that pull the weights of a place toward what each member's own error suggests, and those of a situation toward
+# those of its place: many, since cells of one gap err alike
+GOOD = 300.0
+ALIKE = 1000.0
+ROUNDS = 4  # of weights and cells' weights in turn
 SMALL = 1.0  # of the mean absolute error: smaller ones count as this
 USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
 
 
 class Filled(NamedTuple):
-    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, the mean
-    error of the best member on the cells of the same feature of the same series, so that each series counts alike."""
+    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, how far its
+    series usually moves, so that each series counts alike."""
 
     centres: Tensor
     deviations: Tensor
@@ -27,70 +31,97 @@ class Filled(NamedTuple):
     scale: Tensor
 
     @classmethod
-    def of(cls, said: list[tuple[Tensor, Tensor]], truth: Tensor, hidden: Tensor, code: Tensor) -> Filled:
-        """Of the cells marked ``hidden`` of series, from each member's centres and deviations of these cells."""
+    def of(
+        cls, said: list[tuple[Tensor, Tensor]], truth: Tensor, hidden: Tensor, code: Tensor, scale: Tensor
+    ) -> Filled:
+        """Of the cells marked ``hidden`` of series (N, T, F) of ``scale`` (N, F), from what members say of these cells."""
         centres, deviations = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
-        n, _, f = hidden.shape
-        feature = torch.arange(f).expand(hidden.shape)[hidden]
-        row = (torch.arange(n)[:, None, None] * f + torch.arange(f)).expand(hidden.shape)[hidden]
-        error = (centres - truth[hidden].unsqueeze(1)).abs()
-        known = torch.isfinite(error)
-        total = error.new_zeros(n * f, error.shape[1]).index_add(0, row, torch.where(known, error, 0.0))
-        count = error.new_zeros(n * f, error.shape[1]).index_add(0, row, known.to(error))
-        best = torch.where(count > 0, total / count.clamp_min(1), torch.inf).amin(1)
-        usual = (
-            best[torch.isfinite(best)].median() if bool(torch.isfinite(best).any()) else best.new_tensor(1.0)
-        )
-        scale = torch.where(torch.isfinite(best), best, usual).clamp_min(0.1 * float(usual) + 1e-12)
-        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row])
+        feature = torch.arange(hidden.shape[2]).expand(hidden.shape)[hidden]
+        row = torch.arange(len(hidden))[:, None, None].expand(hidden.shape)[hidden]
+        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row, feature])
+
+
+def usual_moves(y: Tensor, mask: Tensor, period: int, own: bool) -> Tensor:
+    """How far series (N, T, F) move in a season on average, (N, F), each its own or all alike; at least a tenth of the usual.
+
+    >>> usual_moves(torch.tensor([[[0.0], [1.0], [3.0]]]), torch.ones(1, 3, 1).bool(), 1, True)
+    tensor([[1.5000]])
+    """
+    both = mask[:, period:] & mask[:, :-period]
+    moved = torch.where(both, (y[:, period:] - y[:, :-period]).abs(), 0.0).sum(1)
+    count = both.sum(1)
+    if not own:
+        moved, count = (v.sum(0, keepdim=True).expand(len(y), -1) for v in (moved, count))
+    mean = moved / count.clamp_min(1)
+    known = (count > 0) & (mean > 0)
+    if not bool(known.any()):
+        return torch.ones_like(mean)
+    typical = mean[known].median()
+    return torch.where(known, mean, typical).clamp_min(0.1 * float(typical))
 
 
 def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
     """Weights (situations, F, M) and the quantiles of errors (situations, LEVELS) of what members filled.
 
-    Weights minimise the absolute error: of a place, then of each feature there, then of each distance of the feature, each
-    pulled toward those before.
+    Weights minimise the absolute error: of a place at a span, then of each feature there, then of each distance of the
+    feature, each pulled toward those before.  Spans of which nothing was filled take the weights of the nearest that has some.
     """
-    centres, _, truth, code, feature, scale = filled
-    m = centres.shape[1]
-    shares = torch.full((len(PLACES), DISTANCES, features, m), 1 / m, dtype=torch.float64)
-    for place in range(len(PLACES)):
-        here = torch.div(code, DISTANCES, rounding_mode="floor") == place
-        if not bool(here.any()):
-            continue
-        said, gap = centres[here], truth[here]
-        known = torch.isfinite(said)
-        able = known.to(said).mean(0) > 0.5
-        said = torch.where(known, said, gap.unsqueeze(1))[:, able] - gap.unsqueeze(1)
-        said = _weighed(said / scale[here].unsqueeze(1))
-        feat, dist = feature[here], torch.remainder(code[here], DISTANCES)
-        k = int(able.sum())
-        precise = 1 / said.square().mean(0, keepdim=True).clamp_min(1e-12)
-        precise = (precise / precise.max()).square()
-        zero = torch.zeros(len(said), dtype=torch.long)
-        whole = simplex(*_grams(said, zero, 1), precise / precise.sum(), GOOD)
-        by_feature = simplex(*_grams(said, feat, features), whole.expand(features, -1), ALIKE)
-        key = dist * features + feat
-        towards = by_feature.repeat(DISTANCES, 1)
-        by_both = simplex(*_grams(said, key, DISTANCES * features), towards, ALIKE)
-        own = torch.zeros(DISTANCES, features, m, dtype=torch.float64)
-        own[..., able] = by_both.view(DISTANCES, features, k)
-        shares[place] = own
-    future = torch.div(code, DISTANCES, rounding_mode="floor") == PLACES.index("future")
-    if bool(future.any()):  # who forecasts well backcasts well: members are as good either way
-        shares[PLACES.index("past")] = shares[PLACES.index("future")]
-    shares = shares.flatten(0, 1)
+    m = filled.centres.shape[1]
+    shares = torch.full((len(SPANS) + 1, len(PLACES), DISTANCES, features, m), 1 / m, dtype=torch.float64)
+    place, _, span = Situation.of_code(filled.code)
+    for p in range(len(PLACES)):
+        found = {}
+        for s in range(len(SPANS) + 1):
+            here = (place == p) & (span == s)
+            if bool(here.any()):
+                found[s] = _of_place(Filled(*(part[here] for part in filled)), features)
+        for s in range(len(SPANS) + 1) if found else ():
+            shares[s, p] = found[_nearest(s, found)]
+    if bool((place == 1).any()):  # who forecasts well backcasts well: members are as good either way
+        shares[:, PLACES.index("past")] = shares[:, PLACES.index("future")]
+    shares = shares.flatten(0, 2)
     return shares, _errors(filled, shares)
 
 
-def _weighed(errors: Tensor) -> Tensor:
-    """Errors (cells, M) by the root of each cell's weight, so that their squares stand for absolute errors.
+def _nearest(span: int, found: Iterable[int]) -> int:
+    return min(found, key=lambda other: (abs(other - span), -other))
 
-    A cell counts as one over the absolute error of the member that is best on average (Lawson 1961).
+
+def _of_place(filled: Filled, features: int) -> Tensor:
+    """Weights (distances, F, M) from the cells of one place."""
+    centres, _, truth, code, feature, scale = filled
+    m = centres.shape[1]
+    known = torch.isfinite(centres)
+    able = known.to(centres).mean(0) > 0.5
+    said = torch.where(known, centres, truth.unsqueeze(1))[:, able] - truth.unsqueeze(1)
+    dist = torch.remainder(code, DISTANCES)
+    said, whole = _weighed(said / scale.unsqueeze(1))
+    by_feature = simplex(*_grams(said, feature, features), whole.expand(features, -1), ALIKE)
+    key = dist * features + feature
+    towards = by_feature.repeat(DISTANCES, 1)
+    by_both = simplex(*_grams(said, key, DISTANCES * features), towards, ALIKE)
+    own = torch.zeros(DISTANCES, features, m, dtype=torch.float64)
+    own[..., able] = by_both.view(DISTANCES, features, int(able.sum()))
+    return own
+
+
+def _weighed(errors: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors (cells, M) by the root of each cell's weight, so that their squares stand for absolute errors, and the members'
+    weights (1, M) for all cells.
+
+    A cell counts as one over the absolute error that the weighed members make there together (Lawson 1961), first over the
+    mean of theirs: whose errors set the cells' weights would be favoured by them.
     """
-    size = errors.abs()
-    best = size[:, int(size.mean(0).argmin())]
-    return errors / best.clamp_min(SMALL * float(best.mean()) + 1e-12).sqrt().unsqueeze(1)
+    size = errors.abs().mean(1)
+    zero = torch.zeros(len(errors), dtype=torch.long)
+    scaled, whole = errors, errors.new_zeros(1, errors.shape[1])
+    for _ in range(ROUNDS):
+        scaled = errors / size.clamp_min(SMALL * float(size.mean()) + 1e-12).sqrt().unsqueeze(1)
+        precise = 1 / scaled.square().mean(0, keepdim=True).clamp_min(1e-12)
+        precise = (precise / precise.max()).square()
+        whole = simplex(*_grams(scaled, zero, 1), precise / precise.sum(), GOOD)
+        size = (errors @ whole[0]).abs()
+    return scaled, whole
 
 
 def _errors(filled: Filled, shares: Tensor) -> Tensor:
@@ -108,17 +139,21 @@ def _errors(filled: Filled, shares: Tensor) -> Tensor:
         found = torch.quantile(picked, levels)
         return (len(some) * found + USUAL * before) / (len(some) + USUAL)
 
-    out = usual.repeat(len(shares), 1)
-    place = torch.div(filled.code, DISTANCES, rounding_mode="floor")
+    out = usual.repeat(CODES, 1).view(len(SPANS) + 1, len(PLACES), DISTANCES, LEVELS)
+    place, dist, span = Situation.of_code(filled.code)
     for p in range(len(PLACES)):
-        whole = toward(usual, error[place == p])
-        for d in range(DISTANCES):
-            out[p * DISTANCES + d] = toward(whole, error[filled.code == p * DISTANCES + d])
+        here = place == p
+        known = set(span[here].tolist())
+        for s in range(len(SPANS) + 1) if known else ():
+            near = here & (span == _nearest(s, known))
+            whole = toward(usual, error[near])
+            for d in range(DISTANCES):
+                out[s, p, d] = toward(whole, error[near & (dist == d)])
     if bool((place == 1).any()):
         # time turned round: the shape of errors stays, only their sign may differ
-        ahead = out[DISTANCES : 2 * DISTANCES]
-        out[2 * DISTANCES :] = 0.5 * (ahead - ahead.flip(1))
-    return out
+        ahead = out[:, 1]
+        out[:, 2] = 0.5 * (ahead - ahead.flip(2))
+    return out.flatten(0, 2)
 
 
 def _grams(errors: Tensor, key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
