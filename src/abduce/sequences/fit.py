@@ -17,7 +17,7 @@ from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
 from abduce.sequences.deep_fit import fit_deep
 from abduce.sequences.deep_kalman import DeepKalman
-from abduce.sequences.hidden import CutOff, cuts, judged_part, like_blanks, pieces
+from abduce.sequences.hidden import CutOff, cuts, judged_part, like_blanks
 from abduce.sequences.lookback import Lookback, Setting, settings_for
 from abduce.sequences.naive import fit_interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel, stretch
@@ -109,9 +109,7 @@ class _Fitting:
         plan.show("forecasts", 0.5)
         settings = self._settings()
         members = self._members(kept, trial, windows, settings, deep)
-        judged = [
-            f for f in (*self._filled(members, kept, hidden), *self._forecasts(members)) if f is not None
-        ]
+        judged = [*self._filled(members, kept, hidden), *self._forecasts(members)]
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
         last = self._autoregression(seen, trial)
@@ -240,9 +238,7 @@ class _Fitting:
         spans = int(torch.bucketize(torch.tensor(length), torch.tensor(SPANS), right=True))
         return () if self.plan.own else PIECES[:spans]
 
-    def _filled(
-        self, members: dict[str, SequenceModel], kept: Seen, hidden: Tensor
-    ) -> Iterator[Filled | None]:
+    def _filled(self, members: dict[str, SequenceModel], kept: Seen, hidden: Tensor) -> Iterator[Filled]:
         rows = hidden.flatten(1).any(1)
         if not bool(rows.any()):
             return
@@ -254,16 +250,8 @@ class _Fitting:
         moves = self.moves[rows]
         some, truth, hidden = stretch(some, early, late), truth[:, early:late], hidden[:, early:late]
         yield self._said(members, some, truth, hidden, moves, False)
-        for length in self._shorter():
-            piece = pieces(some, length)
-            asked = pieces(Seen(truth, hidden), length)
-            here = asked.mask.flatten(1).any(1)
-            piece, asked = piece.rows(here), asked.rows(here)
-            yield self._said(
-                members, piece, asked.y, asked.mask, self.moves[:1].expand(len(asked.y), -1), False
-            )
 
-    def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled | None]:
+    def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled]:
         for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
             cut, future, series = self._cut_off(cut_off)
             if bool(future.any()):

@@ -93,7 +93,7 @@ class CutOff(NamedTuple):
 def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     """Cut series off so that ``horizon`` steps are to be forecast from at most ``most`` before them.
 
-    Of few series there are several cuts, all over the last quarter of their steps, so that each phase of a season has some.
+    Of few series there are several cuts, at most a horizon apart, in the last quarter of their steps.
     """
     n, length, _ = seen.y.shape
     spans = seen.mask.any(2)
@@ -103,7 +103,8 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     turns = max(1, min(ORIGINS, 64 // max(1, n)))
     rows, ends = [], []
     late = torch.zeros(n, length, dtype=torch.bool)
-    room = (0.25 * (size - begin)).long() - horizon  # steps that the earliest cut may lie before the last
+    # steps that the earliest cut may lie before the last: what is late is learnt from only in the end
+    room = ((0.25 * (size - begin)).long() - horizon).clamp_max((ORIGINS - 1) * horizon)
     before = torch.full_like(size, -1)
     for turn in range(turns):
         back = (room.clamp_min(0) * turn).div(max(1, turns - 1), rounding_mode="floor")
