@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from abduce.data.seen import Seen
-from abduce.sequences.hidden import cuts, like_blanks, pieces
+from abduce.sequences.hidden import cuts, like_blanks
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.pool import CODES, DISTANCES, SequencePool, Situation, combined, situation
 from abduce.sequences.scale import Scaling
@@ -33,17 +33,6 @@ def test_situations_say_how_much_was_seen(steps, span):
     mask[0, [20, 19 + steps], 0] = True
     assert situation(mask).span.unique().tolist() == [span]
     assert int(situation(mask).code.max()) < CODES
-
-
-def test_pieces_are_the_series_one_after_the_other():
-    y = torch.arange(20.0).view(2, 10, 1)
-    mask = y != 3
-    cut = pieces(Seen(y, mask, time=y[..., 0]), 4)
-    assert cut.y.shape == (6, 4, 1)
-    assert cut.y[cut.mask].tolist() == y[mask].tolist()
-    assert cut.time is not None
-    assert cut.time[2].tolist() == [8, 9, 10, 11]
-    assert cut.mask.sum() == 19
 
 
 def test_weights_minimise_the_squared_error():

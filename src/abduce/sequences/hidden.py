@@ -126,15 +126,3 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     future = torch.zeros_like(mask)
     future[:, -horizon:] = mask[:, -horizon:]
     return CutOff(Seen(y, mask & ~future, time=time), future, late, row)
-
-
-def pieces(seen: Seen, length: int) -> Seen:
-    """Series (N, T, F) as pieces (N ⌈T / length⌉, length, F) of their own, one after the other; the last ends in blanks."""
-    _, steps, f = seen.y.shape
-    more = -steps % length
-    y, mask = (torch.nn.functional.pad(v, (0, 0, 0, more)).view(-1, length, f) for v in (seen.y, seen.mask))
-    time = None
-    if seen.time is not None:  # steps after the last are counted on
-        later = seen.time[:, -1:] + torch.arange(1, more + 1)
-        time = torch.cat([seen.time, later], 1).view(-1, length)
-    return Seen(y, mask, time=time)
