@@ -59,7 +59,7 @@ def test_forecasts_follow_the_season_and_their_intervals_hold(model):
     ahead = model.forecast(24)
     assert ahead.index.equals(pd.date_range("2024-01-11", periods=24, freq="h"))
     truth = 10 + 3 * np.sin(2 * np.pi * np.arange(240, 264) / 24)
-    assert np.abs(ahead["load"] - truth).mean() < 0.3
+    assert np.abs(ahead["load"] - truth).mean() < 0.35
     low, high = model.forecast_interval(24, level=0.9)
     assert (low <= ahead).all().all()
     assert (ahead <= high).all().all()
