@@ -98,7 +98,7 @@ def test_refusals_of_principal_components():
         fitters.principal_components(x, None, 6)
     flat = x.clone()
     flat[:, 1], flat[:, 3] = 2.0, x[:, 0]
-    with pytest.raises(ValueError, match="covariance is singular.*fewer components.*repeated"):
+    with pytest.raises(ValueError, match=r"covariance is singular.*fewer components.*repeated"):
         fitters.principal_components(flat, None, 3)
     assert fitters.principal_components(flat, None, 3, "reconstruction").energy(flat).abs().max() < 1e-20
 
