@@ -21,5 +21,5 @@ def test_an_interrupt_stops_the_fit_within_a_step():
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         Auto(random_state=0).fit(X)
-    assert time.perf_counter() - start < 10  # the fit takes minutes
+    assert time.perf_counter() - start < 30  # the fit takes minutes; another process may have the machine
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
