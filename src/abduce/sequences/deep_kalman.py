@@ -128,16 +128,10 @@ class DeepKalman(SequenceModel):
         return found, twist
 
     def bound(
-        self,
-        y: Tensor,
-        mask: Tensor,
-        objective: FIVO,
-        generator: Generator,
-        alike: bool = False,
-        strength: float | None = None,
+        self, y: Tensor, mask: Tensor, objective: FIVO, generator: Generator, strength: float | None = None
     ) -> Tensor:
         """The filter's bound on log p of what was seen of each series, nats, (B,)."""
-        found, _ = self.filtered(y, mask, objective, generator, alike, strength)
+        found, _ = self.filtered(y, mask, objective, generator, strength=strength)
         return objective(found.log_w, found.resampled)
 
     @torch.no_grad()
