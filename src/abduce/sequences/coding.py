@@ -1,7 +1,9 @@
 """Which features of series are better coded by their normal scores: those that then fill hidden cells better.
 
 Each feature alone, as an autoregression of order one seen through noise, fills a tenth of its cells, in its own units and in
-scores; what errs less, by `BETTER`, is taken.  Scores serve columns with heavy tails or spikes, such as rain and dust.
+scores; what errs less, by `BETTER`, is taken.  Scores serve columns with heavy tails or spikes, such as rain and dust.  Where
+they serve the features together, by `TOGETHER`, all take them that do not lose much, `WORSE`: one scale for all makes what
+relates them straighter.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ BLOCK = 48  # steps
 SERIES = 128  # blocks, at most
 HIDDEN = 0.1
 BETTER = 0.95  # ratio of mean absolute errors
+TOGETHER = 0.98
+WORSE = 1.1
 LEAST = 1000  # observed cells of a feature
 
 
@@ -31,7 +35,8 @@ def coded(scaling: Scaling, values: np.ndarray, mask: np.ndarray, seed: int) -> 
     hidden = seen & (rng.random(seen.shape) < HIDDEN)
     both = scaling, scaling.with_scores(enough.tolist(), values, mask)
     plain, scored = (_errors(s, x, seen & ~hidden, hidden) for s in both)
-    chosen = [int(j) for j in enough if scored[j] < BETTER * plain[j]]
+    ratio = scored[enough] / np.maximum(plain[enough], 1e-300)
+    chosen = enough[ratio < (WORSE if ratio.mean() < TOGETHER else BETTER)].tolist()
     return scaling.with_scores(chosen, values, mask) if chosen else scaling
 
 

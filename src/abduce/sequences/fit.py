@@ -1,7 +1,8 @@
 """Fit a pool to series with blanks: seasons, members, weights by hidden cells, and a last fit to everything.
 
-First cells are hidden that lie as the blanks do, members are fitted to the rest and fill them; series are cut off and
-forecast; weights follow.  Then each member goes on to all observed cells from where it was.
+First series are cut off, members are fitted to what lies before the cuts and forecast; then cells are hidden that lie as the
+blanks do, and members that have gone on to the rest fill them; weights follow.  At last each member goes on to all observed
+cells from where it was.
 """
 
 from __future__ import annotations
@@ -106,19 +107,20 @@ class _Fitting:
         trial = self._autoregression(early, None)
         deep = self._deep(early, trial, None) if plan.deep else None
         strength, windows = self._tried_windows(early, kept, trial, hidden)
-        plan.show("forecasts", 0.5)
+        plan.show("forecasts", 0.4)
         settings = self._settings()
         members = self._members(kept, trial, windows, settings, deep)
-        judged = [*self._filled(members, kept, hidden), *self._forecasts(members)]
+        judged = [*self._forecasts(members)]
+        plan.show("blanks", 0.5)
+        trial = self._autoregression(kept, trial)
+        deep = deep and self._deep(kept, trial, deep)
+        windows = windows and self._windows(kept, trial, strength, 2)
+        judged += self._filled(self._members(kept, trial, windows, settings, deep), kept, hidden)
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
         last = self._autoregression(seen, trial)
         self.shared = self._shared(seen)
-        whole = None
-        if windows is not None:
-            whole = fit_windows(
-                self._without_seasons(seen), last.window(self.steps), self.steps, self.stride, strength
-            )
+        whole = windows and self._windows(seen, last, strength, 4)
         final = self._members(seen, last, whole, settings, deep and self._deep(seen, last, deep))
         if list(final) != list(
             members
@@ -179,6 +181,12 @@ class _Fitting:
         most = max(8, int(WORK / (self.block * (self.lags * self.features) ** 3)))
         return fit_var(y, mask, self.lags, start, most, self.plan.seed)
 
+    def _windows(self, seen: Seen, var: VectorAutoregression, strength: float, rounds: int) -> WindowGaussian:
+        target = var.window(self.steps)
+        return fit_windows(
+            self._without_seasons(seen), target, self.steps, self.stride, strength, rounds=rounds
+        )
+
     def _tried_windows(
         self, early: Seen, kept: Seen, var: VectorAutoregression, hidden: Tensor
     ) -> tuple[float, WindowGaussian | None]:
@@ -205,7 +213,7 @@ class _Fitting:
                 mean, _ = conditional(model.covariance, judged.y[rows], judged.mask[rows])
                 errors[strength] = float((mean - values)[asked[rows]].abs().mean())
         best = min(errors, key=errors.__getitem__)
-        return best, fit_windows(learnt, target, self.steps, self.stride, best, rounds=2)
+        return best, self._windows(early, var, best, 2)
 
     def _shared(self, seen: Seen) -> SharedLookback | None:
         """One rule for all series, where they are of one kind and mostly seen."""

@@ -18,7 +18,9 @@ MOST = 0.25  # share of the observed cells that are hidden
 FEW = 1000  # hidden cells that suffice: then only the last part of the steps is judged
 LATE = 0.2  # that part
 LAST = 4096  # steps of it, at most
-ORIGINS = 8  # at most, of a series that is forecast from several
+ORIGINS = 32  # at most, of a series that is forecast from several
+AGAIN = 3  # at least
+LATEST = 0.25  # share of the steps that they lie in
 
 
 def like_blanks(mask: Tensor, seed: int) -> Tensor:
@@ -93,18 +95,21 @@ class CutOff(NamedTuple):
 def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     """Cut series off so that ``horizon`` steps are to be forecast from at most ``most`` before them.
 
-    Of few series there are several cuts, at most a horizon apart, in the last quarter of their steps.
+    Of few series the cuts are spread over the last quarter of their steps, since what comes next hangs on the time of the year;
+    of many series a few cuts serve, a horizon apart.
     """
     n, length, _ = seen.y.shape
     spans = seen.mask.any(2)
     at = torch.arange(length)
     size = torch.where(spans, at + 1, 0).amax(1)
     begin = torch.where(spans, at, length).amin(1)
-    turns = max(1, min(ORIGINS, 64 // max(1, n)))
+    turns = max(AGAIN, min(ORIGINS, 8 * ORIGINS // max(1, n)))
     rows, ends = [], []
     late = torch.zeros(n, length, dtype=torch.bool)
     # steps that the earliest cut may lie before the last: what is late is learnt from only in the end
-    room = ((0.25 * (size - begin)).long() - horizon).clamp_max((ORIGINS - 1) * horizon)
+    room = (LATEST * (size - begin)).long() - horizon
+    if n > ORIGINS:
+        room = room.clamp_max((turns - 1) * horizon)
     before = torch.full_like(size, -1)
     for turn in range(turns):
         back = (room.clamp_min(0) * turn).div(max(1, turns - 1), rounding_mode="floor")

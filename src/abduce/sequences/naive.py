@@ -4,9 +4,10 @@ With a period P, a cell is interpolated between the observed cells before and af
 away: with P = 1 that is linear interpolation in time and the last value, with a season's length the seasonal naive forecast.
 Both are hard to beat where little is known, and a pool that has them among its members does not lose to them.
 
-    centre = x_b + (x_a − x_b) d_b / (d_a + d_b),     variance = σ² d_a d_b / (d_a + d_b) + floor
+    centre = x_b + (x_a − x_b) d_b / (d_a + d_b),     variance = σ² b + floor,     b = d_a d_b / (d_a + d_b)
 
-with d steps to the cell before and after, as of a random walk; at an open end variance = σ² d.
+with d steps to the cell before and after, as of a random walk; at an open end b = d.  Some series move more than others: σ² is
+each series' own, Σ e² / b over its observed cells, e what it misses of them, pulled toward that of all.
 
 Source: Hyndman & Athanasopoulos 2021, sections 3.2 and 5.2.
 """
@@ -22,6 +23,7 @@ from abduce.models.model import filled
 from abduce.sequences.paths import Paths, SequenceModel
 
 FLOOR = 1e-4  # least variance, of series of unit variance
+USUAL = 10.0  # observed cells that the steps of all series count as in one's own
 
 
 class Interpolation(SequenceModel):
@@ -42,6 +44,13 @@ class Interpolation(SequenceModel):
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
         self.check(seen)
+        centre, bridge = self.interpolated(seen)
+        moved, count = missed(seen, centre, bridge)
+        step = (USUAL * self.step + moved) / (USUAL + count)
+        return Paths(seen, centre, (step.unsqueeze(1) * bridge + FLOOR).sqrt())
+
+    def interpolated(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Centre and b of each cell (N, T, F), from the other observed cells of its phase; NaN where there are none."""
         before, after = self._around(seen, False), self._around(seen, True)
         (x_b, d_b), (x_a, d_a) = before, after
         total = d_b + d_a
@@ -49,8 +58,7 @@ class Interpolation(SequenceModel):
         inside = x_b + (x_a - x_b) * torch.where(both, d_b / total, 0.0)
         centre = torch.where(both, inside, torch.where(torch.isfinite(d_b), x_b, x_a))
         bridge = torch.where(both, d_b * d_a / total, torch.minimum(d_b, d_a))
-        centre = torch.where(torch.isfinite(bridge), centre, torch.nan)
-        return Paths(seen, centre, (self.step * bridge + FLOOR).sqrt())
+        return torch.where(torch.isfinite(bridge), centre, torch.nan), bridge
 
     def _around(self, seen: Seen, after: bool) -> tuple[Tensor, Tensor]:
         """The value of the nearest other observed cell of the same phase before (or after) each, and how many periods away."""
@@ -80,10 +88,14 @@ class Interpolation(SequenceModel):
         return back(torch.where(last >= 0, value, 0.0)), back(away)
 
 
+def missed(seen: Seen, centre: Tensor, bridge: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ e² / b over the observed cells of each series, and how many these are, (N, F)."""
+    known = seen.mask & torch.isfinite(centre)
+    return torch.where(known, (seen.y - centre).square() / bridge, 0.0).sum(1), known.sum(1)
+
+
 def fit_interpolation(seen: Seen, period: int) -> Interpolation:
     """Its steps' variance from how far observed cells lie from what their neighbours say."""
     model = Interpolation(seen.y.shape[2], period)
-    found = model.answer(seen)
-    known = seen.mask & torch.isfinite(found.centre) & torch.isfinite(found.deviation)
-    error = torch.where(known, (seen.y - found.centre) / found.deviation, 0.0).square().sum((0, 1))
-    return filled(model, step=((error + 1.0) / (known.sum((0, 1)) + 1.0)).clamp_min(FLOOR))
+    moved, count = missed(seen, *model.interpolated(seen))
+    return filled(model, step=((moved.sum(0) + 1.0) / (count.sum(0) + 1.0)).clamp_min(FLOOR))

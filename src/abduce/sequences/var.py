@@ -26,8 +26,8 @@ from abduce.sequences.windows import positive
 
 STABLE = 0.9995  # largest modulus of an eigenvalue: a step's memory
 FLOOR = 1e-5  # least variance of a step's news and of the noise, of series of unit variance
-ROUNDS = 15
-AGAIN = 5  # rounds that go on from a fit to other cells
+ROUNDS = 10
+AGAIN = 3  # rounds that go on from a fit to other cells
 
 
 class VectorAutoregression(SequenceModel):
@@ -115,7 +115,8 @@ def fit_var(
 ) -> VectorAutoregression:
     """Fit to series (N, T, F) of about unit variance, with their mask; with ``start``, from there on.
 
-    Of more than ``most`` series each round takes others, and sums are averaged over rounds (Cappé & Moulines 2009).
+    Of more than ``most`` series each round takes others.  Its sums are those that `nearly` gives of all series, corrected by
+    what they miss of the round's, averaged over rounds (Cappé & Moulines 2009; control variates, Johnson & Zhang 2013).
     """
     model = start or _start(y, mask, lags)
     rounds = ROUNDS if start is None else AGAIN
@@ -125,17 +126,35 @@ def fit_var(
             model = _maximised(kalman.moments(model.space, y, mask), model)
         return model
     order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
-    mean: Moments | None = None
+    m = mask.to(y)
+    x, *_ = smoothed_first_orders(y, m, first_orders(y, m))
+    whole, share_of = nearly(x, y, mask, lags), len(y) / most
+    gap: Moments | None = None
     for turn in range(rounds):
         heed()
         part = order[(turn * most + torch.arange(most)) % len(y)]
-        found = kalman.moments(model.space, y[part], mask[part])
+        exact, rough = kalman.moments(model.space, y[part], mask[part]), nearly(x[part], y[part], mask[part], lags)
+        found = Moments(*(share_of * (a - b) for a, b in zip(exact, rough, strict=True)))
         share = (turn + 1) ** -0.6
-        if mean is not None:
-            found = Moments(*((1 - share) * a + share * b for a, b in zip(mean, found, strict=True)))
-        mean = found
-        model = _maximised(mean, model)
+        if gap is not None:
+            found = Moments(*((1 - share) * a + share * b for a, b in zip(gap, found, strict=True)))
+        gap = found
+        model = _maximised(Moments(*(a + b for a, b in zip(whole, gap, strict=True))), model)
     return model
+
+
+def nearly(x: Tensor, y: Tensor, mask: Tensor, lags: int) -> Moments:
+    """The sums of series (N, T, F) as if their values were known to be ``x``, and zero before the first step."""
+    n, steps, f = x.shape
+    past = torch.nn.functional.pad(x, (0, 0, lags - 1, 0))
+    s = torch.cat([past[:, lags - 1 - k : lags - 1 - k + steps] for k in range(lags)], 2)
+    flat = s[:, :-1].reshape(-1, lags * f), s[:, 1:].reshape(-1, lags * f)
+    before, cross, after = flat[0].mT @ flat[0], flat[1].mT @ flat[0], flat[1].mT @ flat[1]
+    errors = torch.where(mask, (y - x).square(), 0.0).sum((0, 1))
+    first = s[:, 0].mT @ s[:, 0]
+    return Moments(
+        before, cross, after, float(n * (steps - 1)), first, float(n), errors, mask.sum((0, 1)).to(y), 0.0
+    )
 
 
 def _maximised(m: Moments, before: VectorAutoregression) -> VectorAutoregression:
@@ -153,8 +172,8 @@ def _maximised(m: Moments, before: VectorAutoregression) -> VectorAutoregression
     return filled(
         out,
         coefficients=_stabilised(coefficients, f),
-        noise=0.5 * (noise + noise.mT) + FLOOR * eye,
-        first=0.5 * (first + first.mT),
+        noise=positive(noise) + FLOOR * eye,
+        first=positive(first),
         spread=spread.clamp_min(FLOOR),
     )
 

@@ -12,8 +12,8 @@ from abduce.sequences.pool import CODES, DISTANCES, LEVELS, PLACES, SPANS, Situa
 
 # pseudo-cells that pull the weights of a place toward what each member's own error suggests, and those of a situation toward
 # those of its place: many, since cells of one gap err alike
-GOOD = 300.0
-ALIKE = 1000.0
+GOOD = 1000.0
+ALIKE = 10_000.0
 ROUNDS = 4  # of weights and cells' weights in turn
 SMALL = 1.0  # of the mean absolute error: smaller ones count as this
 USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
@@ -88,21 +88,41 @@ def _nearest(span: int, found: Iterable[int]) -> int:
 
 
 def _of_place(filled: Filled, features: int) -> Tensor:
-    """Weights (distances, F, M) from the cells of one place."""
+    """Weights (distances, F, M) from the cells of one place.
+
+    Distances at which the same members have an opinion are weighed together; others take the weights of the nearest of them.
+    """
+    m = filled.centres.shape[1]
+    dist = torch.remainder(filled.code, DISTANCES)
+    known = torch.isfinite(filled.centres).double()
+    able = torch.zeros(DISTANCES, m, dtype=torch.float64).index_add_(0, dist, known)
+    able = able > 0.5 * torch.bincount(dist, minlength=DISTANCES).unsqueeze(1)
+    found = dist.unique().tolist()
+    able = able[[_nearest(d, found) for d in range(DISTANCES)]]
+    own = torch.zeros(DISTANCES, features, m, dtype=torch.float64)
+    kinds, kind = able.unique(dim=0, return_inverse=True)
+    for k, some in enumerate(kinds):
+        here = kind[dist] == k
+        weights = _of_able(Filled(*(part[here] for part in filled)), some, features)
+        own[kind == k] = weights[kind == k]
+    return own
+
+
+def _of_able(filled: Filled, able: Tensor, features: int) -> Tensor:
+    """Weights (distances, F, M) of the members that are ``able`` (M,), from cells; 0 of the others."""
     centres, _, truth, code, feature, scale = filled
-    m = centres.shape[1]
-    known = torch.isfinite(centres)
-    able = known.to(centres).mean(0) > 0.5
-    said = torch.where(known, centres, truth.unsqueeze(1))[:, able] - truth.unsqueeze(1)
+    said = centres[:, able] - truth.unsqueeze(1)
+    # who has no opinion of a cell errs there as the others do on average
+    said = torch.where(torch.isfinite(said), said, said.nanmean(1, keepdim=True)).nan_to_num()
     dist = torch.remainder(code, DISTANCES)
     said, whole = _weighed(said / scale.unsqueeze(1))
     by_feature = simplex(*_grams(said, feature, features), whole.expand(features, -1), ALIKE)
     key = dist * features + feature
     towards = by_feature.repeat(DISTANCES, 1)
     by_both = simplex(*_grams(said, key, DISTANCES * features), towards, ALIKE)
-    own = torch.zeros(DISTANCES, features, m, dtype=torch.float64)
-    own[..., able] = by_both.view(DISTANCES, features, int(able.sum()))
-    return own
+    out = torch.zeros(DISTANCES, features, len(able), dtype=torch.float64)
+    out[..., able] = by_both.view(DISTANCES, features, int(able.sum()))
+    return out
 
 
 def _weighed(errors: Tensor) -> tuple[Tensor, Tensor]:
