@@ -30,7 +30,7 @@ GIVES = {
     "interval": "two copies of the rows, the lower and the upper ends",
     "numbers": "a number for each row",
     "signs": "+1 (usual) or -1 (odd) for each row",
-    "table": "a row for each class column's classes, or for each model",
+    "table": "a row for each class column's classes, for each model, or for each row of the data",
     "codes": "a row of features for each row",
     "bytes": "bytes",
     "number": "one number",
@@ -116,6 +116,10 @@ LOG_PROB_METHOD = Argument(
     ("importance", "ais", "smc"),
 )
 
+TIME = Argument("time", str, "Column of times; by default the only one that holds times.", None)
+ID = Argument("id", str, "Column that tells several series apart.", None)
+ENDS = Argument("level", float, "Give also the ends of intervals of this probability.", None, least=0, most=1)
+
 # ---------------------------------------------------------------- arguments of a method that `abduce fit` has options for
 
 FIT = (
@@ -197,14 +201,45 @@ QUESTIONS = (
         "series",
         "rows",
         (Argument("n", int, "Rows to forecast, of each series.", least=1, option="-n"),),
-        options=(
-            Argument("time", str, "Column of times; by default the only one that holds times.", None),
-            Argument("id", str, "Column that tells several series apart.", None),
-            Argument(
-                "level", float, "Give also the ends of intervals of this probability.", None, least=0, most=1
-            ),
-            SEED,
+        options=(TIME, ID, ENDS, SEED),
+    ),
+    Verb(
+        "backcast",
+        "backcast",
+        "Infer the rows that came before those of DATA.",
+        "series",
+        "rows",
+        (Argument("n", int, "Rows to infer, of each series.", least=1, option="-n"),),
+        options=(TIME, ID, SEED),
+    ),
+    Verb(
+        "backtest",
+        "backtest",
+        "Say how well the last rows of DATA would have been forecast, beside the last season and the last value.",
+        "series",
+        "table",
+        (
+            Argument("horizon", int, "Rows that each forecast is of.", least=1),
+            Argument("windows", int, "Origins, a horizon apart.", 10, least=1),
+            Argument("level", float, "Probability of the intervals that are judged.", 0.8, least=0, most=1),
         ),
+        options=(TIME, ID, SEED),
+    ),
+    Verb(
+        "smooth",
+        "smooth",
+        "Take the noise off DATA, as far as it can be told from what lasts.",
+        "series",
+        "rows",
+        options=(TIME, ID, SEED),
+    ),
+    Verb(
+        "decompose",
+        "decompose",
+        "Split DATA into level, season and rest.",
+        "series",
+        "table",
+        options=(TIME, ID, SEED),
     ),
     # ------------------------------------------------------------ clean data from what was seen of them
     Verb(

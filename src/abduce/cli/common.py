@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from abduce.cli.reading import MEMBER, NA, given, read, reads
-from abduce.verbs import REQUIRED, Argument
+from abduce.verbs import REQUIRED, VERBS, Argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,6 +104,16 @@ def command(
         ]
         run.__signature__ = Signature(made)  # pyright: ignore[reportAttributeAccessIssue]
         return app.command(function.__name__, help=help)(run)
+
+    return register
+
+
+def question(own: dict[str, Option]) -> Callable[[Any], Any]:
+    """Make functions the commands of the questions that they are named after, with options of their ``own``."""
+
+    def register(answer: Any) -> Any:
+        verb = VERBS[answer.__name__]
+        return command((*verb.arguments, *verb.options), own, verb.help)(answer)
 
     return register
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from abduce.cli import reading, texts
+from abduce.cli import reading, texts, times
 from abduce.cli.common import (
     Option,
     command,
@@ -36,7 +36,7 @@ LEAST_ROWS = 50_000  # that it does not sample, however wide
 FOLDER = typer.Option("-o", "--output", help="Folder for the model.")
 METHOD = typer.Option(
     "--model",
-    help="The method: vae, pca, gaussian-mixture, rbm, energy-network, text, ...; auto is what serves best, Auto for "
+    help="The method: vae, pca, gaussian-mixture, rbm, energy-network, series, text, ...; auto is what serves best, Auto for "
     "tables, a VAE for images or where one of a VAE's options is given, and Text for a .txt file.",
 )
 SETTING = typer.Option(
@@ -68,6 +68,9 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
         raise typer.BadParameter("a model is a folder: give its name", param_hint="-o")
     if texts.is_text(method, data):
         texts.fit(data, output, parse_settings(setting), seed, as_json, quiet)
+        return
+    if method.lower() == "series":
+        times.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
     X, there = read_sample(data, rows, seed, quiet)
     given["kinds"] = parse_kinds(kind)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,17 +16,16 @@ import typer
 from abduce.cli import texts
 from abduce.cli.common import (
     Option,
-    command,
     load_model,
     missing_cells,
     print_json,
     progress,
+    question,
     read_with_model,
     remark,
     write_answer,
 )
 from abduce.cli.reading import read, table
-from abduce.verbs import VERBS
 
 OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is standard output.")
 PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
@@ -46,13 +44,10 @@ OWN = {
 }
 
 
-def question(answer: Any) -> Callable[..., None]:
-    """Make the command of the question that ``answer`` is named after."""
-    verb = VERBS[answer.__name__]
-    return command((*verb.arguments, *verb.options), OWN, verb.help)(answer)
+ask = question(OWN)
 
 
-@question
+@ask
 def fill(data, filler, output, draws, random_state, blank, gap, length, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
     if data.suffix.lower() in SOUNDS:
@@ -115,14 +110,14 @@ def say_filled(blank: int, rows: int, output: str, as_json: bool, quiet: bool, c
         print_json({"rows": rows, "filled": blank, "copies": copies, "output": output})
 
 
-@question
+@ask
 def denoise(data, model, noise, output):
     """Rows in, rows out."""
     X, fitted = read_with_model(data, model)
     write_answer(fitted.denoise(X, noise), output, like=data)
 
 
-@question
+@ask
 def score(data, model, output, as_json, quiet):
     """A column log_p."""
     if texts.is_model(model):
@@ -148,7 +143,7 @@ def know_log_z(fitted: Any, folder: str | Path, quiet: bool) -> None:
     remark(f"log Z was estimated for this call: `abduce normalize {folder}` keeps it", quiet)
 
 
-@question
+@ask
 def compare(paths, samples, method, as_json, quiet):
     """A row for each model."""
     *folders, data = paths
@@ -167,48 +162,9 @@ def compare(paths, samples, method, as_json, quiet):
         table.reset_index().to_csv(sys.stdout, index=False)
 
 
-@question
-def forecast(data, output, n, time, id, level, random_state, quiet):
-    """A Series is fitted to the data; intervals become columns of their own, named after those of the numbers."""
-    import abduce
-
-    X = read(data)
-    seed = 0 if random_state is None else random_state
-    model = abduce.Series(id=id, time=time_column(X, time, id), horizon=n, random_state=seed)
-    with progress(quiet) as show:
-        model.set_params(callback=lambda record: show(record["stage"], record["epoch"])).fit(X)
-    answer = model.forecast(n)
-    if level is not None:
-        for name, end in zip(("low", "high"), model.forecast_interval(n, level=level), strict=True):
-            for column in model.form_.columns:
-                answer[f"{column}_{name}"] = end[column]
-    write_answer(answer, output)
-    remark(f"{n} rows after the last of {len(X)}: {', '.join(map(str, model.form_.columns))}", quiet)
-
-
-def time_column(X: Any, time: str | None, id: str | None) -> str | None:
-    """The column of times: the one named, the only one of times, or the only one of text that reads as times."""
-    import pandas as pd
-
-    from abduce.sequences.times import read_stamps
-
-    if time is not None or not isinstance(X, pd.DataFrame):
-        return time
-    if any(pd.api.types.is_datetime64_any_dtype(kind) for kind in X.dtypes):
-        return None
-    for column in X.columns:
-        if column != id and not pd.api.types.is_numeric_dtype(X[column].dtype):
-            try:
-                read_stamps(X[column].iloc[:100], str(column))
-            except ValueError:
-                continue
-            return column
-    return None
-
-
-@question
+@ask
 def flag(data, model, output, contamination, as_json, quiet):
-    """Columns anomaly_score, realism and flagged; the oddest rows are named."""
+    """Columns anomaly_score, realism (not of series) and flagged; the oddest rows are named."""
     import numpy as np
     import pandas as pd
 
@@ -220,7 +176,9 @@ def flag(data, model, output, contamination, as_json, quiet):
     if contamination is not None:
         flagged = np.zeros(len(odd), dtype=bool)
         flagged[order[: round(contamination * len(odd))]] = True
-    columns = {"anomaly_score": odd, "realism": found["realism"], "flagged": flagged.astype(int)}
+    columns = {name: part for name, part in found.items() if name != "predict"} | {
+        "flagged": flagged.astype(int)
+    }
     oddest = ", ".join(map(str, order[: min(10, int(flagged.sum()))])) or "none"
     remark(f"{flagged.sum()} of {len(odd)} rows flagged; the oddest, counted from 0: {oddest}", quiet)
     if as_json:
@@ -229,7 +187,7 @@ def flag(data, model, output, contamination, as_json, quiet):
         write_answer(pd.DataFrame(columns), output)
 
 
-@question
+@ask
 def embed(data, model, output):
     """A column for each feature."""
     import pandas as pd
@@ -238,7 +196,7 @@ def embed(data, model, output):
     write_answer(pd.DataFrame(fitted.transform(X), columns=fitted.get_feature_names_out()), output)
 
 
-@question
+@ask
 def sample(model, n, output, random_state):
     """Other rows each time, unless a seed is given."""
     fresh = int.from_bytes(os.urandom(4)) if random_state is None else random_state
@@ -248,7 +206,7 @@ def sample(model, n, output, random_state):
     write_answer(load_model(model).sample(n, random_state=fresh), output)
 
 
-@question
+@ask
 def compress(data, model, to, as_json, quiet):
     """The file appears under its name only once it is complete."""
     from abduce.data.files import atomic
@@ -269,7 +227,7 @@ def compress(data, model, to, as_json, quiet):
         print_json({"rows": len(X), "bytes": len(packed), "bits_per_cell": bits, "output": to})
 
 
-@question
+@ask
 def decompress(packed, model, output):
     """The rows, as they were."""
     if texts.is_model(model):
@@ -279,7 +237,7 @@ def decompress(packed, model, output):
     write_answer(load_model(model).decompress(content), output)
 
 
-@question
+@ask
 def normalize(path, method, particles, populations, refine, as_json, quiet):
     """Log Z on standard output, how it was found on standard error; the folder is written anew."""
     fitted = load_model(path)

@@ -271,6 +271,13 @@ class Series(BaseEstimator):
         found = flagged(panel.values, panel.size, float(rate), int(rest), self._repeats)
         return writing.by_step(X, panel, found)
 
+    def _flags(self, X) -> dict[str, np.ndarray]:
+        """``anomaly_score`` and ``predict``, -1 of alarms, told from the past alone."""
+        return {
+            "anomaly_score": self.anomaly_score(X, online=True),
+            "predict": np.where(self.flag(X), -1, 1),
+        }
+
     @same_make
     def explain(self, X):
         """Oddness of each cell, −log p of it given all other cells of its series, before it and after; NaN at blanks."""

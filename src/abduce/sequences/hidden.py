@@ -95,7 +95,7 @@ class CutOff(NamedTuple):
 def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     """Cut series off so that ``horizon`` steps are to be forecast from at most ``most`` before them.
 
-    Of few series the cuts are spread over the last quarter of their steps, since what comes next hangs on the time of the year;
+    Of few series the cuts are spread over the last quarter of their steps, since what comes next hangs on the time of year;
     of many series a few cuts serve, a horizon apart.
     """
     n, length, _ = seen.y.shape

@@ -22,11 +22,13 @@ from abduce.models.model import filled
 from abduce.sequences import kalman
 from abduce.sequences.kalman import Moments, StateSpace
 from abduce.sequences.paths import Paths, SequenceModel
-from abduce.sequences.windows import positive
+from abduce.sequences.windows import blanks_given, positive
 
 STABLE = 0.9995  # largest modulus of an eigenvalue: a step's memory
 FLOOR = 1e-5  # least variance of a step's news and of the noise, of series of unit variance
 ROUNDS = 10
+COMPLETED = 6  # rounds of series that are completed: more make their own fills too sure
+RICH = 10.0  # steps a feature that one round of EM must have
 AGAIN = 3  # rounds that go on from a fit to other cells
 
 
@@ -115,46 +117,106 @@ def fit_var(
 ) -> VectorAutoregression:
     """Fit to series (N, T, F) of about unit variance, with their mask; with ``start``, from there on.
 
-    Of more than ``most`` series each round takes others.  Its sums are those that `nearly` gives of all series, corrected by
-    what they miss of the round's, averaged over rounds (Cappé & Moulines 2009; control variates, Johnson & Zhang 2013).
+    Of more than ``most`` series each round takes others, and sums are averaged over rounds (Cappé & Moulines 2009).  Those of
+    order one are completed first (`fit_completed`); so wide that a round would see too few steps, they are only completed.
     """
     model = start or _start(y, mask, lags)
     rounds = ROUNDS if start is None else AGAIN
+    if len(y) > most and lags == 1:
+        rich = most * y.shape[1] >= RICH * y.shape[2]
+        if start is None or not rich:
+            model = fit_completed(model, y, mask, COMPLETED if start is None else AGAIN)
+        rounds = AGAIN if rich else 0
     if len(y) <= most:
         for _ in range(rounds):
             heed()
             model = _maximised(kalman.moments(model.space, y, mask), model)
         return model
     order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
-    m = mask.to(y)
-    x, *_ = smoothed_first_orders(y, m, first_orders(y, m))
-    whole, share_of = nearly(x, y, mask, lags), len(y) / most
-    gap: Moments | None = None
+    mean: Moments | None = None
     for turn in range(rounds):
         heed()
         part = order[(turn * most + torch.arange(most)) % len(y)]
-        exact, rough = kalman.moments(model.space, y[part], mask[part]), nearly(x[part], y[part], mask[part], lags)
-        found = Moments(*(share_of * (a - b) for a, b in zip(exact, rough, strict=True)))
+        found = kalman.moments(model.space, y[part], mask[part])
         share = (turn + 1) ** -0.6
-        if gap is not None:
-            found = Moments(*((1 - share) * a + share * b for a, b in zip(gap, found, strict=True)))
-        gap = found
-        model = _maximised(Moments(*(a + b for a, b in zip(whole, gap, strict=True))), model)
+        if mean is not None:
+            found = Moments(*((1 - share) * a + share * b for a, b in zip(mean, found, strict=True)))
+        mean = found
+        model = _maximised(mean, model)
     return model
 
 
-def nearly(x: Tensor, y: Tensor, mask: Tensor, lags: int) -> Moments:
-    """The sums of series (N, T, F) as if their values were known to be ``x``, and zero before the first step."""
-    n, steps, f = x.shape
-    past = torch.nn.functional.pad(x, (0, 0, lags - 1, 0))
-    s = torch.cat([past[:, lags - 1 - k : lags - 1 - k + steps] for k in range(lags)], 2)
-    flat = s[:, :-1].reshape(-1, lags * f), s[:, 1:].reshape(-1, lags * f)
-    before, cross, after = flat[0].mT @ flat[0], flat[1].mT @ flat[0], flat[1].mT @ flat[1]
-    errors = torch.where(mask, (y - x).square(), 0.0).sum((0, 1))
-    first = s[:, 0].mT @ s[:, 0]
-    return Moments(
-        before, cross, after, float(n * (steps - 1)), first, float(n), errors, mask.sum((0, 1)).to(y), 0.0
-    )
+def fit_completed(model: VectorAutoregression, y: Tensor, mask: Tensor, rounds: int) -> VectorAutoregression:
+    """Fit an autoregression of order one to many wide series, without noise in what is seen.
+
+    Blank cells are filled by their mean given the steps before and after, of all odd steps and of all even ones in turn, and
+    the regression of each step on the one before is taken anew (iterated conditional modes, Besag 1986).  The covariance of
+    the filled cells given their neighbours goes into that of the news.
+    """
+    m = mask.to(y)
+    x, *_ = smoothed_first_orders(y, m, first_orders(y, m))
+    x = torch.where(mask, y, x)
+    n, steps, f = y.shape
+    for turn in range(rounds):
+        heed()
+        # what fills the first time knows each feature alone
+        x, unsure = completed(model, x, mask) if turn else (x, torch.zeros(f, f, dtype=y.dtype))
+        flat = x[:, :-1].reshape(-1, f), x[:, 1:].reshape(-1, f)
+        second = flat[0].mT @ flat[0]
+        ridge = 1e-6 * second.diagonal().mean() * torch.eye(f, dtype=y.dtype)
+        coefficients = torch.linalg.solve(second + ridge, flat[0].mT @ flat[1]).mT
+        left = flat[1] - flat[0] @ coefficients.mT
+        noise = (left.mT @ left + unsure * (steps - 1) / steps) / len(left)
+        first = (x.reshape(-1, f).mT @ x.reshape(-1, f) + unsure) / (n * steps)
+        eye = torch.eye(f, dtype=y.dtype)
+        model = filled(
+            VectorAutoregression(f, 1),
+            coefficients=_stabilised(coefficients, f),
+            noise=positive(noise) + FLOOR * eye,
+            first=positive(first),
+            spread=torch.full((f,), FLOOR, dtype=y.dtype),
+        )
+    return model
+
+
+def completed(model: VectorAutoregression, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Series x (N, T, F) with their blank cells at their means given the steps around, and the sum of their covariances."""
+    steps, f = x.shape[1], x.shape[2]
+    a = model.coefficients
+    precise = torch.cholesky_inverse(torch.linalg.cholesky(model.noise))
+    prior = torch.cholesky_inverse(torch.linalg.cholesky(model.first))
+    ahead = a.mT @ precise  # what the next step tells, AᵀQ⁻¹ x_{t+1}
+    unsure = torch.zeros(f * f, dtype=x.dtype)
+    x = x.clone()
+    for parity in (0, 1):
+        for part in (range(0, 1), range(1, steps - 1), range(steps - 1, steps)):
+            which = [t for t in part if t % 2 == parity]
+            if not which:
+                continue
+            at = torch.tensor(which)
+            inside = torch.zeros(f, f, dtype=x.dtype)
+            pull = x.new_zeros(len(x), len(which), f)
+            if which[0] > 0:
+                inside = inside + precise
+                pull = pull + x[:, at - 1] @ (precise @ a).mT
+            else:
+                inside = inside + prior
+            if which[-1] < steps - 1:
+                inside = inside + ahead @ a
+                pull = pull + x[:, at + 1] @ ahead.mT
+            covariance = positive(torch.cholesky_inverse(torch.linalg.cholesky(inside)))
+            mean = (pull @ covariance).reshape(-1, f)
+            rows = x[:, at].reshape(-1, f) - mean
+            for some, places, real, centre, left in blanks_given(
+                covariance, rows, mask[:, at].reshape(-1, f)
+            ):
+                row = some.unsqueeze(1).expand_as(places)[real]
+                rows[row, places[real]] = centre[real]
+                unsure.index_add_(
+                    0, (places.unsqueeze(2) * f + places.unsqueeze(1)).flatten(), left.flatten()
+                )
+            x[:, at] = (rows + mean).view(len(x), len(which), f)
+    return x, unsure.view(f, f)
 
 
 def _maximised(m: Moments, before: VectorAutoregression) -> VectorAutoregression:

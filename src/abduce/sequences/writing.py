@@ -151,7 +151,7 @@ def known_of(panel: SeriesPanel, n: int, known: Any) -> np.ndarray:
     if len(known) != n * count:
         each = f" for each of {count} series" if count > 1 else ""
         raise ValueError(f"known must have the n = {n} rows that are asked for{each}, got {len(known)}")
-    full = known.reindex(columns=list(form.order))
+    full = _stamped(panel, n, known).reindex(columns=list(form.order))
     some = read(full.reset_index(drop=True) if form.labels is None else full, form, "known")
     for i, own in enumerate(panel.ids):
         if own is not None and form.id is not None and own not in some.ids:
@@ -170,6 +170,28 @@ def known_of(panel: SeriesPanel, n: int, known: Any) -> np.ndarray:
             rows = rows[np.argsort(some.place[some.series == j])]
         out[i] = rows
     return out
+
+
+def _stamped(panel: SeriesPanel, n: int, known: pd.DataFrame) -> pd.DataFrame:
+    """``known`` with stamps of the next n rows of each series, if their column was left out."""
+    form = panel.form
+    if form.time is None or form.time in known.columns:
+        return known
+    labels = {own: labels_of(panel, i, n) for i, own in enumerate(panel.ids)}
+    if form.id is None:
+        return known.assign(**{form.time: labels[panel.ids[0]]})
+    if form.id not in known.columns:
+        raise ValueError(
+            f"known has no column {form.id!r} that tells the series apart, got {list(known.columns)}"
+        )
+    place = known.groupby(form.id, sort=False).cumcount()
+    odd = [own for own in known[form.id].unique() if own not in labels]
+    if odd or place.max() >= n:
+        raise ValueError(
+            f"known must have {n} rows of each series of the data, got series {odd} or more rows of one"
+        )
+    stamps = [labels[own][k] for own, k in zip(known[form.id], place, strict=True)]
+    return known.assign(**{form.time: stamps})
 
 
 def make_of(X: Any) -> str | None:
