@@ -94,7 +94,7 @@ def test_alarms_of_a_series(sales, tmp_path):
         "-o",
         tmp_path / "odd.csv",
     )
-    found = pd.read_csv(odd)
+    found = pd.read_csv(tmp_path / "odd.csv")
     assert result.exit_code == 0
     assert list(found.columns) == ["anomaly_score", "flagged"]
     assert found["flagged"].to_numpy().nonzero()[0].tolist() == [120]
