@@ -181,3 +181,22 @@ def test_a_shared_rule_is_ridge_regression():
     last = y[0, -5:, 0].numpy()
     expected = np.r_[last[:4] - last.mean(), 1.0] @ rule + last.mean()
     assert np.allclose(model.answer(seen).mean()[0, -3:, 0], expected, atol=0.02)
+
+
+def test_wide_autoregressions_of_many_series_are_completed():
+    """Of more series than one round of EM may take, almost what the true parameters fill with."""
+    g = torch.Generator().manual_seed(0)
+    f = 24
+    a = torch.randn(f, f, generator=g).double()
+    a *= 0.9 / torch.linalg.eigvals(a).abs().max()
+    loads = torch.randn(f, 4, generator=g).double()
+    true = VectorAutoregression(f, 1).load(a, 0.1 * loads @ loads.mT + 0.1 * torch.eye(f))
+    x = true.sample(120 * 48, g).view(120, 48, f)
+    new = true.sample(10 * 48, g).view(10, 48, f)
+    for rate, worse in ((0.1, 1.05), (0.5, 1.2)):
+        mask, asked = torch.rand(x.shape, generator=g) > rate, torch.rand(new.shape, generator=g) > rate
+        fitted = fit_var(x, mask, 1, most=10)
+        errors = [
+            float((m.answer(Seen(new, asked)).centre - new)[~asked].abs().mean()) for m in (true, fitted)
+        ]
+        assert errors[1] < worse * errors[0]

@@ -28,7 +28,8 @@ STABLE = 0.9995  # largest modulus of an eigenvalue: a step's memory
 FLOOR = 1e-5  # least variance of a step's news and of the noise, of series of unit variance
 ROUNDS = 10
 COMPLETED = 6  # rounds of series that are completed: more make their own fills too sure
-RICH = 12.0  # steps a state that EM must have seen before the parameters follow
+RICH = 10.0  # steps a feature that one round of EM must see
+NOISE = 3e-3  # variance of the noise where it is not fitted: surer of each other, features mislead where they drift apart
 AGAIN = 3  # rounds that go on from a fit to other cells
 
 
@@ -117,13 +118,16 @@ def fit_var(
 ) -> VectorAutoregression:
     """Fit to series (N, T, F) of about unit variance, with their mask; with ``start``, from there on.
 
-    Of more than ``most`` series each round takes others, and sums are averaged over rounds (Cappé & Moulines 2009); the
-    parameters wait until enough steps were seen.  Those of order one are completed first (`fit_completed`).
+    Of more than ``most`` series each round takes others, and sums are averaged over rounds (Cappé & Moulines 2009).  Those of
+    order one are completed first (`fit_completed`); so wide that a round would see too few steps, they are only completed.
     """
     model = start or _start(y, mask, lags)
     rounds = ROUNDS if start is None else AGAIN
-    if len(y) > most and lags == 1 and start is None:
-        model = fit_completed(model, y, mask, COMPLETED)
+    if len(y) > most and lags == 1:
+        rich = most * y.shape[1] >= RICH * y.shape[2]
+        if start is None or not rich:
+            model = fit_completed(model, y, mask, COMPLETED if start is None else AGAIN)
+        rounds = AGAIN if rich else 0
     if len(y) <= most:
         for _ in range(rounds):
             heed()
@@ -131,23 +135,20 @@ def fit_var(
         return model
     order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
     mean: Moments | None = None
-    steps = most * (y.shape[1] - 1)
-    wait = min(rounds - 1, int(RICH * lags * y.shape[2] / steps))
     for turn in range(rounds):
         heed()
         part = order[(turn * most + torch.arange(most)) % len(y)]
         found = kalman.moments(model.space, y[part], mask[part])
-        share = 1 / (turn + 1) if turn <= wait else (turn + 1) ** -0.6
+        share = (turn + 1) ** -0.6
         if mean is not None:
             found = Moments(*((1 - share) * a + share * b for a, b in zip(mean, found, strict=True)))
         mean = found
-        if turn >= wait:
-            model = _maximised(mean, model)
+        model = _maximised(mean, model)
     return model
 
 
 def fit_completed(model: VectorAutoregression, y: Tensor, mask: Tensor, rounds: int) -> VectorAutoregression:
-    """Fit an autoregression of order one to many wide series, without noise in what is seen.
+    """Fit an autoregression of order one to many wide series, with a little noise, `NOISE`, in what is seen.
 
     Blank cells are filled by their mean given the steps before and after, of all odd steps and of all even ones in turn, and
     the regression of each step on the one before is taken anew (iterated conditional modes, Besag 1986).  The covariance of
@@ -174,7 +175,7 @@ def fit_completed(model: VectorAutoregression, y: Tensor, mask: Tensor, rounds: 
             coefficients=_stabilised(coefficients, f),
             noise=positive(noise) + FLOOR * eye,
             first=positive(first),
-            spread=torch.full((f,), FLOOR, dtype=y.dtype),
+            spread=torch.full((f,), NOISE, dtype=y.dtype),
         )
     return model
 
