@@ -55,15 +55,20 @@ def test_the_same_seed_gives_the_same_numbers(model, blanks):
     assert np.array_equal(again.sample_paths(3, n=5), model.sample_paths(3, n=5))
 
 
-def test_forecasts_follow_the_season_and_their_intervals_hold(model):
-    ahead = model.forecast(24)
-    assert ahead.index.equals(pd.date_range("2024-01-11", periods=24, freq="h"))
+def test_forecasts_follow_the_season_and_their_intervals_hold():
     truth = 10 + 3 * np.sin(2 * np.pi * np.arange(240, 264) / 24)
-    assert np.abs(ahead["load"] - truth).mean() < 0.35
-    low, high = model.forecast_interval(24, level=0.9)
-    assert (low <= ahead).all().all()
-    assert (ahead <= high).all().all()
-    assert ((low["load"] <= truth) & (truth <= high["load"])).mean() > 0.8
+    errors, held = [], []
+    for seed in range(4):  # the noise of the last day misleads one series or the other
+        model = Series(random_state=0).fit(with_blanks(wave(240, seed=seed), seed=seed))
+        ahead = model.forecast(24)
+        assert ahead.index.equals(pd.date_range("2024-01-11", periods=24, freq="h"))
+        errors.append(np.abs(ahead["load"] - truth).mean())
+        low, high = model.forecast_interval(24, level=0.9)
+        assert (low <= ahead).all().all()
+        assert (ahead <= high).all().all()
+        held.append(((low["load"] <= truth) & (truth <= high["load"])).mean())
+    assert np.mean(errors) < 0.2
+    assert np.mean(held) > 0.9
 
 
 def test_a_backcast_is_what_came_before(model):

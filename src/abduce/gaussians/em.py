@@ -91,11 +91,13 @@ def k_means(x: Tensor, components: int, generator: Generator, rounds: int = 25) 
     centres = x[torch.randint(len(x), (1,), generator=generator)]
     nearest = torch.full((len(x),), float("inf"), dtype=x.dtype)
     for _ in range(components - 1):
+        heed()
         nearest = torch.minimum(nearest, (x - centres[-1]).square().sum(1))
         chosen = torch.multinomial(nearest + 1e-12, 1, generator=generator)
         centres = torch.cat([centres, x[chosen]])
     label = torch.full((len(x),), -1)
     for _ in range(rounds):
+        heed()
         before, label = label, torch.cdist(x, centres).argmin(1)
         if torch.equal(before, label):  # nothing is left to move
             break

@@ -91,6 +91,7 @@ def _step(
         patterns = mask.new_empty(len(f.root), d)
         patterns[f.which] = mask
         for c in range(k):
+            heed()
             own = (r[:, c] > NEGLIGIBLE).nonzero().squeeze(1)
             weight = r[own, c].unsqueeze(1)
             one = torch.cat([f.mean[own, c], torch.ones_like(weight)], 1)  # (b, q + 1)
