@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from abduce.nets.whole import whole_numbers
+
 A, B = TypeVar("A"), TypeVar("B")
 
 _threads: ContextVar[int] = ContextVar("threads", default=1)  # those torch had before
@@ -30,7 +32,7 @@ def steady(model: Any) -> Iterator[None]:
     torch.set_num_threads(1)
     network.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_numbers(network):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from abduce.nets.mlp import PathLayer, activation_of, zeroed
-from abduce.nets.products import Convolution, Doubling
+from abduce.nets.whole import Convolution, Doubling
 
 # numbers in the widest tensor of a slice of rows, where no gradient needs all of them: what a cache holds
 BUDGET = 2**20
