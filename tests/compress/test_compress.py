@@ -242,8 +242,8 @@ def test_truncated_or_changed_data_are_refused(models, plain):
         model.decompress(data + b"\0")
     with pytest.raises(CompressedDataError, match="not written by compress"):
         model.decompress(b"PK\3\4" + data)
-    with pytest.raises(CompressedDataError, match="newer format version 2"):
-        model.decompress(data[:4] + b"\2" + data[5:])
+    with pytest.raises(CompressedDataError, match="newer format version 3"):
+        model.decompress(data[:4] + b"\3" + data[5:])
     with pytest.raises(TypeError, match="must be bytes"):
         model.decompress("ABDC")
 

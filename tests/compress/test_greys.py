@@ -13,10 +13,10 @@ MOVES = [0.0, -3.0, 4.0, -300.0]  # of the logistics: between the stops, beyond 
 
 def law(rows: int, d: int, levels: int, stopped: bool, move: float = 0.0) -> DiscretizedLogisticMixture:
     generator = torch.Generator().manual_seed(0)
-    logits, loc, log_scale = torch.randn(3, rows, 3, d, dtype=torch.float64, generator=generator)
-    stops = torch.randn(rows, 2, d, dtype=torch.float64, generator=generator) if stopped else None
-    grid = [None if t is None else torch.round(t * 2**14) / 2**14 for t in (logits, loc + move, log_scale - 1, stops)]
-    return DiscretizedLogisticMixture(*grid[:3], levels, grid[3])
+    numbers = torch.randn(11, rows, d, dtype=torch.float64, generator=generator)
+    numbers = torch.round(numbers * 2**14).transpose(0, 1) / 2**14
+    logits, loc, log_scale, stops = numbers.split([3, 3, 3, 2], 1)
+    return DiscretizedLogisticMixture(logits, loc + move, log_scale - 1, levels, stops if stopped else None)
 
 
 def masses(symbols: GreySymbols, k: np.ndarray) -> np.ndarray:
@@ -37,8 +37,9 @@ def masses(symbols: GreySymbols, k: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("levels", [3, 17, 256])
 def test_chances_multiply_to_the_law(levels, stopped, move):
     one = law(1, 1, levels, stopped, move)
-    every = [t if t is None else t.expand(levels, -1, 1) for t in (one.logits, one.loc, one.log_scale, one.stops)]
-    part = DiscretizedLogisticMixture(*every[:3], levels, every[3])
+    logits, loc, log_scale = (t.expand(levels, -1, 1) for t in (one.logits, one.loc, one.log_scale))
+    stops = None if one.stops is None else one.stops.expand(levels, -1, 1)
+    part = DiscretizedLogisticMixture(logits, loc, log_scale, levels, stops)
     found = masses(GreySymbols(part, np.ones((levels, 1), bool), levels), np.arange(levels))
     assert found.sum() == pytest.approx(1, abs=1e-5)  # some is with codes that no level has
     np.testing.assert_allclose(found, one.probabilities()[0, 0].numpy(), rtol=1e-3, atol=2 * FLOOR)

@@ -11,9 +11,10 @@ frequencies of its columns take fewer bytes than the model is theirs (:mod:`abdu
 them, and refuses no table of the columns that the model was fitted to.
 
 Two things kill such codes.  *Popping an empty stack* gives constant symbols: see :mod:`abduce.compress.batches`.  *Numbers
-that differ in their last bit* between the two sides make most symbols decode wrong.  Models run in float64, on one
-thread; what they give is rounded to a grid before use; and what has been written is taken apart and compared, batch by batch
-and then as a table, before it is handed out, with a checksum of the rows inside.
+that differ in their last bit* between the two sides make most symbols decode wrong.  Models run in float64, each operation
+on one thread, and convolutions in whole numbers (:mod:`abduce.nets.whole`); what they give is rounded to a grid before use;
+and what has been written is taken apart and compared, batch by batch and then as a table, before it is handed out, with a
+checksum of the rows inside.
 
 Source: Duda 2013 (arXiv:1311.2540); Townsend, Bird & Barber 2019 (arXiv:1901.04866).
 """
@@ -24,11 +25,13 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from abduce.compress.batches import BlankPattern, Codec, Uncodable, decode, encode, observed_rates
 from abduce.compress.container import CompressedDataError, Packed
@@ -44,6 +47,9 @@ from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.hard_mixture_law import HardMixtureLaw
+
+# cells of a table for which both forms are made beside each other, where there are threads for it
+BUSY = 2**18
 
 # ------------------------------------------------------------------ which codec serves which model
 
@@ -128,16 +134,20 @@ def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes, name: str |
     checked = schema.checked(X)
     X = checked if isinstance(X, pd.DataFrame) or schema.container == "frame" else np.asarray(X)
     forms: list[tuple[bytes, Codes | None]] = []
-    try:
-        forms.append(_by_model(model, schema, X, fingerprint))
-    except Uncodable as why:
-        warnings.warn(
-            f"compress uses nothing of {name or type(model).__name__}: {why}; the rows are coded without a model",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    beat = min((len(data) for data, _ in forms), default=math.inf)
-    forms.append((by_columns(schema, X, fingerprint, beat), None))
+    several = torch.get_num_threads() > 1 and X.size > BUSY
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(by_columns, schema, X, fingerprint) if several else None
+        try:
+            forms.append(_by_model(model, schema, X, fingerprint))
+        except Uncodable as why:
+            warnings.warn(
+                f"compress uses nothing of {name or type(model).__name__}: {why}; the rows are coded without a model",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        beat = min((len(data) for data, _ in forms), default=math.inf)
+        plain = beside.result() if beside else by_columns(schema, X, fingerprint, beat)
+    forms.append((plain, None))
     wrong: list[ValueError] = []
     for data, codes in sorted(forms, key=lambda form: len(form[0])):
         try:

@@ -3,8 +3,8 @@
     with stops      is it the first level?  is it the last?  then halves of what lies between
     without         halves of all levels
 
-The chance of a yes is the share of the mass that is left (the chain rule), so a pixel of 256 levels costs one evaluation of the
-distribution function for each half, eight in all, and one that lies at a stop costs none.  All pixels are asked the same
+The chance of a yes is the share of the mass that is left (the chain rule), so a pixel of 256 levels costs one evaluation of
+the distribution function for each half, eight in all, and one that lies at a stop costs none.  All pixels are asked the same
 question at once.  Each level has at least :data:`FLOOR` of the mass that halves share, so none is impossible.
 
 Parameters are rounded to the coder's grid before use, and all is float64: both sides get the same bits.
@@ -70,8 +70,10 @@ class GreySymbols:
 
     def _halves(self, ask: Ask, at: np.ndarray, start: int) -> np.ndarray:
         """Symbols (m,) of pixels between the stops, or of all without, which are ``start`` at least."""
-        parts = self.part.logits, self.part.loc, self.part.log_scale
-        law = GreyLaw(*(self._parameters(t, at) for t in parts), self.part.levels, start)
+        logits, loc, log_scale = (
+            self._parameters(t, at) for t in (self.part.logits, self.part.loc, self.part.log_scale)
+        )
+        law = GreyLaw(logits, loc, log_scale, self.part.levels, start)
         symbol = np.full(len(at), start)
         below, above = np.zeros(len(at)), np.ones(len(at))
         for level in reversed(range((self.size - start - 1).bit_length())):
@@ -93,7 +95,9 @@ class GreyLaw:
     """Distribution function of grey levels under a mixture of logistics, parameters (components, m), cut off where ``start``
     is 1 below the first step and above the last: P(level < e | it is between)."""
 
-    def __init__(self, logits: np.ndarray, loc: np.ndarray, log_scale: np.ndarray, levels: int, start: int = 0):
+    def __init__(
+        self, logits: np.ndarray, loc: np.ndarray, log_scale: np.ndarray, levels: int, start: int = 0
+    ):
         weights = np.exp(logits - logits.max(0))
         self.weights = weights / weights.sum(0)
         precision = np.exp(-log_scale)

@@ -37,7 +37,6 @@ from abduce.distributions.posteriors import DiagonalNormal, FullNormal, MixtureN
 from abduce.distributions.priors import StandardNormal, as_mixture
 from abduce.inference.latent import LatentVariableModel
 
-
 FEWEST = 16  # rows of the smaller shape
 
 
@@ -93,7 +92,7 @@ class LatentCodec:
         log_r, mean, A, scale, ties = map(_joined, found)
         return LatentLaw(log_r, mean, A, scale, self.grid, ties=ties)
 
-    def _parameters(self, piece: list[Any]) -> tuple[np.ndarray | None, ...]:
+    def _parameters(self, piece: list[Any]) -> tuple[Any, ...]:
         """log_r, mean, A, scale and ties of q(z|x) of a piece of the rows, as a ``LatentLaw`` takes them."""
         x, observed = piece
         n = len(x)
@@ -131,7 +130,7 @@ class LatentCodec:
 
     def _likelihoods(self, z: np.ndarray) -> list[Product]:
         """p(x|z) of each piece of the rows."""
-        pieces = [piece for (piece,) in self._pieces(z / self.grid.unit)]
+        pieces: list[Any] = [piece for (piece,) in self._pieces(z / self.grid.unit)]
         return in_threads(lambda piece: self.model.likelihood(self._padded(piece)), pieces)
 
     # -------------------------------------------------------------- one batch
@@ -167,7 +166,7 @@ class Remembered:
         return self.value
 
 
-def _joined(pieces: Sequence[np.ndarray | None]) -> np.ndarray | None:
+def _joined(pieces: Sequence[np.ndarray | None]) -> Any:
     """Arrays of pieces of the rows as one; those that hold for all rows, of length 1, are one already."""
     known = [a for a in pieces if a is not None]
     if not known or all(len(a) == 1 for a in known):

@@ -16,7 +16,8 @@ from torch import nn
 
 from abduce.nets.whole import whole_numbers
 
-A, B = TypeVar("A"), TypeVar("B")
+Part = TypeVar("Part")
+Made = TypeVar("Made")
 
 _threads: ContextVar[int] = ContextVar("threads", default=1)  # those torch had before
 
@@ -40,7 +41,7 @@ def steady(model: Any) -> Iterator[None]:
         network.train(training)
 
 
-def in_threads(function: Callable[[A], B], parts: Iterable[A]) -> list[B]:
+def in_threads(function: Callable[[Part], Made], parts: Iterable[Part]) -> list[Made]:
     """What a function without gradients makes of each part, in as many threads as torch had before :func:`steady`."""
     parts = list(parts)
     workers = min(_threads.get(), len(parts))

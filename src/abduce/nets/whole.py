@@ -3,10 +3,10 @@
     x ≈ unit of the row · whole numbers of :data:`BITS` bits           w ≈ unit of the plane · whole numbers
 
 Weights are cut such that no sum of products goes beyond 2²⁴, up to which float32 has every whole number: its convolutions,
-several times as quick as those of float64, are exact.  What is off is what was cut off: of the numbers read a part in 2¹⁰ of the
-row's largest, of the weights about as much; where a sum has so many terms that little is left for each weight, what is cut
-off a weight is cut again and follows in a second convolution.  Where float32 would not do (:func:`exact`), float64 gives the
-same.
+several times as quick as those of float64, are exact.  What is off is what was cut off: of the numbers read a part in 2¹⁰ of
+the row's largest, of the weights about as much; where a sum has so many terms that little is left for each weight, what is
+cut off a weight is cut again and follows in a second convolution.  Where float32 would not do (:func:`exact`), float64 gives
+the same.
 
 Layers work as torch's until :func:`whole_numbers` says otherwise.  Cf. Jacob et al. 2018 (arXiv:1712.05877).
 """
@@ -40,8 +40,9 @@ class Convolution(nn.Conv2d):
 
     def cut(self) -> WholeWeights:
         """The layer in whole numbers."""
-        run = partial(F.conv2d, stride=self.stride, padding=self.padding)
-        return WholeWeights(run, self.weight, self.bias, 0, self.weight[0].numel())
+        return WholeWeights(
+            partial(F.conv2d, stride=self.stride[0], padding=1), self, 0, 9 * self.in_channels
+        )
 
 
 class Doubling(nn.ConvTranspose2d):
@@ -57,29 +58,30 @@ class Doubling(nn.ConvTranspose2d):
 
     def cut(self) -> WholeWeights:
         """The layer in whole numbers; a pixel sums over 2 x 2 places."""
-        run = partial(F.conv_transpose2d, stride=self.stride, padding=self.padding)
-        return WholeWeights(run, self.weight, self.bias, 1, 4 * self.in_channels)
+        return WholeWeights(partial(F.conv_transpose2d, stride=2, padding=1), self, 1, 4 * self.in_channels)
 
 
 class WholeWeights:
-    """A convolution ``run`` of float64 numbers in whole numbers; planes of the result are on axis ``out`` of the weights, and
+    """A layer's convolution ``run`` in whole numbers; planes of the result are on axis ``out`` of the weights, and
     each of its numbers is a sum of so many ``terms``."""
 
-    def __init__(self, run: Callable[..., Tensor], weight: Tensor, bias: Tensor, out: int, terms: int):
+    def __init__(
+        self, run: Callable[..., Tensor], layer: nn.Conv2d | nn.ConvTranspose2d, out: int, terms: int
+    ):
         largest = 2 ** (SUM - BITS)  # that the absolute values of a sum's weights may reach together
         rest = [axis for axis in range(4) if axis != out]
-        weight = weight.detach().double()
+        weight = layer.weight.detach().double()
         # rounding adds at most half of the terms
         unit = weight.abs().sum(rest, keepdim=True).clamp_min(TINY) / (largest - terms / 2)
-        parts, self.units, left = [], [], weight / unit
-        for fine in (1, 2 ** max(0, int(2 * largest / terms - 1).bit_length() - 1))[
-            : 1 + (largest < ENOUGH * terms)
-        ]:
-            parts.append((left * fine).round())
-            left = left - parts[-1] / fine
+        high = (weight / unit).round()
+        parts, self.units = [high], [unit.view(1, -1, 1, 1)]
+        if largest < ENOUGH * terms:
+            fine = 2 ** max(0, int(2 * largest / terms - 1).bit_length() - 1)
+            parts.append(((weight / unit - high) * fine).round())
             self.units.append(unit.view(1, -1, 1, 1) / fine)
         self.weight = torch.cat(parts, out).float().contiguous(memory_format=torch.channels_last)
-        self.bias = bias.detach().double().view(1, -1, 1, 1)
+        assert layer.bias is not None
+        self.bias = layer.bias.detach().double().view(1, -1, 1, 1)
         self.run = run
 
     def __call__(self, x: Tensor) -> Tensor:
