@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from abduce.fit.settings import Settings
 from abduce.nets.mlp import OwnRate
 
+_fused: Any = torch.__dict__.get("_fused_adamw_")  # AdamW's kernel, where torch has it
 CLEAR = 0.98  # share of the square of the longest gradient below which its length need not be known to the last bit
 
 
@@ -89,7 +90,8 @@ def take(optimizer: torch.optim.Optimizer) -> None:
     On a processor AdamW's own kernel is called without what torch does around it, as long as the kernel itself takes on a
     small network; the first step, which makes its state, is torch's.
     """
-    plain = type(optimizer) is torch.optim.AdamW and all(
+    plain = bool(_fused) and type(optimizer) is torch.optim.AdamW
+    plain = plain and all(
         (p := group["params"][0]) in optimizer.state and p.device.type == "cpu"
         for group in optimizer.param_groups
     )
@@ -100,9 +102,9 @@ def take(optimizer: torch.optim.Optimizer) -> None:
         (parameter,), (beta1, beta2) = group["params"], group["betas"]
         state = optimizer.state[parameter]
         state["step"] += 1
-        torch._fused_adamw_(
+        _fused(
             [parameter],
-            [parameter.grad],  # pyright: ignore[reportArgumentType]
+            [parameter.grad],
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],
