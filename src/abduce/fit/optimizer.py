@@ -87,7 +87,7 @@ def clip(gradients: list[Tensor], most: float) -> None:
 def take(optimizer: torch.optim.Optimizer) -> None:
     """An optimiser's step on :func:`flat` parameters.
 
-    On a processor AdamW's own kernel is called without what torch does around it, as long as the kernel itself takes on a
+    On a processor AdamW's own kernel is called without what torch does around it, which takes longer than the kernel on a
     small network; the first step, which makes its state, is torch's.
     """
     plain = bool(_fused) and type(optimizer) is torch.optim.AdamW
