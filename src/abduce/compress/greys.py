@@ -5,7 +5,8 @@
 
 The chance of a yes is the share of the mass that is left (the chain rule), so a pixel of 256 levels costs one evaluation of
 the distribution function for each half, eight in all, and one that lies at a stop costs none.  All pixels are asked the same
-question at once.  Each level has at least :data:`FLOOR` of the mass that halves share, so none is impossible.
+question at once.  Each level has at least :data:`FLOOR` of the mass that halves share, so none is impossible; all symbols
+beyond the levels, where a table has such, have :data:`BEYOND` together.
 
 Parameters are rounded to the coder's grid before use, and all is float64: both sides get the same bits.
 """
@@ -22,6 +23,7 @@ from abduce.compress.symbols import PROBABILITY, rounded
 from abduce.distributions.pixels import DiscretizedLogisticMixture
 
 FLOOR = 2.0**-26
+BEYOND = 2.0**-24
 MOST = 40.0  # nats: logits are clipped to so many either way
 
 # asks pixels ``at`` (m,) a question of chances (m,), which ``test`` answers of symbols (m,); gives the answers (m,)
@@ -29,7 +31,7 @@ Ask = Callable[[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]], np.
 
 
 class GreySymbols:
-    """Symbols 0..size−1 of the observed pixels of n rows; those beyond the law's levels have no mass but the floor.
+    """Symbols 0..size−1 of the observed pixels of n rows; those beyond the law's levels have next to no mass.
 
     ``part`` holds parameters of at least n rows, of which the first n are used; ``seen`` (n, d) says which are observed.
     """
@@ -76,15 +78,21 @@ class GreySymbols:
         law = GreyLaw(logits, loc, log_scale, self.part.levels, start)
         symbol = np.full(len(at), start)
         below, above = np.zeros(len(at)), np.ones(len(at))
-        for level in reversed(range((self.size - start - 1).bit_length())):
+        bits = (self.size - start - 1).bit_length()
+        for level in reversed(range(bits)):
             middle = symbol + 2**level
             cut = law.below(middle)
-            floor = FLOOR * 2**level
-            left, right = np.maximum(cut - below, 0.0) + floor, np.maximum(above - cut, 0.0) + floor
+            left = np.maximum(cut - below, 0.0) + self._floor(symbol, level, bits)
+            right = np.maximum(above - cut, 0.0) + self._floor(middle, level, bits)
             upper = ask(at, _share(right, left), lambda k, middle=middle: k >= middle)
             symbol = np.where(upper, middle, symbol)
             below, above = np.where(upper, cut, below), np.where(upper, above, cut)
         return symbol
+
+    def _floor(self, start: np.ndarray, level: int, bits: int) -> np.ndarray:
+        """The least mass of 2^level symbols from ``start`` (m,), of 2^bits in all."""
+        inside = np.clip(self.part.levels - start, 0, 2**level)
+        return FLOOR * inside + BEYOND * 2.0 ** (level - bits) * (inside < 2**level)
 
     def _parameters(self, t: Tensor, at: np.ndarray) -> np.ndarray:
         """Parameters (>= n, j, d) of some of the pixels, rounded, (j, m)."""
@@ -128,8 +136,8 @@ class GreyLaw:
 
 
 def _share(yes: np.ndarray, no: np.ndarray | float) -> np.ndarray:
-    """The chance of a yes, in the coder's precision."""
-    return np.rint(yes / (yes + no) * PROBABILITY) / PROBABILITY
+    """The chance of a yes, in the coder's precision, neither 0 nor 1."""
+    return np.clip(np.rint(yes / (yes + no) * PROBABILITY), 1, PROBABILITY - 1) / PROBABILITY
 
 
 def _logistic(t: np.ndarray) -> np.ndarray:
