@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from abduce.fit.optimizer import clip, gradients_of, make_optimizer, parameter_groups, separate
+from abduce.fit.optimizer import clip, gradients_of, make_optimizer, parameter_groups, separate, take
 from abduce.fit.settings import Settings
 from abduce.nets.mlp import MLP
 
@@ -52,3 +53,37 @@ def test_long_gradients_are_scaled_down_together():
     torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_step_taken_directly_is_torchs_own_to_the_bit():
+    """Decay and rates by group, the rate moving, against the optimiser's own ``step`` on the same flat parameters."""
+    for name in ("adamw", "sgd"):
+        settings = Settings(learning_rate=0.05, weight_decay=0.3, optimizer=name, linear_rate=0.1)
+        torch.manual_seed(0)
+        ours, theirs = (MLP(4, (8,), 3, linear_path=True) for _ in range(2))
+        theirs.load_state_dict(ours.state_dict())
+        optimizer, peer = make_optimizer(ours, settings), make_optimizer(theirs, settings)
+        x, y = torch.randn(50, 4), torch.randn(50, 3)
+        for i in range(20):
+            for model, moved in ((ours, optimizer), (theirs, peer)):
+                for group in moved.param_groups:
+                    group["lr"] = group["base"] / (1 + i)
+                moved.zero_grad(set_to_none=False)
+                (model(x) - y).square().mean().backward()
+            take(optimizer)
+            peer.step()
+        assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+        own, other = (m.state_dict()["state"] for m in (optimizer, peer))
+        assert all(
+            torch.equal(own[i][key], other[i][key]) for i in own for key in own[i] if own[i][key] is not None
+        )
+
+
+def test_a_gradient_just_too_long_is_scaled_as_a_long_one_is():
+    for length, expected in ((0.5, 0.5), (0.995, 0.995), (1.01, 1.0), (30.0, 1.0)):
+        gradient = torch.full((4,), length / 2)
+        clip([gradient], 1.0)
+        assert gradient.norm().item() == pytest.approx(expected, rel=1e-5)
+    broken = torch.tensor([float("nan"), 1.0])
+    clip([broken], 1.0)
+    assert broken[1] == 1  # a fall is for others to see

@@ -7,6 +7,9 @@ the cells that are blank in some rows and not in others.
 A codec that gets bits back pops before it pushes, and popping an empty stack gives constant symbols.  So the first rows
 come without: their latents are paid for.  Then batches grow as far as the bits allow; a pop that would leave less than a
 margin is taken back.  Nothing is borrowed: the size is ``len(bytes)``.
+
+What was pushed is popped from a copy and compared before the next batch follows.  A codec may remember for this what its model
+gave, but for batches 1, 2, 4, 8, .., for which it asks the model again, as whoever decodes will.
 """
 
 from __future__ import annotations
@@ -43,6 +46,10 @@ class Codec(Protocol):
 
     def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         """Pop the codes (n, D) that were pushed last."""
+        ...
+
+    def forget(self) -> None:
+        """Ask the model again from now on, for whatever it was asked last."""
         ...
 
 
@@ -105,8 +112,8 @@ class BlankPattern:
 
 
 def encode(codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarray) -> BitStack:
-    """Push all rows onto an empty stack."""
-    stack, done = BitStack(), 0
+    """Push all rows onto an empty stack; Uncodable if they do not come back."""
+    stack, done, batches = BitStack(), 0, 0
     last, last_plain = 0.5, 0.5
     while done < len(k):
         left = len(k) - done
@@ -117,7 +124,7 @@ def encode(codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarr
             elif size < left:
                 size = 2 ** (size.bit_length() - 1)
             rows = slice(done, done + size)
-            before = stack.copy() if stack.bits < codec.appetite * size + MARGIN else stack
+            bits, before = stack.bits, stack.copy() if stack.bits < codec.appetite * size + MARGIN else stack
             try:
                 codec.push(stack, k[rows], observed[rows], plain)
                 break
@@ -126,6 +133,10 @@ def encode(codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarr
                 size //= 2
         blanks.push(stack, observed[rows])
         _push_size(stack, size, plain)
+        batches += 1
+        if batches & (batches - 1) == 0:
+            codec.forget()
+        _confirm(stack.copy(), codec, blanks, k[rows], observed[rows], bits)
         if plain:
             last_plain = size
         last, done = max(size, 1), done + size
@@ -138,16 +149,31 @@ def decode(stack: BitStack, codec: Codec, blanks: BlankPattern, rows: int) -> tu
     observed = np.zeros(k.shape, bool)
     left = rows
     while left:
-        n, plain = _pop_size(stack)
-        if not 0 < n <= min(left, codec.rows):
-            raise CompressedDataError("data does not decode: it holds more rows than it says")
-        batch = slice(left - n, left)
-        observed[batch] = blanks.pop(stack, n)
-        k[batch] = codec.pop(stack, observed[batch], plain)
-        left -= n
+        codes, seen = _pop(stack, codec, blanks, left)
+        batch = slice(left - len(codes), left)
+        k[batch], observed[batch] = codes, seen
+        left -= len(codes)
     if stack.bits:
         raise CompressedDataError("data does not decode: bits are left over")
     return k, observed
+
+
+def _pop(stack: BitStack, codec: Codec, blanks: BlankPattern, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pop the batch that was pushed last, of at most so many rows: codes and mask."""
+    n, plain = _pop_size(stack)
+    if not 0 < n <= min(most, codec.rows):
+        raise CompressedDataError("data does not decode: it holds more rows than it says")
+    observed = blanks.pop(stack, n)
+    return codec.pop(stack, observed, plain), observed
+
+
+def _confirm(
+    stack: BitStack, codec: Codec, blanks: BlankPattern, k: np.ndarray, observed: np.ndarray, bits: int
+) -> None:
+    """Raise Uncodable unless popping gives the batch pushed last, with so many bits left."""
+    found, seen = _pop(stack, codec, blanks, len(k))
+    if stack.bits != bits or not (np.array_equal(found, k) and np.array_equal(seen, observed)):
+        raise Uncodable("its code of these rows does not lead back to them")
 
 
 def _push_size(stack: BitStack, n: int, plain: bool) -> None:

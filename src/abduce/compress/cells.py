@@ -18,6 +18,7 @@ from torch import Tensor
 
 from abduce.compress import masses
 from abduce.compress.batches import Uncodable
+from abduce.compress.greys import GreySymbols
 from abduce.compress.lattice import Lattice
 from abduce.compress.stack import BitStack
 from abduce.compress.symbols import (
@@ -103,12 +104,7 @@ def _continuous_bernoulli(part: ContinuousBernoulli, at: SeenCells) -> SymbolMod
 
 
 def _logistic_mixture(part: DiscretizedLogisticMixture, at: SeenCells) -> SymbolModel:
-    def each(t: Tensor) -> np.ndarray:  # (>= n, components, d) to (components, m)
-        return np.stack([at.take(component) for component in t.unbind(-2)])
-
-    stops = None if part.stops is None else each(part.log_masses())
-    law = masses.mixture_masses(each(part.logits), each(part.loc), each(part.log_scale), part.levels, stops)
-    return at.digits(law)
+    return GreySymbols(part, at.seen, int(at.lattice.size[at.index].max()))
 
 
 # a likelihood, and the symbol model of its cells; Gaussian cells, some of which are bins and some digits, apart

@@ -11,9 +11,10 @@ frequencies of its columns take fewer bytes than the model is theirs (:mod:`abdu
 them, and refuses no table of the columns that the model was fitted to.
 
 Two things kill such codes.  *Popping an empty stack* gives constant symbols: see :mod:`abduce.compress.batches`.  *Numbers
-that differ in their last bit* between the two sides make most symbols decode wrong.  Models run in float64, on one
-thread; what they give is rounded to a grid before use; and what has been written is decoded and compared before it is
-handed out, with a checksum of the rows inside.
+that differ in their last bit* between the two sides make most symbols decode wrong.  Models run in float64, each operation
+on one thread, and convolutions in whole numbers (:mod:`abduce.nets.whole`); what they give is rounded to a grid before use;
+and what has been written is taken apart and compared, batch by batch and then as a table, before it is handed out, with a
+checksum of the rows inside.
 
 Source: Duda 2013 (arXiv:1311.2540); Townsend, Bird & Barber 2019 (arXiv:1901.04866).
 """
@@ -23,28 +24,32 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from abduce.compress.batches import BlankPattern, Codec, Uncodable, decode, encode, observed_rates
 from abduce.compress.container import CompressedDataError, Packed
 from abduce.compress.extras import carry, check_whole, put_back
+from abduce.compress.frame_extras import Codes
 from abduce.compress.latent_codec import LatentCodec
 from abduce.compress.lattice import Lattice, near, wider_ranges
 from abduce.compress.mixture_codec import MixtureCodec
 from abduce.compress.stack import BitStack
+from abduce.compress.steady import steady
 from abduce.data.schema import Schema
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.inference.latent import LatentVariableModel
 from abduce.models.hard_mixture_law import HardMixtureLaw
+
+# cells of a table for which both forms are made beside each other, where there are threads for it
+BUSY = 2**18
 
 # ------------------------------------------------------------------ which codec serves which model
 
@@ -65,23 +70,6 @@ def coder(model: Any) -> Callable[[Lattice, BlankPattern], Codec]:
         "it has neither latents with a posterior (as VAE has) nor Gaussian conditionals of its cells (as PPCA, GMM and "
         "k-means have), nor has a pool of models (as Auto is)"
     )
-
-
-@contextmanager
-def steady(model: Any) -> Iterator[None]:
-    """Run models the same way each time: float64, no gradients, evaluation mode, one thread."""
-    network = model if isinstance(model, nn.Module) else nn.Module()  # a law has no parameters and no modes
-    if any(p.dtype != torch.float64 for p in network.parameters()):
-        raise TypeError("compress needs a model in float64: call model.double()")
-    threads, training = torch.get_num_threads(), network.training
-    torch.set_num_threads(1)
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        network.train(training)
 
 
 # ------------------------------------------------------------------ from data to bytes and back
@@ -114,13 +102,18 @@ def prepared(
 
 def by_model(model: Any, schema: Schema, X: Any, fingerprint: bytes) -> bytes:
     """X coded with the model, and beside that what it has no code for; Uncodable where the model has no code at all."""
+    return _by_model(model, schema, X, fingerprint)[0]
+
+
+def _by_model(model: Any, schema: Schema, X: Any, fingerprint: bytes) -> tuple[bytes, Codes]:
+    """X coded with the model, and the codes and the mask that the code leads back to."""
     with steady(model):
         box, codec, blanks, k, observed = prepared(model, schema, X, fingerprint)
         try:
             box.payload = encode(codec, blanks, k, observed).to_bytes()
         except (ValueError, ArithmeticError, RuntimeError) as error:
             raise Uncodable(f"its code of these rows fails ({error})") from error
-    return box.to_bytes()
+    return box.to_bytes(), (k, observed)
 
 
 def by_columns(schema: Schema, X: Any, fingerprint: bytes, beat: float = math.inf) -> bytes:
@@ -140,20 +133,26 @@ def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes, name: str |
     """
     checked = schema.checked(X)
     X = checked if isinstance(X, pd.DataFrame) or schema.container == "frame" else np.asarray(X)
-    forms = []
-    try:
-        forms.append(by_model(model, schema, X, fingerprint))
-    except Uncodable as why:
-        warnings.warn(
-            f"compress uses nothing of {name or type(model).__name__}: {why}; the rows are coded without a model",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    forms.append(by_columns(schema, X, fingerprint, min(map(len, forms), default=math.inf)))
-    wrong: list[ValueError] = []
-    for data in sorted(forms, key=len):
+    forms: list[tuple[bytes, Codes | None]] = []
+    several = torch.get_num_threads() > 1 and X.size > BUSY
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(by_columns, schema, X, fingerprint) if several else None
         try:
-            check_whole(X, decompress(model, schema, data, fingerprint))
+            forms.append(_by_model(model, schema, X, fingerprint))
+        except Uncodable as why:
+            warnings.warn(
+                f"compress uses nothing of {name or type(model).__name__}: {why}; the rows are coded without a model",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        beat = min((len(data) for data, _ in forms), default=math.inf)
+        plain = beside.result() if beside else by_columns(schema, X, fingerprint, beat)
+    forms.append((plain, None))
+    wrong: list[ValueError] = []
+    for data, codes in sorted(forms, key=lambda form: len(form[0])):
+        try:
+            box = Packed.from_bytes(data, fingerprint, schema.n_cells)
+            check_whole(X, put_back(schema, box.rows, codes, box.extras))
         except ValueError as error:
             wrong.append(error)
         else:

@@ -23,7 +23,7 @@ import zlib
 from dataclasses import dataclass, field
 
 MAGIC = b"ABDC"
-VERSION = 1
+VERSION = 2
 BLANKS, BLANKS_BY_COLUMN, RANGES, EXTRAS, PLAIN = 1, 2, 4, 8, 16
 ROWS = (
     2**16

@@ -57,7 +57,8 @@ class LatentGrid(NamedTuple):
 
 class LatentLaw:
     """A mixture as above for n rows: ``log_r`` (n, C) or None, ``mean`` (n, C, k), ``A`` (n or 1, C, k, k) or
-    None (the identity), ``scale`` (n, k), on lattice points of ``grid``.  ``upper`` says which triangle A is.
+    None (the identity), ``scale`` (n, k), on lattice points of ``grid``.  ``upper`` says which triangle A is; with ``ties``
+    (n, k, k), of the same triangle and ones on their diagonals, the map of component c is ties A_c.
 
     ``plain`` says that latents are paid for: on the grid's coarse steps, with no bits back.
     """
@@ -70,9 +71,11 @@ class LatentLaw:
         scale: np.ndarray,
         grid: LatentGrid,
         upper: bool = True,
+        ties: np.ndarray | None = None,
     ):
         self.log_r = None if log_r is None or log_r.shape[1] == 1 else rounded(np.maximum(log_r, -60.0))
         self.mean, self.A, self.scale, self.grid, self.upper = rounded(mean), A, scale, grid, upper
+        self.ties = ties
 
     # -------------------------------------------------------------- what codecs do
 
@@ -149,6 +152,8 @@ class LatentLaw:
             else:
                 centred = (self.A @ centred[..., None])[..., 0]
             log_det = np.log(np.abs(np.diagonal(self.A, axis1=-2, axis2=-1))).sum(-1)
+            if self.ties is not None:
+                centred = centred @ self.ties.swapaxes(1, 2)
         return normalized(self.log_r + log_det - 0.5 * np.square(centred / self.scale[:, None]).sum(-1))
 
     def _visit(self, c: np.ndarray, choose: Choose) -> np.ndarray:
@@ -164,6 +169,8 @@ class LatentLaw:
                 z[:, j] = choose(j, centre[:, j], width[:, j])
             return z
         A = self.A[rows if len(self.A) > 1 else np.zeros(n, int), c]
+        if self.ties is not None:
+            A = rounded(self.ties @ A)
         away = np.zeros((n, k))
         for j in reversed(range(k)) if self.upper else range(k):
             own = A[:, j, j]

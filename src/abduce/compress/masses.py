@@ -134,63 +134,6 @@ def beta_binomial_masses(a: np.ndarray, b: np.ndarray, n: np.ndarray) -> Masses:
 # ------------------------------------------------------------------ pixels
 
 
-def mixture_masses(
-    logits: np.ndarray, loc: np.ndarray, log_scale: np.ndarray, levels: int, stops: np.ndarray | None = None
-) -> Masses:
-    """Mass of intervals of grey levels under a mixture of logistics, parameters ``(components, m)``.
-
-    With log masses ``stops`` (3, m) of the first level, of all between and of the last, logistics are cut off between.
-    """
-    weights = np.exp(logits - logits.max(0))
-    weights = (weights / weights.sum(0)).astype(np.float32)
-    precision = np.exp(-log_scale)
-    if stops is not None:
-        # what is left of a logistic so far beyond a stop is an exponential law, whatever the place
-        far = 1 + 30 / precision
-        loc = np.clip(loc, -far, far)
-    # the cut below level e lies at −1 + (2 e − 1) / (levels − 1): its standardised place is linear in e
-    slope = (2.0 / (levels - 1) * precision).astype(np.float32)
-    start = ((-1.0 - 1.0 / (levels - 1) - loc) * precision).astype(np.float32)
-    if stops is not None:
-        # measured from the nearer tail, where differences of two shares do not cancel
-        sign = np.where(loc < 0, -1, 1).astype(np.float32)
-        slope, start = sign * slope, sign * start
-        ends = [_logistic(slope * np.float32(e) + start) for e in (1, levels - 1)]
-        weights = weights / np.where(ends[0] == ends[1], np.float32(1), ends[1] - ends[0])
-        lowest = (weights * ends[0]).sum(0)
-        first, between, final = np.exp(stops).astype(np.float32)
-
-    def masses(edges: np.ndarray, part: slice) -> np.ndarray:
-        e = edges.astype(np.float32)
-        at = e if stops is None else e.clip(1, levels - 1)
-        below = np.zeros_like(e)
-        for weight, rise, begin in zip(weights[:, part], slope[:, part], start[:, part], strict=True):
-            t = at * rise[:, None]
-            t += begin[:, None]
-            t = _logistic(t)
-            t *= weight[:, None]
-            below += t
-        if stops is not None:
-            below -= lowest[part, None]
-            below *= between[part, None]
-            below += first[part, None]
-            below = np.where(edges == levels - 1, 1 - final[part, None], below)
-        below[edges <= 0] = 0.0
-        below[edges >= levels] = 1.0
-        return np.diff(below)
-
-    return masses
-
-
-def _logistic(t: np.ndarray) -> np.ndarray:
-    """σ(t), in place of t."""
-    np.negative(t, out=t)
-    with np.errstate(over="ignore"):  # 1 / (1 + ∞) = 0 is meant
-        np.exp(t, out=t)
-    t += 1.0
-    return np.divide(1.0, t, out=t)
-
-
 def continuous_bernoulli_masses(logits: np.ndarray, levels: int) -> Masses:
     """Mass of intervals of grey levels under the continuous Bernoulli, whose two end levels are half as wide."""
     a = np.maximum(np.abs(logits), 1e-9)

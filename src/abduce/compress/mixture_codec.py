@@ -189,6 +189,9 @@ class MixtureCodec:
         if self.bits_back:
             self._weights(len(k)).push(stack, c)
 
+    def forget(self) -> None:
+        """Nothing is remembered."""
+
     def pop(self, stack: BitStack, observed: np.ndarray, plain: bool) -> np.ndarray:
         n = len(observed)
         c = self._weights(n).pop(stack) if self.bits_back else np.zeros(n, np.int64)

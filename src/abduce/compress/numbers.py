@@ -26,6 +26,7 @@ WIDTHS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<i8")
 ROWS, COLUMNS, PLANES = range(3)
 SAME, COUNTED, STREAMED = 4, 8, 16  # flags beside the layout
 DIFFERENCES, ORDER0 = 8, 16  # flags of a column beside its width
+SLIGHT = 1.2  # how much longer than it may be what is left of columns by themselves may be before all is tried on it
 MANY = 2**24  # cells beyond which columns are not looked at one by one
 
 
@@ -55,9 +56,10 @@ def pack(columns: Sequence[np.ndarray], beat: float = math.inf) -> bytes:
     values = [c.astype(np.int64) for c in columns]
     found = [_streamed(values, came, beat)]
     if sum(map(len, values)) <= MANY:
-        alphabets = _alphabets(values)
-        found += _counted(values, alphabets, [_Column(0, order0=True)] * len(values))
-        found += _each(values, alphabets)
+        alphabets = [alphabet(v) for v in values]
+        beat = min(beat, len(found[0]))
+        found += _counted(values, alphabets, [_Column(0, order0=True)] * len(values), beat)
+        found += _each(values, alphabets, beat)
     return min(found, key=len)
 
 
@@ -195,14 +197,11 @@ def _read(data: bytes, layout: int, widths: list[np.dtype], lengths: list[int]) 
 # ---------------------------------------------------------------- frequencies, and each column by itself
 
 
-def _alphabets(values: list[np.ndarray]) -> list[tuple[Alphabet, float]]:
-    return [alphabet(v) for v in values]
-
-
 def _counted(
-    values: list[np.ndarray], alphabets: list[tuple[Alphabet, float]], plan: list[_Column]
+    values: list[np.ndarray], alphabets: list[tuple[Alphabet, float]], plan: list[_Column], beat: float
 ) -> list[bytes]:
-    """All columns by their frequencies, in alphabets of their own or, if that takes less, in those between common ends."""
+    """All columns by their frequencies, in alphabets of their own or, if that takes less, in those between common ends;
+    nothing where the cells alone take more than ``beat`` bytes."""
     if not plan or not all(math.isfinite(bits) for _, bits in alphabets):
         return []
     tried = [alphabets]
@@ -212,6 +211,8 @@ def _counted(
         if ends[1] - ends[0] < 2**12:
             tried.append([alphabet(v, ends) for v in values])
     best = min(tried, key=lambda found: sum(bits for _, bits in found) + 8 * _listing(found))
+    if sum(bits for _, bits in best) > 8 * beat:
+        return []
     coded = encode_columns(values, [symbols for symbols, _ in best])
     return [_head(COLUMNS, plan, True) + block(coded)] if coded else []
 
@@ -225,11 +226,13 @@ def _listing(found: list[tuple[Alphabet, float]]) -> int:
     return len(zlib.compress(plain + ends, 9))
 
 
-def _each(values: list[np.ndarray], alphabets: list[tuple[Alphabet, float]]) -> list[bytes]:
-    """Every column in the way that is the shortest for itself, those without frequencies in one stream."""
+def _each(values: list[np.ndarray], alphabets: list[tuple[Alphabet, float]], beat: float) -> list[bytes]:
+    """Every column in the way that is the shortest for itself, those without frequencies in one stream; nothing where the
+    frequencies alone take more than ``beat`` bytes."""
     plan: list[_Column] = []
     forms: list[np.ndarray] = []
     used: list[Alphabet] = []
+    taken = 0.0
     for column, (own, bits) in zip(values, alphabets, strict=True):
         ways = [
             (bits / 8, _Column(0, False, True), column, own),
@@ -240,11 +243,14 @@ def _each(values: list[np.ndarray], alphabets: list[tuple[Alphabet, float]]) -> 
             symbols, bits = alphabet(steps)
             ways.append((bits / 8 + 4, _Column(0, True, True), steps, symbols))
             ways.append((_deflated(steps) + 4, _Column(_narrowest(steps), True), steps, own))
-        _, way, form, symbols = min(ways, key=lambda way: way[0])
+        size, way, form, symbols = min(ways, key=lambda way: way[0])
         plan.append(way)
         forms.append(form)
         if way.order0:
             used.append(symbols)
+            taken += size
+    if taken > beat:
+        return []
     if len({(c.order0, c.differences) for c in plan}) == 1 and not plan[0].differences:
         return []  # as one of the others
     counted = [f for f, c in zip(forms, plan, strict=True) if c.order0]
@@ -256,7 +262,7 @@ def _each(values: list[np.ndarray], alphabets: list[tuple[Alphabet, float]]) -> 
     out = _head(COLUMNS, plan, bool(counted)) + firsts + (block(coded) if counted else b"")
     if streamed:
         parts, widths = zip(*streamed, strict=True)
-        out += squeeze(_written(parts, COLUMNS, widths))
+        out += shortest([lambda: _written(parts, COLUMNS, widths)], beat - taken, SLIGHT)[1]
     return [out]
 
 

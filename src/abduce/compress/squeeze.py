@@ -4,7 +4,8 @@
 
 Of much data the extreme setting, a second or two a megabyte, runs only where it may matter: LZMA2 in its fast mode, with a
 window as wide, and bz2 come first, and it runs for the layout that does best in fast mode (up to :data:`TWICE` bytes for the
-best two), where that is within :data:`HOPE` times the shortest so far.  Up to :data:`SMALL` bytes all run.
+best two), where that is within :data:`HOPE` times the shortest so far, or as near as the caller says.  Up to :data:`SMALL`
+bytes all run.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def squeeze(data: bytes) -> bytes:
     return shortest([lambda: data])[1]
 
 
-def shortest(layouts: Sequence[Callable[[], bytes]], beat: float = math.inf) -> tuple[int, bytes]:
+def shortest(
+    layouts: Sequence[Callable[[], bytes]], beat: float = math.inf, hope: float = HOPE
+) -> tuple[int, bytes]:
     """The shortest form of any of several layouts of the same data, and which it is; ``beat`` bytes are enough to lose."""
     best, which, hopes = b"", -1, []
     for place, layout in enumerate(layouts):
@@ -54,7 +57,7 @@ def shortest(layouts: Sequence[Callable[[], bytes]], beat: float = math.inf) -> 
             if (which < 0 or len(form) < len(best)) and len(data) <= EXPANDS * len(form):
                 best, which = form, place
     for rank, (length, place) in enumerate(sorted(hopes)[:2]):
-        if length < HOPE * min(len(best), beat):
+        if length < hope * min(len(best), beat):
             data = layouts[place]()
             if rank and len(data) > TWICE:
                 break

@@ -37,6 +37,7 @@ from abduce.fit.optimizer import (
     moments,
     rate,
     separate,
+    take,
 )
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
@@ -121,7 +122,7 @@ def train(
             loss.backward()
             if settings.clip:
                 clip(gradients, settings.clip * math.sqrt(x.shape[1]))
-            optimizer.step()
+            take(optimizer)
             step.constrain()
             average.add(total - done)
             total_value += value

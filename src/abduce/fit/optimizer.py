@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from abduce.fit.settings import Settings
 from abduce.nets.mlp import OwnRate
 
+_fused: Any = torch.__dict__.get("_fused_adamw_")  # AdamW's kernel, where torch has it
+CLEAR = 0.98  # share of the square of the longest gradient below which its length need not be known to the last bit
+
 
 def parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
     """Decay only the networks' matrices; modules that declare a rate of their own move at it, undecayed."""
@@ -72,10 +75,48 @@ def rate(progress: float, schedule: str = "cosine") -> float:
 @torch.no_grad()
 def clip(gradients: list[Tensor], most: float) -> None:
     """Scale gradients, all together, down to a norm of ``most``."""
+    if sum(float(torch.dot(g, g)) for g in gradients) < CLEAR * most**2:
+        return  # a product is quicker than a norm, and in most steps enough to know
     norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
     if norm > most:
         for gradient in gradients:
             gradient.mul_(most / (norm + 1e-6))
+
+
+@torch.no_grad()
+def take(optimizer: torch.optim.Optimizer) -> None:
+    """An optimiser's step on :func:`flat` parameters.
+
+    On a processor AdamW's own kernel is called without what torch does around it, which takes longer than the kernel on a
+    small network; the first step, which makes its state, is torch's.
+    """
+    plain = bool(_fused) and type(optimizer) is torch.optim.AdamW
+    plain = plain and all(
+        (p := group["params"][0]) in optimizer.state and p.device.type == "cpu"
+        for group in optimizer.param_groups
+    )
+    if not plain:
+        optimizer.step()
+        return
+    for group in optimizer.param_groups:
+        (parameter,), (beta1, beta2) = group["params"], group["betas"]
+        state = optimizer.state[parameter]
+        state["step"] += 1
+        _fused(
+            [parameter],
+            [parameter.grad],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from abduce.nets.mlp import PathLayer, activation_of, zeroed
+from abduce.nets.whole import Convolution, Doubling
 
 # numbers in the widest tensor of a slice of rows, where no gradient needs all of them: what a cache holds
 BUDGET = 2**20
@@ -47,7 +48,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, activation: str):
         super().__init__()
-        first, last = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        first, last = (Convolution(width, width) for _ in range(2))
         self.net = nn.Sequential(activation_of(activation), first, activation_of(activation), last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ class ConvolutionalEncoder(nn.Module):
         widths = [planes * self.shape[2], *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+            layers.append(Convolution(before, after, stride=2))
             layers += [*_residuals(after, blocks, activation), activation_of(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
@@ -137,14 +138,14 @@ class ConvolutionalDecoder(nn.Module):
         for level in range(len(hidden), 0, -1):
             after = widths[level - 1]
             step: list[nn.Module] = _residuals(widths[level], blocks, activation)
-            step.append(nn.ConvTranspose2d(widths[level], after, 4, stride=2, padding=1))
+            step.append(Doubling(widths[level], after))
             if level > 1 or deep:
                 step.append(activation_of(activation))
             if level > 1 and dropout:
                 step.append(nn.Dropout(dropout))
             steps.append(nn.Sequential(*step))
         self.steps = nn.ModuleList(steps)
-        self.last = nn.Conv2d(LAST, out, 3, padding=1) if deep else nn.Identity()
+        self.last = Convolution(LAST, out) if deep else nn.Identity()
         self.offset = nn.Parameter(torch.zeros(out * h * w))
         self.linear = PathLayer(in_dim, out * h * w) if linear_path else None
         if linear_path and steps:
