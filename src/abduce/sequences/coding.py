@@ -15,7 +15,7 @@ from abduce.sequences.scale import Scaling
 from abduce.sequences.var import first_orders, smoothed_first_orders
 
 BLOCK = 48  # steps
-SERIES = 128  # blocks, at most
+SERIES = 128  # blocks' worth of cells seen, at most
 HIDDEN = 0.1
 BETTER = 0.95  # ratio of mean absolute errors
 TOGETHER = 0.98
@@ -57,5 +57,6 @@ def _blocks(values: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
     count = length // steps
     x = values[:, : count * steps].reshape(n * count, steps, f)
     seen = mask[:, : count * steps].reshape(n * count, steps, f)
-    some = np.sort(rng.permutation(len(x))[:SERIES])
+    most = int(SERIES / max(float(seen.mean()), 1e-3))  # blanks tell nothing
+    some = np.sort(rng.permutation(len(x))[:most])
     return np.where(seen[some], x[some], 0.0), seen[some]
