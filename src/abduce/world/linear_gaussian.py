@@ -44,8 +44,8 @@ class Trajectories(NamedTuple):
 
 
 class LinearGaussian(Transition):
-    """``a`` (S, S), ``b`` (S, A), ``c`` (S,), ``noise`` Q (S, S); ``action_mean`` and ``action_covariance`` are what actions are
-    like before anything is seen, ``first_mean`` and ``first_covariance`` the first state.
+    """``a`` (S, S), ``b`` (S, A), ``c`` (S,), ``noise`` Q (S, S); ``action_mean`` and ``action_covariance`` say what actions are
+    before anything is seen, ``first_mean`` and ``first_covariance`` the first state.
 
     >>> world = LinearGaussian(1, 1)
     >>> world = world.load(a=torch.eye(1), b=torch.eye(1), noise=torch.zeros(1, 1))
