@@ -1,7 +1,7 @@
 """Rollouts: where actions lead from a start, on average or by chance, and what that costs.
 
-Plans are actions (..., H, A), and states (..., H + 1, S) begin with the start.  Where feedback gains (..., H, A, S) stand beside
-a plan, its actions follow the states that really come:
+Plans are actions (..., H, A), and states (..., H + 1, S) begin with the start.  Where feedback gains (..., H, A, S) stand
+beside a plan, its actions follow the states that really come:
 
     a_t = clip(a⁰_t + K_t (s_t − s⁰_t))
 
