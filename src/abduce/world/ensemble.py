@@ -70,6 +70,17 @@ class Ensemble(Transition):
         """Standard deviations of the noise in the states' units, (M, S)."""
         return self.log_sigma.exp() * self.step
 
+    def some(self, members: slice) -> Ensemble:
+        """The ensemble of some members alone."""
+        parts = {
+            k: v[members] if v.ndim and k.split(".")[0] in ("weights", "biases", "log_sigma") else v
+            for k, v in self.state_dict().items()
+        }
+        config = self.config | {"members": len(parts["log_sigma"])}
+        found = Ensemble(**config)
+        found.load_state_dict(parts)
+        return found.requires_grad_(False).eval()
+
     # ------------------------------------------------------------------ means
 
     def inputs(self, state: Tensor, action: Tensor) -> Tensor:
