@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from abduce.checks import check_number
+from abduce.world.products import apply, rows_last, times
 from abduce.world.transitions import derivatives
 
 Values = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -66,33 +67,34 @@ class Cost:
     def quadratic(
         self, state: Tensor, action: Tensor, after: Tensor, slopes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Gradient (N, S + A) and curvature (N, S + A, S + A), not negative, of the cost in state and action (N, ...), where
-        the next state moves by ``slopes`` (N, S, S + A) with both."""
-        s, a = state.shape[-1], action.shape[-1]
-        if self.residuals is None:
-            both = torch.cat([state, action], -1)
-
-            def value(x: Tensor, y: Tensor) -> Tensor:
-                return self.function(x[..., :s], x[..., s:], y)
-
-            gradient, curvature = _second(value, both, after)
-            outer = torch.cat([torch.eye(s + a).to(slopes).expand(len(state), -1, -1), slopes], 1)
-            gradient = (outer.mT @ gradient.unsqueeze(-1)).squeeze(-1)
-            return gradient, outer.mT @ curvature @ outer
-        of = self.residuals
+        """Gradient (D, N) and curvature (D, D, N), not negative, of the cost in a state (N, S) and its action (N, A) together,
+        D = S + A; ``slopes`` (S, D, N) say how the next state moves with both."""
+        s = state.shape[-1]
         both = torch.cat([state, action], -1)
-        r = of(state, action, after)
-        direct, through = derivatives(lambda x, y: of(x[..., :s], x[..., s:], y), both, after)
-        return _gauss_newton(r, direct + through @ slopes)
+        if self.residuals is None:
+            of = self.function
+            gradient, curvature = _second(lambda x, y: of(x[..., :s], x[..., s:], y), both, after)
+            d = both.shape[1]
+            direct, through = gradient[:d], gradient[d:]
+            cross = times(curvature[:d, d:], slopes)
+            inner = times(slopes.transpose(0, 1), times(curvature[d:, d:], slopes))
+            whole = curvature[:d, :d] + cross + cross.transpose(0, 1) + inner
+            return direct + apply(slopes.transpose(0, 1), through), whole
+        parts = self.residuals
+        direct, through = derivatives(lambda x, y: parts(x[..., :s], x[..., s:], y), both, after)
+        jacobian = rows_last(direct) + times(rows_last(through), slopes)
+        return _gauss_newton(parts(state, action, after), jacobian)
 
     def quadratic_end(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient (N, S) and curvature (N, S, S) of the terminal cost."""
+        """Gradient (S, N) and curvature (S, S, N) of the terminal cost."""
         none = state[..., :0]
         if self.terminal_residuals is not None:
-            of = self.terminal_residuals
-            return _gauss_newton(of(state), derivatives(lambda x, _: of(x), state, none)[0])
+            parts = self.terminal_residuals
+            slopes, _ = derivatives(lambda x, _: parts(x), state, none)
+            return _gauss_newton(parts(state), rows_last(slopes))
         if self.terminal is None:
-            return torch.zeros_like(state), state.new_zeros(*state.shape, state.shape[-1])
+            zero = state.new_zeros(state.shape[1], state.shape[1], len(state))
+            return zero[0], zero
         end = self.terminal
         return _second(lambda x, _: end(x), state, none)
 
@@ -158,12 +160,13 @@ def _checked(name: str, value: Any, rows: list[Tensor]) -> Tensor:
 
 
 def _gauss_newton(r: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
-    gradient = 2 * (jacobian.mT @ r.unsqueeze(-1)).squeeze(-1)
-    return gradient, 2 * jacobian.mT @ jacobian
+    """Gradient (D, N) and curvature (D, D, N) of |r|² for residuals (N, R) and their slopes (R, D, N)."""
+    twice = 2 * jacobian.transpose(0, 1)
+    return apply(twice, rows_last(r)), times(twice, jacobian)
 
 
 def _second(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient and the positive part of second derivatives of rows' values in x and y together."""
+    """Gradient and the positive part of second derivatives of rows' values in x and y together, rows last."""
     n = x.shape[-1]
 
     def total(rows: Tensor) -> Tensor:
@@ -172,7 +175,7 @@ def _second(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) 
     slope = torch.func.grad(total)
     joined = torch.cat([x, y], -1)
     curvature, _ = derivatives(lambda rows, _: slope(rows), joined, joined[..., :0])
-    return slope(joined), positive_part(curvature)
+    return rows_last(slope(joined)), rows_last(positive_part(curvature))
 
 
 def positive_part(matrix: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from abduce.world.actions import Box
 from abduce.world.planners.planner import Planner, Problem, rolled_forward
+from abduce.world.products import rows_last, times
 from abduce.world.rollout import Plans, corrected, total
 
 LEAST, MOST = 1e-8, 1e6  # damping
@@ -30,7 +31,7 @@ SWEEPS = 4  # projected Newton steps of the box problem, where actions have seve
 
 
 class IlqrState(NamedTuple):
-    """Plans with gains, their ``damping`` μ (N,), and the mean curvature ``scale`` (N, A) it is relative to."""
+    """Plans with gains, their ``damping`` μ (N,), and the mean curvature ``scale`` (A, N) it is relative to."""
 
     plans: Plans
     damping: Tensor
@@ -58,7 +59,7 @@ class ILQR(Planner):
         if plans.gains is None:
             plans = plans._replace(gains=plans.actions.new_zeros(*plans.actions.shape, problem.start.shape[1]))
         damping = torch.full_like(plans.cost, self.damping)
-        return IlqrState(plans, damping, torch.zeros_like(plans.actions[:, 0]))
+        return IlqrState(plans, damping, torch.zeros_like(plans.actions[:, 0].T))
 
     def advance(self, problem: Problem, state: IlqrState, generator: Generator) -> IlqrState:
         return IlqrState(rolled_forward(problem, state.plans), state.damping, state.scale)
@@ -101,14 +102,15 @@ class ILQR(Planner):
 
 
 class Expansion(NamedTuple):
-    """Along plans, a step first: slopes F (H, N, S, S + A) of the dynamics, gradient (H, N, S + A) and curvature of the cost,
-    and gradient (N, S) and curvature of the last state's."""
+    """Along plans, a step first and the batch last: ``slopes`` F (H, S + 1, D, N) of the dynamics and ``cost`` C (H, D, D, N)
+    in (state, 1, action) together, D = S + 1 + A, and the last state's ``end`` (S + 1, S + 1, N).
+
+    The number 1 carries what is linear: x̃ᵀCx̃ is the cost's quadratic up to a constant and a factor of two.
+    """
 
     slopes: Tensor
-    gradient: Tensor
-    curvature: Tensor
-    end_gradient: Tensor
-    end_curvature: Tensor
+    cost: Tensor
+    end: Tensor
 
 
 def expand(problem: Problem, plans: Plans) -> Expansion:
@@ -118,66 +120,73 @@ def expand(problem: Problem, plans: Plans) -> Expansion:
     states = plans.states.transpose(0, 1)
     before, after = states[:-1].reshape(-1, s), states[1:].reshape(-1, s)
     action = plans.actions.transpose(0, 1).reshape(-1, a)
-    slopes = torch.cat(problem.transition.jacobian(before, action), -1)
-    gradient, curvature = problem.cost.quadratic(before, action, after, slopes)
-    return Expansion(
-        slopes.view(h, n, s, s + a),
-        gradient.view(h, n, s + a),
-        curvature.view(h, n, s + a, s + a),
-        *problem.cost.quadratic_end(states[-1]),
-    )
+    moved = rows_last(torch.cat(problem.transition.jacobian(before, action), -1))  # (S, S + A, H N)
+    gradient, curvature = problem.cost.quadratic(before, action, after, moved)
+    d = s + 1 + a
+    x = [i for i in range(d) if i != s]
+    slopes = moved.new_zeros(h, s + 1, d, n)
+    slopes[:, :s, x] = moved.view(s, s + a, h, n).permute(2, 0, 1, 3)
+    slopes[:, s, s] = 1.0
+    cost = moved.new_zeros(h, d, d, n)
+    cost[:, :, x] = _bordered(curvature, gradient, s).view(d, s + a, h, n).permute(2, 0, 1, 3)
+    cost[:, x, s] = gradient.view(s + a, h, n).transpose(0, 1)
+    gradient, curvature = problem.cost.quadratic_end(states[-1])
+    end = moved.new_zeros(s + 1, s + 1, n)
+    end[:, :s] = _bordered(curvature, gradient, s)
+    end[:s, s] = gradient
+    return Expansion(slopes, cost, end)
+
+
+def _bordered(curvature: Tensor, gradient: Tensor, at: int) -> Tensor:
+    """The curvature with the gradient as one more row."""
+    return torch.cat([curvature[:at], gradient.unsqueeze(0), curvature[at:]])
 
 
 def backward(
     model: Expansion, actions: Tensor, box: Box, damping: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Changes k (N, H, A), gains K (N, H, A, S), and the mean of Q_aa's diagonal (N, A).
+    """Changes k (N, H, A), gains K (N, H, A, S), and the mean of Q_aa's diagonal (A, N).
 
     ``scale`` is that mean as it was around the plan before, zero where there was none: then the cost's own curvature.
     """
-    h, n, s, _ = model.slopes.shape
-    a = actions.shape[2]
-    own = model.curvature[:, :, s:, s:].diagonal(dim1=2, dim2=3).mean(0)
+    n = actions.shape[0]
+    s, a = model.slopes.shape[1] - 1, actions.shape[2]
+    own = model.cost[:, s + 1 :, s + 1 :].diagonal(dim1=1, dim2=2).mean(0).T
     own = torch.where(scale > 0, scale, own.clamp_min(torch.finfo(own.dtype).tiny))
-    heavier = damping.view(-1, 1) * own
-    low = (box.low.to(actions) - actions).transpose(0, 1)
-    high = (box.high.to(actions) - actions).transpose(0, 1)
-    v, value = model.end_gradient.unsqueeze(2), model.end_curvature
-    pulls, gains, diagonals = [], [], []
-    for t in range(h - 1, -1, -1):
-        slopes = model.slopes[t]
-        q = torch.baddbmm(model.curvature[t], slopes.mT, value @ slopes)
-        g = torch.baddbmm(model.gradient[t].unsqueeze(2), slopes.mT, v)
-        right = q[:, :, s:]
-        diagonal = right[:, s:].diagonal(dim1=1, dim2=2)
-        solver = _single if a == 1 else _several
-        pull, gain = solver(right[:, s:], heavier, g[:, s:], q[:, s:, :s], low[t], high[t])
-        closed = torch.baddbmm(q[:, :, :s], right, gain)
-        moved = torch.baddbmm(g, right, pull)
-        value = torch.baddbmm(closed[:, :s], gain.mT, closed[:, s:])
-        v = torch.baddbmm(moved[:, :s], gain.mT, moved[:, s:])
-        pulls.append(pull.squeeze(2))
-        gains.append(gain)
-        diagonals.append(diagonal)
-    scale = torch.stack(diagonals).mean(0)
-    return torch.stack(pulls[::-1], 1), torch.stack(gains[::-1], 1), scale
+    heavier = damping * own
+    centre = actions.permute(1, 2, 0)
+    low = box.low.to(actions).view(-1, 1) - centre
+    high = box.high.to(actions).view(-1, 1) - centre
+    value, solver = model.end, _single if a == 1 else _several
+    laws, diagonals = [], []
+    steps = zip(*(x.flip(0).unbind(0) for x in (model.slopes, model.cost, low, high)), strict=True)
+    for slopes, cost, down, up in steps:
+        q = times(slopes.transpose(0, 1), times(value, slopes)).add_(cost)
+        state, action = q[:, : s + 1], q[:, s + 1 :]
+        law = solver(action[s + 1 :], heavier, state[s + 1 :], down, up)  # (A, S + 1, N): gains, then change
+        closed = state + times(action, law)
+        value = closed[: s + 1] + times(law.transpose(0, 1), closed[s + 1 :])
+        laws.append(law)
+        diagonals.append(action[s + 1 :])
+    scale = torch.stack(diagonals).mean(0).diagonal(dim1=0, dim2=1).T
+    whole = torch.stack(laws[::-1]).permute(3, 0, 1, 2)  # (N, H, A, S + 1)
+    return whole[..., s].contiguous(), whole[..., :s].contiguous(), scale.reshape(a, n)
 
 
-def _single(
-    q: Tensor, heavier: Tensor, g: Tensor, cross: Tensor, low: Tensor, high: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The box problem of one action: the minimum, clipped."""
-    inverse = -1 / (q + heavier.unsqueeze(2))
-    free = inverse * g
-    pull = torch.minimum(torch.maximum(free, low.unsqueeze(2)), high.unsqueeze(2))
-    return pull, (inverse * (pull == free)) * cross
+def _single(q: Tensor, heavier: Tensor, cross: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The box problem of one action: the minimum, clipped; an action at its end has no gains."""
+    law = cross / -(q[0] + heavier)
+    free = law[:, -1]
+    pull = torch.minimum(torch.maximum(free, low), high)
+    law = law * (pull == free).unsqueeze(1)
+    law[:, -1] = pull
+    return law
 
 
-def _several(
-    q: Tensor, heavier: Tensor, g: Tensor, cross: Tensor, low: Tensor, high: Tensor
-) -> tuple[Tensor, Tensor]:
+def _several(q: Tensor, heavier: Tensor, cross: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The box problem of several actions, by projected Newton steps on those that are free."""
-    q, g = q + torch.diag_embed(heavier), g.squeeze(2)
+    q, cross = q.permute(2, 0, 1) + torch.diag_embed(heavier.T), cross.permute(2, 0, 1)
+    g, low, high = cross[..., -1], low.T, high.T
     eye = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)
     pull = torch.minimum(torch.maximum(torch.zeros_like(g), low), high)
     for _ in range(SWEEPS):
@@ -187,5 +196,5 @@ def _several(
         inner = torch.where(free.unsqueeze(1) & free.unsqueeze(2), q, eye)
         move = torch.linalg.solve_ex(inner, (slope * free).unsqueeze(2)).result.squeeze(2)
         pull = torch.minimum(torch.maximum(pull - move, low), high)
-    gain = -torch.linalg.solve_ex(inner, cross * free.unsqueeze(2)).result
-    return pull.unsqueeze(2), gain
+    gain = -torch.linalg.solve_ex(inner, cross[..., :-1] * free.unsqueeze(2)).result
+    return torch.cat([gain, pull.unsqueeze(2)], 2).permute(1, 2, 0)
