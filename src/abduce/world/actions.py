@@ -6,7 +6,7 @@ A category is a row of zeros with a single one, (..., n), so that models of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Box:
 
     low: Tensor
     high: Tensor
+    choices: ClassVar[int] = 0  # actions are numbers
 
     @classmethod
     def of(cls, low: Any, high: Any) -> Box:
@@ -89,6 +90,24 @@ class Categories:
 
     def __post_init__(self) -> None:
         check_count("size", self.size)
+
+    @property
+    def choices(self) -> int:
+        """How many there are to choose among."""
+        return self.size
+
+    def clip(self, action: Tensor) -> Tensor:
+        """Rows as they are."""
+        return action
+
+    def check(self, action: Tensor, name: str = "actions") -> None:
+        """Refuse rows that are not zeros with a single one."""
+        wrong = ((action != 0) & (action != 1)).any(-1) | (action.sum(-1) != 1)
+        if bool(wrong.any()):
+            worst = action[wrong][0].tolist()
+            raise ValueError(
+                f"{name} must choose one of {self.size}, a row of zeros with a single one, got {worst}"
+            )
 
     def rows(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Rows (..., size) of categories (...,)."""

@@ -107,7 +107,9 @@ def _ratios(model: Transition, blocks: Sequence[Episode], steps: int, seed: int)
     low, high = torch.quantile(found, torch.tensor([0.5 - LEVEL / 2, 0.5 + LEVEL / 2]).to(found), dim=0)
     tiny = 1e-9 * (1 + centre.abs())
     gap = states[:, -1] - centre
-    return [torch.where(gap > 0, gap / (high - centre).clamp_min(tiny), -gap / (centre - low).clamp_min(tiny))]
+    return [
+        torch.where(gap > 0, gap / (high - centre).clamp_min(tiny), -gap / (centre - low).clamp_min(tiny))
+    ]
 
 
 def coverage(

@@ -17,7 +17,6 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.world.calibration import HORIZONS, Calibration, calibrate, windows
-from abduce.world.ensemble import Ensemble
 from abduce.world.ensemble_fit import EnsembleTraining, bootstraps, fit_ensemble
 from abduce.world.episodes import Episode, Transitions, complete, transitions
 from abduce.world.linear_gaussian import LinearGaussian

@@ -105,9 +105,7 @@ class Problem:
         if not self.draws:
             return plans.cost
         box = self.space if isinstance(self.space, Box) else None
-        states, taken = drawn(
-            self.transition, self.start, plans.actions, self.draws, self.random, plans, box
-        )
+        states, taken = drawn(self.transition, self.start, plans.actions, self.draws, self.random, plans, box)
         return total(self.cost, states, taken).mean(0)
 
     @property

@@ -1,0 +1,26 @@
+"""Planners by the names that ``method`` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from abduce.world.actions import Box, Categories
+from abduce.world.planners.ilqr import ILQR
+from abduce.world.planners.planner import Planner
+from abduce.world.planners.screened import Screened
+
+METHODS: dict[str, type[Planner]] = {"auto": Screened, "screened": Screened, "ilqr": ILQR}
+
+
+def planner_of(method: str, space: Box | Categories, **settings: Any) -> Planner:
+    """The planner of a name; ``settings`` are its own, as ``iterations``.
+
+    >>> planner_of("ilqr", Box.of(-1, 1), iterations=3).iterations
+    3
+    """
+    made = METHODS[method]
+    own = sorted(made.__dataclass_fields__)  # pyright: ignore[reportAttributeAccessIssue]
+    unknown = sorted(set(settings) - set(own))
+    if unknown:
+        raise ValueError(f"method {method!r} has no setting {unknown[0]!r}; it has {own}")
+    return made(**settings)
