@@ -15,34 +15,40 @@ from torch import Generator
 
 from abduce.checks import check_choice, check_count, check_number
 from abduce.estimators.world_model import WorldModel
+from abduce.world.actions import Box, Categories
 from abduce.world.costs import Cost
 from abduce.world.environments import Interface, interface_of, make, makers
+from abduce.world.episodes import Episode
 from abduce.world.planners.methods import METHODS, planner_of
 from abduce.world.planners.noise import sequences
 from abduce.world.planners.planner import solve
 from abduce.world.recorder import Recorder
 
 COLOUR = 64  # steps of one sequence of random actions
+SHAKE = 0.5  # of half the box, at most: noise on random actions
+HELD = 4  # steps that one of several actions is held
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What an agent came to from many starts: the environment's ``returns`` and the agent's ``costs`` (n,), ``lengths`` of the
-    episodes in steps, ``terminated`` whether the environment ended them, and milliseconds of thought an action, ``ms``."""
+    episodes in steps, ``terminated`` whether the environment ended them, the ``episodes`` themselves, and milliseconds of
+    thought an action, ``ms``."""
 
     seeds: np.ndarray
     returns: np.ndarray
     costs: np.ndarray
     lengths: np.ndarray
     terminated: np.ndarray
+    episodes: list[Episode]
     ms: float
 
 
 class Agent(BaseEstimator):
     """Acts in a world by planning in its model of it: predict, plan, act, and plan again from what came.
 
-    The objective is immutable: a callable that the agent asks for values and slopes, and neither fits nor edits.  Rewards of an
-    environment are reported by :meth:`evaluate` and read nowhere else.
+    The objective is immutable: a callable that the agent asks for values and slopes, and neither fits nor edits.  Rewards of
+    an environment are reported by :meth:`evaluate` and read nowhere else.
 
     Parameters
     ----------
@@ -53,8 +59,8 @@ class Agent(BaseEstimator):
     horizon : int
         Steps that are planned ahead; they should cover the whole manoeuvre.
     until : int or None
-        Where given, the horizon ends at that step of the episode, and is shorter at each step, down to ``least``: for goals that
-        are to be reached by a time, which a horizon that recedes puts off for ever.
+        Where given, the horizon ends at that step of the episode, and is shorter at each step, down to ``least``: for goals
+        that are to be reached by a time, which a horizon that recedes puts off for ever.
     method, settings
         The planner, as :meth:`WorldModel.plan` takes them.
     draws : int
@@ -113,6 +119,7 @@ class Agent(BaseEstimator):
     def reset(self) -> None:
         """Forget the plan and what was observed: an episode begins."""
         self._memory: Any = None
+        self._random = self._generator()
         self._past: list[np.ndarray] = []
         self._step = 0
 
@@ -136,8 +143,6 @@ class Agent(BaseEstimator):
         start, alone = self.world.start(asked)
         problem = self.world.problem(start, cost, self._ahead(), int(self.draws))
         planner = planner_of(self.method, self.world.space_, **(self.settings or {}))
-        if self._memory is None:
-            self._random = self._generator()
         plans, self._memory, _ = solve(planner, problem, self._random, self._memory)
         self._step += 1
         action = self.world.actions_out(plans.actions[:, 0])
@@ -154,14 +159,16 @@ class Agent(BaseEstimator):
 
     # ------------------------------------------------------------------ learn
 
-    def learn(self, env, steps: int = 400, seed: int | None = None) -> Agent:
-        """Act in an environment for ``steps`` calls of its ``step``, and learn the world from them.
+    def learn(self, env, steps: int = 400, episodes: int | None = None, seed: int | None = None) -> Agent:
+        """Act in an environment for ``steps`` calls of its ``step``, or so many ``episodes``, and learn the world from them.
 
         The first ``explore`` actions are random, then planned; the model is fitted again every ``refit`` steps, and at the end
         with its intervals.  ``seed`` is that of the environment's first reset.
         """
         self._check_arguments()
         check_count("steps", steps)
+        if episodes is not None:
+            check_count("episodes", episodes)
         recorder = env if type(env) is Recorder else Recorder(make(env))
         if recorder.copies:
             raise ValueError("learn takes one environment; record a vector of them, and fit the world to it")
@@ -170,7 +177,7 @@ class Agent(BaseEstimator):
         observation, _ = recorder.reset(seed=int(rng.integers(2**31 - 1)) if seed is None else seed)
         self.reset()
         self.returns_, total = [], 0.0
-        tried = np.zeros(0)
+        tried, used = np.zeros(0), COLOUR
         generator = self._generator(1)
         for step in range(int(steps)):
             since = step - int(self.explore)
@@ -178,17 +185,19 @@ class Agent(BaseEstimator):
                 self._fit(recorder, False, step, int(steps))
             self._show("explore" if since < 0 else "act", step, int(steps))
             if since < 0:
-                if step % COLOUR == 0:
-                    tried = _random_actions(face, generator)
-                chosen = tried[step % COLOUR]
+                if used == COLOUR:
+                    tried, used = _random_actions(face.space, generator), 0
+                chosen, used = tried[used], used + 1
             else:
                 chosen = self.act(np.asarray(observation, dtype=np.float64).ravel())
             observation, reward, terminated, truncated, _ = recorder.step(face.action(chosen))
             total += float(reward)
             if terminated or truncated:
                 self.returns_.append((step + 1, total))
+                if len(self.returns_) == episodes:
+                    break
                 observation, _ = recorder.reset()
-                total = 0.0
+                total, used = 0.0, COLOUR
                 self.reset()
         self._fit(recorder, True, int(steps), int(steps))
         self.experience_ = recorder
@@ -198,7 +207,8 @@ class Agent(BaseEstimator):
     def _fit(self, recorder: Recorder, judged: bool, step: int, steps: int) -> None:
         """Fit the world again; the plan goes on from where it was, in the new model."""
         self._show("fit", step, steps)
-        self.world = clone(self.world).fit(recorder, judged=judged)
+        anew: WorldModel = clone(self.world)  # pyright: ignore[reportAssignmentType]
+        self.world = anew.fit(recorder, judged=judged)
 
     def _show(self, stage: str, step: int, steps: int) -> None:
         if self.callback is not None:
@@ -233,19 +243,21 @@ class Agent(BaseEstimator):
                 one.close()
         self.reset()
         columns = [np.concatenate(c) for c in zip(*(p[:4] for p in parts), strict=True)]
-        ms = 1000 * sum(p[4] for p in parts) / max(1, int(columns[2].sum()))
-        return Evaluation(np.asarray(chosen), *columns, ms=ms)
+        went = [e for p in parts for e in p[4]]
+        ms = 1000 * sum(p[5] for p in parts) / max(1, int(columns[2].sum()))
+        return Evaluation(np.asarray(chosen), *columns, episodes=went, ms=ms)
 
     def _run(
         self, envs: list[Any], seeds: list[int], cost: Cost, steps: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-        """Returns, costs, lengths and terminations of one episode in each environment, and seconds of thought."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Episode], float]:
+        """Returns, costs, lengths and terminations of one episode in each environment, these, and seconds of thought."""
         n, face = len(envs), self._face(envs[0], self.world)
         now = np.stack(
             [np.ravel(e.reset(seed=s)[0]).astype(np.float64) for e, s in zip(envs, seeds, strict=True)]
         )
         returns, costs, lengths = np.zeros(n), np.zeros(n), np.zeros(n, int)
         going, terminated, thought = np.ones(n, bool), np.zeros(n, bool), 0.0
+        seen, done = [now.copy()], []
         self.reset()
         for _ in range(steps):
             begun = time.perf_counter()
@@ -257,26 +269,40 @@ class Agent(BaseEstimator):
                 now[i] = np.ravel(observation)
                 returns[i] += reward
                 terminated[i], going[i] = over, not (over or cut)
+            seen.append(now.copy())
+            done.append(_rows(actions, face))
             lengths += taken
             costs += np.where(taken, _costs(cost, before, actions, now, face), 0.0)
             self._show("evaluate", int(lengths.max()), steps)
             if not going.any():
                 break
-        return returns, costs, lengths, terminated, thought
+        o, a = np.stack(seen, 1), np.stack(done, 1)
+        went = [Episode(o[i, : m + 1], a[i, :m], face.space.choices) for i, m in enumerate(lengths)]
+        return returns, costs, lengths, terminated, went, thought
 
 
 def _costs(
     cost: Cost, before: np.ndarray, actions: np.ndarray, after: np.ndarray, face: Interface
 ) -> np.ndarray:
     """The cost of each transition (n,)."""
-    rows = torch.from_numpy(np.eye(face.space.choices)[actions] if face.space.choices else actions)
+    rows = torch.from_numpy(_rows(actions, face))
     return cost(torch.from_numpy(before), rows, torch.from_numpy(after)).double().numpy()
 
 
-def _random_actions(face: Interface, generator: Generator) -> np.ndarray:
-    """Random actions (64, A), smooth in time; of those that are chosen, each for some steps."""
-    if face.space.choices:
-        picked = torch.randint(face.space.choices, (COLOUR // 4,), generator=generator)
-        return picked.repeat_interleave(4).numpy()
-    index = torch.randint(4, (), generator=generator)
-    return sequences(4, COLOUR, face.space, torch.zeros(1).double(), generator)[index, 0].numpy()
+def _rows(actions: np.ndarray, face: Interface) -> np.ndarray:
+    """Actions as numbers (n, A)."""
+    return np.eye(face.space.choices)[actions] if face.space.choices else actions
+
+
+def _random_actions(space: Box | Categories, generator: Generator) -> np.ndarray:
+    """Random actions (64, A): smooth in time and of any size, with noise besides; of those that are chosen, each for some steps."""
+    match space:
+        case Categories(size):
+            return torch.randint(size, (COLOUR // HELD,), generator=generator).repeat_interleave(HELD).numpy()
+        case Box():
+            index = torch.randint(4, (), generator=generator)  # one of the colours
+            one = sequences(4, COLOUR, space, torch.zeros(1).double(), generator)[index, 0]
+            size, shake = torch.rand(2, generator=generator, dtype=torch.float64)
+            noise = 2 * torch.rand(one.shape, generator=generator, dtype=torch.float64) - 1
+            mixed = space.middle + size * (one - space.middle) + shake * SHAKE * space.half * noise
+            return space.clip(mixed).numpy()

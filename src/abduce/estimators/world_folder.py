@@ -35,6 +35,7 @@ def keep(estimator: Any, folder: str | Path) -> None:
         "linear": linear.config,
         "history": [estimator.history_.steps, estimator.history_.size],
         "choices": space.choices,
+        "told": estimator.told_,
         "errors": estimator.errors_,
         "steps": estimator.steps_,
         "seed": estimator.inference_seed_,
@@ -60,7 +61,7 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     estimator.transition_, estimator.linear_ = model.requires_grad_(False).eval(), linear
     estimator.calibration_ = Calibration(**parts["calibration"])
     estimator.space_ = Categories(body["choices"]) if body["choices"] else Box(**parts["box"])
-    estimator.history_ = History(*body["history"])
+    estimator.history_, estimator.told_ = History(*body["history"]), body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
     estimator.inference_seed_, estimator.n_features_in_ = body["seed"], estimator.history_.size
     return estimator

@@ -39,7 +39,7 @@ class Plan:
     """A plan: ``actions`` (H, A), the ``observations`` (H+1, S) that it expects and their ``cost``.
 
     ``costs`` (iterations,) is the cost as it fell while the plan was refined, ``diagnostics`` what the planner told of its
-    last iteration.  Of several starts everything has a first axis more.  Where actions are choices they are whole numbers (H,).
+    last iteration.  Of several starts everything has a first axis more.  Where actions are choices they are whole numbers.
     """
 
     actions: np.ndarray
@@ -119,7 +119,7 @@ class WorldModel(BaseEstimator):
         self._check_arguments()
         found = episodes(episodes_)
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.space_ = _space(found, episodes_, low, high)
+        self.space_, self.told_ = _space(found, episodes_, low, high)
         self.history_ = History(int(self.history), found[0].observations.shape[1])
         training = EnsembleTraining(
             int(self.members), tuple(self.hidden), int(self.updates), self.learning_rate, self.decay
@@ -143,6 +143,7 @@ class WorldModel(BaseEstimator):
         box = Box.of(low, high)
         made = cls(random_state=0)
         made.inference_seed_, made.space_, made.history_ = 0, box, History(1, int(size))
+        made.told_ = True
         made.transition_ = Equations(function, int(size), box.size, noise)
         made.linear_ = LinearGaussian(int(size), box.size)
         made.calibration_, made.errors_, made.steps_ = Calibration.none(int(size)), {}, 0
@@ -186,7 +187,7 @@ class WorldModel(BaseEstimator):
     def predict_interval(
         self, obs, actions, level: float = 0.9, draws: int = 200, random_state=None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of intervals that hold each observation that follows with the probability ``level``, as ``predict`` has them."""
+        """Ends of intervals that hold each observation that follows with the probability ``level``, shaped as predictions."""
         check_share("level", level)
         found = self.predict(obs, actions, draws, random_state)
         low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2], axis=0)
@@ -210,6 +211,10 @@ class WorldModel(BaseEstimator):
 
         NaN where a blank is in the way, and for the first steps, which have too little ``history``.
         """
+        scores = self._scores(episodes_)
+        return scores[0] if len(scores) == 1 else scores
+
+    def _scores(self, episodes_: Any) -> list[np.ndarray]:
         check_is_fitted(self)
         found = self._episodes(episodes_)
         out = []
@@ -223,19 +228,16 @@ class WorldModel(BaseEstimator):
                         states[:-1], acts, states[1:]
                     ).double()
             out.append(scores)
-        return out[0] if len(out) == 1 else out
+        return out
 
     def anomaly_score(self, episodes_):
         """Surprise: −log p of each step, as ``score_samples`` has it."""
-        scores = self.score_samples(episodes_)
-        return [-s for s in scores] if type(scores) is list else -scores
+        scores = self._scores(episodes_)
+        return -scores[0] if len(scores) == 1 else [-s for s in scores]
 
     def score(self, episodes_, y=None) -> float:
         """Mean log p of a step, nats."""
-        check_is_fitted(self)
-        return float(
-            np.nanmean(np.concatenate([np.atleast_1d(self.score_samples(e)) for e in episodes(episodes_)]))
-        )
+        return float(np.nanmean(np.concatenate(self._scores(episodes_))))
 
     # ------------------------------------------------------------------ plan
 
@@ -252,8 +254,8 @@ class WorldModel(BaseEstimator):
     ) -> Plan:
         """The actions of least cost from ``obs`` (S,), or from each of (N, S).
 
-        ``cost(obs, action, next_obs)`` gives (batch,) of tensors, or is a :class:`~abduce.Goal`; with ``draws`` it is averaged over that many
-        futures with noise and doubt.  ``settings`` go to the planner of the ``method``.
+        ``cost(obs, action, next_obs)`` gives (batch,) of tensors, or is a :class:`~abduce.Goal`; with ``draws`` it is averaged
+        over that many futures with noise and doubt.  ``settings`` go to the planner of the ``method``.
         """
         start, alone = self.start(obs)
         check_choice("method", method, sorted(METHODS))
@@ -363,7 +365,8 @@ class WorldModel(BaseEstimator):
         if not np.isfinite(acts).all():
             raise ValueError("actions must be finite numbers: fill infers those that are blank")
         taken = self._tensor(acts)
-        self.space_.check(taken.double())
+        if self.told_:
+            self.space_.check(taken.double())
         n = max(len(start), len(acts))
         alone = alone and given.ndim == 2
         return start.expand(n, -1), taken.expand(n, -1, -1), alone
@@ -385,12 +388,14 @@ class WorldModel(BaseEstimator):
         world_folder.keep(self, folder)
 
 
-def _space(found: list[Episode], given: Any, low: Any, high: Any) -> Box | Categories:
-    """The actions there are: those told, a recorder's, or what was seen."""
+def _space(found: list[Episode], given: Any, low: Any, high: Any) -> tuple[Box | Categories, bool]:
+    """The actions there are: those told, a recorder's, or what was seen; and whether others are refused, as all but the last
+    say."""
     if found[0].choices:
-        return Categories(found[0].choices)
+        return Categories(found[0].choices), True
     seen = np.concatenate([e.actions for e in found])
     box = vars(given).get("box") if low is None and high is None and "__dict__" in dir(given) else None
+    told = box is not None or (low is not None and high is not None)
     if box is not None:
         low, high = box
     elif low is None or high is None:
@@ -398,9 +403,9 @@ def _space(found: list[Episode], given: Any, low: Any, high: Any) -> Box | Categ
         if not (least < most).all():
             raise ValueError("actions never differ in the episodes: give low and high, or vary them")
         low, high = (least if low is None else low), (most if high is None else high)
-    told = Box.of(low, high)
-    if told.size not in (1, seen.shape[1]):
-        raise ValueError(f"low and high have {told.size} numbers, actions have {seen.shape[1]}")
-    box = Box.of(told.low.expand(seen.shape[1]), told.high.expand(seen.shape[1]))
-    box.check(torch.from_numpy(seen[~np.isnan(seen).any(1)]), "episodes: actions")
-    return box
+    ends = Box.of(low, high)
+    if ends.size not in (1, seen.shape[1]):
+        raise ValueError(f"low and high have {ends.size} numbers, actions have {seen.shape[1]}")
+    space = Box.of(ends.low.expand(seen.shape[1]), ends.high.expand(seen.shape[1]))
+    space.check(torch.from_numpy(seen[~np.isnan(seen).any(1)]), "episodes: actions")
+    return space, told

@@ -4,7 +4,8 @@
 
 Each member's network f_m stands beside the least-squares linear path W z + b, on differences d ⊙ (...) in units of the usual
 step, with one σ an output.  Where data are many the members agree; where they are few they do not, and that is the doubt.
-Means are clamped to the box of the data, since networks go on anyhow beyond it and a planner would find where.
+Means, of each member and on average, are clamped to the box of the data, since networks go on anyhow beyond it and a planner
+would find where.
 
 The Jacobian of the mean is a formula, two products of matrices a member.  Sources: Lakshminarayanan, Pritzel & Blundell 2017
 (arXiv:1612.01474), Chua, Calandra, McAllister & Levine 2018 (arXiv:1805.12114).
@@ -12,7 +13,9 @@ The Jacobian of the mean is a formula, two products of matrices a member.  Sourc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +23,21 @@ from torch import Generator, Tensor, nn
 
 from abduce.distributions.cells import LOG_2PI
 from abduce.world.transitions import Transition
+
+
+class Folded(NamedTuple):
+    """Networks with scales folded in, so that joined states and actions x (N, S+A) go in and states come out.
+
+    Hidden ``weights`` (M, ·, units) and ``biases`` (M, 1, units); ``last`` (M, units, S), ``last_bias`` (M, 1, S); ``path``
+    (S+A, S) and ``offset`` (S,) of the linear path, the state itself included.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    last: Tensor
+    last_bias: Tensor
+    path: Tensor
+    offset: Tensor
 
 
 class Ensemble(Transition):
@@ -46,14 +64,15 @@ class Ensemble(Transition):
         self, observation_size: int, action_size: int, members: int = 5, hidden: Sequence[int] = (64, 64)
     ):
         super().__init__()
+        self._folded = None
         self.observation_size, self.action_size, self.members = observation_size, action_size, members
         s, d = observation_size, observation_size + action_size
-        self.config = {
+        self.config: dict[str, Any] = {
             "observation_size": s, "action_size": action_size, "members": members, "hidden": list(hidden),
         }  # fmt: skip
         sizes = [d, *hidden, s]
         self.weights = nn.ParameterList(
-            torch.randn(members, m, n) * (2 / m) ** 0.5 for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+            torch.randn(members, m, n) * (2 / m) ** 0.5 for m, n in itertools.pairwise(sizes)
         )
         self.biases = nn.ParameterList(torch.zeros(members, 1, n) for n in sizes[1:])
         self.log_sigma = nn.Parameter(torch.full((members, s), -1.0))
@@ -76,20 +95,11 @@ class Ensemble(Transition):
             k: v[members] if v.ndim and k.split(".")[0] in ("weights", "biases", "log_sigma") else v
             for k, v in self.state_dict().items()
         }
-        config = self.config | {"members": len(parts["log_sigma"])}
-        found = Ensemble(**config)
+        found = Ensemble(**(self.config | {"members": len(parts["log_sigma"])}))
         found.load_state_dict(parts)
         return found.requires_grad_(False).eval()
 
     # ------------------------------------------------------------------ means
-
-    def inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """z of the networks, (N, S+A), of states and actions with any leading axes."""
-        lead = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
-        joined = torch.cat([state.expand(*lead, -1), action.expand(*lead, -1)], -1)
-        return ((joined.to(self.scale) - self.centre) / self.scale).flatten(0, -2) if lead else (
-            ((joined.to(self.scale) - self.centre) / self.scale).unsqueeze(0)
-        )  # fmt: skip
 
     def differences(self, z: Tensor) -> Tensor:
         """What each member adds to the state, in units of ``step``, (M, N, S), of inputs z (N, S+A)."""
@@ -98,40 +108,93 @@ class Ensemble(Transition):
             x = F.silu(torch.baddbmm(bias, x, weight))
         return torch.baddbmm(self.biases[-1], x, self.weights[-1]) + (z @ self.path.mT + self.offset)
 
+    def train(self, mode: bool = True) -> Ensemble:
+        """Networks that are trained change, so that what was folded is no longer theirs."""
+        self._folded: Folded | None = None
+        super().train(mode)
+        return self
+
+    @property
+    def folded(self) -> Folded:
+        """The networks as they are asked."""
+        if self._folded is None or self.training:
+            self._folded = self._fold()
+        return self._folded
+
+    def _fold(self) -> Folded:
+        weights, biases = [w.detach() for w in self.weights], [b.detach() for b in self.biases]
+        first = weights[0] / self.scale.unsqueeze(1)
+        bias = biases[0] - (self.centre @ first).unsqueeze(1)
+        path = (self.path * self.step.unsqueeze(1) / self.scale).mT.clone()
+        offset = self.offset * self.step - self.centre @ path
+        path[: self.observation_size] += torch.eye(self.observation_size)
+        last = weights[-1] * self.step
+        return Folded(
+            [first, *weights[1:-1]], [bias, *biases[1:-1]], last, biases[-1] * self.step, path, offset
+        )  # fmt: skip
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The last layer's units of each member, (M, N, units), of joined states and actions (N, S+A)."""
+        at = self.folded
+        y = x.expand(self.members, *x.shape)
+        for weight, bias in zip(at.weights, at.biases, strict=True):
+            y = F.silu(torch.baddbmm(bias, y, weight))
+        return y
+
+    def _joined(self, state: Tensor, action: Tensor) -> tuple[Tensor, torch.Size]:
+        """States and actions side by side, (N, S+A), and their leading axes."""
+        lead = state.shape[:-1]
+        if action.shape[:-1] != lead:
+            lead = torch.broadcast_shapes(lead, action.shape[:-1])
+            state, action = state.expand(*lead, -1), action.expand(*lead, -1)
+        joined = torch.cat([state, action], -1)
+        return joined.to(self.scale).reshape(-1, joined.shape[-1]), lead
+
     def means(self, state: Tensor, action: Tensor) -> Tensor:
         """Each member's mean of the next state, (M, ..., S)."""
-        lead = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
-        moved = self.differences(self.inputs(state, action)) * self.step
-        out = state.to(moved) + moved.view(self.members, *lead, self.observation_size)
-        return out.clamp(self.low, self.high).to(state)
+        x, lead = self._joined(state, action)
+        at = self.folded
+        moved = torch.baddbmm(at.last_bias, self._hidden(x), at.last) + torch.addmm(at.offset, x, at.path)
+        return moved.clamp(self.low, self.high).view(self.members, *lead, -1).to(state)
 
     def mean(self, state: Tensor, action: Tensor, member: Tensor | None = None) -> Tensor:
-        found = self.means(state, action)
-        if member is None:
-            return found.mean(0)
-        chosen = member.expand(found.shape[1:-1])[None, ..., None].expand(1, *found.shape[1:])
-        return found.gather(0, chosen).squeeze(0)
+        if member is not None:
+            found = self.means(state, action)
+            chosen = member.expand(found.shape[1:-1])[None, ..., None].expand(1, *found.shape[1:])
+            return found.gather(0, chosen).squeeze(0)
+        x, lead = self._joined(state, action)
+        return self._average(x, self._hidden(x)).clamp(self.low, self.high).view(*lead, -1).to(state)
+
+    def _average(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Where the members lead on average, (N, S), not clamped."""
+        at = self.folded
+        side = hidden.transpose(0, 1).reshape(len(x), -1)
+        flat = at.last.flatten(0, 1) / self.members
+        return torch.addmm(torch.addmm(at.offset + at.last_bias.mean((0, 1)), x, at.path), side, flat)
 
     def jacobian(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        lead = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
-        z = self.inputs(state, action)
-        x = z.expand(self.members, *z.shape)
-        slopes: Tensor | None = None  # d (hidden) / d z, (M, N, S+A, hidden)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            h = torch.baddbmm(bias, x, weight)
+        x, lead = self._joined(state, action)
+        at = self.folded
+        (n, d), s = x.shape, self.observation_size
+        y = x.expand(self.members, *x.shape)
+        slopes: Tensor | None = None  # of units in inputs, (M, N, S+A, units)
+        for weight, bias in zip(at.weights, at.biases, strict=True):
+            h = torch.baddbmm(bias, y, weight)
             gate = torch.sigmoid(h)
-            slope = gate * (1 + h * (1 - gate))
-            through = weight.unsqueeze(1) if slopes is None else slopes @ weight.unsqueeze(1)
-            slopes, x = through * slope.unsqueeze(2), h * gate
-        last = self.weights[-1].unsqueeze(1)
-        out = (last if slopes is None else slopes @ last).expand(self.members, len(z), -1, -1)
-        moved = torch.baddbmm(self.biases[-1], x, self.weights[-1]) + (z @ self.path.mT + self.offset)
-        after = state.to(moved).expand(*lead, -1).reshape(len(z), -1) + moved * self.step
-        inside = ((after > self.low) & (after < self.high)).to(z)  # (M, N, S)
-        total = (out.mT + self.path) * self.step.unsqueeze(1) / self.scale
-        s = self.observation_size
-        total[..., :s] += torch.eye(s, dtype=z.dtype, device=z.device)
-        total = (total * inside.unsqueeze(-1)).mean(0).view(*lead, s, -1).to(state)
+            y = h * gate
+            slope = (gate + y * (1 - gate)).unsqueeze(2)
+            through = (
+                weight.unsqueeze(1)
+                if slopes is None
+                else (slopes.flatten(1, 2) @ weight).unflatten(1, (n, d))
+            )
+            slopes = through * slope
+        total = at.path.expand(n, -1, -1)
+        if slopes is not None:
+            total = total + (slopes.flatten(1, 2) @ at.last).mean(0).unflatten(0, (n, d))
+        after = self._average(x, y)
+        inside = ((after > self.low) & (after < self.high)).to(total)
+        total = (total.mT * inside.unsqueeze(2)).view(*lead, s, d).to(state)
         return total[..., :s], total[..., s:]
 
     # ------------------------------------------------------------------ doubt and noise
@@ -139,7 +202,7 @@ class Ensemble(Transition):
     def moments(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         found = self.means(state, action)
         doubt = found.var(0, correction=0)
-        return found.mean(0), (doubt + self.sigma.square().mean(0).to(found)).sqrt()
+        return self.mean(state, action), (doubt + self.sigma.square().mean(0).to(found)).sqrt()
 
     def disagreement(self, state: Tensor, action: Tensor) -> Tensor:
         """Standard deviation of the members' means, (..., S): doubt alone."""

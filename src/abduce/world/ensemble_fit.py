@@ -58,7 +58,8 @@ def fit_ensemble(
     seen = ~steps.after.isnan()
     moved = torch.where(seen, steps.after - steps.state, 0.0)
     scale_inputs(model, steps, moved, seen)
-    z = model.inputs(steps.state, steps.action)
+    joined = torch.cat([steps.state, steps.action], 1).to(model.scale)
+    z = (joined - model.centre) / model.scale
     target = (moved / model.step).to(z)
     n = len(z)
     if weights is None:

@@ -17,7 +17,7 @@ from abduce.world.actions import Box, Categories
 
 @dataclass(frozen=True)
 class Interface:
-    """``observation_size`` numbers come, actions of ``space`` go, in the form that the environment takes: ``shape``, ``dtype``.
+    """``observation_size`` numbers come, actions of ``space`` go, in the ``shape`` and ``dtype`` that the environment takes.
 
     >>> Interface(3, Box.of(-2.0, 2.0), (1,), np.dtype("float32")).action(np.array([0.5]))
     array([0.5], dtype=float32)
@@ -65,15 +65,20 @@ def make(env: Any) -> Any:
     """An environment from its id, from a function that makes one, or as it is."""
     if type(env) is str:
         return _gymnasium().make(env)
-    return env if "reset" in dir(env) else env()
+    return env() if _makes(env) else env
 
 
 def makers(env: Any, count: int) -> list[Callable[[], Any]] | None:
     """Functions that make ``count`` environments alike; None where one cannot be copied."""
-    if type(env) is str or "reset" not in dir(env):
+    if type(env) is str or _makes(env):
         return [lambda: make(env)] * count
     spec = env.spec if "spec" in dir(env) else None
     return None if spec is None else [lambda: _gymnasium().make(spec)] * count
+
+
+def _makes(env: Any) -> bool:
+    """Whether it is a function or a class that makes environments, not one itself."""
+    return isinstance(env, type) or "reset" not in dir(env)
 
 
 def _gymnasium() -> Any:

@@ -7,6 +7,7 @@ Differences of successive observations hold velocities that are not seen.  With 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,7 +35,7 @@ class History:
         """States (..., T − k + 1, k S) of observations (..., T, S) in order of time."""
         count = observations.shape[-2] - self.steps + 1
         parts = [observations[..., self.steps - 1 - j :, :][..., :count, :] for j in range(self.steps)]
-        return torch.cat([parts[0], *(a - b for a, b in zip(parts[:-1], parts[1:], strict=True))], -1)
+        return torch.cat([parts[0], *(a - b for a, b in itertools.pairwise(parts))], -1)
 
     def observed(self, states: Tensor) -> Tensor:
         """The last observation of states."""

@@ -9,6 +9,7 @@ what it filled, :data:`ROUNDS` times; the ensemble does not learn from cells tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -104,7 +105,7 @@ def cut(found: Sequence[Episode]) -> list[Episode]:
         ends = np.linspace(0, len(e), pieces + 1).round().astype(int)
         out += [
             replace(e, observations=e.observations[i : j + 1], actions=e.actions[i:j])
-            for i, j in zip(ends[:-1], ends[1:], strict=True)
+            for i, j in itertools.pairwise(ends)
         ]
     return out
 

@@ -28,7 +28,7 @@ from abduce.world.episodes import Transitions
 from abduce.world.transitions import Transition
 
 FLOOR = 1e-10  # of the variance of noise, in units of that of the states: what is exact still has a density
-RIDGE = 1e-6  # of the prior on coefficients, which scaled inputs have
+RIDGE = 1e-9  # of the prior on coefficients, which scaled inputs have
 
 
 class Trajectories(NamedTuple):
@@ -44,8 +44,8 @@ class Trajectories(NamedTuple):
 
 
 class LinearGaussian(Transition):
-    """``a`` (S, S), ``b`` (S, A), ``c`` (S,), ``noise`` Q (S, S); ``action_mean`` and ``action_covariance`` say what actions are
-    before anything is seen, ``first_mean`` and ``first_covariance`` the first state.
+    """``a`` (S, S), ``b`` (S, A), ``c`` (S,), ``noise`` Q (S, S); ``action_mean`` and ``action_covariance`` say what actions
+    are before anything is seen, ``first_mean`` and ``first_covariance`` the first state.
 
     >>> world = LinearGaussian(1, 1)
     >>> world = world.load(a=torch.eye(1), b=torch.eye(1), noise=torch.zeros(1, 1))
