@@ -57,7 +57,9 @@ class ILQR(Planner):
     def carried(self, problem: Problem, plans: Plans) -> IlqrState:
         """Start from plans."""
         if plans.gains is None:
-            plans = plans._replace(gains=plans.actions.new_zeros(*plans.actions.shape, problem.start.shape[1]))
+            plans = plans._replace(
+                gains=plans.actions.new_zeros(*plans.actions.shape, problem.start.shape[1])
+            )
         damping = torch.full_like(plans.cost, self.damping)
         return IlqrState(plans, damping, torch.zeros_like(plans.actions[:, 0].T))
 

@@ -105,9 +105,7 @@ class Problem:
         if not self.draws:
             return plans.cost
         box = self.space if isinstance(self.space, Box) else None
-        states, taken = drawn(
-            self.transition, self.start, plans.actions, self.draws, self.random, plans, box
-        )
+        states, taken = drawn(self.transition, self.start, plans.actions, self.draws, self.random, plans, box)
         return total(self.cost, states, taken).mean(0)
 
     @property
@@ -161,15 +159,15 @@ def solve(
     return planner.plans(problem, state), state, told
 
 
-def moved_on(plans: Plans, horizon: int, fill: Tensor) -> Plans:
-    """Plans without their first step, cut or lengthened to ``horizon`` by the action ``fill`` (A,); states and cost are old."""
-    actions, gains, states = plans.actions[:, 1:], plans.gains, plans.states[:, 1:]
+def moved_on(plans: Plans, horizon: int, fill: Tensor, steps: int = 1) -> Plans:
+    """Plans without their first ``steps``, cut or lengthened to ``horizon`` by the action ``fill`` (A,); the cost is old."""
+    actions, gains, states = plans.actions[:, steps:], plans.gains, plans.states[:, steps:]
     short = horizon - actions.shape[1]
     if short > 0:
         actions = torch.cat([actions, fill.to(actions).expand(len(actions), short, -1)], 1)
         states = torch.cat([states, states[:, -1:].expand(-1, short, -1)], 1)
     if gains is not None:
-        gains = gains[:, 1:]
+        gains = gains[:, steps:]
         if short > 0:
             gains = torch.cat([gains, torch.zeros_like(gains[:, :1]).expand(-1, short, -1, -1)], 1)
         gains = gains[:, :horizon]
