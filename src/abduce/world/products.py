@@ -5,7 +5,6 @@ On a processor, elementwise products of long rows are several times as fast as a
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 AT_ONCE = 2**20  # numbers in a product before it is summed

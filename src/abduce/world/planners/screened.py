@@ -23,15 +23,14 @@ from abduce.world.planners.noise import sequences
 from abduce.world.planners.planner import Planner, Problem, moved_on, rolled_forward
 from abduce.world.rollout import Plans
 
-
 SHARES = (1.0, 2 / 3)  # of the horizon over which sequences are tried
 FIRST = 2  # steps of Gauss-Newton on all survivors
 EIGHTH = 8
 
 
 class ScreenedState(NamedTuple):
-    """Rows (K, B) in one axis of Gauss-Newton's state, the number K, the steps taken, and transitions evaluated for a start that
-    no step has told of yet."""
+    """Rows (K, B) in one axis of Gauss-Newton's state, the number K, the steps taken, and transitions evaluated that no
+    step has told of yet, a start."""
 
     inner: IlqrState
     rows: int
