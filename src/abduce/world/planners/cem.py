@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from abduce.world.actions import Box, Categories
 from abduce.world.planners.noise import coloured
-from abduce.world.planners.planner import Planner, Problem
+from abduce.world.planners.planner import Planner, Problem, shifted
 from abduce.world.rollout import Plans
 
 LEAST = 0.01  # deviation in half widths of the box, and probability of a category
@@ -59,8 +59,8 @@ class CEM(Planner):
     def advance(self, problem: Problem, state: Elites, generator: Generator) -> Elites:
         fresh = self.init(problem, generator)
         h, end = problem.horizon, problem.neutral[0, 0]
-        elites, best = (later(x, h, end) for x in (state.elites, state.best))
-        mean = later(state.mean, h, fresh.mean[0, 0])
+        elites, best = (shifted(x, h, end) for x in (state.elites, state.best))
+        mean = shifted(state.mean, h, fresh.mean[0, 0])
         if isinstance(problem.space, Categories):  # what was sure may be wrong a step later
             mean = 0.5 * (mean + fresh.mean)
             return Elites(mean, mean, elites, best, fresh.cost)
@@ -116,10 +116,3 @@ def categories(chances: Tensor, n: int, generator: Generator) -> Tensor:
     u = torch.rand(shape, generator=generator, dtype=torch.float64).to(chances).clamp(1e-7, 1 - 1e-7)
     index = (chances.log() - (-u.log()).log()).argmax(-1)
     return Categories(chances.shape[-1]).rows(index, chances.dtype)
-
-
-def later(x: Tensor, horizon: int, end: Tensor) -> Tensor:
-    """Plans (..., H, A) without their first action, cut or lengthened to the horizon by the action ``end`` (A,)."""
-    x = x[..., 1 : horizon + 1, :]
-    short = horizon - x.shape[-2]
-    return torch.cat([x, end.to(x).expand(*x.shape[:-2], short, -1)], -2)

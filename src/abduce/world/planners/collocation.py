@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from abduce.world.planners.cem import later
 from abduce.world.planners.gradient import adam
 from abduce.world.planners.ilqr import ILQR
 from abduce.world.planners.noise import sequences
-from abduce.world.planners.planner import Planner, Problem
+from abduce.world.planners.planner import Planner, Problem, shifted
 from abduce.world.rollout import Plans, follow, total
 
 
@@ -62,7 +61,7 @@ class Collocation(Planner):
         return self._around(problem, actions.flatten(0, 1), self.candidates * problem.horizon)
 
     def advance(self, problem: Problem, state: Collocated, generator: Generator) -> Collocated:
-        old = later(state.actions, problem.horizon, problem.box.middle)
+        old = shifted(state.actions, problem.horizon, problem.box.middle)
         actions = self._cheapest(problem, old)
         fresh = self.init(problem, generator)
         joined = torch.cat([actions, fresh.actions[: -problem.batch]])

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.world.planners.noise import sequences
-from abduce.world.planners.planner import Planner, Problem, moved_on
+from abduce.world.planners.planner import Planner, Problem, shifted
 from abduce.world.rollout import Plans, drawn, follow, total
 
 BETAS = (0.9, 0.99)
@@ -54,8 +54,7 @@ class Gradient(Planner):
         return self._begin(problem, None, self.candidates, generator)
 
     def advance(self, problem: Problem, state: Descent, generator: Generator) -> Descent:
-        old = Plans(state.best, state.best[:, :1], state.cost)
-        on = moved_on(old, problem.horizon, problem.box.middle).actions
+        on = shifted(state.best, problem.horizon, problem.box.middle)
         return self._begin(problem, on, self.fresh, generator)
 
     def _begin(

@@ -24,9 +24,9 @@ from torch import Generator, Tensor
 
 from abduce.inference.weights import effective_sample_size, expectation
 from abduce.world.actions import Box, Categories
-from abduce.world.planners.cem import LEAST, categories, later
+from abduce.world.planners.cem import LEAST, categories
 from abduce.world.planners.noise import root
-from abduce.world.planners.planner import Planner, Problem
+from abduce.world.planners.planner import Planner, Problem, shifted
 from abduce.world.rollout import Plans
 
 HALVINGS = 25  # of the interval in which log λ is sought
@@ -60,7 +60,7 @@ class MPPI(Planner):
 
     def advance(self, problem: Problem, state: PathIntegral, generator: Generator) -> PathIntegral:
         first = self.init(problem, generator).mean
-        mean = later(state.mean, problem.horizon, first[0, 0])
+        mean = shifted(state.mean, problem.horizon, first[0, 0])
         return PathIntegral(0.5 * (mean + first) if isinstance(problem.space, Categories) else mean)
 
     @torch.no_grad()

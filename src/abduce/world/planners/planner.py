@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from abduce.checks import check_count
 from abduce.world.actions import Box, Categories
 from abduce.world.costs import Cost
-from abduce.world.rollout import Plans, corrected, drawn, follow, priced, total
+from abduce.world.rollout import CELLS, Plans, corrected, drawn, follow, priced, total
 from abduce.world.transitions import Transition
 
 
@@ -93,11 +93,13 @@ class Problem:
         """What plans (K, B, H, A) cost on the mean or on average over draws, (K, B)."""
         if not self.draws:
             return priced(self.transition, self.cost, self.start, actions)
-        found = []
-        for some in actions:
-            states, taken = drawn(self.transition, self.start, some, self.draws, self.random)
+        each = self.batch * self.horizon * self.draws * self.start.shape[1]
+        generator, found = self.random, []
+        for some in actions.split(max(1, CELLS // each)):
+            some = some.expand(-1, self.batch, -1, -1)
+            states, taken = drawn(self.transition, self.start, some, self.draws, generator)
             found.append(total(self.cost, states, taken).mean(0))
-        return torch.stack(found)
+        return torch.cat(found)
 
     @torch.no_grad()
     def judged(self, plans: Plans) -> Tensor:
@@ -157,6 +159,13 @@ def solve(
         state, info = planner.step(problem, state, generator)
         told.append(info)
     return planner.plans(problem, state), state, told
+
+
+def shifted(x: Tensor, horizon: int, end: Tensor) -> Tensor:
+    """Plans (..., H, A) without their first action, cut or lengthened to the horizon by the action ``end`` (A,)."""
+    x = x[..., 1 : horizon + 1, :]
+    short = horizon - x.shape[-2]
+    return torch.cat([x, end.to(x).expand(*x.shape[:-2], short, -1)], -2)
 
 
 def moved_on(plans: Plans, horizon: int, fill: Tensor, steps: int = 1) -> Plans:

@@ -1,7 +1,7 @@
 """The planner of method "auto": many coloured sequences are tried, and the best made better by Gauss-Newton.
 
 At first ``candidates`` sequences are rolled out, half of them over the whole horizon and half over its first two thirds; the
-cheapest ``survivors`` of each half take two steps of batched box-iLQR, and the best sixteenth of these go on over the
+cheapest ``survivors`` of each half take two steps of batched box-iLQR, and the best eighth of these go on over the
 whole horizon, the better ones for longer, until ``kept`` are left.  The shorter half is for plans that arrive early: of random
 sequences hardly one stays where it should once it is there, so that over the whole horizon these would be the first to go.
 
@@ -25,7 +25,7 @@ from abduce.world.rollout import Plans
 
 SHARES = (1.0, 2 / 3)  # of the horizon over which sequences are tried
 FIRST = 2  # steps of Gauss-Newton on all survivors
-LEFT = 16  # one in so many of them goes on
+LEFT = 8  # one in so many of them goes on
 
 
 class ScreenedState(NamedTuple):
