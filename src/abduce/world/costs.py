@@ -4,7 +4,7 @@ The total cost of a rollout s_0, a_0, s_1, ..., s_H is Σ_t cost(s_t, a_t, s_{t+
 (batch, S), (batch, A), (batch, S) and give (batch,); those that are torch operations have gradients.
 
 Where a cost is a sum of squares, its ``residuals`` r (batch, R) with cost = |r|² make a convex quadratic from first
-derivatives alone (Gauss-Newton): gradient 2 Jᵀr, curvature 2 JᵀJ.  Without them the curvature is the positive part of the second
+derivatives alone (Gauss-Newton): gradient 2 Jᵀr, curvature 2 JᵀJ.  Without them it is the positive part of the second
 derivatives: negative eigenvalues are set to zero.
 """
 

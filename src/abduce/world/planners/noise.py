@@ -42,6 +42,21 @@ def coloured(n: int, horizon: int, size: int, beta: float, generator: Generator)
     return (whole / (2 * power.sum()).sqrt()).transpose(1, 2)
 
 
+def root(horizon: int, beta: float) -> Tensor:
+    """Lower root L (horizon, horizon) of the covariance of coloured sequences, which are L ε.
+
+    >>> root(3, 0.0)
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]], dtype=torch.float64)
+    """
+    cycle = torch.fft.fftfreq(horizon, 1 / horizon, dtype=torch.float64).abs().round()
+    power = cycle.clamp_min(1.0) ** -beta
+    line = torch.fft.ifft(power).real / power.mean()  # covariance over 0, 1, 2, ... steps
+    step = torch.arange(horizon)
+    return torch.linalg.cholesky(line[(step.view(-1, 1) - step).abs()])
+
+
 def sequences(n: int, horizon: int, box: Box, like: Tensor, generator: Generator) -> Tensor:
     """Draw ``n`` plans (n, 1, horizon, A) inside the box, a quarter of each colour."""
     parts = []

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from abduce.checks import check_count
 from abduce.world.actions import Box, Categories
 from abduce.world.costs import Cost
-from abduce.world.rollout import Plans, corrected, drawn, follow, priced, total
+from abduce.world.rollout import CELLS, Plans, corrected, drawn, follow, priced, total
 from abduce.world.transitions import Transition
 
 
@@ -93,11 +93,13 @@ class Problem:
         """What plans (K, B, H, A) cost on the mean or on average over draws, (K, B)."""
         if not self.draws:
             return priced(self.transition, self.cost, self.start, actions)
-        found = []
-        for some in actions:
-            states, taken = drawn(self.transition, self.start, some, self.draws, self.random)
+        each = self.batch * self.horizon * self.draws * self.start.shape[1]
+        generator, found = self.random, []
+        for some in actions.split(max(1, CELLS // each)):
+            some = some.expand(-1, self.batch, -1, -1)
+            states, taken = drawn(self.transition, self.start, some, self.draws, generator)
             found.append(total(self.cost, states, taken).mean(0))
-        return torch.stack(found)
+        return torch.cat(found)
 
     @torch.no_grad()
     def judged(self, plans: Plans) -> Tensor:
@@ -159,15 +161,22 @@ def solve(
     return planner.plans(problem, state), state, told
 
 
-def moved_on(plans: Plans, horizon: int, fill: Tensor) -> Plans:
-    """Plans without their first step, cut or lengthened to ``horizon`` by the action ``fill`` (A,); states and cost are old."""
-    actions, gains, states = plans.actions[:, 1:], plans.gains, plans.states[:, 1:]
+def shifted(x: Tensor, horizon: int, end: Tensor) -> Tensor:
+    """Plans (..., H, A) without their first action, cut or lengthened to the horizon by the action ``end`` (A,)."""
+    x = x[..., 1 : horizon + 1, :]
+    short = horizon - x.shape[-2]
+    return torch.cat([x, end.to(x).expand(*x.shape[:-2], short, -1)], -2)
+
+
+def moved_on(plans: Plans, horizon: int, fill: Tensor, steps: int = 1) -> Plans:
+    """Plans without their first ``steps``, cut or lengthened to ``horizon`` by the action ``fill`` (A,); the cost is old."""
+    actions, gains, states = plans.actions[:, steps:], plans.gains, plans.states[:, steps:]
     short = horizon - actions.shape[1]
     if short > 0:
         actions = torch.cat([actions, fill.to(actions).expand(len(actions), short, -1)], 1)
         states = torch.cat([states, states[:, -1:].expand(-1, short, -1)], 1)
     if gains is not None:
-        gains = gains[:, 1:]
+        gains = gains[:, steps:]
         if short > 0:
             gains = torch.cat([gains, torch.zeros_like(gains[:, :1]).expand(-1, short, -1, -1)], 1)
         gains = gains[:, :horizon]

@@ -1,16 +1,18 @@
 """The planner of method "auto": many coloured sequences are tried, and the best made better by Gauss-Newton.
 
-At first ``candidates`` sequences are rolled out and the best ``survivors`` of each start go on to batched box-iLQR; as they
-come down the better half goes on, and again, until ``kept`` are left.  A step later the best plan is rolled forward by its
-feedback gains, and beside it starts the best of ``fresh`` new sequences.
+At first ``candidates`` sequences are rolled out, half of them over the whole horizon and half over its first two thirds; the
+cheapest ``survivors`` of each half take two steps of batched box-iLQR, and the best eighth of these go on over the
+whole horizon, the better ones for longer, until ``kept`` are left.  The shorter half is for plans that arrive early: of random
+sequences hardly one stays where it should once it is there, so that over the whole horizon these would be the first to go.
 
-Where models are learned and worlds noisy, the plan rolled forward by its gains is what keeps the planner from starting over
-at every step.  The horizon should cover the whole manoeuvre.
+A step later the best plan is rolled forward by its feedback gains, and beside it starts the best of ``fresh`` new sequences.
+Where models are learned and worlds noisy, it is the gains that keep the planner from starting over at every step.  The horizon
+should cover the whole manoeuvre.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,37 +20,56 @@ from torch import Generator, Tensor
 
 from abduce.world.planners.ilqr import ILQR, IlqrState
 from abduce.world.planners.noise import sequences
-from abduce.world.planners.planner import Planner, Problem, rolled_forward
+from abduce.world.planners.planner import Planner, Problem, moved_on, rolled_forward
 from abduce.world.rollout import Plans
+
+SHARES = (1.0, 2 / 3)  # of the horizon over which sequences are tried
+FIRST = 2  # steps of Gauss-Newton on all survivors
+LEFT = 8  # one in so many of them goes on
 
 
 class ScreenedState(NamedTuple):
-    """Rows (K, B) in one axis of Gauss-Newton's state, the number K, and the steps taken since the last halving."""
+    """Rows (K, B) in one axis of Gauss-Newton's state, the number K, the steps taken, and transitions evaluated that no
+    step has told of yet, a start."""
 
     inner: IlqrState
     rows: int
-    since: int
-    evaluated: int  # transitions a start, before the first step
+    steps: int
+    evaluated: int
 
 
 @dataclass(frozen=True)
 class Screened(Planner):
     """Screened starts, then Gauss-Newton."""
 
-    iterations: int = 25
-    later: int = 4
+    iterations: int = 12
+    later: int = 2
     candidates: int = 1000
-    fresh: int = 100
-    survivors: int = 32
+    fresh: int = 64
+    survivors: int = 128
     kept: int = 2
-    halving: int = 4  # steps after which the worse half is left
+    halving: int = 4  # steps after which a quarter goes on
     inner: ILQR = field(default_factory=ILQR)
 
     def init(self, problem: Problem, generator: Generator) -> ScreenedState:
-        actions = self.screen(problem, self.candidates, self.survivors, generator)
-        rows = len(actions)
-        inner = self.inner.around(problem.repeated(rows), actions.flatten(0, 1))
-        return ScreenedState(inner, rows, 0, self.candidates * problem.horizon)
+        found, evaluated = [], 0
+        keep = max(1, self.survivors // LEFT)
+        for share in SHARES:
+            short = replace(problem, horizon=max(1, round(share * problem.horizon)))
+            actions = self.screen(short, self.candidates // len(SHARES), self.survivors, generator)
+            rows = len(actions)
+            many = short.repeated(rows)
+            inner = self.inner.around(many, actions.flatten(0, 1))
+            for _ in range(FIRST):
+                inner, info = self.inner.step(many, inner, generator)
+                evaluated += info["transitions"] * rows
+            evaluated += self.candidates // len(SHARES) * short.horizon
+            best = self._best(short, ScreenedState(inner, rows, 0, 0), min(keep, rows))
+            found.append(moved_on(best.plans, problem.horizon, problem.box.middle, 0).actions)
+        actions = torch.cat(found)
+        rows = len(actions) // problem.batch
+        inner = self.inner.around(problem.repeated(rows), actions)
+        return ScreenedState(inner, rows, 0, evaluated)
 
     def screen(self, problem: Problem, candidates: int, kept: int, generator: Generator) -> Tensor:
         """The cheapest of coloured sequences for each start, (kept, B, H, A)."""
@@ -76,16 +97,16 @@ class Screened(Planner):
     def step(
         self, problem: Problem, state: ScreenedState, generator: Generator
     ) -> tuple[ScreenedState, dict[str, Any]]:
-        rows, since, inner = state.rows, state.since, state.inner
-        if since >= self.halving and rows > self.kept:
-            rows, since = max(self.kept, rows // 2), 0
+        rows, inner = state.rows, state.inner
+        if state.steps and state.steps % self.halving == 0 and rows > self.kept:
+            rows = max(self.kept, rows // 4)
             inner = self._best(problem, state, rows)
         inner, info = self.inner.step(problem.repeated(rows), inner, generator)
         info["transitions"] = info["transitions"] * rows + state.evaluated
         info["cost"] = inner.plans.cost.view(rows, -1).amin(0)
         info["improved"] = info["improved"].view(rows, -1).any(0)
         info["rows"] = rows
-        return ScreenedState(inner, rows, since + 1, 0), info
+        return ScreenedState(inner, rows, state.steps + 1, 0), info
 
     def _best(self, problem: Problem, state: ScreenedState, n: int) -> IlqrState:
         """The ``n`` cheapest plans of each start."""

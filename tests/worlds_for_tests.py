@@ -12,7 +12,7 @@ from abduce.world.equations import Equations
 def double_integrator(dt=0.1):
     """A, B, Q, R, P_H of a mass that is pushed: position and speed."""
     f64 = {"dtype": torch.float64}
-    a, b = torch.tensor([[1.0, dt], [0.0, 1.0]], **f64), torch.tensor([[0.0], [dt]], **f64)
+    a, b = torch.tensor([[1.0, dt], [0.0, 1.0]], **f64), torch.tensor([[dt * dt / 2], [dt]], **f64)
     return a, b, torch.eye(2, **f64), 0.1 * torch.eye(1, **f64), torch.eye(2, **f64)
 
 
