@@ -295,7 +295,7 @@ def _rows(actions: np.ndarray, face: Interface) -> np.ndarray:
 
 
 def _random_actions(space: Box | Categories, generator: Generator) -> np.ndarray:
-    """Random actions (64, A): smooth in time and of any size, with noise besides; of those that are chosen, each for some steps."""
+    """Random actions (64, A): smooth in time, of any size, with noise besides; of several, each is held for some steps."""
     match space:
         case Categories(size):
             return torch.randint(size, (COLOUR // HELD,), generator=generator).repeat_interleave(HELD).numpy()

@@ -1,8 +1,8 @@
 """Calibration of rollouts: by how much their spread is stretched at each horizon, as held-out rollouts say.
 
 Models are fitted without some blocks of the data, and rollouts drawn from every step of these blocks, with the actions that
-were taken.  At a horizon h and for a cell, let c be the draws' mean and l, u the ends of their 90 % interval.  The factor is the
-90 % quantile, over held-out rollouts, of
+were taken.  At a horizon h and for a cell, let c be the draws' mean and l, u the ends of their 90 % interval.  The factor is
+the 90 % quantile, over held-out rollouts, of
 
     (truth − c) / (u − c)   above the mean,     (c − truth) / (c − l)   below it
 

@@ -95,7 +95,9 @@ class Ensemble(Transition):
             k: v[members] if v.ndim and k.split(".")[0] in ("weights", "biases", "log_sigma") else v
             for k, v in self.state_dict().items()
         }
-        found = Ensemble(**(self.config | {"members": len(parts["log_sigma"])}))
+        found = Ensemble(
+            self.observation_size, self.action_size, len(parts["log_sigma"]), self.config["hidden"]
+        )
         found.load_state_dict(parts)
         return found.requires_grad_(False).eval()
 

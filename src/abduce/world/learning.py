@@ -1,7 +1,7 @@
 """Fit a model of the world to episodes: fill their blanks, choose the kind, make its intervals right.
 
-``kind`` is "linear", "ensemble", or "auto": whichever foresees held-out blocks of the data better, up to 25 steps ahead with the
-actions that were taken.  The model that is kept has seen everything.
+``kind`` is "linear", "ensemble", or "auto": whichever foresees held-out blocks of the data better, up to 25 steps ahead with
+the actions that were taken.  The model that is kept has seen everything.
 
 Blanks of states and actions are filled by the linear-Gaussian world that the complete steps fit, and it is fitted again to
 what it filled, :data:`ROUNDS` times; the ensemble does not learn from cells that were blank.
