@@ -1,9 +1,9 @@
 """The planner of method "auto": many coloured sequences are tried, and the best made better by Gauss-Newton.
 
-At first ``candidates`` sequences are rolled out, over the whole horizon, five and four sixths of it, a third each; the cheapest
-``survivors`` of each third take two steps of batched box-iLQR, and the best eighth of these go on over the whole horizon, the
-better ones for longer, until ``kept`` are left.  The shorter ones are for plans that arrive early: of random sequences hardly
-one stays where it should once it is there, so that over the whole horizon these would be the first to go.
+At first ``candidates`` sequences are rolled out, over the whole horizon, five and four sixths of it, a third each; the
+cheapest ``survivors`` of each third take two steps of batched box-iLQR, and the best eighth of these go on over the whole
+horizon, the better ones for longer, until ``kept`` are left.  The shorter ones are for plans that arrive early: of random
+sequences hardly one stays where it should once it is there, so that over the whole horizon these would be the first to go.
 
 A step later the best plan is rolled forward by its feedback gains, and beside it starts the best of ``fresh`` new sequences.
 Where models are learned and worlds noisy, it is the gains that keep the planner from starting over at every step.  The horizon
@@ -86,8 +86,14 @@ class Screened(Planner):
             actions = self.screen(problem, self.fresh, self.kept - 1, generator)
             rows += len(actions)
             new = problem.repeated(len(actions)).plans(actions.flatten(0, 1))
-            gains = plans.gains.new_zeros(len(new.actions), *plans.gains.shape[1:])
-            plans = Plans(*(torch.cat(pair) for pair in zip(plans, new._replace(gains=gains), strict=True)))
+            blank = plans.actions.new_zeros(*new.actions.shape, problem.start.shape[1])
+            gains = blank[: problem.batch] if plans.gains is None else plans.gains
+            plans = Plans(
+                torch.cat([plans.actions, new.actions]),
+                torch.cat([plans.states, new.states]),
+                torch.cat([plans.cost, new.cost]),
+                torch.cat([gains, blank]),
+            )
             evaluated += self.fresh * problem.horizon
         damping = torch.full_like(plans.cost, self.inner.damping)
         damping[: problem.batch] = old.damping.clamp_max(self.inner.damping)
