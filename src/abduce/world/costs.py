@@ -49,8 +49,9 @@ class Cost:
             return cost
         if not callable(cost):
             raise ValueError(f"cost must be a callable cost(obs, action, next_obs) or a Goal, got {cost!r}")
-        parts = (getattr(cost, name, None) for name in ("terminal", "residuals", "terminal_residuals"))
-        return cls(cost, *parts)
+        own: Any = cost
+        parts = (getattr(own, name, None) for name in ("terminal", "residuals", "terminal_residuals"))
+        return cls(own, *parts)
 
     def __call__(self, state: Tensor, action: Tensor, after: Tensor) -> Tensor:
         """Cost of each transition, (...,)."""

@@ -52,7 +52,7 @@ class CEM(Planner):
         best = torch.full_like(neutral[:, 0, 0], torch.inf)
         if isinstance(problem.space, Categories):
             even = torch.full_like(neutral, 1 / problem.space.size)
-            return Elites(even, even, neutral[None, :0].expand(0, *neutral.shape), neutral, best)
+            return Elites(even, even, neutral.new_zeros(0, *neutral.shape), neutral, best)
         spread = problem.space.half.to(neutral).expand_as(neutral)
         return Elites(neutral, spread, neutral.new_zeros(0, *neutral.shape), neutral, best)
 

@@ -122,5 +122,5 @@ def lagrangian(
         gaps = problem.transition.mean(whole[:, :-1], actions) - states
         value = total(problem.cost, whole, actions) + (multipliers * gaps).sum((1, 2))
         value = value + 0.5 * weight * (gaps / unit).square().sum((1, 2))
-        gradients = torch.autograd.grad(value.sum(), (actions, states))
-    return value.detach(), gaps.detach(), gradients
+        by_action, by_state = torch.autograd.grad(value.sum(), (actions, states))
+    return value.detach(), gaps.detach(), (by_action, by_state)

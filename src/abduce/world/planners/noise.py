@@ -62,5 +62,6 @@ def sequences(n: int, horizon: int, box: Box, like: Tensor, generator: Generator
     parts = []
     for i, (beta, deviation) in enumerate(COLOURS):
         share = (n + len(COLOURS) - 1 - i) // len(COLOURS)
-        parts.append(deviation * coloured(share, horizon, box.size, beta, generator))
+        if share:
+            parts.append(deviation * coloured(share, horizon, box.size, beta, generator))
     return box.clip(box.middle + box.half * torch.cat(parts)).unsqueeze(1).to(like)

@@ -1,8 +1,8 @@
 """The planner of method "auto": many coloured sequences are tried, and the best made better by Gauss-Newton.
 
-At first ``candidates`` sequences are rolled out, half of them over the whole horizon and half over its first two thirds; the
-cheapest ``survivors`` of each half take two steps of batched box-iLQR, and the best eighth of these go on over the
-whole horizon, the better ones for longer, until ``kept`` are left.  The shorter half is for plans that arrive early: of random
+At first ``candidates`` sequences are rolled out, over the whole horizon, five and four sixths of it, a third each; the
+cheapest ``survivors`` of each third take two steps of batched box-iLQR, and the best eighth of these go on over the whole
+horizon, the better ones for longer, until ``kept`` are left.  The shorter ones are for plans that arrive early: of random
 sequences hardly one stays where it should once it is there, so that over the whole horizon these would be the first to go.
 
 A step later the best plan is rolled forward by its feedback gains, and beside it starts the best of ``fresh`` new sequences.
@@ -23,9 +23,9 @@ from abduce.world.planners.noise import sequences
 from abduce.world.planners.planner import Planner, Problem, moved_on, rolled_forward
 from abduce.world.rollout import Plans
 
-SHARES = (1.0, 2 / 3)  # of the horizon over which sequences are tried
+SHARES = (1.0, 5 / 6, 2 / 3)  # of the horizon over which sequences are tried
 FIRST = 2  # steps of Gauss-Newton on all survivors
-LEFT = 8  # one in so many of them goes on
+LEFT = 8  # one in so many of them goes on, and at least as many
 
 
 class ScreenedState(NamedTuple):
@@ -46,14 +46,14 @@ class Screened(Planner):
     later: int = 2
     candidates: int = 1000
     fresh: int = 64
-    survivors: int = 128
+    survivors: int = 96
     kept: int = 2
     halving: int = 4  # steps after which a quarter goes on
     inner: ILQR = field(default_factory=ILQR)
 
     def init(self, problem: Problem, generator: Generator) -> ScreenedState:
         found, evaluated = [], 0
-        keep = max(1, self.survivors // LEFT)
+        keep = max(LEFT, self.survivors // LEFT)
         for share in SHARES:
             short = replace(problem, horizon=max(1, round(share * problem.horizon)))
             actions = self.screen(short, self.candidates // len(SHARES), self.survivors, generator)
@@ -86,8 +86,14 @@ class Screened(Planner):
             actions = self.screen(problem, self.fresh, self.kept - 1, generator)
             rows += len(actions)
             new = problem.repeated(len(actions)).plans(actions.flatten(0, 1))
-            gains = plans.gains.new_zeros(len(new.actions), *plans.gains.shape[1:])
-            plans = Plans(*(torch.cat(pair) for pair in zip(plans, new._replace(gains=gains), strict=True)))
+            blank = plans.actions.new_zeros(*new.actions.shape, problem.start.shape[1])
+            gains = blank[: problem.batch] if plans.gains is None else plans.gains
+            plans = Plans(
+                torch.cat([plans.actions, new.actions]),
+                torch.cat([plans.states, new.states]),
+                torch.cat([plans.cost, new.cost]),
+                torch.cat([gains, blank]),
+            )
             evaluated += self.fresh * problem.horizon
         damping = torch.full_like(plans.cost, self.inner.damping)
         damping[: problem.batch] = old.damping.clamp_max(self.inner.damping)
