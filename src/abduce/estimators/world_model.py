@@ -320,11 +320,10 @@ class WorldModel(BaseEstimator):
         states, actions = torch.from_numpy(found.observations)[None], torch.from_numpy(found.actions)[None]
         if self.transition_.exact:
             return self.linear_.fill(states, actions)
-        if self.space_.choices:
-            raise ValueError(
-                "fill takes actions that are numbers where a world is not linear; these are choices"
-            )
-        return smooth(self.transition_, self.linear_, self.space_, states, actions, self.inference_seed_)
+        match self.space_:
+            case Box() as box:
+                return smooth(self.transition_, self.linear_, box, states, actions, self.inference_seed_)
+        raise ValueError("fill takes actions that are numbers where a world is not linear; these are choices")
 
     # ------------------------------------------------------------------ what comes in
 
