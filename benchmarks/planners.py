@@ -300,8 +300,8 @@ def main() -> None:
         climb(report, n, 250 if not args.quick else 60)
     report.remark(
         "Gap: cost of the executed episode less that of dynamic programming from the same start; a grid's policy is not quite "
-        "optimal, so a gap may be negative. Its standard error is over starts. Collocation ends with three steps of iLQR on the true "
-        "rollout, which on linear dynamics find the optimum by themselves."
+        "optimal, so a gap may be negative. Its standard error is over starts. Collocation ends with three steps of iLQR on "
+        "the true rollout, which on linear dynamics find the optimum by themselves."
     )
     report.save()
 
