@@ -228,9 +228,12 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
     task, starts = TASKS[name], range(4 if args.quick else args.starts)
     kept = ROOT / "out" / "benchmarks" / f"{args.name}_{name}_{len(starts)}.json"
     found: dict[str, list[dict[str, Any]]] = {}
-    if args.resume and kept.exists():
+    if (args.resume or args.kept) and kept.exists():
         found = json.loads(kept.read_text())
     report.keep(name, found)
+
+    if args.kept:
+        return rows(task, found)
 
     def missing(title: str, seed: int = 0) -> bool:
         return len(found.get(title, [])) <= seed
@@ -295,6 +298,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--starts", type=int, default=100)
     parser.add_argument("--resume", action="store_true", help="go on from what out/benchmarks holds")
+    parser.add_argument(
+        "--kept", action="store_true", help="tables of what out/benchmarks holds, measuring nothing"
+    )
     parser.add_argument("--name", default="planning", help="of the files that are written")
     args = parse(parser)
     report = Report(args.name, "Planning in learnt worlds", args)

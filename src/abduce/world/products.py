@@ -5,6 +5,7 @@ On a processor, elementwise products of long rows are several times as fast as a
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 AT_ONCE = 2**20  # numbers in a product before it is summed
@@ -29,6 +30,23 @@ def times(x: Tensor, y: Tensor) -> Tensor:
 def apply(x: Tensor, v: Tensor) -> Tensor:
     """Matrices (I, J, N) by vectors (J, N), (I, N)."""
     return (x * v).sum(1)
+
+
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """Positive definite matrices (A, A, N) solved for right sides (A, K, N), by elimination: (A, K, N).
+
+    >>> solved(torch.tensor([[[2.0], [1.0]], [[1.0], [3.0]]]), torch.tensor([[[3.0]], [[4.0]]])).flatten()
+    tensor([1., 1.])
+    """
+    n = len(matrix)
+    work = torch.cat([matrix, right], 1)
+    for i in range(n):
+        row = work[i] / work[i, i]
+        factor = work[:, i].clone()
+        factor[i] = 0.0
+        work = work - factor.unsqueeze(1) * row
+        work[i] = row
+    return work[:, n:]
 
 
 def rows_last(x: Tensor) -> Tensor:

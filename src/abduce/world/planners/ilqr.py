@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from abduce.world.actions import Box
 from abduce.world.planners.planner import Planner, Problem, rolled_forward
-from abduce.world.products import rows_last, times
+from abduce.world.products import apply, rows_last, solved, times
 from abduce.world.rollout import Plans, corrected, total
 
 LEAST, MOST = 1e-8, 1e6  # damping
@@ -186,17 +186,22 @@ def _single(q: Tensor, heavier: Tensor, cross: Tensor, low: Tensor, high: Tensor
 
 
 def _several(q: Tensor, heavier: Tensor, cross: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The box problem of several actions, by projected Newton steps on those that are free."""
-    q, cross = q.permute(2, 0, 1) + torch.diag_embed(heavier.T), cross.permute(2, 0, 1)
-    g, low, high = cross[..., -1], low.T, high.T
-    eye = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)
-    pull = torch.minimum(torch.maximum(torch.zeros_like(g), low), high)
+    """The box problem of several actions: the minimum, or projected Newton steps on the free ones where it lies outside."""
+    eye = torch.eye(len(q), dtype=q.dtype, device=q.device).unsqueeze(2)
+    q = q + eye * heavier
+    law = -solved(q, cross)
+    pull = law[:, -1]
+    if bool(((pull > low) & (pull < high)).all()):
+        return law
+    g = cross[:, -1]
+    pull = torch.minimum(torch.maximum(pull, low), high)
     for _ in range(SWEEPS):
-        slope = g + (q @ pull.unsqueeze(2)).squeeze(2)
+        slope = g + apply(q, pull)
         held = ((pull <= low) & (slope > 0)) | ((pull >= high) & (slope < 0))
         free = ~held
-        inner = torch.where(free.unsqueeze(1) & free.unsqueeze(2), q, eye)
-        move = torch.linalg.solve_ex(inner, (slope * free).unsqueeze(2)).result.squeeze(2)
+        inner = torch.where(free.unsqueeze(0) & free.unsqueeze(1), q, eye)
+        move = solved(inner, (slope * free).unsqueeze(1))[:, 0]
         pull = torch.minimum(torch.maximum(pull - move, low), high)
-    gain = -torch.linalg.solve_ex(inner, cross[..., :-1] * free.unsqueeze(2)).result
-    return torch.cat([gain, pull.unsqueeze(2)], 2).permute(1, 2, 0)
+    law = -solved(inner, cross * free.unsqueeze(1))
+    law[:, -1] = pull
+    return law
