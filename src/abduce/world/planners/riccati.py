@@ -26,11 +26,7 @@ class Regulator(NamedTuple):
     value: Tensor
 
 
-<<<<<<< HEAD
-class LqgFilter(NamedTuple):
-=======
 class KalmanGains(NamedTuple):
->>>>>>> worldA
     """Kalman's ``gains`` L (H + 1, S, Y) and the covariance of its error after y_t, ``spread`` (H + 1, S, S)."""
 
     gains: Tensor
@@ -40,11 +36,7 @@ class KalmanGains(NamedTuple):
 class Lqg(NamedTuple):
     """A filter, a regulator, and the expected ``cost`` of both from a start N(``centre``, ``spread``)."""
 
-<<<<<<< HEAD
-    filter: LqgFilter
-=======
     filter: KalmanGains
->>>>>>> worldA
     regulator: Regulator
     cost: Tensor
 
@@ -67,11 +59,7 @@ def regulator(a: Tensor, b: Tensor, q: Tensor, r: Tensor, end: Tensor, horizon: 
     return Regulator(torch.stack(gains[::-1]), torch.stack(values[::-1]))
 
 
-<<<<<<< HEAD
-def kalman(a: Tensor, c: Tensor, w: Tensor, v: Tensor, first: Tensor, horizon: int) -> LqgFilter:
-=======
 def kalman(a: Tensor, c: Tensor, w: Tensor, v: Tensor, first: Tensor, horizon: int) -> KalmanGains:
->>>>>>> worldA
     """Gains of the filter x̂_t = x̄_t + L_t (y_t − C x̄_t) for t = 0, …, ``horizon`` from the prior covariance ``first``."""
     eye = torch.eye(len(a), dtype=a.dtype)
     ahead, gains, spreads = first, [], []
@@ -82,11 +70,7 @@ def kalman(a: Tensor, c: Tensor, w: Tensor, v: Tensor, first: Tensor, horizon: i
         ahead = a @ spread @ a.mT + w
         gains.append(gain)
         spreads.append(spread)
-<<<<<<< HEAD
-    return LqgFilter(torch.stack(gains), torch.stack(spreads))
-=======
     return KalmanGains(torch.stack(gains), torch.stack(spreads))
->>>>>>> worldA
 
 
 def lqg(
