@@ -314,6 +314,8 @@ def main() -> None:
         f"are 0-{args.starts - 1} for all. Intervals are checked on 20 of the evaluation's own episodes. Milliseconds are "
         "wall-clock, all starts planned side by side."
     )
+    if args.kept:
+        report.remark("Not all has been measured: rows that are not there are still to come.")
     report.save()
 
 
