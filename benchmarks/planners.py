@@ -44,8 +44,8 @@ REMARKS = {
     "lqr": "The planners' budgets are at most 50,000 transitions a plan. Collocation ends with three steps of iLQR on the "
     "true rollout, which here find the optimum by themselves.",
     "pendulum": "Gap: cost of the executed episode less that of dynamic programming from the same start, with its standard "
-    "error over starts; a grid's policy is not quite optimal, so a gap may be negative. The last row has more than three times "
-    "the budget of the others.",
+    "error over starts; a grid's policy is not quite optimal, so a gap may be negative. The last row has more than three "
+    "times the budget of the others.",
     "car": "The return is 100 at the flag less .1 a² a step. The horizon shrinks, because a goal that is always as far ahead "
     "is put off for ever. Gauss-Newton begins from one plan or from screened ones.",
 }
