@@ -124,7 +124,7 @@ def lqr(report: Report, n: int) -> None:
         "gradient (Adam)": Gradient(iterations=50, starts=8, candidates=200),
         "collocation": Collocation(iterations=100, starts=4, candidates=100, penalty=10.0),
         "iLQR": ILQR(iterations=10),
-        "auto: screened iLQR": Screened(candidates=200, survivors=16, iterations=8),
+        "auto: screened iLQR": Screened(candidates=120, survivors=4, iterations=4),
     }
     rows = []
     for size in (2, 4):
