@@ -14,6 +14,7 @@ Needs gymnasium and mujoco (the extra ``world``); SAC is measured where stable-b
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from common import Report, arguments, parse, say, spread
+from common import ROOT, Report, arguments, parse, say, spread, write
 
 from abduce import Agent, Cost, WorldModel
 from abduce.world.calibration import coverage
@@ -122,7 +123,7 @@ TASKS = {
 # ---------------------------------------------------------------- limits and peers
 
 
-def optimum(starts: range, angles: int = 301, speeds: int = 301, torques: int = 31) -> np.ndarray:
+def optimum(starts: range, angles: int = 201, speeds: int = 201, torques: int = 21) -> np.ndarray:
     """Returns of dynamic programming on Pendulum, backward over its 200 steps, values between grid points interpolated; the
     policy is then run on the real environment."""
     theta = torch.linspace(-np.pi, np.pi, angles + 1)[:-1].double()
@@ -225,7 +226,17 @@ def known(task: Task, starts: range) -> dict[str, Any]:
 
 def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
     task, starts = TASKS[name], range(4 if args.quick else args.starts)
+    kept = ROOT / "out" / "benchmarks" / f"{args.name}_{name}_{len(starts)}.json"
     found: dict[str, list[dict[str, Any]]] = {}
+    if (args.resume or args.kept) and kept.exists():
+        found = json.loads(kept.read_text())
+    report.keep(name, found)
+
+    if args.kept:
+        return rows(task, found)
+
+    def missing(title: str, seed: int = 0) -> bool:
+        return len(found.get(title, [])) <= seed
 
     def add(title: str, result: Any) -> None:
         result = result if isinstance(result, dict) else {"returns": list(map(float, result))}
@@ -236,18 +247,21 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
             round(float(np.mean(result["returns"])), 2),
             {k: v for k, v in result.items() if k != "returns"},
         )
-        report.keep(name, found)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write(kept, json.dumps(found))
 
-    add("random actions", at_random(task, starts))
-    if name == "pendulum":
+    if missing("random actions"):
+        add("random actions", at_random(task, starts))
+    if name == "pendulum" and missing("optimum, by dynamic programming"):
         add("optimum, by dynamic programming", optimum(starts, *((61, 61, 9) if args.quick else ())))
-    if task.equations is not None:
+    if task.equations is not None and missing("the same planner, true equations"):
         add("the same planner, true equations", known(task, starts))
     for seed in range(args.seeds):
-        add("abduce Agent", ours(task, seed, starts))
-        if seed == 0 and name != "car":
+        if missing("abduce Agent", seed):
+            add("abduce Agent", ours(task, seed, starts))
+        if seed == 0 and name != "car" and missing("the same, linear-Gaussian model"):
             add("the same, linear-Gaussian model", ours(task, seed, starts, model="linear"))
-        if importlib.util.find_spec("stable_baselines3") and not args.quick and seed < 3:
+        if importlib.util.find_spec("stable_baselines3") and missing("SAC, the same number of steps", seed):
             steps = found["abduce Agent"][-1]["steps"]
             add("SAC, the same number of steps", sac(task, steps, seed, starts))
     return rows(task, found)
@@ -261,7 +275,7 @@ def rows(task: Task, found: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     for title, results in found.items():
         means = [float(np.mean(r["returns"])) for r in results]
         gaps = [] if limit is None else [limit - np.array(r["returns"]) for r in results]
-        held = [r["coverage"] for r in results if "coverage" in r]
+        held = [{int(h): c for h, c in r["coverage"].items()} for r in results if "coverage" in r]
         out.append(
             [
                 f"**{title}**" if title == "abduce Agent" else title,
@@ -283,6 +297,10 @@ def main() -> None:
     parser = arguments(__doc__, seeds=5)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--starts", type=int, default=100)
+    parser.add_argument("--resume", action="store_true", help="go on from what out/benchmarks holds")
+    parser.add_argument(
+        "--kept", action="store_true", help="tables of what out/benchmarks holds, measuring nothing"
+    )
     parser.add_argument("--name", default="planning", help="of the files that are written")
     args = parse(parser)
     report = Report(args.name, "Planning in learnt worlds", args)

@@ -57,6 +57,9 @@ class Spring:
         self.state, self.t = np.array([place + 0.1 * speed, speed]), self.t + 1
         return self.state.astype(np.float32), 0.0, False, self.t >= self.steps, {}
 
+    def close(self):
+        pass
+
 
 @pytest.fixture(scope="module")
 def spring():
@@ -128,6 +131,18 @@ def test_actions_between_a_start_and_a_goal_lead_there(spring):
     copies = spring.fill(way, draws=3, random_state=0)
     assert len(copies) == 3
     assert np.array_equal(copies[0]["observations"][[0, -1]], way["observations"][[0, -1]])
+
+
+def test_in_a_world_that_bends_a_goal_is_reached_and_a_lost_action_found(swing):
+    way = {"observations": np.full((26, 2), NAN), "actions": np.full((25, 1), NAN)}
+    way["observations"][0], way["observations"][-1] = [0.3, 0.0], [-0.3, 0.0]
+    found = swing.fill(way)
+    reached = swing.predict([0.3, 0.0], found["actions"])[-1]
+    assert np.abs(reached - [-0.3, 0.0]).max() < 0.1
+    whole = {k: v[0] for k, v in swings(1, 12, seed=8, noise=0.0).items()}
+    lost = {"observations": whole["observations"], "actions": whole["actions"].copy()}
+    lost["actions"][5] = NAN
+    assert swing.fill(lost)["actions"][5] == pytest.approx(whole["actions"][5], abs=0.15)
 
 
 def test_a_plan_says_what_it_expects(spring):
@@ -216,7 +231,7 @@ def test_an_agent_learns_a_spring_and_holds_it():
         (lambda m: WorldModel(history=0).fit(springs(2, 9)), "history must be an int >= 1"),
         (lambda m: WorldModel().fit(springs(1, 1)), "at least two"),
         (lambda m: WorldModel().fit(springs(2, 9), low=-0.1, high=0.1), r"must lie between \[-0.1\]"),
-        (lambda m: WorldModel().fit({"observations": np.full((9, 2), NAN), "actions": np.eye(8)[:, :1]}), "without blanks"),
+        (lambda m: WorldModel().fit((np.full((9, 2), NAN), np.eye(8)[:, :1])), "without blanks"),
         (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), horizon=0), "horizon must be an int >= 1"),
         (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), method="magic"), "method must be one of"),
         (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), 5, "ilqr", rate=1), "no setting 'rate'"),
@@ -228,7 +243,7 @@ def test_an_agent_learns_a_spring_and_holds_it():
         (lambda m: m.predict([0.0, 0.0], [[3.0]]), "must lie between"),
         (lambda m: m.predict([0.0, 0.0], [[0.1, 0.2]]), r"actions must be \(H, 1\)"),
         (lambda m: m.predict([0.0, 0.0], [[NAN]]), "actions must be finite"),
-        (lambda m: m.score_samples({"observations": np.zeros((4, 3)), "actions": np.zeros((3, 1))}), "observations of 3 numbers"),
+        (lambda m: m.score_samples((np.zeros((4, 3)), np.zeros((3, 1)))), "observations of 3 numbers"),
         (lambda m: Agent(m, Goal([0.0, 0.0])).evaluate("Pendulum-v1", seeds=[0]), "env has observations of 3"),
         (lambda m: Agent(m, Goal([0.0, 0.0]), horizon=0).act([0.0, 0.0]), "horizon must be an int >= 1"),
         (lambda m: Agent(m, Goal([0.0, 0.0])).evaluate(Spring, seeds=[]), "at least one seed"),

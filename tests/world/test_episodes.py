@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from abduce.world.environments import interface_of, make, makers
 from abduce.world.episodes import complete, episodes, transitions
-from abduce.world.history import History
+from abduce.world.history import ObservationHistory
 from abduce.world.recorder import Recorder
 
 RNG = np.random.default_rng(0)
@@ -131,13 +131,13 @@ def test_environments_say_what_they_take():
 
 def test_history_holds_the_last_observations_as_differences():
     o = torch.from_numpy(O[0])
-    states = History(3, 2).states(o)
+    states = ObservationHistory(3, 2).states(o)
     assert states.shape == (4, 6)
     expected = torch.cat([o[4], o[4] - o[3], o[3] - o[2]])
     torch.testing.assert_close(states[2], expected)
-    torch.testing.assert_close(History(3, 2).observed(states), o[2:])
-    [e] = History(2, 2).episodes(episodes(ONE[0]))
+    torch.testing.assert_close(ObservationHistory(3, 2).observed(states), o[2:])
+    [e] = ObservationHistory(2, 2).episodes(episodes(ONE[0]))
     assert e.observations.shape == (5, 4)
     assert np.array_equal(e.actions, A[0][1:])
     with pytest.raises(ValueError, match="history=6"):
-        History(6, 2).episodes(episodes(ONE[0]))
+        ObservationHistory(6, 2).episodes(episodes(ONE[0]))

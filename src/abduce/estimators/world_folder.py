@@ -12,7 +12,7 @@ from abduce.fit import checkpoint
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
 from abduce.world.ensemble import Ensemble
-from abduce.world.history import History
+from abduce.world.history import ObservationHistory
 from abduce.world.linear_gaussian import LinearGaussian
 
 KIND = "world"
@@ -61,7 +61,7 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     estimator.transition_, estimator.linear_ = model.requires_grad_(False).eval(), linear
     estimator.calibration_ = Calibration(**parts["calibration"])
     estimator.space_ = Categories(body["choices"]) if body["choices"] else Box(**parts["box"])
-    estimator.history_, estimator.told_ = History(*body["history"]), body["told"]
+    estimator.history_, estimator.told_ = ObservationHistory(*body["history"]), body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
     estimator.inference_seed_, estimator.n_features_in_ = body["seed"], estimator.history_.size
     return estimator

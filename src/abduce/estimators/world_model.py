@@ -22,12 +22,13 @@ from abduce.world.costs import Cost
 from abduce.world.ensemble_fit import EnsembleTraining
 from abduce.world.episodes import Episode, episodes
 from abduce.world.equations import Equations
-from abduce.world.history import History
+from abduce.world.history import ObservationHistory
 from abduce.world.learning import learn
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.planners.methods import METHODS, planner_of
 from abduce.world.planners.planner import Problem, solve
 from abduce.world.rollout import drawn, follow
+from abduce.world.smoothing import smooth
 from abduce.world.transitions import Transition
 
 KINDS = ("auto", "linear", "ensemble")
@@ -35,7 +36,7 @@ BLOCK = 2**14  # rollouts at once
 
 
 @dataclass(frozen=True)
-class Plan:
+class ActionPlan:
     """A plan: ``actions`` (H, A), the ``observations`` (H+1, S) that it expects and their ``cost``.
 
     ``costs`` (iterations,) is the cost as it fell while the plan was refined, ``diagnostics`` what the planner told of its
@@ -88,7 +89,7 @@ class WorldModel(BaseEstimator):
     linear_: LinearGaussian
     calibration_: Calibration
     space_: Box | Categories
-    history_: History
+    history_: ObservationHistory
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class WorldModel(BaseEstimator):
         found = episodes(episodes_)
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.space_, self.told_ = _space(found, episodes_, low, high)
-        self.history_ = History(int(self.history), found[0].observations.shape[1])
+        self.history_ = ObservationHistory(int(self.history), found[0].observations.shape[1])
         training = EnsembleTraining(
             int(self.members), tuple(self.hidden), int(self.updates), self.learning_rate, self.decay
         )
@@ -142,7 +143,7 @@ class WorldModel(BaseEstimator):
         """
         box = Box.of(low, high)
         made = cls(random_state=0)
-        made.inference_seed_, made.space_, made.history_ = 0, box, History(1, int(size))
+        made.inference_seed_, made.space_, made.history_ = 0, box, ObservationHistory(1, int(size))
         made.told_ = True
         made.transition_ = Equations(function, int(size), box.size, noise)
         made.linear_ = LinearGaussian(int(size), box.size)
@@ -251,7 +252,7 @@ class WorldModel(BaseEstimator):
         draws: int = 0,
         random_state=None,
         **settings,
-    ) -> Plan:
+    ) -> ActionPlan:
         """The actions of least cost from ``obs`` (S,), or from each of (N, S).
 
         ``cost(obs, action, next_obs)`` gives (batch,) of tensors, or is a :class:`~abduce.Goal`; with ``draws`` it is averaged
@@ -270,8 +271,8 @@ class WorldModel(BaseEstimator):
             k: v.double().numpy() if type(v) is Tensor else v for k, v in (told[-1] if told else {}).items()
         }
         if alone:
-            return Plan(actions[0], observations[0], float(value[0]), costs[:, 0], last)
-        return Plan(actions, observations, value, costs, last)
+            return ActionPlan(actions[0], observations[0], float(value[0]), costs[:, 0], last)
+        return ActionPlan(actions, observations, value, costs, last)
 
     def problem(self, start: Tensor, cost: Any, horizon: int, draws: int = 0) -> Problem:
         """What a planner is given: from states (N, S), a cost of observations."""
@@ -297,6 +298,8 @@ class WorldModel(BaseEstimator):
 
         Blank observations are predicted, or inferred from both sides; blank actions are inferred from what they led to:
         between a start and a goal they are a plan.  With ``draws`` a list of so many trajectories that could have been.
+
+        Exact in a linear world, whose actions are not kept in their box; of an ensemble the most probable trajectory.
         """
         check_is_fitted(self)
         [found] = self._episodes(trajectory, "trajectory")
@@ -313,8 +316,14 @@ class WorldModel(BaseEstimator):
         ]
 
     def _filled(self, found: Episode):
+        """Exactly where the world is linear, else the most probable trajectory and the Gaussian around it."""
         states, actions = torch.from_numpy(found.observations)[None], torch.from_numpy(found.actions)[None]
-        return self.linear_.fill(states, actions)
+        if self.transition_.exact:
+            return self.linear_.fill(states, actions)
+        match self.space_:
+            case Box() as box:
+                return smooth(self.transition_, self.linear_, box, states, actions, self.inference_seed_)
+        raise ValueError("fill takes actions that are numbers where a world is not linear; these are choices")
 
     # ------------------------------------------------------------------ what comes in
 

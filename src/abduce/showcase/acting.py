@@ -27,7 +27,7 @@ FRAMES = 8
 
 
 @dataclass(frozen=True)
-class Objective:
+class KnownTask:
     """What is to be achieved in an environment, and how the agent plans for it."""
 
     cost: Cost
@@ -64,8 +64,8 @@ def short(obs: Tensor) -> Tensor:
 FEW = {"candidates": 300, "survivors": 16, "iterations": 20, "fresh": 16, "later": 3}
 LONG = {"candidates": 200, "survivors": 8, "iterations": 15, "fresh": 0, "kept": 1, "later": 1}
 OBJECTIVES = {
-    "Pendulum-v1": Objective(squares(swing_up), {"horizon": 55, "settings": FEW}),
-    "InvertedPendulum-v5": Objective(
+    "Pendulum-v1": KnownTask(squares(swing_up), {"horizon": 55, "settings": FEW}),
+    "InvertedPendulum-v5": KnownTask(
         squares(upright),
         {
             "horizon": 20,
@@ -75,30 +75,30 @@ OBJECTIVES = {
             "settings": {"later": 1, "iterations": 10},
         },
     ),
-    "MountainCarContinuous-v0": Objective(
+    "MountainCarContinuous-v0": KnownTask(
         squares(effort, short),
         {"horizon": 400, "until": 250, "explore": 999, "refit": 250, "settings": LONG},
     ),
 }
 
 
-def objective_of(env: str, goal: Sequence[float] | None, tolerance: float, horizon: int | None) -> Objective:
+def objective_of(env: str, goal: Sequence[float] | None, tolerance: float, horizon: int | None) -> KnownTask:
     """The objective of a known environment, or to come to a goal."""
     if goal is not None:
-        found = Objective(Cost.of(Goal(list(goal), tolerance)), {"horizon": 30})
+        found = KnownTask(Cost.of(Goal(list(goal), tolerance)), {"horizon": 30})
     elif env in OBJECTIVES:
         found = OBJECTIVES[env]
     else:
         raise ValueError(
             f"no objective is known for {env!r}; known are {sorted(OBJECTIVES)}: give the state to come to, --goal 0,0,nan"
         )
-    return found if horizon is None else Objective(found.cost, found.settings | {"horizon": horizon})
+    return found if horizon is None else KnownTask(found.cost, found.settings | {"horizon": horizon})
 
 
 def run(
     output: Path,
     env: str,
-    objective: Objective,
+    objective: KnownTask,
     steps: int = 400,
     episodes: int | None = None,
     starts: int = 10,
@@ -135,7 +135,7 @@ def run(
 
 
 def _sections(
-    agent: Agent, found: Evaluation, env: str, objective: Objective
+    agent: Agent, found: Evaluation, env: str, objective: KnownTask
 ) -> list[report.Picture | report.Table | str]:
     pictures: list[report.Picture | report.Table | str] = []
     if agent.returns_:

@@ -1,4 +1,4 @@
-"""History: what was observed on the last k steps as one state, where one observation does not tell it all.
+"""ObservationHistory: what was observed on the last k steps as one state, where one observation does not tell it all.
 
     s_t = (o_t, o_t − o_{t−1}, ..., o_{t−k+2} − o_{t−k+1})
 
@@ -20,10 +20,10 @@ from abduce.world.episodes import Episode
 
 
 @dataclass(frozen=True)
-class History:
+class ObservationHistory:
     """The last ``steps`` observations of ``size`` numbers each.
 
-    >>> History(2, 1).states(torch.tensor([[0.0], [1.0], [3.0]]))
+    >>> ObservationHistory(2, 1).states(torch.tensor([[0.0], [1.0], [3.0]]))
     tensor([[1., 1.],
             [3., 2.]])
     """

@@ -55,6 +55,7 @@ class LinearGaussian(Transition):
     """
 
     members = 1
+    exact = True
     a: Tensor
     b: Tensor
     c: Tensor

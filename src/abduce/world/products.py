@@ -14,6 +14,7 @@ AT_ONCE = 2**20  # numbers in a product before it is summed
 def times(x: Tensor, y: Tensor) -> Tensor:
     """Matrix products (I, J, N) by (J, K, N), (I, K, N).
 
+    >>> import torch
     >>> x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     >>> torch.allclose(times(x, x.transpose(0, 1))[:, :, 4], x[:, :, 4] @ x[:, :, 4].T)
     True

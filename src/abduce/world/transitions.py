@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,6 +29,7 @@ class Transition(nn.Module, ABC):
     observation_size: int
     action_size: int
     members: int
+    exact: ClassVar[bool] = False  # whether it answers any blanks of a trajectory by itself
 
     @abstractmethod
     def moments(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
