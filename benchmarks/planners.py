@@ -44,8 +44,7 @@ REMARKS = {
     "lqr": "The planners' budgets are at most 50,000 transitions a plan. Collocation ends with three steps of iLQR on the "
     "true rollout, which here find the optimum by themselves.",
     "pendulum": "Gap: cost of the executed episode less that of dynamic programming from the same start, with its standard "
-    "error over starts; a grid's policy is not quite optimal, so a gap may be negative. The last row has more than three times "
-    "the budget of the others.",
+    "error over starts; a grid's policy is not quite optimal, so a gap may be negative.",
     "car": "The return is 100 at the flag less .1 a² a step. The horizon shrinks, because a goal that is always as far ahead "
     "is put off for ever. Gauss-Newton begins from one plan or from screened ones.",
 }
@@ -124,7 +123,7 @@ def lqr(report: Report, n: int) -> None:
         "gradient (Adam)": Gradient(iterations=50, starts=8, candidates=200),
         "collocation": Collocation(iterations=100, starts=4, candidates=100, penalty=10.0),
         "iLQR": ILQR(iterations=10),
-        "auto: screened iLQR": Screened(candidates=200, survivors=16, iterations=8),
+        "auto: screened iLQR": Screened(candidates=120, survivors=4, iterations=4),
     }
     rows = []
     for size in (2, 4):
@@ -242,7 +241,7 @@ def swing(report: Report, n: int, steps: int, over: float) -> None:
         "collocation, 8 starts x 10": (Collocation(later=10, candidates=40), 40),
         "CEM 3x100, coloured": (CEM(iterations=3, later=3, draws=100, colour=2.0), 25),
         "iLQR, one start": (ILQR(later=20), 40),
-        "CEM 5x200, white": (CEM(colour=0.0), 25),
+        "CEM 5x200, white, three times the budget": (CEM(colour=0.0), 25),
     }
     drawn = torch.as_tensor(starts(n, [-math.pi, -1.0], [math.pi, 1.0]), dtype=torch.float32)
     start = torch.stack([drawn[:, 0].cos(), drawn[:, 0].sin(), drawn[:, 1]], 1)
