@@ -9,6 +9,7 @@ from abduce.estimators.adapters import (
     Imputer as Imputer,
     OutlierDetector as OutlierDetector,
 )
+from abduce.estimators.agent import Agent as Agent
 from abduce.estimators.auto import Auto as Auto
 from abduce.estimators.autoencoders import (
     Autoencoder as Autoencoder,
@@ -50,6 +51,7 @@ from abduce.estimators.sparse import (
 from abduce.estimators.steps import Steps as Steps
 from abduce.estimators.text import Text as Text
 from abduce.estimators.vae import VAE as VAE
+from abduce.estimators.world_model import WorldModel as WorldModel
 from abduce.fit.bounds import (
     CIWAE as CIWAE,
     ELBO as ELBO,
@@ -77,5 +79,7 @@ from abduce.inference.energy import (
     LogZ as LogZ,
     NotNormalized as NotNormalized,
 )
+from abduce.world.costs import Cost as Cost, Goal as Goal
+from abduce.world.recorder import Recorder as Recorder
 
 __version__: str

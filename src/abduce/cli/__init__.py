@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from abduce.cli import models, pictures, questions, times  # noqa: F401  (they add their commands)
+from abduce.cli import acting, models, pictures, questions, times  # noqa: F401  (they add their commands)
 from abduce.cli.common import app, options
 
 

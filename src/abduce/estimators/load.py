@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from abduce.data.schema import Schema
-from abduce.estimators import series_folder, text_folder
+from abduce.estimators import series_folder, text_folder, world_folder
 from abduce.estimators.methods import METHODS
 from abduce.estimators.series import Series
 from abduce.estimators.sound import KIND as SOUND
@@ -19,6 +19,7 @@ from abduce.estimators.sound import Sound
 from abduce.estimators.steps import KIND as STEPS
 from abduce.estimators.steps import Steps
 from abduce.estimators.text import Text
+from abduce.estimators.world_model import WorldModel
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
 
@@ -35,6 +36,7 @@ def load(folder: str | Path):
         text_folder.KIND: _text,
         SOUND: Sound._rebuilt,
         STEPS: Steps._rebuilt,
+        world_folder.KIND: _world,
     }
     if (own := others.get(body.get("kind", ""))) is not None:
         with _weights():
@@ -78,6 +80,10 @@ def _series(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Series:
 
 def _text(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Text:
     return text_folder.rebuild(Text, body, tensors)
+
+
+def _world(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> WorldModel:
+    return world_folder.rebuild(WorldModel, body, tensors)
 
 
 def _from_json(value: Any) -> Any:

@@ -31,7 +31,8 @@ BUDGET = 2**24  # numbers of the covariances that one block of series keeps
 
 
 class StateSpace(NamedTuple):
-    """``transition`` A (S, S), ``noise`` Q (S, S), ``first`` P₁ (S, S), and ``spread`` R (F,), variances of what is seen.
+    """``transition`` A (S, S), ``noise`` Q (S, S), ``first`` P₁ (S, S), and ``spread`` R (F,), variances of what is seen;
+    (T, F) where they differ by step.
 
     >>> level = StateSpace(torch.eye(1).double(), torch.eye(1).double(), torch.eye(1).double(), torch.zeros(1).double())
     >>> y = torch.tensor([[[1.0], [0.0], [3.0]]]).double()
@@ -118,10 +119,13 @@ def smoothed(space: StateSpace, y: Tensor, mask: Tensor) -> Smoothed:
     return Smoothed(*(_in_order(list(parts), mask) for parts in zip(*out, strict=True)))
 
 
-def draws(space: StateSpace, y: Tensor, mask: Tensor, n: int, generator: Generator) -> Tensor:
+def draws(
+    space: StateSpace, y: Tensor, mask: Tensor, n: int, generator: Generator, states_alone: bool = False
+) -> Tensor:
     """Draw what would be seen, (n, B, T, F), given series y (B, T, F); observed cells as they are.
 
-    A series drawn from the model plus the smoothed difference between what was seen and the same cells of it.
+    A series drawn from the model plus the smoothed difference between what was seen and the same cells of it.  With
+    ``states_alone`` the states behind the cells are drawn, without the noise of what is seen.
     """
     out = []
     root_q, root_p, deviation = _root(space.noise), _root(space.first), space.spread.sqrt()
@@ -137,12 +141,14 @@ def draws(space: StateSpace, y: Tensor, mask: Tensor, n: int, generator: Generat
             s = s @ space.transition.mT + noise @ root_q.mT
         seen = states[..., :f] + deviation * torch.randn(b, n, t_all, f, generator=generator, dtype=y.dtype)
         gap = torch.where(mask[part].unsqueeze(1), y[part].unsqueeze(1) - seen, 0.0)
+        drawn = states[..., :f].clone() if states_alone else seen
         ahead, pulled, _ = _forward(space, gains, which, gap, mask[part])
         r = None
         for t in reversed(range(t_all)):
             r, _ = _backward(space, gains.gain[t][which], r, pulled[t], mask[part][:, t])
-            seen[:, :, t] += (ahead[t] + r @ gains.ahead[t][which])[..., :f]
-        out.append(torch.where(mask[part].unsqueeze(1), y[part].unsqueeze(1), seen))
+            drawn[:, :, t] += (ahead[t] + r @ gains.ahead[t][which])[..., :f]
+        kept = mask[part].unsqueeze(1) & (not states_alone)
+        out.append(torch.where(kept, y[part].unsqueeze(1), drawn))
     return _in_order(out, mask).transpose(0, 1)
 
 
@@ -194,11 +200,12 @@ def gains_of(space: StateSpace, patterns: Tensor) -> Gains:
     out = Gains([], [], [], [])
     f = patterns.shape[2]
     p = space.first.expand(len(patterns), -1, -1)
+    spread = space.spread.expand(patterns.shape[1], f)
     for t in range(patterns.shape[1]):
         m = patterns[:, t].to(p)
         across = p[:, :, :f] * m.unsqueeze(1)  # cov(s, what is seen)
         inside = across[:, :f] * m.unsqueeze(2)
-        inside = inside + torch.diag_embed(space.spread * m + (1 - m))
+        inside = inside + torch.diag_embed(spread[t] * m + (1 - m))
         root = torch.linalg.cholesky(inside)
         precision = torch.cholesky_inverse(root)
         gain = across @ precision

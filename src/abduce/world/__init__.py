@@ -1,0 +1,1 @@
+"""World models: how states follow from states and actions, and plans that make what follows cheap."""

@@ -1,0 +1,84 @@
+"""ObservationHistory: what was observed on the last k steps as one state, where one observation does not tell it all.
+
+    s_t = (o_t, o_t − o_{t−1}, ..., o_{t−k+2} − o_{t−k+1})
+
+Differences of successive observations hold velocities that are not seen.  With k = 1 the state is the observation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abduce.world.costs import Cost
+from abduce.world.episodes import Episode
+
+
+@dataclass(frozen=True)
+class ObservationHistory:
+    """The last ``steps`` observations of ``size`` numbers each.
+
+    >>> ObservationHistory(2, 1).states(torch.tensor([[0.0], [1.0], [3.0]]))
+    tensor([[1., 1.],
+            [3., 2.]])
+    """
+
+    steps: int
+    size: int
+
+    def states(self, observations: Tensor) -> Tensor:
+        """States (..., T − k + 1, k S) of observations (..., T, S) in order of time."""
+        count = observations.shape[-2] - self.steps + 1
+        parts = [observations[..., self.steps - 1 - j :, :][..., :count, :] for j in range(self.steps)]
+        return torch.cat([parts[0], *(a - b for a, b in itertools.pairwise(parts))], -1)
+
+    def observed(self, states: Tensor) -> Tensor:
+        """The last observation of states."""
+        return states[..., : self.size]
+
+    def episodes(self, found: Sequence[Episode]) -> list[Episode]:
+        """Episodes of states, without the first k − 1 steps; those that are then too short are left out."""
+        if self.steps == 1:
+            return list(found)
+        out = []
+        for e in found:
+            if len(e) >= self.steps + 1:
+                states = self.states(torch.from_numpy(e.observations)).numpy()
+                out.append(replace(e, observations=states, actions=e.actions[self.steps - 1 :]))
+        if not out:
+            longest = max(len(e) for e in found)
+            raise ValueError(
+                f"history={self.steps} needs an episode of at least {self.steps + 1} actions, the longest has {longest}"
+            )
+        return out
+
+    def start(self, past: np.ndarray) -> np.ndarray:
+        """Observations (..., n, S) as the k that a state takes: the last of them, the first again where there are too few."""
+        lack = self.steps - past.shape[-2]
+        if lack > 0:
+            past = np.concatenate([np.repeat(past[..., :1, :], lack, -2), past], -2)
+        return past[..., past.shape[-2] - self.steps :, :]
+
+    def cost(self, cost: Cost) -> Cost:
+        """A cost of observations as one of states."""
+        if self.steps == 1:
+            return cost
+        n = self.size
+
+        def three(function):
+            return function and (lambda s, a, after: function(s[..., :n], a, after[..., :n]))
+
+        def one(function):
+            return function and (lambda s: function(s[..., :n]))
+
+        return Cost(
+            three(cost.function),
+            one(cost.terminal),
+            three(cost.residuals),
+            one(cost.terminal_residuals),
+        )

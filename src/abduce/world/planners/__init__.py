@@ -1,0 +1,1 @@
+"""Planners: kernels that make actions cheaper step by step, batched over starts."""

@@ -1,0 +1,62 @@
+"""Blanks in worlds that bend: equal to the exact answer where the world is linear, obeying the dynamics where it is not."""
+
+import math
+
+import pytest
+import torch
+
+from abduce.world.actions import Box
+from abduce.world.equations import Equations
+from abduce.world.linear_gaussian import LinearGaussian
+from abduce.world.rollout import follow
+from abduce.world.smoothing import smooth
+
+NAN = float("nan")
+
+
+def mass(noise=0.05):
+    a = torch.tensor([[1.0, 0.2], [-0.1, 0.9]]).double()
+    b = torch.tensor([[0.02], [0.2]]).double()
+    linear = LinearGaussian(2, 1).load(a=a, b=b, noise=noise**2 * torch.eye(2))
+    return linear, Equations(lambda s, u: s @ a.mT.to(s) + u @ b.mT.to(s), 2, 1, noise)
+
+
+def test_in_a_linear_world_it_is_the_kalman_smoothers_answer():
+    linear, same = mass()
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 9, 2, generator=generator).double()
+    actions = torch.randn(1, 8, 1, generator=generator).double()
+    states[torch.rand(states.shape, generator=generator) < 0.5] = NAN
+    actions[torch.rand(actions.shape, generator=generator) < 0.5] = NAN
+    exact = linear.fill(states, actions)
+    found = smooth(same, linear, Box.of(-math.inf, math.inf), states, actions, 0)
+    for name in ("states", "actions", "states_deviation", "actions_deviation", "log_evidence"):
+        torch.testing.assert_close(getattr(found, name), getattr(exact, name), rtol=1e-4, atol=1e-5)
+    drawn, acted = found.draw(4000, generator)
+    assert drawn.shape == (4000, 1, 9, 2)
+    torch.testing.assert_close(acted.std(0), exact.actions_deviation, rtol=0.1, atol=1e-3)
+
+
+def pendulum(s, u):
+    speed = s[..., 1] + 0.1 * (u[..., 0] - 3 * torch.sin(s[..., 0]))
+    return torch.stack([s[..., 0] + 0.1 * speed, speed], -1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_pendulum_is_swung_from_hanging_to_upright_within_its_box(seed):
+    """Its motor is too weak to lift it straight; the actions that are filled in lead there when they are done."""
+    world = Equations(pendulum, 2, 1, 0.001)
+    start = torch.zeros(1, 1, 2).double()
+    a, b = world.jacobian(start[0], torch.zeros(1, 1).double())
+    linear = LinearGaussian(2, 1).load(
+        a=a[0], b=b[0], noise=1e-2 * torch.eye(2), first_covariance=4 * torch.eye(2)
+    )
+    states, actions = torch.full((1, 61, 2), NAN).double(), torch.full((1, 60, 1), NAN).double()
+    states[0, 0], states[0, -1] = 0.0, torch.tensor([math.pi, 0.0])
+    found = smooth(world, linear, Box.of(-1.2, 1.2), states, actions, seed)
+    assert float(found.actions.abs().max()) <= 1.2
+    gaps = found.states[:, 1:] - pendulum(found.states[:, :-1], found.actions)
+    assert float(gaps.abs().max()) < 0.002
+    reached = follow(world, torch.zeros(1, 2).double(), found.actions)[0, -1]
+    assert abs(float(reached[0]) - math.pi) < 0.35
+    assert float(found.states[0, :, 0].min()) < -0.3  # it swings back first
