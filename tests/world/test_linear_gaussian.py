@@ -168,8 +168,8 @@ def test_draws_obey_the_dynamics_where_nothing_is_random():
 def test_coefficients_and_noise_are_found_again():
     world = random_world(0)
     generator = torch.Generator().manual_seed(1)
-    s, rows = torch.zeros(200, 3).double(), [torch.zeros(200, 3).double()]
-    acts = torch.randn(200, 50, 2, generator=generator).double() @ world.action_covariance + world.action_mean
+    s, rows = torch.zeros(1000, 3).double(), [torch.zeros(1000, 3).double()]
+    acts = torch.randn(1000, 50, 2, generator=generator).double() @ world.action_covariance + world.action_mean
     for t in range(50):
         s = world.draw(s, acts[:, t], generator)
         rows.append(s)
