@@ -156,7 +156,7 @@ def main() -> None:
         report.save()
     report.remark(
         "Series drift from the months of training to those that are tested: intervals that hold 90 % of cells hidden from the "
-        "training part hold less of theirs. All choices are made on hidden cells of the training part."
+        "training part need not hold as many of theirs. All choices are made on hidden cells of the training part."
     )
     report.save()
 
