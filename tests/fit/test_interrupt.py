@@ -18,8 +18,9 @@ def test_an_interrupt_stops_the_fit_within_a_step():
     X = np.random.default_rng(0).normal(size=(4000, 30))
     X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(KeyboardInterrupt):
         Auto(random_state=0).fit(X)
-    assert time.perf_counter() - start < 30  # the fit takes minutes; another process may have the machine
+    # the fit takes minutes; of the processor, since another process may have the machine
+    assert time.process_time() - start < 15
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
