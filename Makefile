@@ -10,11 +10,11 @@ WORKERS ?= 2
 .PHONY: demo test lint hooks bench docs docs-quick clean
 .DEFAULT_GOAL := demo
 
-# The demonstration: a report in out/demo/report.html. One to two minutes.
+# The demonstration: a report in out/demo/report.html. Three minutes.
 demo: $(VENV)/.installed
 	$(BIN)/abduce demo -o out/demo
 
-# Every test, doctests included. Nine minutes.
+# Every test, doctests included. Twenty minutes or so.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 

@@ -52,14 +52,14 @@ finally:
     print(time.process_time(), *sorted({"torch", "sklearn", "pandas", "numpy"} & set(sys.modules)))
 """
     seconds, found = [], []
-    for _ in range(3):
+    while len(seconds) < 20 and min(seconds, default=1.0) >= 0.3:  # the machine has slow seconds
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert "Commands" in done.stdout
         first, *others = done.stdout.splitlines()[-1].split()
         seconds.append(float(first))
         found += others
     assert found == []
-    assert min(seconds) < 0.45
+    assert min(seconds) < 0.3
 
 
 def test_the_stub_and_the_mark_of_a_typed_package_are_shipped():

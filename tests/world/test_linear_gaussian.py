@@ -169,7 +169,9 @@ def test_coefficients_and_noise_are_found_again():
     world = random_world(0)
     generator = torch.Generator().manual_seed(1)
     s, rows = torch.zeros(1000, 3).double(), [torch.zeros(1000, 3).double()]
-    acts = torch.randn(1000, 50, 2, generator=generator).double() @ world.action_covariance + world.action_mean
+    acts = (
+        torch.randn(1000, 50, 2, generator=generator).double() @ world.action_covariance + world.action_mean
+    )
     for t in range(50):
         s = world.draw(s, acts[:, t], generator)
         rows.append(s)

@@ -136,6 +136,13 @@ def parse_kinds(pairs: list[str] | None) -> dict[str | int, str] | None:
     return kinds or None
 
 
+def check_settings(method: Any, settings: dict[str, Any]) -> None:
+    """Refuse, by ValueError, arguments that a method does not take; it names those that it does."""
+    known = sorted(p for p in signature(method).parameters if p not in ("callback", "random_state"))
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{method.__name__} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+
+
 def load_model(path: Path) -> Any:
     """Load a model folder."""
     import abduce

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ import typer
 from abduce.cli import reading, texts, times
 from abduce.cli.common import (
     Option,
+    check_settings,
     command,
     left_out,
     load_model,
@@ -162,9 +162,7 @@ def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     from abduce.fit.registry import ENERGY_OBJECTIVES, named
 
     method = find(name)
-    known = [p for p in inspect.signature(method).parameters if p not in ("callback", "random_state")]
-    if unknown := sorted(set(arguments) - set(known)):
-        raise ValueError(f"{method.__name__} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+    check_settings(method, arguments)
     objective = arguments.get("objective", "auto")
     if method is not METHODS["VAE"] and objective != "auto":
         arguments = arguments | {"objective": named(objective, ENERGY_OBJECTIVES)}

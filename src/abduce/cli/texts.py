@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from abduce.cli.common import load_model, print_json, remark, write_answer
+from abduce.cli.common import check_settings, load_model, print_json, remark, write_answer
 
 SUFFIXES = (".txt", ".text", ".md")
 LINE = 1000  # characters to a line beyond which `sample` stops waiting for its end
@@ -33,9 +33,7 @@ def fit(data: Path, output: Path, settings: dict[str, Any], seed: int, as_json: 
     from abduce import Text
     from abduce.sequences.text.forms import read_file
 
-    known = [name for name in Text().get_params() if name != "random_state"]
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"Text takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+    check_settings(Text, settings)
     text = read_file(data)
     model = Text(**settings, random_state=seed).fit(text)
     model.save(output)

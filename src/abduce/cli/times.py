@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from abduce.cli.common import Option, missing_cells, print_json, progress, question, remark, write_answer
+from abduce.cli.common import (
+    Option,
+    check_settings,
+    missing_cells,
+    print_json,
+    progress,
+    question,
+    remark,
+    write_answer,
+)
 from abduce.cli.reading import read
 
 FITTED = typer.Option(
@@ -36,13 +45,13 @@ def forecast(data, filler, output, n, known, time, id, level, random_state, pict
     given = None if known is None else read(known)
     # a model read from a folder goes on from DATA, one fitted to DATA has it
     about = {"known": given, "X": X if filler else None}
-    answer, ends = model.forecast(n, **about), None
+    answer, ends, share = model.forecast(n, **about), None, LEVEL if level is None else level
     if level is not None or picture is not None:
-        ends = model.forecast_interval(n, level=level or LEVEL, **about)
+        ends = model.forecast_interval(n, level=share, **about)
     write_answer(answer if level is None else with_ends(model, answer, ends), output)
     remark(f"{n} rows after the last of {len(X)}: {', '.join(map(str, model.form_.columns))}", quiet)
     if picture is not None:
-        draw(picture, model, X, answer, ends, level or LEVEL, quiet)
+        draw(picture, model, X, answer, ends, share, quiet)
 
 
 @ask
@@ -107,9 +116,7 @@ def fit(data: Path, output: Path, settings: dict[str, Any], seed: int, as_json: 
     """Fit to all rows of a file, whose order counts, and save."""
     import abduce
 
-    known = [name for name in abduce.Series().get_params() if name not in ("callback", "random_state")]
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"Series takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+    check_settings(abduce.Series, settings)
     X = read(data)
     settings = settings | {"time": time_column(X, settings.get("time"), settings.get("id"))}
     model = abduce.Series(**settings, random_state=seed)

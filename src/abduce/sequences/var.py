@@ -121,13 +121,13 @@ def fit_var(
     Of more than ``most`` series each round takes others, and sums are averaged over rounds (Cappé & Moulines 2009).  Those of
     order one are completed first (`fit_completed`); so wide that a round would see too few steps, they are only completed.
     """
-    model = start or _start(y, mask, lags)
     rounds = ROUNDS if start is None else AGAIN
     if len(y) > most and lags == 1:
         rich = most * y.shape[1] >= RICH * y.shape[2]
         if start is None or not rich:
-            model = fit_completed(model, y, mask, COMPLETED if start is None else AGAIN)
+            start = fit_completed(y, mask, COMPLETED if start is None else AGAIN)
         rounds = AGAIN if rich else 0
+    model = start or _start(y, mask, lags)
     if len(y) <= most:
         for _ in range(rounds):
             heed()
@@ -147,7 +147,7 @@ def fit_var(
     return model
 
 
-def fit_completed(model: VectorAutoregression, y: Tensor, mask: Tensor, rounds: int) -> VectorAutoregression:
+def fit_completed(y: Tensor, mask: Tensor, rounds: int) -> VectorAutoregression:
     """Fit an autoregression of order one to many wide series, with a little noise, `NOISE`, in what is seen.
 
     Blank cells are filled by their mean given the steps before and after, of all odd steps and of all even ones in turn, and
@@ -158,18 +158,19 @@ def fit_completed(model: VectorAutoregression, y: Tensor, mask: Tensor, rounds: 
     x, *_ = smoothed_first_orders(y, m, first_orders(y, m))
     x = torch.where(mask, y, x)
     n, steps, f = y.shape
+    unsure, eye = torch.zeros(f, f, dtype=y.dtype), torch.eye(f, dtype=y.dtype)
+    model = VectorAutoregression(f, 1)
     for turn in range(rounds):
         heed()
-        # what fills the first time knows each feature alone
-        x, unsure = completed(model, x, mask) if turn else (x, torch.zeros(f, f, dtype=y.dtype))
+        if turn:  # what fills the first time knows each feature alone
+            x, unsure = completed(model, x, mask)
         flat = x[:, :-1].reshape(-1, f), x[:, 1:].reshape(-1, f)
         second = flat[0].mT @ flat[0]
-        ridge = 1e-6 * second.diagonal().mean() * torch.eye(f, dtype=y.dtype)
+        ridge = 1e-6 * second.diagonal().mean() * eye
         coefficients = torch.linalg.solve(second + ridge, flat[0].mT @ flat[1]).mT
         left = flat[1] - flat[0] @ coefficients.mT
         noise = (left.mT @ left + unsure * (steps - 1) / steps) / len(left)
         first = (x.reshape(-1, f).mT @ x.reshape(-1, f) + unsure) / (n * steps)
-        eye = torch.eye(f, dtype=y.dtype)
         model = filled(
             VectorAutoregression(f, 1),
             coefficients=_stabilised(coefficients, f),

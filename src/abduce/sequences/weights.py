@@ -83,8 +83,8 @@ def weigh(filled: Filled, features: int) -> tuple[Tensor, Tensor]:
     return shares, _errors(filled, shares)
 
 
-def _nearest(span: int, found: Iterable[int]) -> int:
-    return min(found, key=lambda other: (abs(other - span), -other))
+def _nearest(wanted: int, found: Iterable[int]) -> int:
+    return min(found, key=lambda other: (abs(other - wanted), -other))
 
 
 def _of_place(filled: Filled, features: int) -> Tensor:
