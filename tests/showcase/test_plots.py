@@ -80,3 +80,13 @@ def test_a_theme_changes_the_ink_and_is_gone_afterwards():
         light = mpl.rcParams["text.color"]
     assert np.mean(to_rgb(dark)) > 0.8 > 0.2 > np.mean(to_rgb(light))
     assert mpl.rcParams["text.color"] == before
+
+
+def test_filled_blanks_of_a_series_are_drawn_in_their_own_colour():
+    past = np.sin(np.arange(80.0))[:, None]
+    ahead, filled = np.zeros((4, 1)), past.copy()
+    arguments = {"ahead": ahead, "low": ahead - 1, "high": ahead + 1, "names": ["x"], "level": 0.9}
+    assert share_of(pixels(plots.fan(past, filled=filled, **arguments)), plots.BLANK) == 0
+    past[40:50] = np.nan
+    assert share_of(pixels(plots.fan(past, **arguments)), plots.BLANK) == 0
+    assert share_of(pixels(plots.fan(past, filled=filled, **arguments)), plots.BLANK) > 0.001

@@ -221,7 +221,7 @@ def table_of(answer: Any) -> Any:
 
 
 def draw(path: Path, model: Any, X: Any, answer: Any, ends: Any, level: float, quiet: bool) -> None:
-    """Write the picture of the first series."""
+    """Write the picture of the first series: what was seen of it, its blanks filled, and what comes next."""
     import numpy as np
 
     from abduce.data.files import atomic
@@ -238,9 +238,14 @@ def draw(path: Path, model: Any, X: Any, answer: Any, ends: Any, level: float, q
         )
         return cells.reshape(len(panel.ids), -1, len(form.columns))[0]
 
+    filled = None
+    if np.isnan(past).any():
+        cells = read_panel(model.fill(X), form).values[0]
+        filled = np.asarray(cells)[: len(past)]
     last = f", {panel.stamps[0][1]}" if form.labels is not None else ""
     with plots.theme("light"):
-        figure = plots.fan(past, *map(first, (answer, *ends)), names=form.columns, level=level, last=last)
+        parts = map(first, (answer, *ends))
+        figure = plots.fan(past, *parts, names=form.columns, level=level, last=last, filled=filled)
         picture = plots.png(figure)
     atomic(path, lambda file: file.write(picture))
     remark(f"picture: {path}", quiet)

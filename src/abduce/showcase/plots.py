@@ -140,22 +140,29 @@ def fan(
     level: float,
     last: str = "",
     most: int = 6,
+    filled: np.ndarray | None = None,
 ) -> Figure:
     """Draw a series' last steps ``past`` (T, F), NaN where blank, and its forecast (n, F) with the ends of its intervals.
 
-    Of more than ``most`` features the first are drawn; ``last`` says when the last step was.
+    Of more than ``most`` features the first are drawn; ``last`` says when the last step was; blanks of the past are drawn as
+    they were ``filled`` (T, F).
     """
     n, f = ahead.shape[0], min(most, ahead.shape[1])
-    past = past[-max(60, 4 * n) :]
+    shown = max(60, 4 * n)
+    past, filled = past[-shown:], None if filled is None else filled[-shown:]
     before, after = np.arange(1 - len(past), 1), np.arange(1, n + 1)
     figure = Figure(figsize=(7.2, 1.7 * f + 0.6))
     for axis, j in zip(figure.subplots(f, 1, sharex=True, squeeze=False)[:, 0], range(f), strict=True):
         axis.plot(before, past[:, j], color=PEER, label="seen")
+        if filled is not None and (blank := np.isnan(past[:, j])).any():
+            # with the seen steps on either side, so that a gap of one step shows
+            near = blank | np.append(blank[1:], False) | np.append(False, blank[:-1])
+            axis.plot(before, np.where(near, filled[:, j], np.nan), color=BLANK, lw=1.2, label="filled")
         axis.fill_between(
             after, low[:, j], high[:, j], color=OURS, alpha=0.25, linewidth=0, label=f"{level:.0%} interval"
         )
         axis.plot(after, ahead[:, j], color=OURS, label="forecast")
         axis.set_ylabel(str(names[j]))
-    figure.axes[0].legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.25))
+    figure.axes[0].legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.25))
     figure.axes[-1].set_xlabel(f"steps from the last one seen{last}")
     return figure

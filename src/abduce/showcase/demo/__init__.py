@@ -1,4 +1,4 @@
-"""The demonstration: fit handwritten digits, a fifth of the pixels blank, then ask every question."""
+"""The demonstration: fit handwritten digits, a fifth of the pixels blank, then ask every question; then a series."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from abduce.estimators.vae import VAE
 from abduce.showcase import plots, report
 from abduce.showcase.demo.questions import QUESTIONS, Digits, Finding
+from abduce.showcase.demo.times import infer_times
 
 EPOCHS = 30  # enough to see what the model can do in the time a person will wait
 _FITTING = 0.5  # share of the time that the fit takes, for the progress bar
@@ -43,10 +44,14 @@ def run(
     answers: list[Finding] = []
     pictures: list[report.Picture] = []
     for k, question in enumerate(QUESTIONS):
-        show(question.__name__.replace("_", " "), _FITTING + (1 - _FITTING) * k / len(QUESTIONS))
+        show(question.__name__.replace("_", " "), _FITTING + (0.95 - _FITTING) * k / len(QUESTIONS))
         answered, drawn = question(model, digits, rng)
         answers += answered
         pictures += drawn
+    show("series", 0.95)
+    answered, drawn = infer_times(seed)
+    answers += answered
+    pictures += drawn
     caption = (
         "The bound on log p that training raises: on the digits it trains on, and on a tenth of them held "
         "out, which decides which weights are kept."
@@ -100,7 +105,7 @@ def _write_page(path: Path, result: dict[str, Any], pictures: list[report.Pictur
     lead = (
         f"One variational auto-encoder was fitted, without labels, to {rows['train']} handwritten digits of "
         "8 x 8 pixels with a fifth of the pixels blank. Every question below was put to that one model, on "
-        f"{rows['held out']} digits it had never seen."
+        f"{rows['held out']} digits it had never seen; the last two lines are of a series."
     )
     notes = (
         f"{result['epochs']} epochs in {seconds['fit']:.0f} s; everything in {seconds['all']:.0f} s. Peers "
@@ -113,4 +118,4 @@ def _write_page(path: Path, result: dict[str, Any], pictures: list[report.Pictur
         *pictures,
         report.Table(("task", "every peer"), others),
     ]
-    report.write(path, "abduce on handwritten digits", lead, sections)
+    report.write(path, "abduce on handwritten digits, and on a series", lead, sections)
