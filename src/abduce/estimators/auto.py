@@ -31,8 +31,9 @@ class Auto(Arguments, DensityEstimator[Pool]):
     A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of numbers,
     log loss of classes), and each member is then refitted to all cells.  So the pool is hardly ever worse than its best
     member, of which one is a plain Gaussian.  Scores are log Σ_m v_m p_m(x), of one density; fills, draws and intervals come
-    from the pool.  Rows may mix numbers, dates, classes and blanks; a value that repeats, such as a spike at zero, is drawn as
-    often as it occurs.  Blanks are taken to be missing at random.  :meth:`members` says who got which weight.
+    from the pool; trees revise the columns that they fill better.  Rows may mix numbers, dates, classes and blanks; a value that repeats, such as a spike at zero, is drawn as
+    often as it occurs.  Blanks are taken to be missing at random.  :meth:`members` says who got which weight, :meth:`revised`
+    what trees had.
 
     Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
 
@@ -45,6 +46,9 @@ class Auto(Arguments, DensityEstimator[Pool]):
     extra : sequence of estimators
         Models to pool besides: a :class:`~abduce.VAE`, an :class:`~abduce.RBM`, a :class:`~abduce.KMeans`.  Clones of them are
         fitted to the same rows, as often as the other members are.
+    trees : bool
+        Whether forests of extremely randomised trees, which read rows as the members complete them, revise those columns that
+        they predict better: columns that split and bend sharply.  Log p is that of the members.
     callback : callable or None
         Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
 
@@ -57,7 +61,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
     References
     ----------
     Ghahramani & Hinton 1996 (mixtures of factor analysers); Vincent & Bengio 2003 (Parzen windows along the manifold);
-    Breiman 1996 (stacked regressions); Liu et al. 2009 (normal scores).
+    Breiman 1996 (stacked regressions); Geurts, Ernst & Wehenkel 2006 (extremely randomised trees); Liu et al. 2009 (normal scores).
 
     Examples
     --------
@@ -73,6 +77,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
 
     components: tuple[int, ...] = COMPONENTS
     rows: int = 5000
+    trees: bool = True
     extra: Sequence[Any] = ()
     callback: Callable[[dict[str, Any]], Any] | None = None
 
@@ -114,7 +119,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
         )
         for i, given in enumerate(self.extra):
             families.append(GivenMember(f"{type(given).__name__} {i + 1}", values, self._fitter(given, rows)))
-        pool = fit_pool(rows.schema, values, observed, families, rows.seed, show)
+        pool = fit_pool(rows.schema, values, observed, families, rows.seed, show, self.trees)
         return pool, Seen(rows.x, rows.mask)
 
     def _fitter(self, given: Estimator, rows: Rows) -> Callable[[np.ndarray, np.ndarray], Model]:
@@ -135,3 +140,11 @@ class Auto(Arguments, DensityEstimator[Pool]):
         """
         check_is_fitted(self)
         return pd.DataFrame(self.model_.reports).set_index("member")
+
+    def revised(self) -> pd.Series:
+        """The share that trees have in the blanks of each column, beside all members together; 0 where they tell nothing new."""
+        check_is_fitted(self)
+        fields = self.schema_.cell_fields
+        forests = self.model_.forests
+        shares = np.zeros(len(fields)) if forests is None else forests.lean.numpy()
+        return pd.Series(shares, index=[f.name for f in fields], name="trees")

@@ -2,7 +2,8 @@
 
 A tenth of the observed cells is hidden, members are fitted to the rest and predict them, weights are what would have
 predicted them best; then each member goes on from where it was to all observed cells.  Small tables hide several times, so
-that weights rest on enough cells.
+that weights rest on enough cells.  Trees that read rows as the pool completes them revise the cells where that predicts the
+hidden ones better.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abduce.answers.answer import EFFORT, gather
 from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
+from abduce.fit.forests import TREES, TRIED, Revisions, affordable_rows, fit_forests, lean, narrowed
 from abduce.gaussians.em import one_thread, varying, workers
+from abduce.models.forests import Forests
 from abduce.models.model import Model
 from abduce.models.pool import Pool, log_evidences
 
@@ -78,6 +82,13 @@ class Hiding(NamedTuple):
         return np.flatnonzero(self.hidden.any(1))[:most]
 
 
+class Said(NamedTuple):
+    """What members say of rows: means of numbers (M, rows, D') in data units, chances of each class cell (M, rows, levels)."""
+
+    numbers: Tensor
+    classes: dict[int, Tensor]
+
+
 class Predictions(NamedTuple):
     """What members say of hidden cells: numbers (cells, M) with the truth (cells,), in standard deviations; probabilities of
     the true class (cells, M)."""
@@ -94,8 +105,9 @@ def fit_pool(
     families: Sequence[Family],
     seed: int = 0,
     show: Callable[[str, float], Any] | None = None,
+    forests: bool = True,
 ) -> Pool:
-    """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them."""
+    """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them, with ``forests`` or not."""
     judge = _Judge(schema, values, observed)
     told = varying(
         torch.from_numpy(values), torch.from_numpy(observed)
@@ -111,7 +123,9 @@ def fit_pool(
 
     hidings = [Hiding(observed & ~hidden, hidden) for hidden in (dice() for _ in range(turns))]
     said: list[Predictions] = []
+    revisions: list[Revisions] = []
     first: list[Members] = []
+    trees: Forests | None = None
     count = max(1, min(len(families), torch.get_num_threads()))
     with one_thread(), workers(count) as threads:
 
@@ -126,23 +140,43 @@ def fit_pool(
             found = fitted(hiding.kept)
             if not turn:
                 first = found = [judge.best(f, m, hiding) for f, m in zip(families, found, strict=True)]
-            said.append(judge.predictions(_all(found), hiding.rows(SOME), hiding))
+            rows = hiding.rows(SOME)
+            answers = judge.said(_all(found), rows, hiding)
+            said.append(judge.predictions(answers, rows, hiding))
+            if forests and (not turn or trees is not None):
+                grown, revised = judge.revised(answers, said[-1], rows, hiding, seed)
+                revisions.append(revised)
+                if not turn and grown is not None:
+                    grown.lean.copy_(torch.from_numpy(lean(revised, schema.layout.levels)))
+                    trees = grown if bool(grown.lean.any()) else None
             say("members", 0.7 * (turn + 1) / turns)
         last = fitted(observed, go_on=True)
     together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
     blind = [f.blind(m, hidings[0].kept) for f, m in zip(families, first, strict=True)]
     rows_said = judge.rows(_all(blind), hidings[0])
-    of_numbers = square_weights(together.numbers, together.truth, PRIOR)
-    of_classes, of_rows = pool_weights(np.log(together.classes)), pool_weights(rows_said)
-    weights = torch.from_numpy(of_numbers), torch.from_numpy(of_classes), torch.from_numpy(of_rows)
+    weights = (
+        torch.from_numpy(square_weights(together.numbers, together.truth, PRIOR)),
+        torch.from_numpy(pool_weights(np.log(together.classes))),
+        torch.from_numpy(pool_weights(rows_said)),
+    )
     atoms = [f.repeats for f, part in zip(families, last, strict=True) for _ in part]
     repeats = [bool(r) for r in ~judge.coding.smooth]
-    trial = Pool(schema, _all(first), weights, None, repeats, atoms)
-    spread = _spread(trial, values, hidings[0], seed)
+    trial = Pool(schema, _all(first), weights, None, repeats, atoms, forests=trees)
+    usual = np.ones(len(judge.cells))
+    if trees is not None:
+        every = Revisions(*(np.concatenate(part) for part in zip(*revisions, strict=True)))
+        leaning = lean(every, schema.layout.levels)
+        trees.lean.copy_(torch.from_numpy(leaning))
+        usual = narrowed(every, leaning)[judge.cells]
+    spread = _spread(trial, values, hidings[0], usual, seed)
     titles = [title for part in last for title in part]
     reports = [{"member": t, **_report(together, m, weights)} for m, t in enumerate(titles)]
+    say("pool", 0.9)
+    pool = Pool(schema, _all(last), weights, spread, repeats, atoms, reports=reports)
+    if trees is not None:
+        pool.forests = judge.grown(pool, trees.lean, seed)
     say("pool", 1.0)
-    return Pool(schema, _all(last), weights, spread, repeats, atoms, reports=reports)
+    return pool
 
 
 def _all(parts: Sequence[Members]) -> list[Model]:
@@ -153,31 +187,86 @@ class _Judge:
     """Lets members predict hidden cells of the rows."""
 
     def __init__(self, schema: Schema, values: np.ndarray, observed: np.ndarray):
-        self.values, self.units = values, Units(schema)
+        self.values, self.observed, self.units = values, observed, Units(schema)
+        self.levels = schema.layout.levels
         self.coding = Coding(schema, values, observed, scores=False)
         self.cells, self.classes = self.coding.numbers, schema.layout.classes
+        self.place = {int(j): i for i, j in enumerate(self.cells)}
         self.loc, self.scale = self.coding.loc[self.cells], self.coding.scale[self.cells]
 
-    def predictions(self, members: Sequence[Model], rows: np.ndarray, cells: Hiding) -> Predictions:
-        """Let members predict the hidden cells of rows from the kept ones."""
+    def said(self, members: Sequence[Model], rows: np.ndarray, cells: Hiding) -> Said:
+        """Ask members about rows of which the kept cells are seen."""
+        seen = Seen(torch.from_numpy(self.values[rows]), torch.from_numpy(cells.kept[rows]))
+        answers = [member.answer(seen) for member in members]
+        numbers = torch.stack([self.units.to_data(a.mean()[:, self.cells]) for a in answers])
+        return Said(numbers, {j: torch.stack([a.chances(j) for a in answers]) for j in self.classes})
+
+    def predictions(self, said: Said, rows: np.ndarray, cells: Hiding) -> Predictions:
+        """What was said of the hidden cells of rows."""
         values, hidden = self.values[rows], cells.hidden[rows]
-        seen = Seen(torch.from_numpy(values), torch.from_numpy(cells.kept[rows]))
         place = hidden[:, self.cells]
 
         def standard(x: Tensor) -> np.ndarray:
-            return ((self.units.to_data(x[:, self.cells]).numpy() - self.loc) / self.scale)[place]
+            return ((x.numpy() - self.loc) / self.scale)[place]
 
-        numbers, classes = [], []
-        for member in members:
-            answer = member.answer(seen)
-            numbers.append(standard(answer.mean()) if len(self.cells) else np.zeros(0))
-            given = [np.zeros(0)]
-            for j in self.classes:
-                cell = hidden[:, j]
-                given.append(answer.chances(j).numpy()[cell, values[cell, j].astype(int)])
-            classes.append(np.concatenate(given))
-        truth = standard(seen.y) if len(self.cells) else np.zeros(0)
-        return Predictions(np.stack(numbers, 1), truth, np.stack(classes, 1))
+        numbers = [standard(x) for x in said.numbers]
+        classes = [np.zeros((len(numbers), 0))]
+        for j in self.classes:
+            level = values[hidden[:, j], j].astype(int)
+            classes.append(said.classes[j][:, hidden[:, j]][:, np.arange(len(level)), level].numpy())
+        truth = standard(self.units.to_data(torch.from_numpy(values[:, self.cells])))
+        return Predictions(np.stack(numbers, 1), truth, np.concatenate(classes, 1).T)
+
+    def revised(
+        self, said: Said, hidden: Predictions, rows: np.ndarray, cells: Hiding, seed: int
+    ) -> tuple[Forests | None, Revisions]:
+        """Forests of the kept cells of rows, completed by what members said of them, and what they make of the hidden ones."""
+        weights = square_weights(hidden.numbers, hidden.truth, PRIOR), pool_weights(np.log(hidden.classes))
+        of_numbers, of_classes = (torch.from_numpy(w) for w in weights)
+        together = torch.einsum("m,mnd->nd", of_numbers, said.numbers)
+        chances = {j: torch.einsum("m,mnl->nl", of_classes, p) for j, p in said.classes.items()}
+        x, kept, asked = (torch.from_numpy(a[rows]) for a in (self.values, *cells))
+        complete = x.clone()
+        complete[:, self.cells] = self.units.to_model(together)
+        for j, p in chances.items():
+            complete[:, j] = p.argmax(1).double()
+        complete = torch.where(kept, x, complete)
+        found = self._forests(complete, kept, x, asked.any(0).nonzero().flatten().tolist(), seed, TRIED)
+        parts: list[Revisions] = []
+        for j in found.cells if found is not None else ():
+            assert found is not None
+            which = asked[:, j].nonzero().flatten()
+            forest = found.says(j, complete[which])
+            if j in chances:
+                level = x[which, j].long().unsqueeze(1)
+                both = [p.gather(1, level)[:, 0].numpy() for p in (chances[j][which], forest)]
+                truth = np.full(len(which), np.nan)
+            else:
+                i = self.place[j]
+                told = (together[which, i], forest[:, 0], self.units.to_data(x[which][:, self.cells])[:, i])
+                *both, truth = [((v.numpy() - self.loc[i]) / self.scale[i]) for v in told]
+            parts.append(Revisions(np.full(len(which), j), *both, truth))
+        nothing = Revisions(np.zeros(0, int), *(np.zeros(0) for _ in range(3)))
+        return found, Revisions(*(np.concatenate(p) for p in zip(nothing, *parts, strict=True)))
+
+    def grown(self, pool: Pool, wanted: Tensor, seed: int) -> Forests | None:
+        """Forests of the cells that lean on them, of rows with all that was observed, completed by the pool."""
+        n = affordable_rows(len(self.values), pool.layout.levels)
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self.values))[:n])
+        seen = Seen(*(torch.from_numpy(a[rows]) for a in (self.values, self.observed)))
+        complete = gather(pool, seen, EFFORT, lambda answer: answer.completed, (pool.n_cells,))
+        found = self._forests(complete, seen.mask, seen.y, wanted.nonzero().flatten().tolist(), seed, TREES)
+        if found is not None:
+            found.lean[found.cells] = wanted[found.cells]
+        return found
+
+    def _forests(
+        self, complete: Tensor, seen: Tensor, x: Tensor, cells: Sequence[int], seed: int, trees: int
+    ) -> Forests | None:
+        data = x.clone()
+        data[:, self.cells] = self.units.to_data(x[:, self.cells])
+        loc, scale = (torch.from_numpy(a) for a in (self.coding.loc, self.coding.scale))
+        return fit_forests(self.levels, complete, seen, data, loc, scale, cells, seed, trees)
 
     def rows(self, members: Sequence[Model], cells: Hiding) -> np.ndarray:
         """log p(hidden cells | kept ones) of a few rows under each member, (rows, M)."""
@@ -190,7 +279,8 @@ class _Judge:
         """Members without those alternatives that predict worse than the best of them."""
         dropped: set[str] = set()
         for titles in family.alternatives:
-            said = self.predictions([members[t] for t in titles], cells.rows(FEW), cells)
+            rows = cells.rows(FEW)
+            said = self.predictions(self.said([members[t] for t in titles], rows, cells), rows, cells)
             error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
             dropped |= set(titles) - {titles[int(np.argmin(error))]}
         return {title: member for title, member in members.items() if title not in dropped}
@@ -208,16 +298,16 @@ def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -
     return out
 
 
-def _spread(pool: Pool, values: np.ndarray, cells: Hiding, seed: int) -> list[float]:
+def _spread(pool: Pool, values: np.ndarray, cells: Hiding, usual: np.ndarray, seed: int) -> list[float]:
     """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells.
 
     A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  Numbers with few
-    hidden cells lean on what all together need, and these on 1.
+    hidden cells lean on what all together need, and these on ``usual`` (D',), how much smaller errors are once revised.
     """
     numbers = pool.units.cells
     which = np.flatnonzero(cells.hidden[:, numbers].any(1))[:SPREAD_ROWS]
     if not len(which):
-        return [1.0] * len(numbers)
+        return usual.tolist()
     x, kept, hidden = (torch.from_numpy(a[which]) for a in (values, *cells))
     answer = pool.answer(Seen(x, kept))
     drawn = answer.draws(200, torch.Generator().manual_seed(seed), "cells")[..., numbers]
@@ -225,6 +315,7 @@ def _spread(pool: Pool, values: np.ndarray, cells: Hiding, seed: int) -> list[fl
     low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
     off = x[:, numbers] - centre
     needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
+    needed = needed / torch.from_numpy(usual)
     place = hidden[:, numbers]
 
     def drawn_toward(before: float, some: Tensor, prior: float) -> float:
@@ -235,7 +326,8 @@ def _spread(pool: Pool, values: np.ndarray, cells: Hiding, seed: int) -> list[fl
         return (len(some) * found + prior * before) / (len(some) + prior)
 
     every = drawn_toward(1.0, needed[place], 2 * SPREAD_PRIOR)
-    return [drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR) for i in range(len(numbers))]
+    own = [drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR) for i in range(len(numbers))]
+    return [float(u * s) for u, s in zip(usual, own, strict=True)]
 
 
 def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:

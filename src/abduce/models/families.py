@@ -14,6 +14,7 @@ from abduce.inference.energy import Energy, LogZ
 from abduce.models.autoencoder import AutoencoderEnergy
 from abduce.models.boltzmann import GaussianRBMEnergy, IsingEnergy, RBMEnergy
 from abduce.models.energy_model import EnergyModel
+from abduce.models.forests import Forests
 from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy
 from abduce.models.latent_classes import LatentClassesEnergy
 from abduce.models.mixture import (
@@ -86,8 +87,11 @@ def _transformed(
     return Transformed(rebuild(model), Schema.from_json(schema), scores, empty)
 
 
-def _pool(schema: dict[str, Any], members: list[dict[str, Any]], **config: Any) -> Pool:
-    return Pool(Schema.from_json(schema), [rebuild(member) for member in members], **config)
+def _pool(
+    schema: dict[str, Any], members: list[dict[str, Any]], forests: dict[str, Any] | None, **config: Any
+) -> Pool:
+    grown = None if forests is None else Forests(**forests)
+    return Pool(Schema.from_json(schema), [rebuild(m) for m in members], forests=grown, **config)
 
 
 BUILDERS = {

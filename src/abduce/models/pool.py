@@ -3,7 +3,9 @@
     p(x_b | x_o) = Σ_m w_m p_m(x_b | x_o),      log p(x) = log Σ_m v_m p_m(x)
 
 Any model may be a member.  Weights w are those of numbers and of classes when cells are filled, v those of whole rows when
-they are scored: a fill and a score come from different weights, and the answer's kind, "pooled", says so.  Given what was
+they are scored: a fill and a score come from different weights, and the answer's kind, "pooled", says so.  Forests may revise
+what the members together say of a cell, given the rows that they completed (:class:`~abduce.models.forests.Forests`); draws
+move along with it.  Given what was
 seen, the posterior of the density would ask one member only, since in many cells one p_m is far above the others though all
 fill alike; an average has the mean squared error of the members less their spread about it.
 
@@ -25,6 +27,7 @@ from abduce.answers.exact import padded_chunks
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.data.units import Units
+from abduce.models.forests import Forests
 from abduce.models.model import Model, draw_classes
 
 
@@ -34,7 +37,7 @@ class Pool(Model):
     ``repeats`` (D',) marks numbers that often repeat a value: where one of these is blank, draws come from members that
     repeat values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of drawn numbers from their
     mean, so that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports`` say of
-    each member its name and how it did.
+    each member its name and how it did.  ``forests`` revise cells.
     """
 
     numbers: Tensor
@@ -51,12 +54,13 @@ class Pool(Model):
         atoms: Sequence[bool] | None = None,
         codes: Sequence[int] = (0,),
         reports: Sequence[dict[str, Any]] = (),
+        forests: Forests | None = None,
     ):
         super().__init__()
         if not members:
             raise ValueError("members must hold at least one model, got none")
         self.schema, self.layout, self.n_cells = schema, schema.layout, schema.n_cells
-        self.members = torch.nn.ModuleList(members)
+        self.members, self.forests = torch.nn.ModuleList(members), forests
         self.spread = None if spread is None else [float(s) for s in spread]
         self.repeats = [False] * len(self.layout.numbers) if repeats is None else [bool(r) for r in repeats]
         self.atoms = [False] * len(members) if atoms is None else [bool(a) for a in atoms]
@@ -76,6 +80,7 @@ class Pool(Model):
             "atoms": self.atoms,
             "codes": self.codes,
             "reports": self.reports,
+            "forests": self.forests and self.forests.config,
         }
 
     @property
@@ -179,6 +184,31 @@ class _Pooled(Answer):
     @cached_property
     def centre(self) -> Tensor:
         """Means of numbers in data units, (rows, D')."""
+        forests, seen = self.pool.forests, self.seen
+        if forests is None:
+            return self._together
+        out = self._together.clone()
+        for i, j in enumerate(self.pool.units.cells):
+            said = out[:, i : i + 1]
+            if forests.lean[j] and not bool(seen.mask[:, j].all()):
+                out[:, i : i + 1] = forests.revised(j, said, seen.mask[:, j], self.completed)
+        return out
+
+    @cached_property
+    def completed(self) -> Tensor:
+        """Rows (n, D) with blanks as all members together have them, before forests revise."""
+        pool, seen = self.pool, self.seen
+        out = seen.y.clone()
+        if len(pool.units.cells):
+            out[:, pool.units.cells] = pool.units.to_model(self._together)
+        for j in pool.layout.classes:
+            if not bool(seen.mask[:, j].all()):
+                out[:, j] = self._chances(j).argmax(1).double()
+        return torch.where(seen.mask, seen.y, out)
+
+    @cached_property
+    def _together(self) -> Tensor:
+        """Means of numbers in data units of all members, (rows, D')."""
         units = self.pool.units
         out = torch.zeros(len(self.seen.y), len(units.cells), dtype=torch.float64)
         for i, w in zip(self.able, self._weights(self.pool.numbers), strict=True):
@@ -191,6 +221,13 @@ class _Pooled(Answer):
         return out
 
     def chances(self, cell: int) -> Tensor:
+        said, forests, seen = self._chances(cell), self.pool.forests, self.seen.mask[:, cell]
+        if forests is None or not forests.lean[cell] or bool(seen.all()):
+            return said
+        return forests.revised(cell, said, seen, self.completed)
+
+    def _chances(self, cell: int) -> Tensor:
+        """Chances of a class by all members."""
         weights = self._weights(self.pool.classes)
         asked = [(i, w) for i, w in zip(self.able, weights, strict=True) if w > 0]
         return sum(w * self._answers[i].chances(cell) for i, w in asked)  # pyright: ignore[reportReturnType]
@@ -239,9 +276,9 @@ class _Pooled(Answer):
                 draws = (own == m).nonzero().squeeze(1)
                 drawn = pool.parts[m].answer(some, self.effort).draws(len(draws), generator, "numbers")
                 data[draws.unsqueeze(1), rows] = units.to_data(drawn[..., cells].double())
-        if pool.spread is not None and len(cells):
-            spread = torch.tensor(pool.spread, dtype=torch.float64)
-            stretched = self.centre + spread * (data - self.centre)
+        if (pool.spread is not None or pool.forests is not None) and len(cells):
+            spread = torch.tensor(pool.spread or [1.0] * len(cells), dtype=torch.float64)
+            stretched = self.centre + spread * (data - self._together)
             data = stretched if every else torch.where(repeated, data, stretched)
         out = seen.y.expand(len(data), *seen.y.shape).clone()
         out[..., cells] = units.to_model(data)
