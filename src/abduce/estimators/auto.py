@@ -31,9 +31,9 @@ class Auto(Arguments, DensityEstimator[Pool]):
     A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of numbers,
     log loss of classes), and each member is then refitted to all cells.  So the pool is hardly ever worse than its best
     member, of which one is a plain Gaussian.  Scores are log Σ_m v_m p_m(x), of one density; fills, draws and intervals come
-    from the pool; trees revise the columns that they fill better.  Rows may mix numbers, dates, classes and blanks; a value that repeats, such as a spike at zero, is drawn as
-    often as it occurs.  Blanks are taken to be missing at random.  :meth:`members` says who got which weight, :meth:`revised`
-    what trees had.
+    from the pool, and trees revise the columns that they fill better.  Rows may mix numbers, dates, classes and blanks; a value
+    that repeats, such as a spike at zero, is drawn as often as it occurs.  Blanks are taken to be missing at random.
+    :meth:`members` says who got which weight, :meth:`revised` what share trees have.
 
     Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
 
@@ -61,7 +61,8 @@ class Auto(Arguments, DensityEstimator[Pool]):
     References
     ----------
     Ghahramani & Hinton 1996 (mixtures of factor analysers); Vincent & Bengio 2003 (Parzen windows along the manifold);
-    Breiman 1996 (stacked regressions); Geurts, Ernst & Wehenkel 2006 (extremely randomised trees); Liu et al. 2009 (normal scores).
+    Breiman 1996 (stacked regressions); Geurts, Ernst & Wehenkel 2006 (extremely randomised trees); Liu et al. 2009 (normal
+    scores).
 
     Examples
     --------
@@ -142,7 +143,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
         return pd.DataFrame(self.model_.reports).set_index("member")
 
     def revised(self) -> pd.Series:
-        """The share that trees have in the blanks of each column, beside all members together; 0 where they tell nothing new."""
+        """The share that trees have in each column's blanks, beside all members together; 0 where they tell nothing new."""
         check_is_fitted(self)
         fields = self.schema_.cell_fields
         forests = self.model_.forests
