@@ -31,8 +31,8 @@ class Auto(Arguments, DensityEstimator[Pool]):
     A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of numbers,
     log loss of classes), and each member is then refitted to all cells.  So the pool is hardly ever worse than its best
     member, of which one is a plain Gaussian.  Scores are log Σ_m v_m p_m(x), of one density; fills, draws and intervals come
-    from the pool, and trees revise the columns that they fill better.  Rows may mix numbers, dates, classes and blanks; a value
-    that repeats, such as a spike at zero, is drawn as often as it occurs.  Blanks are taken to be missing at random.
+    from the pool, and trees revise the columns that they fill better.  Rows may mix numbers, dates, classes and blanks;
+    a value that repeats, such as a spike at zero, is drawn as often as it occurs.  Blanks are taken to be missing at random.
     :meth:`members` says who got which weight, :meth:`revised` what share trees have.
 
     Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
