@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -91,9 +92,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         except FileNotFoundError:
             raise ModelFolderError(f"{title} lacks the file {name}") from None
     try:
-        body = json.loads(data["model.json"])
+        body = json.loads(data["model.json"], parse_constant=_no_number, parse_float=_number)
         version = body["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelFolderError(f"{title}: model.json is damaged (not the JSON it should be)") from None
     if version != FORMAT:
         age = "a newer" if isinstance(version, int) and version > FORMAT else "an unknown or older"
@@ -102,13 +103,22 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if body.pop("sha256", None) != _digest(_canonical(body)):
         raise ModelFolderError(f"{title}: model.json was changed after it was saved (checksum differs)")
-    if body["weights_sha256"] != _digest(data["weights.safetensors"]):
+    if body.get("weights_sha256") != _digest(data["weights.safetensors"]):
         changed = "weights.safetensors is truncated or was changed (checksum differs)"
         raise ModelFolderError(f"{title}: {changed}")
     try:
         return body, load_tensors(data["weights.safetensors"])
     except SafetensorError as error:
         raise ModelFolderError(f"{title}: weights.safetensors can't be read ({error})") from None
+
+
+def _number(text: str) -> float:
+    """A number of model.json, which has none that is infinite."""
+    return value if math.isfinite(value := float(text)) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def fingerprint(config: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
