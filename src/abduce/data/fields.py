@@ -27,6 +27,7 @@ CODED = ("binary", "ordinal", "categorical")
 WHOLE = (*CODED, "count")
 LEFT_OUT = ("identifier", "constant", "empty", "objects")
 
+_FAR = 1e100  # model values from here on have squares that are no numbers
 _NOTES = {
     "identifier": "left out: names a row rather than describing it",
     "constant": "left out: the same text in every row",
@@ -211,7 +212,16 @@ class Field:
         for key, (good, expected) in rules.items():
             if not good:
                 raise ValueError(f"{place}.{key} must be {expected}, got {data[key]!r}")
-        return cls(**out)
+        field = cls(**out)
+        if field.kind in ("real", "positive", "pixel") and not math.isnan(field.low):
+            with np.errstate(all="ignore"):
+                ends = field.transform.to(np.array([[field.low], [field.high]]))
+            if not (np.abs(ends) < _FAR).all():
+                raise ValueError(
+                    f"{place}: loc {field.loc!r} and scale {field.scale!r} do not go with a range of {field.low!r} to"
+                    f" {field.high!r}"
+                )
+        return field
 
     def describe(self) -> dict[str, Any]:
         """Summarise for a reader: column, kind, dtype, missing, range or categories, a note."""

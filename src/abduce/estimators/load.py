@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from abduce.answers.answer import Effort
+from abduce.checks import check_count
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.estimators import series_folder, sound_folder, steps_folder, text_folder, world_folder
@@ -50,6 +51,7 @@ def _rows(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     """A model of rows."""
     estimator: Any = _from_json({"estimator": body["estimator"], "arguments": body["arguments"]})
     estimator._check_arguments()
+    check_count(f"{CONFIG}.arguments.samples", estimator.samples)
     estimator.schema_ = Schema.from_json(body["schema"], f"{CONFIG}.schema")
     with torch.random.fork_rng(devices=[]):
         model = rebuild(body["model"], f"{CONFIG}.model").double()
@@ -70,8 +72,8 @@ def _rows(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
 
 @torch.no_grad()
 def _ask_rows(estimator: Any) -> list[Any]:
-    """log p and means of rows that the model itself knows, in model values and from the data's own form: the one at the edge of
-    oddness, whole and without half of its cells, and one of which nothing is seen; of what is annealed its pieces."""
+    """log p and means of rows that the model itself knows, in model values and from the data's own form: the one at the edge
+    of oddness, whole and without half of its cells, and one of which nothing is seen; of what is annealed its pieces."""
     model, schema = estimator.model_, estimator.schema_
     cells = [(0.0 if value is None else value, value is not None) for value in estimator.edge_]
     y, mask = (torch.tensor(part) for part in zip(*cells, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, TypedDict
+from zoneinfo import available_timezones
 
 import numpy as np
 import pandas as pd
@@ -192,6 +193,13 @@ def _form_from_json(body: dict[str, Any]) -> Form:
     if grid.kind not in ("rows", "clock", "months") or grid.size < 1 or grid.every < 1:
         raise ValueError(
             f"{CONFIG}.form.grid must be of rows, a clock or months, sizes above 0, got {body['grid']}"
+        )
+    for zone in {grid.zone, None if labels is None else labels.zone} - {None}:
+        if zone not in available_timezones():
+            raise ValueError(f"{CONFIG}.form must name a time zone that there is, got {zone!r}")
+    if wrong := [body[k] for k in ("id", "time") if body[k] is not None and body[k] not in body["order"]]:
+        raise ValueError(
+            f"{CONFIG}.form: id and time must be among the columns {body['order']}, got {wrong[0]!r}"
         )
     return Form(
         body["kind"],

@@ -246,8 +246,6 @@ class VAE(Estimator[VariationalAutoencoder]):
         return self
 
     def _check_arguments(self) -> None:
-        self._validate_params()
-        check_count("samples", self.samples)
         Choice.of(self.get_params(deep=False))
 
     def _fit(self, rows: Rows, run: RunOptions) -> tuple[VariationalAutoencoder, Seen]:
