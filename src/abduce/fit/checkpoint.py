@@ -1,7 +1,8 @@
 """Model folders: safetensors for numbers, JSON for the rest, never pickle; loading executes no code.
 
 A folder holds ``model.json`` (format version, what the model is, a checksum of the weights and one of itself) and
-``weights.safetensors``.  It is written beside its place under a temporary name and moved there whole.
+``weights.safetensors``.  It is written beside its place under a temporary name and moved there whole, by one exchange of names
+where there is an older one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+
+from abduce.data.files import part, put_folder, set_aside, sweep
 
 FORMAT = 1
 
@@ -53,24 +54,12 @@ def save(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor])
     body["sha256"] = _digest(_canonical(body))
     text = json.dumps(body, indent=1, allow_nan=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write(temporary / "weights.safetensors", weights)
-        _write(temporary / "model.json", text.encode())
-        os.chmod(temporary, 0o755)
-        if folder.exists():
-            old = temporary.with_name(temporary.name + ".old")  # no name that an earlier crash may have left
-            os.replace(folder, old)
-            try:
-                os.replace(temporary, folder)
-            except BaseException:
-                os.replace(old, folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    sweep(folder.absolute().parent, folder.name)
+    with part(folder, Path.mkdir) as new:
+        _write(new / "weights.safetensors", weights)
+        _write(new / "model.json", text.encode())
+        put_folder(new, folder)
+    sweep(folder.absolute().parent, folder.name, (".old",))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -84,6 +73,7 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a model folder: ``(config, tensors)``; FileNotFoundError if there is none, ModelFolderError if it can't be read."""
     folder, data = Path(folder), {}
     title = f"model folder {str(folder)!r}"
+    folder = set_aside(folder) or folder
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {str(folder)!r}: no such model folder")
     for name in ("model.json", "weights.safetensors"):
@@ -142,7 +132,7 @@ class TrainingState:
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return (self.folder / "model.json").exists()
+        return ((set_aside(self.folder) or self.folder) / "model.json").exists()
 
     def save(self, progress: dict[str, Any], **groups: dict[str, Tensor]) -> None:
         """Write JSON-able ``progress`` and named groups of tensors."""
