@@ -17,10 +17,21 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # tables are read without torch
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 Dims = tuple[int | str, ...]  # sizes; a name stands for one size wherever it comes
@@ -92,6 +103,7 @@ def shaped(
 ) -> dict[str, int]:
     """Hold tensors against the kind and shape ``declared`` of each; the sizes of named dimensions.  Numbers must be finite.
 
+    >>> import torch
     >>> found = {"a": torch.zeros(3, 2), "b": torch.zeros(3)}
     >>> shaped(found, {"a": (torch.float32, ("n", 2)), "b": (torch.float32, ("n",))}, "weights")
     {'n': 3}
