@@ -20,7 +20,8 @@ except ImportError:  # no locks: what was left is not told from what is being wr
     fcntl = None
 
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-TABLES = (*TEXTS, ".parquet")
+ARROWS = (".parquet", ".feather", ".arrow")
+TABLES = (*TEXTS, *ARROWS)
 ARRAYS = (".npy", ".npz")
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
