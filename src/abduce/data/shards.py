@@ -239,6 +239,11 @@ class Shards:
                 frame.index = pd.RangeIndex(shard.start + start, shard.start + start + len(frame))
                 yield Chunk(shard.start + start, frame, raw)
 
+    def where(self, row: int) -> tuple[str, int]:
+        """The file that a row is in, and its place there."""
+        shard = next(s for s in reversed(self.shards) if s.start <= row and s.rows)
+        return shard.path, row - shard.start
+
     def read(self) -> pd.DataFrame:
         """All rows."""
         return self._joined([chunk.frame for chunk in self.chunks()])

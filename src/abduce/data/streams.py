@@ -85,6 +85,10 @@ class TableFile:
         """Count the rows that keep a chunk to :data:`CELLS` cells, at most :data:`ROWS` of them."""
         return max(1, min(ROWS, CELLS // max(1, len(self.columns))))
 
+    def where(self, row: int) -> tuple[str, int]:
+        """The file that a row is in, and its place there."""
+        return str(self.path), row
+
     def at(self, path: Path) -> TableFile:
         """The same table, read from a copy of the file."""
         other = copy(self)

@@ -68,7 +68,7 @@ class FittedFacts(TypedDict, total=False):
     offset_: float
     edge_: list[float | None]
     inference_seed_: int
-    history_: list[dict[str, float | list[list[float]]]]
+    history_: list[dict[str, float | list[Any]]]
     feature_names: list[str]
     mean_energy_: float
     support_: Literal["real", "binary", "mixed"]
