@@ -165,7 +165,8 @@ class Shards:
         if not self.rows:
             raise ValueError(f"{self.path}: no file of {len(self.shards)} has rows")
         if without := [s.path for s in self.shards if not s.rows]:
-            warnings.warn(f"files without rows: {listing(without)}", UserWarning, stacklevel=4)
+            shown = ", ".join(without[:5]) + f" and {len(without) - 5} more" * (len(without) > 5)
+            warnings.warn(f"files without rows: {shown}", UserWarning, stacklevel=4)
 
     def _join_texts(self, looked: list[TableFile]) -> None:
         """Let what a column means follow from all files; ValueError where it is a number in one and text in another."""
@@ -188,7 +189,8 @@ class Shards:
                 (one, there), (other, here) = list(forms.items())[:2]
                 raise ValueError(
                     f"column {name!r} holds {one} in {there.path} and {other} in {here.path}; write it alike in all files"
-                    " (if a word stands for a blank there, say so with na=, --na)"
+                    " (a word that stands for a blank is named by na=, --na; of what is text all over, say --kind"
+                    f" {name}=categorical)"
                 )
             joined = texts[0].meanings[name]
             for text in texts[1:]:
