@@ -14,6 +14,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+import abduce
+from abduce.data import shards
 from abduce.data.readers import read
 from abduce.data.shards import Shards, address_of, is_many
 from abduce.data.streams import TableFile
@@ -231,3 +233,21 @@ def test_a_word_that_means_a_blank_is_one_in_every_file(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Shards(tmp_path, na=["NA"]).read()["x"].tolist() == [1.5, pd.NA]
+
+
+def test_estimators_take_folders_names_and_data_sets(tmp_path, monkeypatch):
+    folder = cut(tmp_path / "many", ".parquet", CUTS[2])
+    rows = Shards(folder).read()
+    known = abduce.Auto(components=(1,), random_state=0).fit(rows)
+    sources = [folder, f"{folder}/*.parquet", pads.dataset(folder)]
+    put(tmp_path / "one.parquet", frame())
+    for source in (*sources, str(tmp_path / "one.parquet")):
+        model = abduce.Auto(components=(1,), random_state=0).fit(source)
+        pd.testing.assert_frame_equal(model.fill(source), known.fill(rows), check_exact=True)
+        assert np.array_equal(model.score_samples(source), known.score_samples(rows))
+    monkeypatch.setattr(shards, "MOST_CELLS", 300)
+    monkeypatch.setattr(shards, "LEAST_ROWS", 80)
+    numbers = cut(tmp_path / "numbers", ".csv", CUTS[2], frame()[["n", "k"]])
+    with pytest.warns(UserWarning, match="uniform sample of 150 of 300 rows"):
+        model = abduce.PCA(random_state=3).fit(numbers)
+    assert model.edge_ == abduce.PCA(random_state=3).fit(Shards(numbers).sample(150, 3)).edge_

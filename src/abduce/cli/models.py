@@ -28,10 +28,6 @@ from abduce.cli.common import (
 from abduce.cli.reading import read
 from abduce.verbs import FIT
 
-MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
-LEAST_ROWS = 50_000  # that it does not sample, however wide
-
-
 # ---------------------------------------------------------------- fit
 
 FOLDER = typer.Option("-o", "--output", help="Folder for the model.")
@@ -119,6 +115,8 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool, texts: Iterable[s
     """
     import numpy as np
 
+    from abduce.data import shards
+
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
     source = reading.many(data, texts)
@@ -133,7 +131,7 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool, texts: Iterable[s
             X = X[wanted] if isinstance(X, np.ndarray) else X.iloc[wanted]
     else:
         there = table.rows
-        most = max(MOST_CELLS // max(1, len(table.columns)), LEAST_ROWS) if rows == "auto" else int(rows)
+        most = shards.most_rows(len(table.columns)) if rows == "auto" else int(rows)
         whole = there <= most
         X = table.sample(most, seed) if source or not whole else read(data)
     if len(X) < there:

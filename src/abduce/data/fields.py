@@ -197,8 +197,8 @@ class Field:
         if out["bounds"] is not None:
             low, high = out["bounds"]
             out["bounds"] = (-math.inf if low is None else low, math.inf if high is None else high)
-        many = None if out["categories"] is None else len(out["categories"])
-        out["categories"] = None if many is None else tuple(out["categories"])
+        if out["categories"] is not None:
+            out["categories"] = tuple(out["categories"])
         rules = {
             "kind": (out["kind"] in KINDS + LEFT_OUT, f"one of {KINDS + LEFT_OUT}"),
             "scale": (out["scale"] > 0, "above 0"),

@@ -32,10 +32,12 @@ import pyarrow as pa
 
 from abduce.data.fields import listing
 from abduce.data.files import TABLES, Clear, suffix_of
-from abduce.data.streams import CELLS, ROWS, Chunk, TableFile
+from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _PATTERN = re.compile(r"[*?[]")
+MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
+LEAST_ROWS = 50_000  # that it takes however wide they are
 _PIECE = 2**20  # bytes hashed at a time
 
 
@@ -267,6 +269,36 @@ class Shards:
         return pd.concat(parts, ignore_index=True)
 
 
+def most_rows(columns: int) -> int:
+    """How many rows a fit takes where nothing is said: :data:`MOST_CELLS` cells, and :data:`LEAST_ROWS` of wide tables."""
+    return max(MOST_CELLS // max(1, columns), LEAST_ROWS)
+
+
+def given(X: Any) -> Shards | None:
+    """The table in files that ``X`` names, one or many, or is a data set of; None for anything else.
+
+    >>> given([[1.0]]) is None, given("no such file.csv") is None
+    (True, True)
+    """
+    if is_many(X) or (isinstance(X, str | os.PathLike) and is_table(X) and Path(X).is_file()):
+        return Shards(X)
+    return None
+
+
+def to_fit(X: Any, random_state: Any) -> Any:
+    """Of a table in files the rows to fit to, all or a uniform sample of :func:`most_rows`; anything else as it is."""
+    source = given(X)
+    if source is None:
+        return X
+    most = most_rows(len(source.columns))
+    if source.rows > most:
+        warnings.warn(
+            f"fitted to a uniform sample of {most} of {source.rows} rows", UserWarning, stacklevel=4
+        )
+    seed = random_state if isinstance(random_state, int) else int(np.random.default_rng().integers(2**31))
+    return source.sample(most, seed)
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -345,15 +377,15 @@ def _of_dataset(source: Any) -> list[Shard]:
     paths = getattr(source, "files", None)
     if not paths:
         raise ValueError("a data set must be of files, got one without; give its table, dataset.to_table()")
-    import fsspec
     from fsspec.implementations.arrow import ArrowFSWrapper
 
     files: Any = source.filesystem
-    local = type(files).__name__ == "LocalFileSystem"
-    afar = None if local else files.handler.fs if hasattr(files, "handler") else ArrowFSWrapper(files)
+    afar: Any = None
+    if type(files).__name__ != "LocalFileSystem":
+        afar = files.handler.fs if hasattr(files, "handler") else ArrowFSWrapper(files)
+    size = os.path.getsize if afar is None else afar.size
     root = os.path.commonpath([posixpath.dirname(p) for p in paths])
-    reader = fsspec.filesystem("file") if local else afar
-    return [Shard(posixpath.relpath(p, root) if root else p, p, afar, reader.size(p)) for p in sorted(paths)]
+    return [Shard(posixpath.relpath(p, root) if root else p, p, afar, size(p)) for p in sorted(paths)]
 
 
 # ---------------------------------------------------------------- differences
