@@ -51,7 +51,8 @@ class MixtureSums(NamedTuple):
 
     def merge(self, other: MixtureSums) -> MixtureSums:
         """The sums over the rows of both."""
-        return MixtureSums(*(one + two for one, two in zip(self, other, strict=True)))
+        moments = (one + two for one, two in zip(self[1:], other[1:], strict=True))
+        return MixtureSums(self.rows + other.rows, *moments)  # pyright: ignore[reportArgumentType]
 
     @property
     def mean_log_prob(self) -> float:
