@@ -1,7 +1,8 @@
-# Another interpreter: make PYTHON=/path/to/python3.11. Times are those of two cores; the first time, what a target
-# needs is installed: a few minutes for torch, seconds for the rest.
+# Takes the first Python from 3.11 on that it finds; another one: make PYTHON=/path/to/python3. Times are those of two cores;
+# the first time, what a target needs is installed: a few minutes for torch, seconds for the rest.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -48,7 +49,8 @@ clean:
 
 # The stamps: what a person runs needs only the first; each set of tools is installed when first asked for.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -m venv $(VENV) || { echo "cannot make $(VENV): on Debian, apt-get install python3.11-venv" >&2; rm -rf $(VENV); exit 1; }
+	@test -n "$(PYTHON)" || { echo "abduce needs Python 3.11 or later: none of python3.11, python3.12, python3.13 and python3 is" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "cannot make $(VENV): on Debian, apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "installing abduce into $(VENV) (torch is large: this can take a few minutes)" >&2
 	$(PIP) -e .
 	@touch $@

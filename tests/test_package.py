@@ -1,8 +1,10 @@
 """The package's front: public names that are fetched when first asked for."""
 
+import shutil
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,36 @@ finally:
 def test_the_stub_and_the_mark_of_a_typed_package_are_shipped():
     for name in ("__init__.pyi", "py.typed"):
         assert resources.files(abduce).joinpath(name).is_file()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")
+@pytest.mark.parametrize(
+    ("new_enough", "taken"),
+    [
+        (["python3.11", "python3.12", "python3"], "python3.11 -m venv"),
+        (["python3.12", "python3.13"], "python3.12 -m venv"),
+        (["python3"], "python3 -m venv"),
+        ([], "abduce needs Python 3.11 or later"),
+    ],
+)
+def test_make_takes_the_first_python_that_is_new_enough(new_enough, taken, tmp_path):
+    """Interpreters of which some say by their exit status that they are too old."""
+    for name in ("python3.11", "python3.12", "python3.13", "python3"):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\nexit {int(name not in new_enough)}\n")
+        script.chmod(0o755)
+    makefile = Path(__file__).parents[1] / "Makefile"
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    target = f"{tmp_path}/venv/.installed"
+    done = subprocess.run(
+        ["make", "-n", "-f", makefile, f"VENV={tmp_path}/venv", target],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=makefile.parent,
+    )
+    if new_enough:
+        assert any(line.startswith(taken) for line in done.stdout.splitlines())
+    else:  # the first thing that is run fails
+        assert done.stdout.startswith('test -n "" ||')
+        assert taken in done.stdout

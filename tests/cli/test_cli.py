@@ -442,8 +442,8 @@ class TestLargeTables:
             assert "uniform sample" not in remarks
 
     def test_fit_samples_a_large_table_by_itself(self, large, ask, tmp_path, monkeypatch):
-        monkeypatch.setattr("abduce.cli.models.MOST_CELLS", 4 * 1500)
-        monkeypatch.setattr("abduce.cli.models.LEAST_ROWS", 100)
+        monkeypatch.setattr("abduce.data.shards.MOST_CELLS", 4 * 1500)
+        monkeypatch.setattr("abduce.data.shards.LEAST_ROWS", 100)
         run = ("fit", large[0] / "large.parquet", "-o", tmp_path / "m", "--model", "pca", "--json")
         _, out, remarks = ask(*run)
         assert json.loads(out)["rows_sampled"] == 1500

@@ -491,12 +491,12 @@ def test_a_negative_zero_takes_no_column_off_its_lattice():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: [], "not a schema"),
-        (lambda d: {k: v for k, v in d.items() if k != "fields"}, "not a schema: expected the keys"),
-        (lambda d: d | {"version": 99}, "schema version must be 1, got 99"),
+        (lambda d: [], "schema must be a dict"),
+        (lambda d: {k: v for k, v in d.items() if k != "fields"}, "schema lacks 'fields'"),
+        (lambda d: d | {"version": 99}, "schema.version must be 1, got 99"),
         (lambda d: d | {"container": "cube"}, "container must be"),
         (lambda d: d | {"fields": d["fields"][:1]}, "cannot have 1 fields"),
-        (lambda d: d | {"fields": [{"name": "a"}, {}]}, "not a field"),
+        (lambda d: d | {"fields": [{"name": "a"}, {}]}, r"schema.fields\[0\] lacks 'bounds'"),
         (lambda d: d | {"fields": [d["fields"][0] | {"kind": "odd"}, d["fields"][1]]}, "kind must be one of"),
     ],
 )

@@ -7,7 +7,12 @@ import hashlib
 import json
 import os
 import pickletools
+import random
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from abduce.data import files
+from abduce.data.files import part
 from abduce.fit import checkpoint
 from abduce.fit.checkpoint import FORMAT, ModelFolderError, TrainingState, fingerprint, load, save
 
@@ -196,11 +203,93 @@ def test_a_failed_move_brings_the_old_model_back(folder, monkeypatch):
         return replace(source, target)
 
     monkeypatch.setattr(os, "replace", second_fails)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     with pytest.raises(OSError, match="input/output"):
         save(folder, CONFIG, tensors(2.0))
     monkeypatch.undo()
     check(folder)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+
+
+def test_a_folder_that_a_cut_left_aside_is_found(folder, monkeypatch):
+    """Where names can't be exchanged, a writer may be killed after the old folder left its place and before the new came."""
+
+    class Killed(BaseException):
+        pass
+
+    replace, calls = os.replace, []
+
+    def cut(source, target):
+        calls.append(target)
+        if len(calls) >= 2:
+            raise Killed
+        return replace(source, target)
+
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "remove", lambda path: None)  # nor does the one that was killed tidy up
+    monkeypatch.setattr(os, "replace", cut)
+    with pytest.raises(Killed):
+        save(folder, CONFIG, tensors(2.0))
+    monkeypatch.undo()
+    assert not folder.exists()
+    assert len(list(folder.parent.glob(".model.*.old"))) == 1
+    check(folder)  # what was there before
+    assert TrainingState(folder, {}).exists()
+    save(folder, CONFIG, tensors(3.0))
+    check(folder, 3.0)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+
+
+WRITER = """
+import itertools, sys, torch
+from abduce.data import files
+from abduce.fit.checkpoint import save
+if sys.argv[2] == "renames":
+    files._exchange = lambda one, other: False
+for k in itertools.count(1):
+    save(sys.argv[1], {"kind": "model", "k": k}, {"w": torch.full((20_000,), float(k))})
+    print(k, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["exchange", "renames"])
+def test_a_killed_writer_leaves_a_whole_model(tmp_path, how):
+    """SIGKILL at seeded moments while a process writes a folder over and over."""
+    rng, last = random.Random(how), 0
+    if how == "exchange":
+        with part(tmp_path / "probe", Path.mkdir) as one, part(tmp_path / "probe", Path.mkdir) as other:
+            if not files._exchange(one, other):
+                pytest.skip("this system can't exchange two names at once")
+    for _ in range(5):
+        run = subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path / "m", how], stdout=subprocess.PIPE, text=True
+        )
+        assert run.stdout.readline() == "1\n"
+        time.sleep(rng.uniform(0, 0.03))
+        run.kill()
+        last = int(([*run.communicate()[0].split()] or ["1"])[-1])
+        body, weights = load(tmp_path / "m")
+        assert body["k"] in (last, last + 1)
+        assert torch.equal(weights["w"], torch.full((20_000,), float(body["k"])))
+        if how == "exchange":
+            assert (tmp_path / "m").is_dir()
+    save(tmp_path / "m", CONFIG, tensors())
+    check(tmp_path / "m")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_a_living_writer_writes_is_left_alone(folder):
+    with part(folder, Path.mkdir) as theirs:
+        save(folder, CONFIG, tensors(2.0))
+        assert theirs.is_dir()
+    dead = folder.parent / ".model.0123abcd.part"
+    dead.mkdir()
+    (dead / "model.json").write_text("half")
+    another = folder.parent / ".another.0123abcd.part"
+    another.touch()
+    save(folder, CONFIG, tensors(3.0))
+    check(folder, 3.0)
+    assert sorted(p.name for p in folder.parent.iterdir()) == [another.name, "model"]
 
 
 def test_not_a_number_is_refused_before_anything_is_written(tmp_path):

@@ -82,3 +82,18 @@ def test_they_are_built_again_from_what_is_kept(rows, forests):
     again.load_state_dict(forests.state_dict())
     for j in range(4):
         assert torch.equal(again.says(j, rows), forests.says(j, rows))
+
+
+@pytest.mark.parametrize(("name", "value"), [("right", 10**6), ("feature", 99), ("roots", -1), ("lean", 2)])
+def test_nodes_that_lead_nowhere_are_refused(forests, name, value):
+    again = Forests(**forests.config)
+    broken = {k: v.clone() for k, v in forests.state_dict().items()}
+    broken[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=r"nowhere|lean"):
+        again.load_state_dict(broken)
+
+
+def test_sizes_that_do_not_fit_are_refused(forests):
+    for change in ({"cells": [0, 0, 1, 2]}, {"cells": [9]}, {"nodes": [1]}, {"trees": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            Forests(**forests.config | change)

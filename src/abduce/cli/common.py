@@ -55,7 +55,9 @@ Kinds = Annotated[
 Na = Annotated[list[str] | None, NA]
 Member = Annotated[str | None, MEMBER]
 DATA = typer.Argument(
-    metavar="DATA", help="CSV, Parquet, .npy, .npz, text or a folder of images; - is standard input."
+    metavar="DATA",
+    help="CSV, Parquet, Arrow, .npy, .npz or text; a folder, a pattern or an address of tables; a folder of images; - is "
+    "standard input.",
 )
 MODEL = typer.Option("-m", "--model", help="Folder that `abduce fit` wrote.")
 ANSWER = typer.Option("-o", "--output", help="File or folder to write; - is CSV on standard output.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,6 @@ from abduce.cli.common import (
 )
 from abduce.cli.reading import read
 from abduce.verbs import FIT
-
-MOST_CELLS = 2_000_000  # of a table, before `fit` samples its rows
-LEAST_ROWS = 50_000  # that it does not sample, however wide
-
 
 # ---------------------------------------------------------------- fit
 
@@ -72,8 +69,8 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
     if method.lower() == "series":
         times.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
-    X, there = read_sample(data, rows, seed, quiet)
     given["kinds"] = parse_kinds(kind)
+    X, there = read_sample(data, rows, seed, quiet, coded(given["kinds"]))
     arguments = {name: value for name, value in given.items() if value is not None}
     if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds"}):
         method = "vae"  # of images, or where one of its options is given; Auto else
@@ -106,17 +103,27 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
         raise typer.Exit(130)
 
 
-def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int]:
+def coded(kinds: dict[str | int, str] | None) -> list[str]:
+    """Columns that are said to hold classes, which are text whatever a single file holds."""
+    return [str(c) for c, kind in (kinds or {}).items() if kind in ("categorical", "ordinal", "binary")]
+
+
+def read_sample(data: Path, rows: str, seed: int, quiet: bool, texts: Iterable[str] = ()) -> tuple[Any, int]:
     """Read DATA, or a uniform sample of ``rows`` of its rows; say how many it has.
 
     "auto" takes as many rows as hold two million cells, and 50,000 of wide tables.
     """
     import numpy as np
 
+    from abduce.data import shards
+
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
-    table = None if rows == "all" else reading.table(data)
-    if table is None:
+    source = reading.many(data, texts)
+    table = source or (None if rows == "all" else reading.table(data))
+    if source is not None and rows == "all":
+        X, there = source.read(), source.rows
+    elif table is None:
         X = read(data)
         there = len(X)
         if rows.isdigit() and int(rows) < there:
@@ -124,8 +131,9 @@ def read_sample(data: Path, rows: str, seed: int, quiet: bool) -> tuple[Any, int
             X = X[wanted] if isinstance(X, np.ndarray) else X.iloc[wanted]
     else:
         there = table.rows
-        most = max(MOST_CELLS // max(1, len(table.columns)), LEAST_ROWS) if rows == "auto" else int(rows)
-        X = read(data) if there <= most else table.sample(most, seed)
+        most = shards.most_rows(len(table.columns)) if rows == "auto" else int(rows)
+        whole = there <= most
+        X = table.sample(most, seed) if source or not whole else read(data)
     if len(X) < there:
         hint = "; --rows all takes every row" if rows == "auto" else ""
         remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)

@@ -25,7 +25,7 @@ from abduce.cli.common import (
     remark,
     write_answer,
 )
-from abduce.cli.reading import read, table
+from abduce.cli.reading import many, read, table
 
 OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is standard output.")
 PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
@@ -35,12 +35,16 @@ SOUNDS = (".wav", ".wave")
 FILLER = typer.Option(
     "-m", "--model", help="Folder that `abduce fit` wrote; of a WAV file one that a Sound saved, if any."
 )
+RESUME = typer.Option(
+    "--resume", help="Of DATA in many files: do only what is missing in the folder of the answers."
+)
 OWN = {
     "filler": Option(Annotated[Path | None, FILLER], None),
     "to": Option(Annotated[Path, OUTPUT]),
     "packed": Option(Annotated[Path, PACKED]),
     "path": Option(Annotated[Path, MODEL]),
     "paths": Option(Annotated[list[Path], MODELS]),
+    "resume": Option(Annotated[bool, RESUME], False),
 }
 
 
@@ -48,7 +52,7 @@ ask = question(OWN)
 
 
 @ask
-def fill(data, filler, output, draws, random_state, blank, gap, length, as_json, quiet):
+def fill(data, filler, output, draws, random_state, blank, gap, length, resume, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
     if data.suffix.lower() in SOUNDS:
         from abduce.cli.sounds import fill_sound
@@ -68,6 +72,12 @@ def fill(data, filler, output, draws, random_state, blank, gap, length, as_json,
         raise typer.BadParameter(
             "gaps are those of a WAV file or of text; of a table mark them as blanks", param_hint="--gap"
         )
+    if (shards := many_with(data, model)) is not None:
+        if draws is not None:
+            raise typer.BadParameter("several copies are of a table in one file", param_hint="--draws")
+        fill_many(*shards, output, resume, as_json, quiet)
+        return
+    one_file(resume)
     if draws is None and (source := table(data)) is not None:
         fitted = load_model(model)
         if fitted.schema_.container == "frame":
@@ -87,6 +97,71 @@ def fill(data, filler, output, draws, random_state, blank, gap, length, as_json,
         for k, copy in enumerate(copies, start=1):
             write_answer(copy, str(target.with_name(f"{target.stem}-{k}{target.suffix}")), like=data)
     say_filled(missing_cells(X) - left, len(X), output, as_json, quiet, draws or 1)
+
+
+def many_with(data: Path, model: Path) -> tuple[Any, Any] | None:
+    """A table in many files and the model that is asked about it; None for other data.  Its classes of text are text."""
+    from abduce.data import shards
+
+    if not shards.is_many(data):
+        return None
+    fitted = load_model(model)
+    texts = [
+        f.name for f in fitted.schema_.fields if f.coded and f.dtype.startswith(("str", "object", "category"))
+    ]
+    return many(data, texts), fitted
+
+
+def one_file(resume: bool) -> None:
+    """Refuse to go on with what is written as one file."""
+    if resume:
+        raise typer.BadParameter(
+            "answers about one file are written whole, or not at all", param_hint="--resume"
+        )
+
+
+def fill_many(source: Any, fitted: Any, output: str, resume: bool, as_json: bool, quiet: bool) -> None:
+    """Fill a table in many files; Ctrl-C leaves whole files, and --resume does the rest."""
+    from abduce.cli.sharding import ShardedRun, fill_shards
+
+    run = ShardedRun(source, "fill", fitted, output, resume)
+    left = len(run.missing)
+    with progress(quiet, "rows") as show:
+        filled = fill_shards(run, fitted, show)
+    remark(f"filled {filled} blank cells in {left} of {len(source.shards)} files", quiet)
+    if as_json:
+        print_json(
+            {
+                "rows": source.rows,
+                "files": len(source.shards),
+                "written": left,
+                "filled": filled,
+                "output": output,
+            }
+        )
+
+
+def ask_many(
+    question: str,
+    source: Any,
+    fitted: Any,
+    ask: Any,
+    output: str,
+    resume: bool,
+    quiet: bool,
+    as_json: bool,
+    seen: Any = len,
+) -> None:
+    """Answer a question about each row of a table in many files."""
+    from abduce.cli.sharding import ShardedRun, ask_shards
+
+    run = ShardedRun(source, question, fitted, output, resume)
+    left = len(run.missing)
+    with progress(quiet, "rows") as show:
+        ask_shards(run, fitted, ask, show, seen)
+    remark(f"answered {source.rows} rows in {left} of {len(source.shards)} files", quiet)
+    if as_json:
+        print_json({"rows": source.rows, "files": len(source.shards), "written": left, "output": output})
 
 
 def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
@@ -118,13 +193,23 @@ def denoise(data, model, noise, output):
 
 
 @ask
-def score(data, model, output, as_json, quiet):
+def score(data, model, output, resume, as_json, quiet):
     """A column log_p."""
     if texts.is_model(model):
         texts.score(data, model, output, as_json)
         return
     import pandas as pd
 
+    if (shards := many_with(data, model)) is not None:
+        source, fitted = shards
+        know_log_z(fitted, model, quiet)
+
+        def scored(rows: Any) -> Any:
+            return pd.DataFrame({"log_p": fitted.score_samples(rows)})
+
+        ask_many("score", source, fitted, scored, output, resume, quiet, as_json)
+        return
+    one_file(resume)
     X, fitted = read_with_model(data, model)
     know_log_z(fitted, model, quiet)
     log_p = fitted.score_samples(X)
@@ -163,11 +248,39 @@ def compare(paths, samples, method, as_json, quiet):
 
 
 @ask
-def flag(data, model, output, contamination, as_json, quiet):
+def flag(data, model, output, contamination, resume, as_json, quiet):
     """Columns anomaly_score, realism (not of series) and flagged; the oddest rows are named."""
     import numpy as np
     import pandas as pd
 
+    if (shards := many_with(data, model)) is not None:
+        if contamination is not None:
+            raise typer.BadParameter(
+                "it ranks all rows at once; of many files the model's own share is flagged",
+                param_hint="--contamination",
+            )
+
+        def flagged_rows(rows: Any) -> Any:
+            found = fitted._flags(rows)
+            odd = (found.pop("predict") == -1).astype(int)
+            return pd.DataFrame(found | {"flagged": odd})
+
+        source, fitted = shards
+        counted: list[int] = []
+        ask_many(
+            "flag",
+            source,
+            fitted,
+            flagged_rows,
+            output,
+            resume,
+            quiet,
+            as_json,
+            lambda t: counted.append(t["flagged"].sum()),
+        )
+        remark(f"{sum(counted)} rows flagged", quiet)
+        return
+    one_file(resume)
     X, fitted = read_with_model(data, model)
     found = fitted._flags(X)
     odd = found["anomaly_score"]
@@ -188,10 +301,20 @@ def flag(data, model, output, contamination, as_json, quiet):
 
 
 @ask
-def embed(data, model, output):
+def embed(data, model, output, resume):
     """A column for each feature."""
     import pandas as pd
 
+    if (shards := many_with(data, model)) is not None:
+        source, fitted = shards
+        names = fitted.get_feature_names_out()
+
+        def embedded(rows: Any) -> Any:
+            return pd.DataFrame(fitted.transform(rows), columns=names)
+
+        ask_many("embed", source, fitted, embedded, output, resume, True, False)
+        return
+    one_file(resume)
     X, fitted = read_with_model(data, model)
     write_answer(pd.DataFrame(fitted.transform(X), columns=fitted.get_feature_names_out()), output)
 
@@ -207,13 +330,25 @@ def sample(model, n, output, random_state):
 
 
 @ask
-def compress(data, model, to, as_json, quiet):
+def compress(data, model, to, resume, as_json, quiet):
     """The file appears under its name only once it is complete."""
     from abduce.data.files import atomic
 
     if texts.is_model(model):
         texts.compress(data, model, to, as_json, quiet)
         return
+    if (shards := many_with(data, model)) is not None:
+        from abduce.cli.sharding import ShardedRun, compress_shards
+
+        source, fitted = shards
+        run = ShardedRun(source, "compress", fitted, str(to), resume)
+        with progress(quiet, "rows") as show:
+            size = compress_shards(run, fitted, show)
+        remark(f"{source.rows} rows of {len(source.shards)} files in {size} bytes", quiet)
+        if as_json:
+            print_json({"rows": source.rows, "files": len(source.shards), "bytes": size, "output": to})
+        return
+    one_file(resume)
     X, fitted = read_with_model(data, model)
     packed = fitted.compress(X)
     if str(to) == "-":

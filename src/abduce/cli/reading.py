@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -43,9 +43,11 @@ def arrived(path: Path) -> Path:
 
 
 def read(path: Path) -> Any:
-    """Read a data file or a folder of images."""
+    """Read a data file, a table in many files or a folder of images."""
     from abduce.data import readers
 
+    if (source := many(path)) is not None:
+        return source.read()
     return readers.read(path, member=given["member"], na=given["na"])
 
 
@@ -54,6 +56,13 @@ def table(path: Path) -> Any:
     from abduce.data import streams
 
     return streams.TableFile(path, given["na"]) if streams.is_table(path) and not given["member"] else None
+
+
+def many(path: Path, texts: Iterable[str] = ()) -> Any:
+    """A table in many files; None for anything else.  ``texts`` are columns that are text whatever a single file holds."""
+    from abduce.data import shards
+
+    return shards.Shards(path, given["na"], texts) if shards.is_many(path) else None
 
 
 def reads(function: Callable[..., Any], say: Callable[[str, bool], None]) -> Callable[..., Any]:

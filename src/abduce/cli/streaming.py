@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from abduce.data import streams
 from abduce.data.arrow import column_like
 from abduce.data.columns import build_column, put
 from abduce.data.fields import Field
+from abduce.data.files import ARROWS
+from abduce.data.shards import Shard, Shards
 from abduce.data.text import rewritten
 
 GROUP = 4096  # rows with blanks that the model fills at once: a multiple of the chunks that inference runs in
+
+
+Filled = Iterator[tuple[streams.Chunk, dict[Any, Any]]]
 
 
 class Filling:
@@ -34,7 +40,7 @@ class Filling:
 
     def __init__(
         self,
-        source: streams.TableFile,
+        source: streams.TableFile | Shards,
         fitted: Any,
         show: Callable[[str, int, int], Any],
         rows: int | None = None,
@@ -46,16 +52,13 @@ class Filling:
         self.modelled: dict[Any, int] = {}  # blank cells of each column of the model
         self.widened: set[Any] = set()  # columns of whole numbers that get fractions
         self.untyped: set[Any] = set()  # columns without a value, whose type says nothing
+        self.gaps: dict[int, int] = {}  # rows with blanks of each chunk, by its first row
         self._look_through()
 
     def _look_through(self) -> None:
         """Check every row against the model, and count the blanks; ValueError names the column and the value."""
         for chunk in self.source.chunks(self.rows):
-            try:
-                self.fitted._encode(chunk.frame)
-            except ValueError as error:
-                place = f" (rows counted from row {chunk.start} of {self.source.path})" if chunk.start else ""
-                raise ValueError(f"{error}{place}") from error
+            check_rows(self.fitted, self.source, chunk)
             if not self.fields:
                 labels = {str(c): c for c in chunk.frame.columns}
                 schema = self.fitted.schema_
@@ -66,6 +69,7 @@ class Filling:
             self.blank += int(missing.to_numpy().sum())
             for label, _ in self.fields:
                 self.modelled[label] += int(missing[label].sum())
+            self.gaps[chunk.start] = int(missing[[label for label, _ in self.fields]].any(axis=1).sum())
             self.show("checking", chunk.start + len(chunk.frame), self.source.rows)
             types = chunk.frame.dtypes
         for label, known in self.fields:
@@ -90,18 +94,45 @@ class Filling:
         target = Path(output)
         target.parent.mkdir(parents=True, exist_ok=True)
         suffix = streams.suffix_of(target)
-        if self.source.schema is None or suffix != ".parquet":
-            dialect = text.dialect_of(suffix) if text and suffix != ".parquet" else None
-            streams.write(target, self._frames(suffix != ".parquet"), dialect=dialect)
+        if self.source.schema is None or suffix not in ARROWS:
+            dialect = text.dialect_of(suffix) if text and suffix not in ARROWS else None
+            streams.write(target, self._frames(suffix not in ARROWS), dialect=dialect)
             return
-        schema = streams.retyped(self.source.schema, self._types(self.source.schema))
+        schema = self.schema
         streams.write(target, self._tables(schema), schema)
 
-    def _filled(self) -> Iterator[tuple[streams.Chunk, dict[Any, Any]]]:
+    def write_shard(self, target: Path, shard: Shard, answers: Iterator[pd.DataFrame]) -> None:
+        """Write one of many files with its blanks filled; ``answers`` are its rows with blanks, filled."""
+        source: Any = self.source
+        filled = self._filled(source.chunks_of(shard, self.rows), answers)
+        if source.schema is None:
+            dialect = shard.table.text.dialect  # pyright: ignore[reportOptionalMemberAccess]
+            streams.write(target, self._frames(True, filled), dialect=dialect, swept=True)
+        else:
+            streams.write(target, self._tables(self.schema, filled), self.schema, swept=True)
+
+    def with_gaps(self, frame: Any) -> Any:
+        """The rows that have a blank which the model fills."""
+        return frame[frame[[label for label, _ in self.fields]].isna().to_numpy().any(axis=1)]
+
+    def fill(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns of the model of rows with blanks, filled."""
+        return self.fitted.fill(rows)[[label for label, _ in self.fields]]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Types of the answer to a file that has types."""
+        schema: Any = self.source.schema
+        return streams.retyped(schema, self._types(schema))
+
+    def _filled(
+        self, chunks: Iterator[streams.Chunk] | None = None, answers: Iterator[pd.DataFrame] | None = None
+    ) -> Iterator[tuple[streams.Chunk, dict[Any, Any]]]:
         """Chunks, and the columns of each that had blanks, now without."""
-        answers = self._answers()
+        chunks = self.source.chunks(self.rows) if chunks is None else chunks
+        answers = self._answers() if answers is None else answers
         waiting: pd.DataFrame | None = None
-        for chunk in self.source.chunks(self.rows):
+        for chunk in chunks:
             frame: Any = chunk.frame
             missing = {label: frame[label].isna().to_numpy(dtype=bool) for label, _ in self.fields}
             gaps = np.logical_or.reduce(list(missing.values()))
@@ -131,26 +162,24 @@ class Filling:
 
     def _answers(self) -> Iterator[pd.DataFrame]:
         """The rows with blanks, filled, :data:`GROUP` or a multiple of it at a time."""
-        labels = [label for label, _ in self.fields]
         held: list[pd.DataFrame] = []
         count = 0
         for chunk in self.source.chunks(self.rows):
-            gaps = chunk.frame[labels].isna().to_numpy().any(axis=1)
-            some: Any = chunk.frame[gaps]
+            some: Any = self.with_gaps(chunk.frame)
             held.append(some)
-            count += int(gaps.sum())
+            count += len(some)
             if count >= GROUP:
                 some = pd.concat(held, ignore_index=True)
                 whole = count // GROUP * GROUP
                 held, count = [some.iloc[whole:]], count - whole
-                yield self.fitted.fill(some.iloc[:whole].reset_index(drop=True))[labels]
+                yield self.fill(some.iloc[:whole].reset_index(drop=True))
         if count:
-            yield self.fitted.fill(pd.concat(held, ignore_index=True))[labels]
+            yield self.fill(pd.concat(held, ignore_index=True))
 
-    def _frames(self, written: bool = True) -> Iterator[pd.DataFrame]:
+    def _frames(self, written: bool = True, filled: Filled | None = None) -> Iterator[pd.DataFrame]:
         """Frames to write; of text, for text, what was there is as it was written."""
         text = self.source.text if written else None
-        for chunk, columns in self._filled():
+        for chunk, columns in self._filled() if filled is None else filled:
             frame = chunk.frame.copy(deep=False)
             if text is not None:
                 frame = chunk.table.to_pandas(types_mapper=lambda _: pd.StringDtype())
@@ -161,9 +190,9 @@ class Filling:
                 frame[label] = array
             yield frame
 
-    def _tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+    def _tables(self, schema: pa.Schema, filled: Filled | None = None) -> Iterator[pa.Table]:
         """Arrow tables: columns without blanks pass as they are."""
-        for chunk, columns in self._filled():
+        for chunk, columns in self._filled() if filled is None else filled:
             table = chunk.table
             for label, array in columns.items():
                 place = schema.get_field_index(str(label))
@@ -185,6 +214,17 @@ class Filling:
             if label in self.untyped:
                 types[str(label)] = pa.array(build_column(known, np.zeros(1, np.int64))).type
         return {name: kind for name, kind in types.items() if kind != schema.field(name).type}
+
+
+def check_rows(fitted: Any, source: Any, chunk: streams.Chunk) -> None:
+    """Refuse rows that the model does not take, by ValueError naming the file and, but for the first, the row."""
+    try:
+        fitted._encode(chunk.frame)
+    except ValueError as error:
+        path, row = source.where(chunk.start)
+        many = isinstance(source, Shards)
+        place = f" (rows counted from row {row} of {path})" if row or many else ""
+        raise ValueError(f"{error}{place}") from error
 
 
 def _fractional(known: Field) -> bool:

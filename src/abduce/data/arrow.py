@@ -12,16 +12,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.parquet as pq
+from pyarrow import ipc
 
 from abduce.data.text import unchanged
 
 _c: Any = pyarrow.compute
+_BATCH = 2**16  # rows
 _DAY = {"s": 86400, "ms": 86400 * 10**3, "us": 86400 * 10**6, "ns": 86400 * 10**9}
 _NULLABLE: dict[pa.DataType, Any] = {
     pa.int8(): pd.Int8Dtype(),
@@ -38,6 +44,51 @@ _NULLABLE: dict[pa.DataType, Any] = {
     pa.float32(): pd.Float32Dtype(),
     pa.float64(): pd.Float64Dtype(),
 }
+
+
+@contextmanager
+def opened_arrow(path: Path, suffix: str, buffer: int = 0) -> Iterator[ArrowRows]:
+    """A Parquet or Arrow file, open to be read a batch at a time."""
+    if suffix == ".parquet":
+        file = pq.ParquetFile(path, buffer_size=buffer, pre_buffer=False)
+        try:
+            yield ArrowRows(
+                file.schema_arrow,
+                file.metadata.num_rows,
+                lambda rows: file.iter_batches(batch_size=rows, use_threads=False),
+            )
+        finally:
+            file.close()
+        return
+    with pa.memory_map(str(path)) as source, ipc.open_file(source) as reader:
+        places = range(reader.num_record_batches)
+        rows = sum(reader.get_batch(i).num_rows for i in places)
+        yield ArrowRows(reader.schema, rows, lambda _: (reader.get_batch(i) for i in places))
+
+
+def read_arrow(path: Path, suffix: str) -> pa.Table:
+    """A whole Parquet or Arrow file."""
+    with opened_arrow(path, suffix) as file:
+        return pa.Table.from_batches(list(file.batches(_BATCH)), file.schema)
+
+
+@contextmanager
+def arrow_writer(file: IO[bytes], schema: pa.Schema, suffix: str) -> Iterator[Any]:
+    """Something whose ``write_table`` writes tables to an open file, in the form that the suffix says."""
+    made: Any = pq.ParquetWriter if suffix == ".parquet" else ipc.new_file
+    writer = made(file, schema)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+class ArrowRows(NamedTuple):
+    """An open file: its schema, how many rows it has, and ``batches(rows)`` of about so many."""
+
+    schema: pa.Schema
+    rows: int
+    batches: Callable[[int], Iterator[pa.RecordBatch]]
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:

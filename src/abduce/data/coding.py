@@ -206,7 +206,7 @@ class Coding:
 
     @classmethod
     def from_arrays(cls, schema: Schema, arrays: dict[str, np.ndarray], scores: bool) -> Coding:
-        """Rebuild from :meth:`to_arrays`."""
+        """Rebuild from :meth:`to_arrays`; ValueError naming an array that holds what nothing was fitted to."""
         parts: dict[str, dict[str, np.ndarray]] = {"class": {}, "scores": {}}
         for key, value in arrays.items():
             what, _, name = key.partition(".")
@@ -217,6 +217,11 @@ class Coding:
             every = NormalScores(**parts["scores"])
             columns = {int(j): every.column(i) for i, j in enumerate(arrays["scored"])}
         shares = {int(j): share for j, share in parts["class"].items()}
+        if not (arrays["scale"] > 0).all():
+            raise ValueError(f"scale of a coding must be above 0, got {arrays['scale']}")
+        for j, share in shares.items():
+            if share.min() < 0 or abs(share.sum() - 1) > 1e-6:
+                raise ValueError(f"class.{j} of a coding must be shares that sum to 1, got {share}")
         self = cls.__new__(cls)
         self._set(schema, scores, arrays["loc"], arrays["scale"], arrays["rare"] > 0, columns, shares)
         return self

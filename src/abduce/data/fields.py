@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from abduce.data.transform import Affine, Joined, Log, Transform, Whole, index_of, joined
+from abduce.declared import conform
 
 KINDS = ("real", "positive", "count", "binary", "ordinal", "categorical", "pixel")
 CODED = ("binary", "ordinal", "categorical")
 WHOLE = (*CODED, "count")
 LEFT_OUT = ("identifier", "constant", "empty", "objects")
 
+_FAR = 1e100  # model values from here on have squares that are no numbers
 _NOTES = {
     "identifier": "left out: names a row rather than describing it",
     "constant": "left out: the same text in every row",
@@ -186,24 +188,40 @@ class Field:
         return out
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Field:
-        """Rebuild a field from `to_json`; ValueError if keys are missing or unknown."""
-        known = {f.name for f in fields(cls)}
-        if not isinstance(data, dict) or set(data) != known:
-            given = sorted(data) if isinstance(data, dict) else data
-            raise ValueError(f"not a field: expected the keys {sorted(known)}, got {given}")
-        out = dict(data)
-        out["categories"] = None if out["categories"] is None else tuple(out["categories"])
+    def from_json(cls, data: Any, place: str = "field") -> Field:
+        """Rebuild a field from `to_json`; ValueError naming the ``place`` for keys or values that make none."""
+        conform(data, _FieldJson, place)
+        out: dict[str, Any] = dict(data)
+        for key in ("low", "high"):
+            out[key] = math.nan if out[key] is None else float(out[key])
         if out["bounds"] is not None:
             low, high = out["bounds"]
             out["bounds"] = (-math.inf if low is None else low, math.inf if high is None else high)
-        for key in ("low", "high"):
-            out[key] = math.nan if out[key] is None else float(out[key])
-        if out["kind"] not in KINDS + LEFT_OUT:
-            raise ValueError(
-                f"field {out['name']!r}: kind must be one of {KINDS + LEFT_OUT}, got {out['kind']!r}"
-            )
-        return cls(**out)
+        if out["categories"] is not None:
+            out["categories"] = tuple(out["categories"])
+        rules = {
+            "kind": (out["kind"] in KINDS + LEFT_OUT, f"one of {KINDS + LEFT_OUT}"),
+            "scale": (out["scale"] > 0, "above 0"),
+            "denominator": (out["denominator"] is None or out["denominator"] > 0, "above 0"),
+            "missing": (0 <= out["missing"] <= 1, "in [0, 1]"),
+            "seen": (out["seen"] >= 0, "at least 0"),
+            "high": (not out["high"] < out["low"], "no less than low"),
+            "bounds": (out["bounds"] is None or out["bounds"][0] <= out["bounds"][1], "low, then high"),
+            "categories": _categories_rule(out["kind"], out["categories"]),
+        }
+        for key, (good, expected) in rules.items():
+            if not good:
+                raise ValueError(f"{place}.{key} must be {expected}, got {data[key]!r}")
+        field = cls(**out)
+        if field.kind in ("real", "positive", "pixel") and not math.isnan(field.low):
+            with np.errstate(all="ignore"):
+                ends = field.transform.to(np.array([[field.low], [field.high]]))
+            if not (np.abs(ends) < _FAR).all():
+                raise ValueError(
+                    f"{place}: loc {field.loc!r} and scale {field.scale!r} do not go with a range of {field.low!r} to"
+                    f" {field.high!r}"
+                )
+        return field
 
     def describe(self) -> dict[str, Any]:
         """Summarise for a reader: column, kind, dtype, missing, range or categories, a note."""
@@ -229,6 +247,32 @@ class Field:
             note = f"steps of 1/{self.denominator}" + (" day" if self.temporal else "")
         known = {"column": self.name, "kind": self.kind, "dtype": self.dtype, "missing": self.missing}
         return known | {"range": extent, "note": note}
+
+
+class _FieldJson(TypedDict):
+    """What :meth:`Field.to_json` gives."""
+
+    name: str
+    kind: str
+    dtype: str
+    categories: list[bool | int | float | str] | None
+    loc: float
+    scale: float
+    denominator: int | None
+    low: float | None
+    high: float | None
+    missing: float
+    seen: int
+    bounds: tuple[float | None, float | None] | None
+
+
+def _categories_rule(kind: str, categories: tuple | None) -> tuple[bool, str]:
+    """Whether categories go with a kind, and which would."""
+    if kind == "binary":
+        return categories is None or len(set(categories)) == 2, "two values or none"
+    if kind in CODED:
+        return bool(categories) and len(set(categories or ())) == len(categories or ()), "values, each once"
+    return categories is None or kind in LEFT_OUT, f"null for kind {kind!r}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@
 | masked array | array, NaN where it is masked | array |
 | polars, PyArrow, any eager frame of narwhals | pandas frame | the same, in its types |
 | list of rows | array | array |
+| a file's name, a folder, pattern or address of files, a pyarrow dataset | pandas frame | pandas frame |
 | list of dicts, dict of columns | pandas frame | pandas frame |
 | pandas column of dates, times of day, decimals as objects, or sparse | its plain dtype | the same |
 
@@ -25,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 
 from abduce.data.arrow import frame_of, inward, outward, table_like
+from abduce.data.shards import given
 from abduce.data.text import unchanged
 
 _OBJECTS = ("date", "time", "decimal", "datetime")
@@ -42,6 +44,8 @@ def native(X: Any, name: str = "X") -> Any:
     """
     if isinstance(X, pd.DataFrame):
         return _plain_frame(X)
+    if (source := given(X)) is not None:
+        return source.read()
     if isinstance(X, np.ma.MaskedArray):
         return unmasked(X)
     if isinstance(X, np.ndarray):

@@ -12,13 +12,12 @@ Images are turned as their EXIF orientation says when they are read, and are wri
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from abduce.data.files import atomic, beside
+from abduce.data.files import atomic, part, put_folder, sweep
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _LOSSY = (".jpg", ".jpeg", ".webp", ".gif")
@@ -102,18 +101,18 @@ def write_images(path: Path, data: Any, like: str | os.PathLike | None) -> Path:
     pixels = array.astype(np.float32) if _takes_floats(array, names, like) else _as_bytes(array, path)
     images = [Image.fromarray(pixel) for pixel in pixels]
     if path.is_dir():
+        sweep(path)
         for name, image in zip(names, images, strict=True):
-            atomic(path / name, lambda file, name=name, image=image: _save_image(image, file, name))
+            atomic(
+                path / name, lambda file, name=name, image=image: _save_image(image, file, name), swept=True
+            )
         return path
-    part = beside(path)
-    try:
-        part.mkdir()
+    sweep(path.absolute().parent, path.name)
+    with part(path, Path.mkdir) as new:
         for name, image in zip(names, images, strict=True):
-            with open(part / name, "xb") as file:
+            with open(new / name, "xb") as file:
                 _save_image(image, file, name)
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        put_folder(new, path)
     return path
 
 

@@ -3,7 +3,7 @@
 | path | data |
 |---|---|
 | `.csv`, `.tsv` (also `.gz`), separated by comma, semicolon, tab or bar | DataFrame, nullable dtypes |
-| `.parquet` | DataFrame, same |
+| `.parquet`, `.feather`, `.arrow` | DataFrame, same |
 | `.npy`, `.npz` | array |
 | a folder of images | array (n, H, W) or (n, H, W, C), in the order of the file names |
 
@@ -16,15 +16,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from abduce.data.arrow import frame_of, table_like
-from abduce.data.files import ARRAYS, TABLES, TEXTS, Clear, atomic, check_folder, naming, suffix_of
+from abduce.data.arrow import arrow_writer, frame_of, read_arrow, table_like
+from abduce.data.files import ARRAYS, ARROWS, TABLES, TEXTS, Clear, atomic, check_folder, naming, suffix_of
 from abduce.data.images import IMAGES, read_images, write_images
 from abduce.data.text import TextFile, restored, write_text
 
@@ -45,7 +44,7 @@ def read(
     Parameters
     ----------
     path
-        A table (.csv, .tsv, packed or not, .parquet), an array (.npy, .npz) or a folder of images.
+        A table (.csv, .tsv, packed or not, .parquet, .feather, .arrow), an array (.npy, .npz) or a folder of images.
     member
         Which array of an `.npz`; default its only array, or the one named X.
     na
@@ -78,8 +77,8 @@ def read(
             data = _read_npz(path, member)
         elif suffix == ".npy":
             data = np.load(path, allow_pickle=False)
-        elif suffix == ".parquet":
-            data = frame_of(pq.ParquetFile(path).read())
+        elif suffix in ARROWS:
+            data = frame_of(read_arrow(path, suffix))
         else:
             data = _read_text(TextFile(path, suffix, na))[1]
     if not data.ndim:
@@ -155,18 +154,25 @@ def write(
         origin = None if like is None else Path(like)
         if suffix in TEXTS:
             return atomic(path, lambda file: write_csv(file, frame, suffix, origin, na))
-        if origin is not None and suffix_of(origin) == ".parquet":
-            with naming(origin, ".parquet"):
-                old = pq.ParquetFile(origin).read()
+        if origin is not None and suffix_of(origin) in ARROWS:
+            with naming(origin, suffix_of(origin)):
+                old = read_arrow(origin, suffix_of(origin))
             before = frame_of(old)
             if _alike(before, frame):
-                return atomic(path, lambda file: pq.write_table(table_like(old, before, frame), file))
-        named = frame.rename(columns=str)
-        return atomic(path, lambda file: named.to_parquet(file, index=False))
+                return _write_arrow(path, table_like(old, before, frame))
+        return _write_arrow(path, pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False))
     array = _as_array(data, path)
     if suffix == ".npy":
         return atomic(path, lambda file: np.save(file, array, allow_pickle=False))
     return atomic(path, lambda file: np.savez_compressed(file, X=array))
+
+
+def _write_arrow(path: Path, table: pa.Table) -> Path:
+    def fill(file: IO[bytes]) -> None:
+        with arrow_writer(file, table.schema, suffix_of(path)) as writer:
+            writer.write_table(table)
+
+    return atomic(path, fill)
 
 
 def write_csv(

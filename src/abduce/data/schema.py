@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,9 @@ from abduce.data.infer import frame_field, resolve_kinds, within
 from abduce.data.infer_arrays import array_fields, image_field
 from abduce.data.layout import Layout
 from abduce.data.transform import Transform, over_observed
+from abduce.declared import conform
 
 _VERSION = 1
-_KEYS = {"version", "container", "shape", "dtype", "fields", "left_out", "order"}
 
 
 @dataclass(frozen=True, eq=True)
@@ -354,27 +354,44 @@ class Schema:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Schema:
-        """Rebuild a schema from `to_json`; ValueError where it is none, or of another version."""
-        if not isinstance(data, dict) or set(data) != _KEYS:
-            got = sorted(data) if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"not a schema: expected the keys {sorted(_KEYS)}, got {got}")
+    def from_json(cls, data: Any, place: str = "schema") -> Schema:
+        """Rebuild a schema from `to_json`; ValueError naming the ``place`` where it is none, or of another version."""
+        conform(data, _SchemaJson, place)
         if data["version"] != _VERSION:
-            raise ValueError(f"schema version must be {_VERSION}, got {data['version']!r}")
-        if data["container"] not in ("array", "frame", "image"):
-            raise ValueError(f"schema container must be array, frame or image, got {data['container']!r}")
-        fields = tuple(Field.from_json(f) for f in data["fields"])
-        shape = tuple(int(size) for size in data["shape"])
-        if len(fields) != (1 if data["container"] == "image" else int(np.prod(shape))):
-            raise ValueError(f"schema of shape {shape} cannot have {len(fields)} fields")
-        left_out = tuple(Field.from_json(f) for f in data["left_out"])
-        return cls(data["container"], shape, data["dtype"], fields, left_out, tuple(data["order"]))
+            raise ValueError(f"{place}.version must be {_VERSION}, got {data['version']!r}")
+        fields = tuple(Field.from_json(f, f"{place}.fields[{i}]") for i, f in enumerate(data["fields"]))
+        shape = tuple(data["shape"])
+        if not shape or min(shape) < 1:
+            raise ValueError(f"{place}.shape must be of whole numbers above 0, got {list(shape)}")
+        if len(fields) != (1 if data["container"] == "image" else math.prod(shape)):
+            raise ValueError(f"{place} of shape {shape} cannot have {len(fields)} fields")
+        left_out = tuple(Field.from_json(f, f"{place}.left_out[{i}]") for i, f in enumerate(data["left_out"]))
+        if wrong := [f for f in fields if f.kind not in KINDS] + [f for f in left_out if f.kind in KINDS]:
+            raise ValueError(f"{place}: column {wrong[0].name!r} cannot be of kind {wrong[0].kind!r}")
+        order = tuple(data["order"])
+        if data["container"] == "frame" and sorted(map(str, order)) != sorted(
+            f.name for f in fields + left_out
+        ):
+            raise ValueError(f"{place}.order must name the columns, each once, got {listing(order)}")
+        return cls(data["container"], shape, data["dtype"], fields, left_out, order)
 
     def describe(self) -> list[dict[str, Any]]:
         """List each column in its original order: column, kind, dtype, missing, range, note."""
         by_name = {f.name: f for f in (*self.fields, *self.left_out)}
         names = [str(label) for label in self.order] if self.order else [f.name for f in self.fields]
         return [by_name[name].describe() for name in names]
+
+
+class _SchemaJson(TypedDict):
+    """What :meth:`Schema.to_json` gives."""
+
+    version: int
+    container: Literal["array", "frame", "image"]
+    shape: list[int]
+    dtype: str
+    fields: list[dict[str, Any]]
+    left_out: list[dict[str, Any]]
+    order: list[str | int]
 
 
 # ---------------------------------------------------------------- helpers

@@ -3,8 +3,8 @@
 A :class:`TableFile` looks at the whole file once (of Parquet only at its footer), so that every chunk has the same columns
 and dtypes that the whole file read by :func:`abduce.data.readers.read` would have, however the blanks lie.
 
-    Parquet    the dtypes are those of the file's own schema
-    CSV, TSV   what a column means follows from all of its cells: see :mod:`abduce.data.text`
+    Parquet, Arrow    the dtypes are those of the file's own schema
+    CSV, TSV          what a column means follows from all of its cells: see :mod:`abduce.data.text`
 
 Writing is all or nothing, as in :mod:`abduce.data.readers`.
 """
@@ -14,19 +14,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from abduce.data.arrow import frame_of
+from abduce.data.arrow import arrow_writer, frame_of, opened_arrow
 from abduce.data.dialect import Dialect
-from abduce.data.files import TABLES, atomic, check_folder, naming, suffix_of
-from abduce.data.text import TextFile, write_text
+from abduce.data.files import ARROWS, TABLES, atomic, check_folder, naming, suffix_of
+from abduce.data.text import NoRows, TextFile, write_text
 
 ROWS = 65_536  # most rows of a chunk
 CELLS = 2**20  # and its most cells
@@ -52,14 +52,15 @@ def is_table(path: str | os.PathLike) -> bool:
 
 
 class TableFile:
-    """A CSV, TSV or Parquet file, a chunk of rows at a time.
+    """A CSV, TSV, Parquet or Arrow file, a chunk of rows at a time.
 
-    ``rows`` counts its rows, ``columns`` names its columns; ``schema`` is the Arrow schema of a Parquet file, None for text,
+    ``rows`` counts its rows, ``columns`` names its columns; ``schema`` is that of a Parquet or Arrow file, None for text,
     of which ``text`` says how it is written; ``na`` are words that mean a blank in text.
-    Raises FileNotFoundError, or ValueError naming the path for an unknown suffix, an empty or an unreadable file.
+    Raises FileNotFoundError, or ValueError naming the path for an unknown suffix, an unreadable file, or one without rows,
+    unless it may be ``empty``.
     """
 
-    def __init__(self, path: str | os.PathLike, na: Iterable[str] = ()):
+    def __init__(self, path: str | os.PathLike, na: Iterable[str] = (), empty: bool = False):
         self.path = Path(path)
         self.suffix = suffix_of(self.path)
         if not self.path.exists():
@@ -71,29 +72,40 @@ class TableFile:
         self.schema: pa.Schema | None = None
         self.text: TextFile | None = None
         with naming(self.path, self.suffix):
-            if self.suffix == ".parquet":
-                with self._parquet() as file:
-                    self.rows = file.metadata.num_rows
-                    schema: pa.Schema = file.schema_arrow
-                    self.columns = [str(c) for c in frame_of(schema.empty_table()).columns]
-                    self.schema = schema
+            if self.suffix in ARROWS:
+                with opened_arrow(self.path, self.suffix, _BUFFER) as file:
+                    self.rows, self.schema = file.rows, file.schema
+                    self.columns = [str(c) for c in frame_of(file.schema.empty_table()).columns]
             else:
-                self._look_through(TextFile(self.path, self.suffix, na))
-        if not self.rows:
+                self._look_through(TextFile(self.path, self.suffix, na), empty)
+        if not self.rows and not empty:
             raise ValueError(f"{self.path} has no rows")
 
     def chunk_rows(self) -> int:
         """Count the rows that keep a chunk to :data:`CELLS` cells, at most :data:`ROWS` of them."""
         return max(1, min(ROWS, CELLS // max(1, len(self.columns))))
 
-    def chunks(self, rows: int | None = None) -> Iterator[Chunk]:
-        """Read chunks of ``rows`` rows (default: :meth:`chunk_rows`), the last one shorter."""
+    def where(self, row: int) -> tuple[str, int]:
+        """The file that a row is in, and its place there."""
+        return str(self.path), row
+
+    def at(self, path: Path) -> TableFile:
+        """The same table, read from a copy of the file."""
+        other = copy(self)
+        other.path, other.text = path, copy(self.text)
+        if other.text is not None:
+            other.text.path = path
+        return other
+
+    def chunks(self, rows: int | None = None, schema: pa.Schema | None = None) -> Iterator[Chunk]:
+        """Read chunks of ``rows`` rows (default: :meth:`chunk_rows`), the last one shorter; frames are of another ``schema``
+        where one is given."""
         rows = self.chunk_rows() if rows is None else rows
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}")
         start = 0
         for table in self._tables(rows):
-            frame = self._frame(table)
+            frame = self._frame(table if schema in (None, table.schema) else table.cast(schema))
             if self.text is not None:
                 frame.index = pd.RangeIndex(start, start + len(frame))
             yield Chunk(start, frame, table)
@@ -121,30 +133,27 @@ class TableFile:
     def _frame(self, table: pa.Table) -> pd.DataFrame:
         return frame_of(table) if self.text is None else self.text.frame(table)
 
-    def _look_through(self, text: TextFile) -> None:
+    def _look_through(self, text: TextFile, empty: bool) -> None:
         """Count rows, and find what each column means in the whole file."""
         self.text, self.columns, self.rows = text, text.names, 0
-        for batch in text.batches():
-            self.rows += len(batch)
-            text.look(batch)
-        text.warn()
+        try:
+            for batch in text.batches():
+                self.rows += len(batch)
+                text.look(batch)
+        except NoRows:
+            if not empty:
+                raise
+        if not empty:  # one of many, which say it together
+            text.warn()
 
     # ------------------------------------------------------------ rows as the file holds them
-
-    @contextmanager
-    def _parquet(self) -> Iterator[pq.ParquetFile]:
-        file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
-        try:
-            yield file
-        finally:
-            file.close()
 
     def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         if self.text is not None:
             yield from self.text.batches()
             return
-        with self._parquet() as file:
-            yield from file.iter_batches(batch_size=rows, use_threads=False)
+        with opened_arrow(self.path, self.suffix, _BUFFER) as file:
+            yield from file.batches(rows)
 
     def _tables(self, rows: int) -> Iterator[pa.Table]:
         """Tables of ``rows`` rows, however the file groups them."""
@@ -175,6 +184,7 @@ def write(
     pieces: Iterable[Any],
     schema: pa.Schema | None = None,
     dialect: Dialect | None = None,
+    swept: bool = False,
 ) -> Path:
     """Write pieces of a table one after the other to a file that appears only once it is complete; returns the path.
 
@@ -187,14 +197,14 @@ def write(
     if not is_table(path):
         raise ValueError(f"{path} is no table; expected {', '.join(TABLES)}")
     suffix = suffix_of(path)
-    if suffix == ".parquet":
-        return atomic(path, lambda file: _write_parquet(file, pieces, schema))
-    return atomic(path, lambda file: write_text(file, pieces, suffix, dialect))
+    if suffix in ARROWS:
+        return atomic(path, lambda file: _write_arrow(file, pieces, schema, suffix), swept)
+    return atomic(path, lambda file: write_text(file, pieces, suffix, dialect), swept)
 
 
-def _write_parquet(file: IO[bytes], pieces: Iterable[Any], schema: pa.Schema | None) -> None:
-    writer: pq.ParquetWriter | None = None
-    try:
+def _write_arrow(file: IO[bytes], pieces: Iterable[Any], schema: pa.Schema | None, suffix: str) -> None:
+    with ExitStack() as stack:
+        writer: Any = None
         for piece in pieces:
             if isinstance(piece, pa.Table):
                 table = piece
@@ -202,11 +212,8 @@ def _write_parquet(file: IO[bytes], pieces: Iterable[Any], schema: pa.Schema | N
                 table = pa.Table.from_pandas(piece.rename(columns=str), schema=schema, preserve_index=False)
             if writer is None:
                 schema = schema or table.schema
-                writer = pq.ParquetWriter(file, schema)
+                writer = stack.enter_context(arrow_writer(file, schema, suffix))
             writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 def retyped(schema: pa.Schema, types: dict[str, pa.DataType]) -> pa.Schema:

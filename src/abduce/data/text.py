@@ -61,6 +61,10 @@ _WORDS = (
 )
 
 
+class NoRows(Clear):
+    """A table has a header and nothing below it."""
+
+
 @dataclass
 class Meaning:
     """What the cells of a column may still mean, of those looked at so far."""
@@ -88,6 +92,14 @@ class Meaning:
         self.words |= set(_c.unique(known.filter(word)).to_pylist())
         rest = known.filter(_c.invert(word))
         self.beside &= self._forms_of(rest, self.beside) if len(rest) else self.beside
+
+    def join(self, other: Meaning) -> None:
+        """Take note of what cells elsewhere may mean, as if they had been looked at here."""
+        self.forms &= other.forms
+        self.decimals, self.seen = self.decimals | other.decimals, self.seen | other.seen
+        self.words |= other.words
+        if other.beside is not None:
+            self.beside = other.beside if self.beside is None else self.beside & other.beside
 
     def _forms_of(self, cells: Any, wanted: set[str]) -> set[str]:
         out: set[str] = set()
@@ -201,7 +213,7 @@ class TextFile:
         if "straddling" in reason:
             return ValueError(f"a row is longer than {self._block()} bytes, or a quote is never closed")
         if "Empty CSV" in reason:
-            return Clear(f"{self.path} has no rows")
+            return NoRows(f"{self.path} has no rows")
         return ValueError(odd_line(self.path, self.dialect) or reason)
 
     def look(self, table: Any) -> None:

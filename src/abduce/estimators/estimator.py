@@ -33,6 +33,7 @@ from abduce.compress import codec
 from abduce.data.foreign import native
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
+from abduce.data.shards import to_fit
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.cuts import Cuts
 from abduce.estimators.folder import keep, state
@@ -113,7 +114,7 @@ class Estimator(
 
     def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
         """Fit to what X holds, whatever its form."""
-        X = native(X)
+        X = native(to_fit(X, self.random_state))
         self._check_columns(X, reset=True)
         self._check_arguments()
         schema, values, observed = self._read(X)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from abduce.answers.answer import Effort
+from abduce.checks import check_count
 from abduce.data.schema import Schema
-from abduce.estimators import series_folder, text_folder, world_folder
+from abduce.data.seen import Seen
+from abduce.estimators import series_folder, sound_folder, steps_folder, text_folder, world_folder
+from abduce.estimators.folder import (
+    CONFIG,
+    FolderKind,
+    TableFolder,
+    constructed,
+    describe,
+    fill,
+    opened,
+)
 from abduce.estimators.methods import METHODS
 from abduce.estimators.series import Series
-from abduce.estimators.sound import KIND as SOUND
 from abduce.estimators.sound import Sound
-from abduce.estimators.steps import KIND as STEPS
 from abduce.estimators.steps import Steps
 from abduce.estimators.text import Text
 from abduce.estimators.world_model import WorldModel
@@ -27,30 +35,27 @@ from abduce.models.families import rebuild
 def load(folder: str | Path):
     """Load a model that was saved with ``save``; executes no code from the folder.
 
-    Raises FileNotFoundError if the folder is not there, ModelFolderError (a ValueError) if it is damaged, was changed, or
-    is of another format version.
+    Raises FileNotFoundError if the folder is not there, ModelFolderError (a ValueError) if it is damaged, was changed, holds
+    what makes no model, or is of another format version.
     """
     body, tensors = checkpoint.load(folder)
-    others = {
-        series_folder.KIND: _series,
-        text_folder.KIND: _text,
-        SOUND: Sound._rebuilt,
-        STEPS: Steps._rebuilt,
-        world_folder.KIND: _world,
-    }
-    if (own := others.get(body.get("kind", ""))) is not None:
-        with _weights():
-            return own(body, tensors)
-    if body.get("estimator") not in METHODS:
+    kind = str(body.get("kind"))
+    if kind not in KINDS or (kind == "model" and str(body.get("estimator")) not in METHODS):
         raise checkpoint.ModelFolderError(
-            f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of"
-            f" {sorted(METHODS)}"
+            f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of {sorted(METHODS)}"
         )
+    return opened(folder, body, tensors, KINDS[kind])
+
+
+def _rows(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    """A model of rows."""
     estimator: Any = _from_json({"estimator": body["estimator"], "arguments": body["arguments"]})
-    estimator.schema_ = Schema.from_json(body["schema"])
-    with _weights(), torch.random.fork_rng(devices=[]):
-        model = rebuild(body["model"]).double()
-        model.load_state_dict(tensors)
+    estimator._check_arguments()
+    check_count(f"{CONFIG}.arguments.samples", estimator.samples)
+    estimator.schema_ = Schema.from_json(body["schema"], f"{CONFIG}.schema")
+    with torch.random.fork_rng(devices=[]):
+        model = rebuild(body["model"], f"{CONFIG}.model").double()
+    fill(model, tensors, stored=model.stored_as)
     estimator.model_ = model.eval().requires_grad_(False)
     fitted = dict(body["fitted"])
     names = fitted.pop("feature_names")
@@ -59,31 +64,28 @@ def load(folder: str | Path):
     estimator.n_iter_, estimator.interrupted_ = max(1, len(estimator.history_)), False
     estimator.n_features_in_ = len(estimator.schema_.order) or estimator.schema_.n_cells
     if names:
+        if names != [str(label) for label in estimator.schema_.order or names]:
+            raise ValueError(f"{CONFIG}.fitted.feature_names must be the columns of the schema, got {names}")
         estimator.feature_names_in_ = np.asarray(names, dtype=object)
     return estimator
 
 
-@contextmanager
-def _weights() -> Iterator[None]:
-    """Say which part of a folder does not fit the other."""
-    try:
-        yield
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise checkpoint.ModelFolderError(
-            f"the folder's weights do not fit its model.json: {error}"
-        ) from None
-
-
-def _series(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Series:
-    return series_folder.rebuild(Series, body, tensors)
-
-
-def _text(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Text:
-    return text_folder.rebuild(Text, body, tensors)
-
-
-def _world(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> WorldModel:
-    return world_folder.rebuild(WorldModel, body, tensors)
+@torch.no_grad()
+def _ask_rows(estimator: Any) -> list[Any]:
+    """log p and means of rows that the model itself knows, in model values and from the data's own form: the one at the edge
+    of oddness, whole and without half of its cells, and one of which nothing is seen; of what is annealed its pieces."""
+    model, schema = estimator.model_, estimator.schema_
+    cells = [(0.0 if value is None else value, value is not None) for value in estimator.edge_]
+    y, mask = (torch.tensor(part) for part in zip(*cells, strict=True))
+    y, half = y.double()[None], mask & (torch.arange(len(mask)) % 2 == 0)
+    if pieces := model.pieces(y):
+        return [*pieces, schema.encode(schema.decode(y.numpy(), snap=True))[0]]
+    masks = torch.stack([mask, half, torch.zeros_like(mask)])
+    seen = Seen(torch.where(masks, y, 0.0), masks)
+    answer = model.answer(seen, Effort(samples=4, seed=0, rounds=0, hmc_steps=0))
+    mean = answer.mean()
+    rows = schema.decode(mean.numpy(), snap=True)
+    return [answer.log_evidence, mean, schema.encode(rows)[0], estimator._units(seen)]
 
 
 def _from_json(value: Any) -> Any:
@@ -95,5 +97,19 @@ def _from_json(value: Any) -> Any:
         case {"mapping": pairs}:
             return {_from_json(k): _from_json(v) for k, v in pairs}
         case {"estimator": name, "arguments": arguments}:
-            return METHODS[name](**{k: _from_json(v) for k, v in arguments.items()})
+            if name not in METHODS:
+                raise ValueError(
+                    f"{CONFIG}.arguments: an estimator must be one of {sorted(METHODS)}, got {name!r}"
+                )
+            return constructed(METHODS[name], {k: _from_json(v) for k, v in arguments.items()})
     return value
+
+
+KINDS = {
+    "model": FolderKind(TableFolder, _rows, describe, _ask_rows),
+    series_folder.KIND: series_folder.folder_kind(Series),
+    text_folder.KIND: text_folder.folder_kind(Text),
+    world_folder.KIND: world_folder.folder_kind(WorldModel),
+    sound_folder.KIND: sound_folder.folder_kind(Sound),
+    steps_folder.KIND: steps_folder.folder_kind(Steps),
+}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -16,13 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 from abduce.checks import check_count, check_number, check_share
 from abduce.data.recordings import Recording, recordings
 from abduce.data.wav import write_wav
-from abduce.estimators.folder import estimator_to_json
+from abduce.estimators import sound_folder
 from abduce.fit import checkpoint
 from abduce.sequences.burg import Autoregression, simulate, yule_walker
 from abduce.sequences.clicks import oddness
-from abduce.sequences.sound import MEMBERS, Around, SoundPool, Spanned, fit_pool, hidden_gaps, placed, runs
+from abduce.sequences.sound import MEMBERS, SoundPool, Spanned, fit_pool, hidden_gaps, placed, runs
 
-KIND = "sound"
 LENGTHS = (0.02, 0.05, 0.08)  # seconds of gaps that are hidden, where the recordings have none
 LONGEST_HIDDEN = 0.2
 TEXTURE = 0.02  # seconds: the order of what `sample` draws from
@@ -296,40 +294,7 @@ class Sound(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write the fitted model to a folder (safetensors + JSON), atomically; :func:`~abduce.load` reads it."""
         check_is_fitted(self)
-        body = {
-            "kind": KIND,
-            **estimator_to_json(self),
-            "members": [list(m) for m in self.pool_.members],
-            "stretch": self.pool_.stretch,
-            "sdr": self.sdr_,
-            "rate": self.rate_,
-            "form": list(self.kind_),
-            "variance": self.texture_.variance,
-        }
-        arrays = {
-            "weights": self.pool_.weights,
-            "texture": self.texture_.a,
-            "level": self.level_,
-            "centre": self.centre_,
-            "first": self.ends_[0],
-            "last": self.ends_[1],
-        }
-        tensors = {k: torch.from_numpy(np.array(v, dtype=np.float64)) for k, v in arrays.items()}
-        checkpoint.save(folder, body, tensors)
-
-    @classmethod
-    def _rebuilt(cls, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Sound:
-        """The estimator of what a folder holds."""
-        made = cls(**body["arguments"])
-        arrays = {k: t.numpy() for k, t in tensors.items()}
-        members = tuple(Around(*m) for m in body["members"])
-        made.pool_ = SoundPool(members, arrays["weights"], body["stretch"])
-        made.texture_ = Autoregression(arrays["texture"], body["variance"])
-        made.level_, made.centre_ = arrays["level"], arrays["centre"]
-        made.ends_ = arrays["first"], arrays["last"]
-        made.rate_, made.sdr_, made.kind_ = body["rate"], body["sdr"], tuple(body["form"])
-        made.n_features_in_ = arrays["first"].shape[1]
-        return made
+        checkpoint.save(folder, *sound_folder.describe(self))
 
 
 def _lengths(given: list[Recording]) -> list[float]:

@@ -13,14 +13,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from abduce.checks import check_choice, check_count, check_number
-from abduce.estimators.folder import estimator_to_json
+from abduce.estimators import steps_folder
 from abduce.fit import checkpoint
 from abduce.sequences.steps.forms import MOST_LEVELS, StepCells, StepsForm, steps_of
 from abduce.sequences.steps.network import ChainNet, ChainShape
 from abduce.sequences.steps.particles import Completed, complete, go_on
 from abduce.sequences.steps.training import Learning, Windows, learn, step_log_p
 
-KIND = "steps"
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 MEMORY = {"line": 16, "own": 16, "grid": 4}  # steps that are looked back
 SPAN = {"line": "range", "own": "vary", "grid": "all"}
@@ -364,31 +363,4 @@ class Steps(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write the fitted model to a folder (safetensors + JSON), atomically; :func:`~abduce.load` reads it."""
         check_is_fitted(self)
-        body = {
-            "kind": KIND,
-            **estimator_to_json(self),
-            "shape": self.net_.shape.to_json(),
-            "cells": {"shape": list(self.cells_.shape), "rare": self.cells_.rare},
-            "history": self.history_,
-            "seed": self.inference_seed_,
-        }
-        cells = self.cells_
-        arrays = {"levels": cells.levels, "active": cells.active, "usual": cells.usual, "last": self.last_}
-        tensors = {
-            f"cells.{k}": torch.from_numpy(np.ascontiguousarray(v, dtype=np.int64)) for k, v in arrays.items()
-        }
-        checkpoint.save(folder, body, tensors | {f"net.{k}": v for k, v in self.net_.state_dict().items()})
-
-    @classmethod
-    def _rebuilt(cls, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Steps:
-        """The estimator of what a folder holds."""
-        made = cls(**body["arguments"])
-        arrays = {k.removeprefix("cells."): t.numpy() for k, t in tensors.items() if k.startswith("cells.")}
-        made.last_ = arrays.pop("last").astype(np.int16)
-        made.cells_ = StepCells(tuple(body["cells"]["shape"]), rare=body["cells"]["rare"], **arrays)
-        net = ChainNet(ChainShape.from_json(body["shape"]))
-        net.load_state_dict({k.removeprefix("net."): t for k, t in tensors.items() if k.startswith("net.")})
-        made.net_ = net.eval().requires_grad_(False)
-        made.history_, made.inference_seed_ = body["history"], body["seed"]
-        made.n_features_in_ = len(made.cells_.usual)
-        return made
+        checkpoint.save(folder, *steps_folder.describe(self))

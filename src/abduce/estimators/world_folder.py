@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from abduce.estimators.folder import estimator_to_json
+from abduce.declared import made, shaped
+from abduce.estimators.folder import (
+    CONFIG,
+    WEIGHTS,
+    Contents,
+    FolderHeader,
+    FolderKind,
+    constructed,
+    estimator_to_json,
+    fill,
+    parted,
+)
 from abduce.fit import checkpoint
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
@@ -19,8 +30,27 @@ KIND = "world"
 FAMILIES = {"Ensemble": Ensemble, "LinearGaussian": LinearGaussian}
 
 
+class WorldFolder(FolderHeader):
+    """A world, its calibration and its actions."""
+
+    family: Literal["Ensemble", "LinearGaussian"]
+    config: dict[str, Any]
+    linear: dict[str, Any]
+    history: tuple[int, int]
+    choices: int
+    told: bool
+    errors: dict[str, Any]
+    steps: int
+    seed: int
+
+
 def keep(estimator: Any, folder: str | Path) -> None:
     """Write a fitted estimator to a folder, atomically."""
+    checkpoint.save(folder, *describe(estimator))
+
+
+def describe(estimator: Any) -> Contents:
+    """What a folder holds of a fitted estimator: JSON and tensors."""
     model, linear, calibration = estimator.transition_, estimator.linear_, estimator.calibration_
     family = type(model).__name__
     if family not in FAMILIES:
@@ -43,25 +73,63 @@ def keep(estimator: Any, folder: str | Path) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"linear.{k}": v.clone() for k, v in linear.state_dict().items()}
     tensors |= {"calibration.horizons": calibration.horizons, "calibration.factors": calibration.factors}
-    checkpoint.save(folder, body, tensors | {f"box.{k}": v for k, v in box.items()})
+    return body, tensors | {f"box.{k}": v for k, v in box.items()}
 
 
 def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    """The estimator of what a folder holds."""
-    estimator = cls(**body["arguments"])
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        part, key = name.split(".", 1)
-        parts.setdefault(part, {})[key] = value
+    """The estimator of what a folder holds, checked."""
+    estimator = constructed(cls, body["arguments"])
+    own, linear_own, calibration, box = parted(tensors, "model", "linear", "calibration", "box")
     with torch.random.fork_rng(devices=[]):
-        model = FAMILIES[body["family"]](**body["config"])
-    model.load_state_dict(parts["model"])
-    linear = LinearGaussian(**body["linear"])
-    linear.load_state_dict(parts["linear"])
+        model = made(FAMILIES[body["family"]], body["config"], f"{CONFIG}.config")
+    fill(model, own, "model.")
+    linear = made(LinearGaussian, body["linear"], f"{CONFIG}.linear")
+    fill(linear, linear_own, "linear.")
+    steps, size = body["history"]
+    if min(steps, size) < 1 or body["choices"] < 0 or steps * size != model.observation_size:
+        raise ValueError(
+            f"{CONFIG}.history must be steps and numbers whose product is {model.observation_size}, got {body['history']}"
+        )
+    double, sizes = torch.float64, ("horizons", size)
+    shaped(
+        calibration,
+        {"calibration.horizons": (double, sizes[:1]), "calibration.factors": (double, sizes)},
+        WEIGHTS,
+    )
+    numbers = 0 if body["choices"] else model.action_size
+    shaped(box, {f"box.{end}": (double, (numbers,)) for end in ("low", "high") if numbers}, WEIGHTS)
+    if body["choices"] not in (0, model.action_size):
+        raise ValueError(f"{CONFIG}.choices must be 0 or {model.action_size}, got {body['choices']}")
+    if not bool(
+        (calibration["calibration.horizons"] > 0).all() & (calibration["calibration.factors"] > 0).all()
+    ):
+        raise ValueError(f"{WEIGHTS}: 'calibration.horizons' and 'calibration.factors' must be above 0")
     estimator.transition_, estimator.linear_ = model.requires_grad_(False).eval(), linear
-    estimator.calibration_ = Calibration(**parts["calibration"])
-    estimator.space_ = Categories(body["choices"]) if body["choices"] else Box(**parts["box"])
-    estimator.history_, estimator.told_ = ObservationHistory(*body["history"]), body["told"]
+    estimator.calibration_ = Calibration(
+        calibration["calibration.horizons"], calibration["calibration.factors"]
+    )
+    estimator.space_ = (
+        Categories(body["choices"]) if body["choices"] else Box.of(box["box.low"], box["box.high"])
+    )
+    estimator.history_, estimator.told_ = ObservationHistory(steps, size), body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
-    estimator.inference_seed_, estimator.n_features_in_ = body["seed"], estimator.history_.size
+    estimator.inference_seed_, estimator.n_features_in_ = body["seed"], size
     return estimator
+
+
+def ask(estimator: Any) -> list[Any]:
+    """The step after zeros, and how surely, of the world and of the linear one."""
+    found = []
+    for model in (estimator.transition_, estimator.linear_):
+        like = next(iter(model.state_dict().values()))
+        state, action = (
+            torch.zeros(1, model.observation_size).to(like),
+            torch.zeros(1, model.action_size).to(like),
+        )
+        found += [*model.moments(state, action), model.log_prob(state, action, state)]
+    return found
+
+
+def folder_kind(cls: Any) -> FolderKind:
+    """How folders of a class of estimators are opened."""
+    return FolderKind(WorldFolder, lambda body, tensors: rebuild(cls, body, tensors), describe, ask)

@@ -1,16 +1,16 @@
 """Model folders: safetensors for numbers, JSON for the rest, never pickle; loading executes no code.
 
 A folder holds ``model.json`` (format version, what the model is, a checksum of the weights and one of itself) and
-``weights.safetensors``.  It is written beside its place under a temporary name and moved there whole.
+``weights.safetensors``.  It is written beside its place under a temporary name and moved there whole, by one exchange of names
+where there is an older one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+
+from abduce.data.files import part, put_folder, set_aside, sweep
 
 FORMAT = 1
 
@@ -52,24 +54,12 @@ def save(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor])
     body["sha256"] = _digest(_canonical(body))
     text = json.dumps(body, indent=1, allow_nan=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write(temporary / "weights.safetensors", weights)
-        _write(temporary / "model.json", text.encode())
-        os.chmod(temporary, 0o755)
-        if folder.exists():
-            old = temporary.with_name(temporary.name + ".old")  # no name that an earlier crash may have left
-            os.replace(folder, old)
-            try:
-                os.replace(temporary, folder)
-            except BaseException:
-                os.replace(old, folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    sweep(folder.absolute().parent, folder.name)
+    with part(folder, Path.mkdir) as new:
+        _write(new / "weights.safetensors", weights)
+        _write(new / "model.json", text.encode())
+        put_folder(new, folder)
+    sweep(folder.absolute().parent, folder.name, (".old",))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -83,6 +73,7 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a model folder: ``(config, tensors)``; FileNotFoundError if there is none, ModelFolderError if it can't be read."""
     folder, data = Path(folder), {}
     title = f"model folder {str(folder)!r}"
+    folder = set_aside(folder) or folder
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {str(folder)!r}: no such model folder")
     for name in ("model.json", "weights.safetensors"):
@@ -91,9 +82,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         except FileNotFoundError:
             raise ModelFolderError(f"{title} lacks the file {name}") from None
     try:
-        body = json.loads(data["model.json"])
+        body = json.loads(data["model.json"], parse_constant=_no_number, parse_float=_number)
         version = body["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelFolderError(f"{title}: model.json is damaged (not the JSON it should be)") from None
     if version != FORMAT:
         age = "a newer" if isinstance(version, int) and version > FORMAT else "an unknown or older"
@@ -102,13 +93,22 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if body.pop("sha256", None) != _digest(_canonical(body)):
         raise ModelFolderError(f"{title}: model.json was changed after it was saved (checksum differs)")
-    if body["weights_sha256"] != _digest(data["weights.safetensors"]):
+    if body.get("weights_sha256") != _digest(data["weights.safetensors"]):
         changed = "weights.safetensors is truncated or was changed (checksum differs)"
         raise ModelFolderError(f"{title}: {changed}")
     try:
         return body, load_tensors(data["weights.safetensors"])
     except SafetensorError as error:
         raise ModelFolderError(f"{title}: weights.safetensors can't be read ({error})") from None
+
+
+def _number(text: str) -> float:
+    """A number of model.json, which has none that is infinite."""
+    return value if math.isfinite(value := float(text)) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def fingerprint(config: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
@@ -132,7 +132,7 @@ class TrainingState:
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return (self.folder / "model.json").exists()
+        return ((set_aside(self.folder) or self.folder) / "model.json").exists()
 
     def save(self, progress: dict[str, Any], **groups: dict[str, Tensor]) -> None:
         """Write JSON-able ``progress`` and named groups of tensors."""

@@ -26,8 +26,8 @@ from abduce.checks import check_choice
 from abduce.data.seen import Seen
 from abduce.gaussians import gaussian_fit, linear
 from abduce.gaussians.em import alone, one_thread, varying
-from abduce.gaussians.gaussian_fit import CovarianceType
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
+from abduce.gaussians.sums import CovarianceType, full
 from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy, PrincipalEnergy
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
@@ -146,10 +146,11 @@ def gaussian_mixture(
             components, covariance_type=covariance_type, reg_covar=reg_covar, random_state=seed % 2**32
         ).fit(whole.numpy())
         means = _tensor(found.means_)
-        covariances = gaussian_fit.full(_tensor(found.covariances_), covariance_type, *means.shape)
+        covariances = full(_tensor(found.covariances_), covariance_type, *means.shape)
         law = GaussianMixtureLaw(_tensor(found.weights_).log(), means, covariances)
         if observed is not None and not bool(observed.all()):
-            law = gaussian_fit.gaussian_mixture(law, Seen(x, observed), covariance_type, reg_covar)
+            seen = Seen(x, observed)
+            law = gaussian_fit.gaussian_mixture(law, lambda: [seen], covariance_type, reg_covar)
     except ValueError as error:
         raise ValueError(
             f"covariance of a component is singular with components={components} and reg_covar={reg_covar}"

@@ -107,6 +107,12 @@ class EnergyModel(Model):
     def decode(self, z: Tensor) -> Tensor:
         return self.energy.decode(z)
 
+    def pieces(self, x: Tensor) -> list[Tensor]:
+        if self.exact:
+            return []
+        measures = [measure.log_prob(x) for measure in (self.start, self.base) if measure is not None]
+        return [self.energy.energy(x), self.energy.represent(x), *measures]
+
     def coder(self) -> Any:
         law = self.law
         return self.energy if law is None else law

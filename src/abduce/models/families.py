@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 
+from abduce.checks import check_choice, check_number
 from abduce.data.schema import Schema
+from abduce.declared import conform, made
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
 from abduce.inference.energy import Energy, LogZ
 from abduce.models.autoencoder import AutoencoderEnergy
@@ -53,17 +56,40 @@ ENERGIES: dict[str, type[Energy]] = {
 }
 
 
-def rebuild(body: dict[str, Any]) -> Model:
-    """A model of ``{"family", "config"}``, :attr:`Model.config`, ready for its ``state_dict``; KeyError if unknown."""
-    return BUILDERS[body["family"]](**body["config"])
+class _Family(TypedDict):
+    """A model of the house: its family and what that is built of."""
+
+    family: str
+    config: dict[str, Any]
+
+
+def rebuild(body: Any, place: str = "model") -> Model:
+    """A model of ``{"family", "config"}``, :attr:`Model.config`, ready for its ``state_dict``.
+
+    ValueError naming the ``place`` for a family that is not known, and for what its builder does not declare.
+    """
+    return _named(BUILDERS, body, place)
+
+
+def _named(among: Mapping[str, Any], body: Any, place: str) -> Any:
+    conform(body, _Family, place)
+    if body["family"] not in among:
+        raise ValueError(f"{place}.family must be one of {sorted(among)}, got {body['family']!r}")
+    return made(among[body["family"]], body["config"], f"{place}.config")
 
 
 def _energy_model(
-    energy: dict[str, Any], beta: float, partition: dict[str, Any] | None, levels: list[int], **bases: Any
+    energy: _Family,
+    beta: float,
+    partition: dict[str, Any] | None,
+    levels: list[int],
+    start: str | None,
+    base: str | None,
 ) -> EnergyModel:
-    rebuilt = ENERGIES[energy["family"]](**energy["config"])
-    measures = {role: _base(name, len(levels)) for role, name in bases.items()}
-    log_z = None if partition is None else LogZ(**partition)
+    check_number("beta", beta, 0, above=True)
+    rebuilt = _named(ENERGIES, energy, "energy")
+    measures = {"start": _base(start, len(levels)), "base": _base(base, len(levels))}
+    log_z = None if partition is None else made(LogZ, partition, "partition")
     return EnergyModel(rebuilt, beta=beta, partition=log_z, levels=tuple(levels), **measures)
 
 
@@ -72,15 +98,17 @@ def _base(name: str | None, cells: int) -> nn.Module | None:
     if name is None:
         return None
     zeros, ones = torch.zeros(cells), torch.ones(cells)
-    return {
+    known = {
         "normal": lambda: NormalBase(zeros, torch.eye(cells)),
         "rates": lambda: RatesBase(zeros),
         "box": lambda: BoxBase(zeros, ones),
-    }[name]()
+    }
+    check_choice("base", name, list(known))
+    return known[name]()
 
 
 def _transformed(
-    model: dict[str, Any], schema: dict[str, Any], scores: bool, arrays: dict[str, list[Any]]
+    model: _Family, schema: dict[str, Any], scores: bool, arrays: dict[str, tuple[list[int], bool]]
 ) -> Transformed:
     kinds = (np.float64, np.int64)
     empty = {name: np.zeros(shape, kinds[whole]) for name, (shape, whole) in arrays.items()}
@@ -88,10 +116,31 @@ def _transformed(
 
 
 def _pool(
-    schema: dict[str, Any], members: list[dict[str, Any]], forests: dict[str, Any] | None, **config: Any
+    schema: dict[str, Any],
+    members: list[_Family],
+    spread: list[float] | None,
+    repeats: list[bool],
+    atoms: list[bool],
+    codes: list[int],
+    reports: list[dict[str, str | float | None]],
+    forests: dict[str, Any] | None,
 ) -> Pool:
-    grown = None if forests is None else Forests(**forests)
-    return Pool(Schema.from_json(schema), [rebuild(m) for m in members], forests=grown, **config)
+    parts = [rebuild(member, f"members[{i}]") for i, member in enumerate(members)]
+    rows = Schema.from_json(schema)
+    numbers = len(rows.layout.numbers)
+    for name, given, many in (
+        ("spread", spread, numbers),
+        ("repeats", repeats, numbers),
+        ("atoms", atoms, len(parts)),
+    ):
+        if given is not None and len(given) != many:
+            raise ValueError(f"{name} must hold {many} entries, got {len(given)}")
+    grown = None if forests is None else made(Forests, forests, "forests")
+    if grown is not None and tuple(grown.levels) != rows.layout.levels:
+        raise ValueError(
+            f"forests.levels must be {list(rows.layout.levels)}, as the schema has, got {grown.levels}"
+        )
+    return Pool(rows, parts, None, spread, repeats, atoms, codes, reports, grown)
 
 
 BUILDERS = {

@@ -58,6 +58,12 @@ class Forests(nn.Module):
         trees: int,
     ):
         super().__init__()
+        if not cells or not all(0 <= c < len(levels) for c in cells) or len(set(cells)) < len(cells):
+            raise ValueError(f"cells must be different ones of {len(levels)}, got {list(cells)}")
+        if not len(cells) == len(nodes) == len(depths) or min([*nodes, trees]) < 1 or min(depths) < 0:
+            raise ValueError(
+                f"nodes and depths must be a number each of {len(cells)} cells, got {nodes} and {depths}"
+            )
         self.levels, self.cells, self.trees = [int(v) for v in levels], [int(c) for c in cells], int(trees)
         self.nodes, self.depths = [int(n) for n in nodes], [int(d) for d in depths]
         total = sum(self.nodes)
@@ -70,6 +76,7 @@ class Forests(nn.Module):
         for i, j in enumerate(self.cells):
             shape = (self.nodes[i], max(1, self.levels[j]))
             self.register_buffer(f"value_{i}", torch.zeros(shape, dtype=torch.float64))
+        self.register_load_state_dict_post_hook(_checked)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -165,3 +172,23 @@ def tree_features(levels: Sequence[int], rows: Tensor, without: int) -> Tensor:
             parts.append((code.unsqueeze(1) == torch.arange(levels[j])) if wide else code.unsqueeze(1))
     # whole numbers of a kind that trees were fitted to: what is compared with a threshold is the same in both
     return torch.cat([p.to(rows.dtype) for p in parts], 1).float().to(rows.dtype)
+
+
+def _checked(forests: nn.Module, keys: Any) -> None:
+    """Refuse, by ValueError, nodes that lead out of their cell's trees or ask about what is not read."""
+    assert isinstance(forests, Forests)
+    for cell in forests.cells:
+        trees = forests.trees_of(cell)
+        own = torch.arange(len(trees.right))
+        width = tree_features(forests.levels, torch.zeros(1, len(forests.levels)), cell).shape[1]
+        if bool(
+            (trees.right < own).any()
+            or (trees.right >= len(own)).any()
+            or (trees.feature < 0).any()
+            or (trees.feature >= width).any()
+            or (trees.roots < 0).any()
+            or (trees.roots >= len(own)).any()
+        ):
+            raise ValueError(f"forests of cell {cell} have nodes that lead nowhere")
+    if bool((forests.lean < 0).any() or (forests.lean > 1).any()):
+        raise ValueError("lean must be weights between 0 and 1")

@@ -62,6 +62,10 @@ class Model(nn.Module, abc.ABC):
         """What compression codes rows with: the model itself, or its exact law."""
         return self
 
+    def pieces(self, x: Tensor) -> list[Tensor]:
+        """Of rows x (n, D) what answers are annealed from, for families that anneal; others have none."""
+        return []
+
     def check(self, seen: Seen) -> None:
         """Refuse a view that is not among those that the family answers."""
         if seen.view.name not in self.views:

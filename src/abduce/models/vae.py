@@ -23,6 +23,7 @@ from abduce.answers.answer import EFFORT, Answer, Effort
 from abduce.answers.weighed import Weighed
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
+from abduce.declared import made
 from abduce.distributions.heads import THINNABLE
 from abduce.distributions.likelihoods import Product
 from abduce.distributions.posteriors import MixtureNormal, MovesHead, Posterior
@@ -69,8 +70,8 @@ class VariationalAutoencoder(LatentVariableModel, Model):
     ):
         super().__init__()
         self.schema = schema if isinstance(schema, Schema) else Schema.from_json(dict(schema))
-        self.choice = choice if isinstance(choice, Choice) else Choice(**choice)
-        self.shapes = shapes = shapes if isinstance(shapes, Shapes) else Shapes(**shapes)
+        self.choice = choice if isinstance(choice, Choice) else made(Choice, choice, "choice")
+        self.shapes = shapes = shapes if isinstance(shapes, Shapes) else made(Shapes, shapes, "shapes")
         self.layout, self.n_cells = self.schema.layout, self.schema.n_cells
         self.latent_dim, self.bottom = sum(shapes.latent), shapes.latent[-1]
         self.features = reading(self.schema, self.choice.masking, data)
@@ -85,7 +86,7 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         self.noise_dim = head.noise_dim if shapes.path else self.latent_dim
         self.encoder = self._encoder()
         self.prior = prior
-        self.mask_model = None if shapes.mask is None else MaskModel(**shapes.mask)
+        self.mask_model = None if shapes.mask is None else made(MaskModel, dict(shapes.mask), "mask")
         for name in CodeAxes._fields[:2]:
             self.register_buffer(name, torch.eye(self.latent_dim))
         self.register_buffer("centre", torch.zeros(self.latent_dim))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
+from abduce.declared import conform, made
 from abduce.sequences.deep_kalman import DeepKalman
 from abduce.sequences.lookback import Lookback
 from abduce.sequences.naive import Interpolation
@@ -25,9 +26,13 @@ def describe(pool: SequencePool) -> dict[str, Any]:
     return {"members": [_describe(m) for m in pool.parts], "order": pool.order, "reports": pool.reports}
 
 
-def rebuild_pool(body: dict[str, Any]) -> SequencePool:
-    """A pool ready for its ``state_dict``; KeyError for a family that there is not."""
-    return SequencePool([_rebuild(m) for m in body["members"]], body["order"], body["reports"])
+def rebuild_pool(body: Any, place: str = "model") -> SequencePool:
+    """A pool ready for its ``state_dict``; ValueError naming the ``place`` for what is not declared."""
+    conform(body, _PoolJson, place)
+    if not body["members"]:
+        raise ValueError(f"{place}.members must hold at least one model, got none")
+    members = [_rebuild(m, f"{place}.members[{i}]") for i, m in enumerate(body["members"])]
+    return SequencePool(members, body["order"], body["reports"])
 
 
 def _describe(model: SequenceModel) -> dict[str, Any]:
@@ -36,7 +41,28 @@ def _describe(model: SequenceModel) -> dict[str, Any]:
     return {"family": type(model).__name__, "config": model.config}
 
 
-def _rebuild(body: dict[str, Any]) -> SequenceModel:
+def _rebuild(body: Any, place: str) -> SequenceModel:
     if "seasons" in body:
-        return Seasonal(_rebuild(body["model"]), Seasons(**body["seasons"]))
-    return FAMILIES[body["family"]](**body["config"])
+        conform(body, _SeasonalJson, place)
+        inner = _rebuild(body["model"], f"{place}.model")
+        return Seasonal(inner, made(Seasons, body["seasons"], f"{place}.seasons"))
+    conform(body, _MemberJson, place)
+    if body["family"] not in FAMILIES:
+        raise ValueError(f"{place}.family must be one of {sorted(FAMILIES)}, got {body['family']!r}")
+    return made(FAMILIES[body["family"]], body["config"], f"{place}.config")
+
+
+class _PoolJson(TypedDict):
+    members: list[dict[str, Any]]
+    order: int
+    reports: list[dict[str, Any]]
+
+
+class _SeasonalJson(TypedDict):
+    seasons: dict[str, Any]
+    model: dict[str, Any]
+
+
+class _MemberJson(TypedDict):
+    family: str
+    config: dict[str, Any]

@@ -1,0 +1,419 @@
+"""A table in many files: a folder, a pattern or an address of CSV, Parquet or Arrow files, read as the one table they are.
+
+    data/                     every table in the folder and below it, in the order of their names
+    data/2024-*.parquet       those that match
+    s3://bucket/data/         by fsspec, as are gs://, hdfs://, file:// and memory://
+    a pyarrow.dataset         its fragments
+
+Rows are those of all files one after the other, whatever the cut: a sample is of the same rows as that of one file that holds
+them all.  Before any work the files are looked through, and what would spoil it is named with the file: other columns, a
+number in one file and text in another, other units of time, a file that comes twice, that is empty or can't be read.  Names
+that begin with ``.`` or ``_`` are no data.  Files that are not on this machine are copied here one at a time while they are
+read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from abduce.data.fields import listing
+from abduce.data.files import TABLES, Clear, suffix_of
+from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_PATTERN = re.compile(r"[*?[]")
+MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
+LEAST_ROWS = 50_000  # that it takes however wide they are
+_PIECE = 2**20  # bytes hashed at a time
+
+
+def address_of(source: Any) -> str:
+    """What was given as text; a `Path` keeps one of the slashes of an address, which has two.
+
+    >>> address_of(Path("s3://bucket/data")), address_of("data/")
+    ('s3://bucket/data', 'data/')
+    """
+    text = os.fspath(source)
+    found = _ADDRESS.match(text)
+    if found is None or Path(text).exists():
+        return text
+    rest = text[found.end() :]
+    return f"{found[1]}://{'/' if found[1] in ('file', 'memory') else ''}{rest}"
+
+
+def is_many(source: Any) -> bool:
+    """Tell whether tables in many files are meant: an address, a pattern, a data set, or a folder with a table in it."""
+    if _is_dataset(source):
+        return True
+    if not isinstance(source, str | os.PathLike):
+        return False
+    text = address_of(source)
+    if "://" in text or (_PATTERN.search(text) is not None and not Path(text).exists()):
+        return True
+    return Path(text).is_dir() and next(_names_in(Path(text)), None) is not None
+
+
+class Shard:
+    """One file of many: ``name`` below the folder, ``start`` the number of rows before it, ``rows``, ``size`` in bytes."""
+
+    def __init__(self, name: str, path: str, files: Any, size: int):
+        self.name, self.path, self.size, self._files = name, path, size, files
+        self.start = self.rows = 0
+        self.table: TableFile | None = None  # of one that is here, once it was looked through
+
+    @contextmanager
+    def here(self) -> Iterator[Path]:
+        """A file on this machine."""
+        if self._files is None:
+            yield Path(self.path)
+            return
+        with tempfile.TemporaryDirectory(prefix="abduce-") as folder:
+            target = Path(folder) / posixpath.basename(self.name)
+            try:
+                self._files.get_file(self.path, str(target))
+            except OSError as error:
+                raise ValueError(f"{self.path} cannot be read: {error}") from error
+            yield target
+
+    def digest(self) -> str:
+        """A checksum of the bytes."""
+        found = hashlib.sha256()
+        with self.here() as path, open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                found.update(piece)
+        return found.hexdigest()
+
+
+class Shards:
+    """A table in many files; chunks as of a :class:`~abduce.data.streams.TableFile`, none of which goes over two of them.
+
+    ``rows`` counts all rows, ``columns`` names the columns; ``schema`` is the Arrow schema that all share, None for text.
+    ``na`` are words that mean a blank in text; ``texts`` are columns that are text whatever a single file holds.
+    Raises FileNotFoundError where there is no file, and ValueError naming the file that does not go with the others.
+    """
+
+    def __init__(self, source: Any, na: Iterable[str] = (), texts: Iterable[str] = ()):
+        self.path: Any = source if _is_dataset(source) else address_of(source)
+        self.na, self._texts = tuple(na), set(texts)
+        self.shards = _listed(source)
+        self.suffix = suffix_of(Path(self.shards[0].name))
+        for shard in self.shards:
+            if suffix_of(Path(shard.name)) != self.suffix:
+                raise ValueError(
+                    f"{shard.path} is {suffix_of(Path(shard.name))} and {self.shards[0].path} {self.suffix}; all files must be"
+                    " of one kind"
+                )
+            if not shard.size:
+                raise ValueError(f"{shard.path} is empty (0 bytes)")
+        self._refuse_twice()
+        self._look_through()
+
+    # ------------------------------------------------------------ what there is
+
+    def _refuse_twice(self) -> None:
+        """Name two files of the same bytes; only those of one size are read for it."""
+        sizes: dict[int, list[Shard]] = {}
+        for shard in self.shards:
+            sizes.setdefault(shard.size, []).append(shard)
+        for alike in sizes.values():
+            known: dict[str, Shard] = {}
+            for shard in alike if len(alike) > 1 else ():
+                if (first := known.setdefault(shard.digest(), shard)) is not shard:
+                    raise ValueError(
+                        f"{shard.path} has the same bytes as {first.path}: its rows would count twice"
+                    )
+
+    def _look_through(self) -> None:
+        """Look through every file, and hold it against the first."""
+        first, looked = None, []
+        for shard in self.shards:
+            with shard.here() as path:
+                try:
+                    table = TableFile(path, self.na, empty=True)
+                except ValueError as error:
+                    raise Clear(str(error).replace(str(path), shard.path)) from error
+            shard.rows = table.rows
+            shard.table = table
+            looked.append(table)
+            if first is None:
+                first = table
+            elif table.columns != first.columns:
+                raise ValueError(_other_columns(shard, table, self.shards[0], first))
+        assert first is not None
+        self.columns, self.text, self.schema = first.columns, first.text, None
+        if first.text is not None:
+            self._join_texts(looked)
+        else:
+            self.schema = self._joined_schema(looked)
+        for shard, start in zip(
+            self.shards, accumulate((s.rows for s in self.shards), initial=0), strict=False
+        ):
+            shard.start = start
+        self.rows = sum(s.rows for s in self.shards)
+        if not self.rows:
+            raise ValueError(f"{self.path}: no file of {len(self.shards)} has rows")
+        if without := [s.path for s in self.shards if not s.rows]:
+            shown = ", ".join(without[:5]) + f" and {len(without) - 5} more" * (len(without) > 5)
+            warnings.warn(f"files without rows: {shown}", UserWarning, stacklevel=4)
+
+    def _join_texts(self, looked: list[TableFile]) -> None:
+        """Let what a column means follow from all files; ValueError where it is a number in one and text in another."""
+        texts: list[Any] = [table.text for table in looked]
+        for shard, text in zip(self.shards, texts, strict=True):
+            if text.dialect.separator != texts[0].dialect.separator:
+                raise ValueError(
+                    f"{shard.path} separates its fields by {text.dialect.separator!r}, {self.shards[0].path} by"
+                    f" {texts[0].dialect.separator!r}; save them alike"
+                )
+        for name in self.columns:
+            forms = {}
+            for shard, text in zip(self.shards, texts, strict=True):
+                if text.meanings[name].seen:
+                    form = text.form(name)
+                    forms.setdefault(
+                        "text" if form == "string" else "flags" if form == "boolean" else "numbers", shard
+                    )
+            if len(forms) > 1 and name not in self._texts:
+                (one, there), (other, here) = list(forms.items())[:2]
+                raise ValueError(
+                    f"column {name!r} holds {one} in {there.path} and {other} in {here.path}; write it alike in all files"
+                    " (a word that stands for a blank is named by na=, --na; of what is text all over, say --kind"
+                    f" {name}=categorical)"
+                )
+            joined = texts[0].meanings[name]
+            for text in texts[1:]:
+                joined.join(text.meanings[name])
+        for text in texts:
+            text.meanings = texts[0].meanings
+        texts[0].warn()
+
+    def _joined_schema(self, looked: list[TableFile]) -> pa.Schema:
+        """The types that hold what every file holds: wider numbers, and any type for a column without a value."""
+        first: Any = looked[0].schema
+        kinds = list(first.types)
+        told = [self.shards[0]] * len(kinds)
+        for shard, table in zip(self.shards, looked, strict=True):
+            schema: Any = table.schema
+            for j, kind in enumerate(schema.types):
+                wider = _wider(kinds[j], kind)
+                if wider is None:
+                    raise ValueError(
+                        f"column {first.names[j]!r} is {kinds[j]} in {told[j].path} and {kind} in {shard.path}; write it alike"
+                        " in all files"
+                    )
+                if wider != kinds[j]:
+                    kinds[j], told[j] = wider, shard
+        fields = [field.with_type(kind) for field, kind in zip(first, kinds, strict=True)]
+        return pa.schema(fields, first.metadata if kinds == first.types else None)
+
+    # ------------------------------------------------------------ rows
+
+    def chunk_rows(self) -> int:
+        """Count the rows that keep a chunk to :data:`~abduce.data.streams.CELLS` cells."""
+        return max(1, min(ROWS, CELLS // max(1, len(self.columns))))
+
+    def chunks(self, rows: int | None = None) -> Iterator[Chunk]:
+        """Read chunks of at most ``rows`` rows, in the order of the files."""
+        for shard in self.shards:
+            yield from self.chunks_of(shard, rows)
+
+    def chunks_of(self, shard: Shard, rows: int | None = None) -> Iterator[Chunk]:
+        """The chunks of one file; ``start`` counts from the first row of all."""
+        if not shard.rows:
+            return
+        with shard.here() as path:
+            table: Any = shard.table
+            for start, frame, raw in table.at(path).chunks(
+                self.chunk_rows() if rows is None else rows, self.schema
+            ):
+                frame.index = pd.RangeIndex(shard.start + start, shard.start + start + len(frame))
+                yield Chunk(shard.start + start, frame, raw)
+
+    def where(self, row: int) -> tuple[str, int]:
+        """The file that a row is in, and its place there."""
+        shard = next(s for s in reversed(self.shards) if s.start <= row and s.rows)
+        return shard.path, row - shard.start
+
+    def read(self) -> pd.DataFrame:
+        """All rows."""
+        return self._joined([chunk.frame for chunk in self.chunks()])
+
+    def sample(self, n: int, seed: int = 0) -> pd.DataFrame:
+        """Draw ``n`` different rows uniformly, as of one file with all rows: a seed draws the same, whatever the cut."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        rng = np.random.default_rng(seed)
+        wanted = np.arange(self.rows) if n >= self.rows else np.sort(rng.choice(self.rows, n, replace=False))
+        parts = []
+        for chunk in self.chunks():
+            low, high = np.searchsorted(wanted, [chunk.start, chunk.start + len(chunk.frame)])
+            if low < high:
+                parts.append(chunk.frame.iloc[wanted[low:high] - chunk.start])
+        return self._joined(parts)
+
+    def _joined(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat(parts, ignore_index=True)
+
+
+def most_rows(columns: int) -> int:
+    """How many rows a fit takes where nothing is said: :data:`MOST_CELLS` cells, and :data:`LEAST_ROWS` of wide tables."""
+    return max(MOST_CELLS // max(1, columns), LEAST_ROWS)
+
+
+def given(X: Any) -> Shards | None:
+    """The table in files that ``X`` names, one or many, or is a data set of; None for anything else.
+
+    >>> given([[1.0]]) is None, given("no such file.csv") is None
+    (True, True)
+    """
+    if is_many(X) or (isinstance(X, str | os.PathLike) and is_table(X) and Path(X).is_file()):
+        return Shards(X)
+    return None
+
+
+def to_fit(X: Any, random_state: Any) -> Any:
+    """Of a table in files the rows to fit to, all or a uniform sample of :func:`most_rows`; anything else as it is."""
+    source = given(X)
+    if source is None:
+        return X
+    most = most_rows(len(source.columns))
+    if source.rows > most:
+        warnings.warn(
+            f"fitted to a uniform sample of {most} of {source.rows} rows", UserWarning, stacklevel=4
+        )
+    seed = random_state if isinstance(random_state, int) else int(np.random.default_rng().integers(2**31))
+    return source.sample(most, seed)
+
+
+# ---------------------------------------------------------------- names
+
+
+def _is_dataset(source: Any) -> bool:
+    return type(source).__module__.startswith("pyarrow._dataset")
+
+
+def _is_data(name: str) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in name.split("/"))
+    return not hidden and suffix_of(Path(name)) in TABLES
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    """Tables in a folder and below it, by their names from there."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
+        for name in sorted(names):
+            below = (Path(place) / name).relative_to(folder).as_posix()
+            if _is_data(below):
+                yield below
+
+
+def _listed(source: Any) -> list[Shard]:
+    """The files that are meant, in the order of their names."""
+    if _is_dataset(source):
+        return _of_dataset(source)
+    text = address_of(source)
+    if "://" in text:
+        return _listed_afar(text)
+    folder = Path(text)
+    if folder.is_dir():
+        found = [(name, str(folder / name)) for name in _names_in(folder)]
+    elif _PATTERN.search(text):
+        anchor, paths = _matching(text)
+        found = [(p.relative_to(anchor).as_posix(), str(p)) for p in paths if _is_data(p.name)]
+    else:
+        found = [(folder.name, text)] if folder.exists() else []
+    if not found:
+        raise FileNotFoundError(f"{text}: no file there is a table; expected {', '.join(TABLES)}")
+    return [Shard(name, path, None, os.path.getsize(path)) for name, path in sorted(found)]
+
+
+def _matching(text: str) -> tuple[Path, list[Path]]:
+    """Files that match a pattern, and the folder above its first wildcard."""
+    parts = Path(text).parts
+    first = next(i for i, part in enumerate(parts) if _PATTERN.search(part))
+    anchor = Path(*parts[:first]) if first else Path()
+    return anchor, [p for p in anchor.glob(str(Path(*parts[first:]))) if p.is_file()]
+
+
+def _listed_afar(text: str) -> list[Shard]:
+    """Files by fsspec."""
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(text)
+        if _PATTERN.search(root):
+            paths = files.glob(root)
+            root = root[: _PATTERN.search(root).start()].rpartition("/")[0]  # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            paths = files.find(root)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{text} cannot be opened: {error}") from error
+    found = []
+    for path in sorted(paths):
+        below = path[len(root) :].lstrip("/") or posixpath.basename(path)
+        if _is_data(below):
+            found.append((below, path))
+    if not found:
+        raise FileNotFoundError(f"{text}: no file there is a table; expected {', '.join(TABLES)}")
+    return [Shard(name, path, files, files.size(path)) for name, path in found]
+
+
+def _of_dataset(source: Any) -> list[Shard]:
+    """The files of a data set of pyarrow; one that is a filter or holds tables in memory has none."""
+    paths = getattr(source, "files", None)
+    if not paths:
+        raise ValueError("a data set must be of files, got one without; give its table, dataset.to_table()")
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    files: Any = source.filesystem
+    afar: Any = None
+    if type(files).__name__ != "LocalFileSystem":
+        afar = files.handler.fs if hasattr(files, "handler") else ArrowFSWrapper(files)
+    size = os.path.getsize if afar is None else afar.size
+    root = os.path.commonpath([posixpath.dirname(p) for p in paths])
+    return [Shard(posixpath.relpath(p, root) if root else p, p, afar, size(p)) for p in sorted(paths)]
+
+
+# ---------------------------------------------------------------- differences
+
+
+def _other_columns(shard: Shard, table: TableFile, first: Shard, known: TableFile) -> str:
+    lacks = [c for c in known.columns if c not in table.columns]
+    more = [c for c in table.columns if c not in known.columns]
+    what = [f"lacks {listing(lacks)}"] * bool(lacks) + [f"has also {listing(more)}"] * bool(more)
+    return f"{shard.path} {' and '.join(what) or 'has the columns in another order'}, beside {first.path}"
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """A type that holds the values of both, or None."""
+    kinds = pa.types
+    if one == other or kinds.is_null(other):
+        return one
+    if kinds.is_null(one):
+        return other
+    if all(kinds.is_integer(k) or kinds.is_floating(k) for k in (one, other)):
+        if kinds.is_integer(one) and kinds.is_integer(other):
+            signed = [kinds.is_signed_integer(k) for k in (one, other)]
+            return (max(one, other, key=lambda k: k.bit_width)) if signed[0] == signed[1] else pa.int64()
+        return pa.float64()
+    texts = [kinds.is_string(k) or kinds.is_large_string(k) for k in (one, other)]
+    if all(texts):
+        return pa.large_string()
+    dictionaries = [k.value_type if kinds.is_dictionary(k) else k for k in (one, other)]
+    if dictionaries != [one, other]:
+        return _wider(*dictionaries)
+    return None
