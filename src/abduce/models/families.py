@@ -25,6 +25,7 @@ from abduce.models.mixture import (
 )
 from abduce.models.model import Model
 from abduce.models.network import NetworkEnergy
+from abduce.models.oddness import Oddness
 from abduce.models.pool import Pool
 from abduce.models.sparse_coding import PSDEnergy, SparseCodingEnergy
 from abduce.models.transformed import Transformed
@@ -86,8 +87,15 @@ def _transformed(
     return Transformed(rebuild(model), Schema.from_json(schema), scores, empty)
 
 
-def _pool(schema: dict[str, Any], members: list[dict[str, Any]], **config: Any) -> Pool:
-    return Pool(Schema.from_json(schema), [rebuild(member) for member in members], **config)
+def _pool(
+    schema: dict[str, Any], members: list[dict[str, Any]], odd: dict[str, Any] | None = None, **config: Any
+) -> Pool:
+    parts = [rebuild(member) for member in members]
+    return Pool(Schema.from_json(schema), parts, odd=None if odd is None else _oddness(**odd), **config)
+
+
+def _oddness(gaussian: dict[str, Any], **shape: int) -> Oddness:
+    return Oddness(_transformed(**gaussian["config"]), **shape)
 
 
 BUILDERS = {

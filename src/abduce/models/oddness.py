@@ -32,7 +32,8 @@ from abduce.gaussians.parzen_law import row_keys
 from abduce.models.transformed import Transformed
 
 CHUNK = 256  # rows of a chunk of fixed shape
-COPIES = 5  # completed copies of a row with blanks
+BLOCK = 2048  # rows that are completed at once
+COPIES = 3  # completed copies of a row with blanks
 FEW = 8  # rows of a small bag
 NEAR = 1e-3  # nearer than this, times √features, is the same place
 BULK = 0.9  # share of the training rows whose ranks count as they are
@@ -150,16 +151,21 @@ class Oddness(nn.Module):
 
     def log_distances(self, seen: Seen) -> Tensor:
         """Mean log distances (n, 4) to the nearest rows of bags: over ranges, few and many rows; whitened, the same."""
-        features, mask = (torch.from_numpy(a) for a in self.gaussian.coding.code(seen.y.numpy(), seen.mask.numpy()))
+        features, mask = (
+            torch.from_numpy(a) for a in self.gaussian.coding.code(seen.y.numpy(), seen.mask.numpy())
+        )
         judges = self._judges(features, mask)
-        out = []
-        for start in range(0, len(features), CHUNK):
-            x, known, share = (_padded(a[start : start + CHUNK]) for a in (features, mask, judges))
-            copies = self.completed(Seen(x, known))
-            each = torch.stack([self._of_fold(copies, k) for k in range(len(self.span))], 1)  # (copies, K, rows, 4)
-            rows = min(CHUNK, len(features) - start)
-            out.append((each.mean(0) * share.mT.unsqueeze(2)).sum(0)[:rows])
-        return torch.cat(out) if out else self.far.new_zeros(0, 4)
+        out = features.new_zeros(len(features), 4)
+        for start in range(0, len(features), BLOCK):
+            part = slice(start, start + BLOCK)
+            share = judges[part]
+            copies = self.completed(Seen(features[part], mask[part]))
+            for k in range(share.shape[1]):
+                rows = share[:, k].nonzero().squeeze(1)
+                for some in rows.split(CHUNK):
+                    found = self._of_fold(copies[:, _padded(some)], k).mean(0)[: len(some)]
+                    out[start + some] += share[some, k].unsqueeze(1) * found
+        return out
 
     def completed(self, seen: Seen) -> Tensor:
         """Rows of features whose blanks are drawn given the rest, (copies, n, F), with the same noise for every row."""
@@ -181,14 +187,16 @@ class Oddness(nn.Module):
 
     def _of_fold(self, x: Tensor, k: int) -> Tensor:
         """Log distances of completed rows (copies, n, F) to the bags of a fold, (copies, n, 4)."""
-        floor = NEAR * math.sqrt(x.shape[-1])
+        floor = NEAR**2 * x.shape[-1]
         out = []
         for metric in (self.over_ranges, self.whitened):
-            near = torch.cdist(metric(x, k), metric(self.points[k], k), compute_mode="use_mm_for_euclid_dist")
-            for rows in (self.few, self.size):
-                bags = near.unflatten(-1, (-1, rows)).amin(-1)
-                out.append(bags.clamp_min(floor).log().mean(-1))
-        return torch.stack(out, -1)
+            rows, points = metric(x.flatten(0, 1), k), metric(self.points[k], k)
+            # ‖x − c‖² = ‖x‖² − 2 xᵀ c + ‖c‖², the first added where the nearest is known
+            near = torch.addmm(points.square().sum(1), rows, points.mT, alpha=-2)
+            for count in (self.few, self.size):
+                nearest = near.unflatten(1, (-1, count)).amin(2) + rows.square().sum(1, keepdim=True)
+                out.append(0.5 * nearest.clamp_min(floor).log().mean(1))
+        return torch.stack(out, 1).unflatten(0, x.shape[:2])
 
     def _varied(self, x: Tensor) -> Tensor:
         """Features, where one never varied only whether it does."""
@@ -221,5 +229,5 @@ class Oddness(nn.Module):
 
 
 def _padded(rows: Tensor) -> Tensor:
-    """Rows of a chunk and copies of its last one up to the chunk's size."""
-    return torch.cat([rows, rows[-1:].expand(CHUNK - len(rows), *rows.shape[1:])])
+    """Places of a chunk's rows, the last one again and again up to the chunk's size."""
+    return torch.cat([rows, rows[-1:].expand(CHUNK - len(rows))])
