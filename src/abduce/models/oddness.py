@@ -162,7 +162,7 @@ class Oddness(nn.Module):
             copies = self.completed(Seen(features[part], mask[part]))
             for k in range(share.shape[1]):
                 rows = share[:, k].nonzero().squeeze(1)
-                for some in rows.split(CHUNK):
+                for some in rows.split(CHUNK) if len(rows) else ():
                     found = self._of_fold(copies[:, _padded(some)], k).mean(0)[: len(some)]
                     out[start + some] += share[some, k].unsqueeze(1) * found
         return out
