@@ -137,10 +137,11 @@ def test_contamination_sets_where_predict_cuts(table):
     assert (
         OutlierDetector(contamination="auto", random_state=0).fit(table).predict(table) == -1
     ).mean() < 0.01
-    dirty = pd.concat([table, table.iloc[:30].assign(x=np.geomspace(50, 5000, 30))], ignore_index=True)
+    rng = np.random.default_rng(0)
+    dirty = np.r_[rng.normal(size=(950, 3)), 40 * rng.normal(size=(50, 3))]
     found = OutlierDetector(contamination="auto", random_state=0).fit(dirty).predict(dirty) == -1
-    assert found[600:].all()
-    assert found[:600].mean() < 0.02
+    assert found[950:].mean() > 0.9
+    assert found[:950].mean() < 0.01
 
 
 def test_wrong_arguments_are_refused_by_name(table):
