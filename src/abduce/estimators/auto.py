@@ -29,12 +29,13 @@ class Auto(Arguments, DensityEstimator[Pool]):
 
         p(x_blank | x_seen) = Σ_m w_m p_m(x_blank | x_seen)
 
-    A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of numbers,
-    log loss of classes), and each member is then refitted to all cells.  So the pool is hardly ever worse than its best
-    member, of which one is a plain Gaussian.  `score_samples` is log Σ_m v_m p_m(x), of one density; fills, draws and
-    intervals come from the pool.  Rows may mix numbers, dates, classes and blanks; a value that repeats, such as a spike at zero, is drawn as
-    often as it occurs.  Odd rows are told by how far they lie from training rows (:mod:`abduce.models.oddness`), which serves
-    better than a density.  Blanks are taken to be missing at random.  :meth:`members` says who got which weight.
+    A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of
+    numbers, log loss of classes), and each member is then refitted to all cells. So the pool is hardly ever worse than its
+    best member, of which one is a plain Gaussian. `score_samples` is log Σ_m v_m p_m(x), of one density; fills, draws and
+    intervals come from the pool. Rows may mix numbers, dates, classes and blanks; a value that repeats, such as a spike at
+    zero, is drawn as often as it occurs. Odd rows are told by how far they lie from training rows
+    (:mod:`abduce.models.oddness`), which serves better than a density. Blanks are taken to be missing at random.
+    :meth:`members` says who got which weight.
 
     Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
 
