@@ -29,7 +29,7 @@ GIVES = {
     "rows": "rows in the form of the training data; with `draws` a list of copies",
     "interval": "two copies of the rows, the lower and the upper ends",
     "numbers": "a number for each row",
-    "signs": "+1 (usual) or -1 (odd) for each row",
+    "flags": "whether each row is odd",
     "table": "a row for each class column's classes, for each model, or for each row of the data",
     "codes": "a row of features for each row",
     "bytes": "bytes",
@@ -334,7 +334,7 @@ QUESTIONS = (
     Verb(
         "oddness",
         "anomaly_score",
-        "Say how odd every row of DATA is: -log p in nats, up to a constant where log Z is not known.",
+        "Say how odd every row of DATA is, in nats: its surprise at how far from others it lies, or -log p.",
         "rows",
         "numbers",
     ),
@@ -348,18 +348,40 @@ QUESTIONS = (
     ),
     Verb(
         "flag",
-        "predict",
-        "Flag the odd rows of DATA: how odd each is, how realistic (0 to 1), and 1 where it is flagged.",
+        "flag",
+        "Flag the odd rows of DATA: how odd each is, how realistic (0 to 1), its p-value, and 1 where it is flagged.",
         "rows",
-        "signs",
+        "flags",
+        (
+            Argument(
+                "alpha",
+                float,
+                "False discovery rate: the share of flagged rows that may be like the training rows.",
+                0.05,
+                least=0.0,
+                most=1.0,
+            ),
+        ),
         options=(
             Argument(
                 "contamination",
                 float,
-                "Flag this share of the rows of DATA, instead of cutting where the model does.",
+                "Flag this share of the rows of DATA instead.",
                 None,
                 least=0.0,
                 most=1.0,
+            ),
+        ),
+    ),
+    Verb(
+        "explain",
+        "explain",
+        "Say what makes rows of DATA odd: nats that a row gains if a cell holds what the others say it should.",
+        "rows",
+        "table",
+        (
+            Argument(
+                "expected", bool, "Give what each cell should have been, given the others of its row.", False
             ),
         ),
     ),

@@ -252,9 +252,27 @@ class TestAnswers:
             flags.loc[flags["flagged"] == 1, "anomaly_score"].min()
             >= flags.loc[flags["flagged"] == 0, "anomaly_score"].max()
         )
-        np.testing.assert_allclose(flags["anomaly_score"], -log_p)
+        assert log_p.corr(flags["anomaly_score"], method="spearman") < -0.3
         assert flags["realism"].between(0, 1).all()
+        assert flags["p_value"].between(0, 1, inclusive="right").all()
         assert f"{round(0.05 * 344)} of 344" in remarks
+
+        odd = pd.read_csv(folder / "penguins.csv").iloc[::4].copy()
+        heavy = np.arange(len(odd)) % 3 == 1
+        odd.loc[heavy, "body_mass_g"] = 9000
+        odd.to_csv(tmp_path / "odd.csv", index=False)
+        found = pd.read_csv(
+            io.StringIO(ask("flag", tmp_path / "odd.csv", "-m", folder / "model", "--alpha", 0.1)[1])
+        )
+        assert (found["flagged"] == 1)[heavy].mean() > 0.9
+        assert (found["flagged"] == 1)[~heavy].mean() < 0.1
+        odd[heavy].iloc[:2].to_csv(tmp_path / "odd.csv", index=False)
+        asked = (tmp_path / "odd.csv", "-m", folder / "model")
+        nats = pd.read_csv(io.StringIO(ask("explain", *asked)[1]))
+        assert (nats.idxmax(axis=1) == "body_mass_g").all()
+        should = pd.read_csv(io.StringIO(ask("explain", *asked, "--expected")[1]))
+        assert list(should.columns) == list(odd.columns)
+        assert should["body_mass_g"].between(2500, 7000).all()
 
         assert ask("embed", *question, "-o", tmp_path / "z.parquet")[0] == 0
         assert len(pd.read_parquet(tmp_path / "z.parquet")) == 344

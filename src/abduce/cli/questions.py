@@ -248,10 +248,15 @@ def compare(paths, samples, method, as_json, quiet):
 
 
 @ask
-def flag(data, model, output, contamination, resume, as_json, quiet):
-    """Columns anomaly_score, realism (not of series) and flagged; the oddest rows are named."""
+def flag(data, model, output, alpha, contamination, resume, as_json, quiet):
+    """Columns anomaly_score, realism, p_value and flagged, of series the first and the last; the oddest rows are named.
+
+    Of series those are flagged that their own past would flag.
+    """
     import numpy as np
     import pandas as pd
+
+    from abduce.inference.discoveries import discoveries
 
     if (shards := many_with(data, model)) is not None:
         if contamination is not None:
@@ -285,7 +290,7 @@ def flag(data, model, output, contamination, resume, as_json, quiet):
     found = fitted._flags(X)
     odd = found["anomaly_score"]
     order = np.argsort(-odd, kind="stable")
-    flagged = found["predict"] == -1
+    flagged = discoveries(found["p_value"], alpha) if "p_value" in found else found["predict"] == -1
     if contamination is not None:
         flagged = np.zeros(len(odd), dtype=bool)
         flagged[order[: round(contamination * len(odd))]] = True
@@ -298,6 +303,14 @@ def flag(data, model, output, contamination, resume, as_json, quiet):
         print_json({"flagged_rows": np.flatnonzero(flagged), **columns})
     else:
         write_answer(pd.DataFrame(columns), output)
+
+
+@ask
+def explain(data, model, output, expected):
+    """A column for each column of the model, or the rows as they should have been."""
+    X, fitted = read_with_model(data, model)
+    nats, should = fitted.explain(X, expected=True)
+    write_answer(should if expected else nats, output, like=data)
 
 
 @ask

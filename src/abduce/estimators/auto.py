@@ -16,6 +16,7 @@ from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Estimator, Rows, RunOptions
+from abduce.fit.oddness import fit_oddness
 from abduce.fit.pool import Family, GivenMember, fit_pool
 from abduce.fit.table_members import COMPONENTS, table_families
 from abduce.models.model import Model
@@ -28,12 +29,13 @@ class Auto(Arguments, DensityEstimator[Pool]):
 
         p(x_blank | x_seen) = Σ_m w_m p_m(x_blank | x_seen)
 
-    A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of numbers,
-    log loss of classes), and each member is then refitted to all cells.  So the pool is hardly ever worse than its best
-    member, of which one is a plain Gaussian.  Scores are log Σ_m v_m p_m(x), of one density; fills, draws and intervals come
-    from the pool, and trees revise the columns that they fill better.  Rows may mix numbers, dates, classes and blanks;
-    a value that repeats, such as a spike at zero, is drawn as often as it occurs.  Blanks are taken to be missing at random.
-    :meth:`members` says who got which weight, :meth:`revised` what share trees have.
+    A tenth of the observed cells is hidden from the members; weights are what predicts these best (squared error of
+    numbers, log loss of classes), and each member is then refitted to all cells.  So the pool is hardly ever worse than its
+    best member, of which one is a plain Gaussian.  `score_samples` is log Σ_m v_m p_m(x), of one density; fills, draws and
+    intervals come from the pool, and trees revise the columns that they fill better.  Rows may mix numbers, dates, classes
+    and blanks; a value that repeats, such as a spike at zero, is drawn as often as it occurs.  Odd rows are told by how far
+    they lie from training rows (:mod:`abduce.models.oddness`), which serves better than a density.  Blanks are taken to be
+    missing at random.  :meth:`members` says who got which weight, :meth:`revised` what share trees have.
 
     Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
 
@@ -121,6 +123,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
         for i, given in enumerate(self.extra):
             families.append(GivenMember(f"{type(given).__name__} {i + 1}", values, self._fitter(given, rows)))
         pool = fit_pool(rows.schema, values, observed, families, rows.seed, show, self.trees)
+        pool.oddness = fit_oddness(rows.schema, rows.x.numpy(), rows.mask.numpy(), rows.seed)
         return pool, Seen(rows.x, rows.mask)
 
     def _fitter(self, given: Estimator, rows: Rows) -> Callable[[np.ndarray, np.ndarray], Model]:

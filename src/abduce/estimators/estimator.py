@@ -35,17 +35,14 @@ from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.data.shards import to_fit
 from abduce.estimators.bootstrap import Encoded
-from abduce.estimators.cuts import Cuts
 from abduce.estimators.folder import keep, state
+from abduce.estimators.odd_rows import OddRows
 from abduce.estimators.restoring import Restoring
 from abduce.fit.checkpoint import fingerprint
 from abduce.fit.settings import Settings
 from abduce.models.model import Model
 
 M = TypeVar("M", bound=Model)
-HAIR = 1e-6  # nats below the row at the edge, so that rounding does not decide on which side it lies
-JUDGED = 2000  # training rows, at most, that set where oddness begins
-JUDGED_CELLS = 4_000_000  # and the cells of these, if that leaves enough of them
 
 
 class Rows(NamedTuple):
@@ -65,6 +62,7 @@ class RunOptions(NamedTuple):
 
 
 class Estimator(
+    OddRows,
     Restoring,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -73,7 +71,8 @@ class Estimator(
     BaseEstimator,
     Generic[M],
 ):
-    """The questions: score, flag, represent, generate, compress; :class:`Restoring` has those about clean data."""
+    """The questions: score, represent, generate, compress; :class:`OddRows` has those about odd rows, :class:`Restoring`
+    those about clean data."""
 
     kept: ClassVar[tuple[str, ...]] = (
         "offset_",
@@ -88,11 +87,8 @@ class Estimator(
     )  # what training reports: name, sign and unit
     model_: M  # pyright: ignore[reportIncompatibleVariableOverride]
     schema_: Schema
-    offset_: float
-    edge_: list[float | None]
     inference_seed_: int
     history_: list[dict[str, float]]
-    _cuts: Cuts | None = None
     samples: int = 100
     validation_fraction: float = Settings.validation
     random_state: Any
@@ -140,52 +136,9 @@ class Estimator(
 
         return rows
 
-    def _set_offset(self, seen: Seen) -> None:
-        """Where oddness begins: a share of ``contamination`` of the training rows is odder, given what is seen of each."""
-        order = torch.randperm(len(seen.y), generator=torch.Generator().manual_seed(self.inference_seed_))
-        some = seen.rows(order[: self._judged(len(seen.y))])
-        values, self._cuts = self._plausibility(some), None
-        whole = bool(some.mask.all())
-        plain = values if whole else -self._cut().z(values, some.mask.numpy())
-        last = float(np.quantile(plain, self.contamination, method="higher"))
-        edge = some.rows(torch.tensor([int(np.flatnonzero(plain == last)[0])]))
-        cells = zip(edge.y[0].tolist(), edge.mask[0].tolist(), strict=True)
-        self.edge_ = [value if observed else None for value, observed in cells]
-        self._place_offset()
-
-    def _place_offset(self) -> None:
-        """``offset_``, the log p that a complete row has at the edge of oddness, from the row that lies there."""
-        y = torch.tensor([[0.0 if value is None else value for value in self.edge_]], dtype=torch.float64)
-        edge = Seen(y, torch.tensor([[value is not None for value in self.edge_]]))
-        value = self._plausibility(edge)
-        if not bool(edge.mask.all()):
-            z = float(self._cut().z(value, edge.mask.numpy())[0])
-            value = self._cut().log_p(z, np.ones((1, len(self.edge_)), bool))
-        self.offset_ = float(value[0]) - HAIR
-
-    @torch.no_grad()
-    def _cut(self) -> Cuts:
-        """What log p rows should have, by what is seen of them; made when first asked for."""
-        if self._cuts is None:
-            rows = self.model_.sample(
-                self._judged(JUDGED), torch.Generator().manual_seed(self.inference_seed_)
-            )
-
-            def score(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
-                seen = Seen(torch.from_numpy(np.where(mask, y, 0.0)), torch.from_numpy(mask))
-                return self._plausibility(seen)
-
-            slopes = self.schema_.log_slopes(rows.numpy(), pixels=not self.model_.lattice_mass)
-            self._cuts = Cuts(rows.numpy(), score, slopes, self.inference_seed_)
-        return self._cuts
-
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
         return {**state, "_cuts": None}  # made again when asked for
-
-    def _judged(self, n: int) -> int:
-        """How many training rows set ``offset_``; of very wide ones fewer."""
-        return min(n, max(200, min(JUDGED, JUDGED_CELLS // self.model_.n_cells)))
 
     def _report(self, record: dict[str, float]) -> None:
         """Tell the caller how training goes."""
@@ -305,63 +258,6 @@ class Estimator(
     def score(self, X, y=None) -> float:
         """Mean of :meth:`score_samples`, nats a row."""
         return float(np.mean(self.score_samples(X)))
-
-    def anomaly_score(self, X) -> np.ndarray:
-        """Oddness of each row, −log p in nats, up to a constant where log Z is not known: higher is odder (PyOD's sign)."""
-        return -self._weighed(X)[1]
-
-    def decision_function(self, X) -> np.ndarray:
-        """``−anomaly_score(X)`` less what a row must have at the least, nats: below zero is an outlier (scikit-learn's sign,
-        the opposite of PyOD's).
-
-        A complete row must have ``offset_``; one with blanks what is as odd among rows with the same cells seen, so that the
-        share of rows flagged depends neither on units nor on how much is blank (:mod:`abduce.estimators.cuts`).
-        """
-        seen, value = self._weighed(X)
-        return self._decided(seen, value)
-
-    def _decided(self, seen: Seen, value: np.ndarray) -> np.ndarray:
-        """:meth:`decision_function` of rows whose log p is known."""
-        mask = seen.mask.numpy()
-        out = value - self.offset_
-        some = np.flatnonzero(~mask.all(1))
-        if len(some):
-            cuts, whole = self._cut(), np.ones((1, mask.shape[1]), bool)
-            z = float(cuts.z(np.array([self.offset_]), whole)[0])
-            out[some] += self.offset_ - cuts.log_p(z, mask[some])
-        return out
-
-    def predict(self, X) -> np.ndarray:
-        """+1 for inliers, −1 for outliers (scikit-learn's signs; PyOD says 0 and 1)."""
-        return np.where(self.decision_function(X) < 0, -1, 1)
-
-    def realism(self, X, references: int = 1000) -> np.ndarray:
-        """Share of the model's own samples that are less plausible than each row, in [0, 1], ``(n,)``.
-
-        Like is compared with like: of rows with blanks, the share is that among samples with the same cells seen, from the
-        mean and the variance that their log p has (:mod:`abduce.estimators.cuts`).
-        """
-        return self._realism(*self._weighed(X), references)
-
-    @torch.no_grad()
-    def _realism(self, seen: Seen, value: np.ndarray, references: int = 1000) -> np.ndarray:
-        """:meth:`realism` of rows whose log p is known."""
-        mask = seen.mask.numpy()
-        whole = mask.all(1)
-        out = np.empty(len(value))
-        if whole.any():
-            own = self.model_.sample(references, torch.Generator().manual_seed(self.inference_seed_))
-            theirs = np.sort(self._plausibility(Seen.whole(own)))
-            out[whole] = np.searchsorted(theirs, value[whole]) / len(own)
-        if not whole.all():
-            out[~whole] = self._cut().odder(value[~whole], mask[~whole])
-        return out
-
-    def _flags(self, X) -> dict[str, np.ndarray]:
-        """``anomaly_score``, ``realism`` and ``predict`` of rows that are scored once."""
-        seen, value = self._weighed(X)
-        predicted = np.where(self._decided(seen, value) < 0, -1, 1)
-        return {"anomaly_score": -value, "realism": self._realism(seen, value), "predict": predicted}
 
     # ------------------------------------------------------------------ represent
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from abduce.checks import check_choice, check_number
+from abduce.checks import check_choice, check_count, check_number
 from abduce.data.schema import Schema
 from abduce.declared import conform, made
 from abduce.distributions.bases import BoxBase, NormalBase, RatesBase
@@ -29,6 +29,7 @@ from abduce.models.mixture import (
 )
 from abduce.models.model import Model
 from abduce.models.network import NetworkEnergy
+from abduce.models.oddness import Oddness
 from abduce.models.pool import Pool
 from abduce.models.sparse_coding import PSDEnergy, SparseCodingEnergy
 from abduce.models.transformed import Transformed
@@ -124,6 +125,7 @@ def _pool(
     codes: list[int],
     reports: list[dict[str, str | float | None]],
     forests: dict[str, Any] | None,
+    odd: dict[str, Any] | None,
 ) -> Pool:
     parts = [rebuild(member, f"members[{i}]") for i, member in enumerate(members)]
     rows = Schema.from_json(schema)
@@ -140,7 +142,30 @@ def _pool(
         raise ValueError(
             f"forests.levels must be {list(rows.layout.levels)}, as the schema has, got {grown.levels}"
         )
-    return Pool(rows, parts, None, spread, repeats, atoms, codes, reports, grown)
+    told = None if odd is None else made(_oddness, odd, "odd")
+    return Pool(rows, parts, None, spread, repeats, atoms, codes, reports, grown, told)
+
+
+def _oddness(
+    gaussian: _Family,
+    features: int,
+    folds: int,
+    bags: int,
+    size: int,
+    rows: int,
+    distinct: int,
+    seed: int,
+) -> Oddness:
+    for name, given in (
+        ("features", features),
+        ("folds", folds),
+        ("bags", bags),
+        ("size", size),
+        ("rows", rows),
+    ):
+        check_count(f"odd.{name}", given)
+    inner = _named({"Transformed": _transformed}, gaussian, "odd.gaussian")
+    return Oddness(inner, features, folds, bags, size, rows, distinct, seed)
 
 
 BUILDERS = {

@@ -42,6 +42,7 @@ class Model(nn.Module, abc.ABC):
     base: Any = None  # base measure of an energy
     exact: bool = True  # whether evidence has log Z in it without its being subtracted
     lattice_mass: bool = False
+    odd: Any = None  # what tells odd rows better than log p does, an `Oddness`; None: log p tells them
     most: Tensor | None = None  # the largest value that each cell can take, (D,); None: no end
     in_units: bool = False  # whether its answers have `numbers`, means in the units of the data, (rows, D')
     stored_as: torch.dtype = torch.float64  # the type that fitted numbers are kept in

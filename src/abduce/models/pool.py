@@ -29,6 +29,7 @@ from abduce.data.seen import Seen, Unanswerable
 from abduce.data.units import Units
 from abduce.models.forests import Forests
 from abduce.models.model import Model, draw_classes
+from abduce.models.oddness import Oddness
 
 
 class Pool(Model):
@@ -37,12 +38,13 @@ class Pool(Model):
     ``repeats`` (D',) marks numbers that often repeat a value: where one of these is blank, draws come from members that
     repeat values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of drawn numbers from their
     mean, so that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports`` say of
-    each member its name and how it did.  ``forests`` revise cells.
+    each member its name and how it did.  ``forests`` revise cells; ``odd`` tells odd rows.
     """
 
     numbers: Tensor
     classes: Tensor
     rows: Tensor
+    oddness: Oddness | None
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Pool(Model):
         codes: Sequence[int] = (0,),
         reports: Sequence[dict[str, Any]] = (),
         forests: Forests | None = None,
+        odd: Oddness | None = None,
     ):
         super().__init__()
         if not members:
@@ -68,6 +71,7 @@ class Pool(Model):
         equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
         for name, given in zip(("numbers", "classes", "rows"), weights or (equal, equal, equal), strict=True):
             self.register_buffer(name, given.clone())
+        self.oddness = odd
         self.units = Units(schema)
 
     @property
@@ -81,7 +85,13 @@ class Pool(Model):
             "codes": self.codes,
             "reports": self.reports,
             "forests": self.forests and self.forests.config,
+            "odd": None if self.oddness is None else self.oddness.config,
         }
+
+    @property
+    def odd(self) -> Oddness | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What tells odd rows, if anything better than log p."""
+        return self.oddness
 
     @property
     def parts(self) -> list[Model]:

@@ -24,25 +24,25 @@ class Sales:
         days = pd.date_range("2024-01-01", periods=7 * WEEKS + AHEAD, freq="D", name="day")
         week = np.array([0.0, -4.0, -2.0, 1.0, 9.0, 16.0, -12.0])[days.day_of_week]
         values = 100 + np.cumsum(rng.normal(0, 1.2, len(days))) + week + rng.normal(0, 3.0, len(days))
-        whole = pd.DataFrame({"sales": values}, index=days)
-        self.before, self.after = whole[:-AHEAD], whole[-AHEAD:]
+        self.before, self.after = values[:-AHEAD, None], values[-AHEAD:, None]
         blank = rng.random(len(self.before)) < BLANKED
         start = len(blank) - 50
         blank[start : start + GAP] = True
         blank[[0, -1]] = False
-        self.blank = blank
-        self.seen = self.before.mask(blank[:, None])
+        self.blank, self.last = blank, str(days[-AHEAD - 1].date())
+        cells = np.where(blank[:, None], np.nan, self.before)
+        self.seen = pd.DataFrame(cells, index=days[:-AHEAD], columns=["sales"])
 
 
 def infer_times(seed: int) -> Findings:
     """Fill a series' blanks and go on, from one fit."""
     sales = Sales(seed)
     model = Series(horizon=AHEAD, random_state=seed).fit(sales.seen)
-    filled, ahead = model.fill(sales.seen), model.forecast(AHEAD)
-    low, high = model.forecast_interval(AHEAD, level=LEVEL)
+    filled, ahead = (np.asarray(said) for said in (model.fill(sales.seen), model.forecast(AHEAD)))
+    low, high = (np.asarray(end) for end in model.forecast_interval(AHEAD, level=LEVEL))
 
-    def error(said: np.ndarray, truth: pd.DataFrame, where: slice | np.ndarray = slice(None)) -> float:
-        return float(np.abs(said[where] - truth.to_numpy()[where]).mean())
+    def error(said: np.ndarray, truth: np.ndarray, where: slice | np.ndarray = slice(None)) -> float:
+        return float(np.abs(said[where] - truth[where]).mean())
 
     completed = sales.seen.interpolate().to_numpy()
     last_week = np.tile(completed[-7:], (AHEAD // 7, 1))
@@ -52,14 +52,14 @@ def infer_times(seed: int) -> Findings:
         Finding(
             gaps,
             "mean error",
-            error(filled.to_numpy(), sales.before, sales.blank),
+            error(filled, sales.before, sales.blank),
             {"straight lines": error(completed, sales.before, sales.blank)},
             "low",
         ),
         Finding(
             future,
             "mean error",
-            error(ahead.to_numpy(), sales.after),
+            error(ahead, sales.after),
             {"last week": error(last_week, sales.after), "last value": error(last_value, sales.after)},
             "low",
         ),
@@ -71,13 +71,13 @@ def infer_times(seed: int) -> Findings:
         f"{LEVEL:.0%} intervals, all of one fit. A future is a row of blanks at the end.",
         lambda: plots.fan(
             sales.seen.to_numpy(),
-            ahead.to_numpy(),
-            low.to_numpy(),
-            high.to_numpy(),
+            ahead,
+            low,
+            high,
             ["sales"],
             LEVEL,
-            f", {sales.seen.index[-1]:%Y-%m-%d}",
-            filled=filled.to_numpy(),
+            f", {sales.last}",
+            filled=filled,
         ),
     )
     return findings, [picture]
