@@ -87,7 +87,7 @@ class OutlierDetector(OutlierMixin, _Adapter):
     >>> new = np.array([[0.1, 0.2, np.nan], [0.0, 0.0, 9.0]])
     >>> detector.flag(new, alpha=0.05)
     array([False,  True])
-    >>> detector.explain(new[1:]).argmax()
+    >>> int(detector.explain(new[1:]).argmax())
     2
     """
 

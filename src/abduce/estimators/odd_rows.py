@@ -233,7 +233,7 @@ class OddRows(abc.ABC):
         >>> x = np.random.default_rng(0).normal(size=(500, 1))
         >>> X = np.hstack([x, x, x]) + 0.1 * np.random.default_rng(1).normal(size=(500, 3))
         >>> model = GaussianMixture(components=1, random_state=0).fit(X)
-        >>> model.explain(np.array([[1.0, -1.0, 1.0]])).argmax()
+        >>> int(model.explain(np.array([[1.0, -1.0, 1.0]])).argmax())
         1
         """
         check_is_fitted(self)
