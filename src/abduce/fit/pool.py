@@ -245,16 +245,20 @@ class _Judge:
                 i = self.place[j]
                 told = (together[which, i], forest[:, 0], self.units.to_data(x[which][:, self.cells])[:, i])
                 *both, truth = [((v.numpy() - self.loc[i]) / self.scale[i]) for v in told]
-            parts.append(Revisions(np.full(len(which), j), *both, truth))
-        nothing = Revisions(np.zeros(0, int), *(np.zeros(0) for _ in range(3)))
+            parts.append(Revisions(np.full(len(which), j), both[0], both[1], truth))
+        nothing = Revisions(np.zeros(0, int), np.zeros(0), np.zeros(0), np.zeros(0))
         return found, Revisions(*(np.concatenate(p) for p in zip(nothing, *parts, strict=True)))
 
     def grown(self, pool: Pool, wanted: Tensor, seed: int) -> Forests | None:
         """Forests of the cells that lean on them, of rows with all that was observed, completed by the pool."""
         n = affordable_rows(len(self.values), pool.layout.levels)
         rows = np.sort(np.random.default_rng(seed).permutation(len(self.values))[:n])
-        seen = Seen(*(torch.from_numpy(a[rows]) for a in (self.values, self.observed)))
-        complete = gather(pool, seen, EFFORT, lambda answer: answer.completed, (pool.n_cells,))
+        seen = Seen(torch.from_numpy(self.values[rows]), torch.from_numpy(self.observed[rows]))
+
+        def completed(answer: Any) -> Tensor:
+            return answer.completed
+
+        complete = gather(pool, seen, EFFORT, completed, (pool.n_cells,))
         found = self._forests(complete, seen.mask, seen.y, wanted.nonzero().flatten().tolist(), seed, TREES)
         if found is not None:
             found.lean[found.cells] = wanted[found.cells]

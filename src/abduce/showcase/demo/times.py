@@ -29,7 +29,7 @@ class Sales:
         start = len(blank) - 50
         blank[start : start + GAP] = True
         blank[[0, -1]] = False
-        self.blank, self.last = blank, str(days[-AHEAD - 1].date())
+        self.blank, self.last = blank, str(days[-AHEAD - 1])[:10]
         cells = np.where(blank[:, None], np.nan, self.before)
         self.seen = pd.DataFrame(cells, index=days[:-AHEAD], columns=["sales"])
 
