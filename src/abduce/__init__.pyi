@@ -42,6 +42,7 @@ from abduce.data.observations import (
 )
 from abduce.estimators.latent_classes import LatentClasses as LatentClasses
 from abduce.estimators.rubin import pool as pool
+from abduce.estimators.sensitivity import Sensitivity as Sensitivity, sensitivity as sensitivity
 from abduce.estimators.series import Series as Series
 from abduce.estimators.sound import Sound as Sound
 from abduce.estimators.sparse import (

@@ -171,6 +171,13 @@ QUESTIONS = (
                 None,
             ),
             Argument("length", int, "Of text: how long the segment is; by default 1 to 20.", None, least=1),
+            Argument(
+                "shift",
+                list[str],
+                "Of a table: COLUMN=NUMBER, added to what is filled in there, to see what follows if blanks are that "
+                "far off (repeat for several columns).",
+                None,
+            ),
         ),
     ),
     Verb(

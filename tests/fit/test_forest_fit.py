@@ -84,7 +84,7 @@ def revising(terraced):
 def test_columns_that_split_are_revised(terraced, revising):
     X, Y, hidden = terraced
     with_trees, without = revising, Auto(trees=False, random_state=0).fit(Y)
-    assert revising.revised()[9] > 0.5
+    assert revising.revised().iloc[9] > 0.5
     assert not without.revised().any()
 
     def error(model):

@@ -52,7 +52,7 @@ ask = question(OWN)
 
 
 @ask
-def fill(data, filler, output, draws, random_state, blank, gap, length, resume, as_json, quiet):
+def fill(data, filler, output, draws, random_state, blank, gap, length, shift, resume, as_json, quiet):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
     if data.suffix.lower() in SOUNDS:
         from abduce.cli.sounds import fill_sound
@@ -73,19 +73,20 @@ def fill(data, filler, output, draws, random_state, blank, gap, length, resume, 
             "gaps are those of a WAV file or of text; of a table mark them as blanks", param_hint="--gap"
         )
     if (shards := many_with(data, model)) is not None:
-        if draws is not None:
-            raise typer.BadParameter("several copies are of a table in one file", param_hint="--draws")
+        for name, given in (("--draws", draws), ("--shift", shift)):
+            if given:
+                raise typer.BadParameter("this is for a table in one file", param_hint=name)
         fill_many(*shards, output, resume, as_json, quiet)
         return
     one_file(resume)
-    if draws is None and (source := table(data)) is not None:
+    if draws is None and not shift and (source := table(data)) is not None:
         fitted = load_model(model)
         if fitted.schema_.container == "frame":
             fill_table(source, fitted, output, as_json, quiet)
             return
     X, fitted = read_with_model(data, model)
     if draws is None:
-        answer = fitted.fill(X)
+        answer = moved(fitted, X, fitted.fill(X), shift)
         write_answer(answer, output, like=data)
         left = missing_cells(answer)
     elif output == "-":
@@ -95,8 +96,28 @@ def fill(data, filler, output, draws, random_state, blank, gap, length, resume, 
         copies = fitted.fill(X, draws=draws, random_state=random_state)
         left = missing_cells(copies[0])
         for k, copy in enumerate(copies, start=1):
+            copy = moved(fitted, X, copy, shift)
             write_answer(copy, str(target.with_name(f"{target.stem}-{k}{target.suffix}")), like=data)
     say_filled(missing_cells(X) - left, len(X), output, as_json, quiet, draws or 1)
+
+
+def moved(fitted: Any, X: Any, filled: Any, shift: list[str] | None) -> Any:
+    """What was filled in, with the numbers of ``--shift`` added."""
+    if not shift:
+        return filled
+    from abduce.estimators.sensitivity import shifted
+
+    by: dict[Any, float] = {}
+    for text in shift:
+        name, mark, number = text.rpartition("=")
+        try:
+            size = float(number)
+        except ValueError:
+            mark = ""
+        if not mark:
+            raise typer.BadParameter(f"COLUMN=NUMBER is expected, got {text!r}", param_hint="--shift")
+        by[name if fitted.schema_.container == "frame" else int(name)] = size
+    return shifted(fitted, X, filled, by)
 
 
 def many_with(data: Path, model: Path) -> tuple[Any, Any] | None:

@@ -38,7 +38,7 @@ SIZED = (
     "fitted_order",
     "spelling_order",
 )  # keys with sizes below them
-UNSIZED = ("schema", "reports", "diagnostics")
+UNSIZED = ("schema", "reports", "diagnostics", "seed")
 
 E = TypeVar("E", bound=BaseEstimator)
 Contents = tuple[dict[str, Any], dict[str, Tensor]]
