@@ -16,8 +16,7 @@ import pandas as pd
 import pytest
 
 import abduce
-from abduce import cli
-from abduce import load
+from abduce import cli, load
 from abduce.data import readers
 
 CUTS = [0, 100, 2500, 2501, 7000, 9000]

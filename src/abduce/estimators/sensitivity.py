@@ -132,8 +132,9 @@ def sensitivity(
     table = pd.DataFrame(rows, pd.Index(tried, name="shift"), COLUMNS)
     if null is None:
         return Sensitivity(table, None, None)
-    below = _tip(table[table.index <= 0].iloc[::-1], float(null))
-    return Sensitivity(table, below, _tip(table[table.index >= 0], float(null)))
+    ends = list(zip(tried.tolist(), table["low"] - null, table["high"] - null, strict=True))
+    zero = int(np.searchsorted(tried, 0.0))
+    return Sensitivity(table, _tip(ends[zero::-1]), _tip(ends[zero:]))
 
 
 def shifted(model: Any, X: Any, filled: Any, by: Mapping[Any, float]) -> Any:
@@ -195,19 +196,18 @@ def _asked(analysis: Callable[[Any], Any], table: Any) -> tuple[float, float]:
     return estimate, variance
 
 
-def _tip(table: pd.DataFrame, null: float) -> float | None:
-    """The first shift away from 0, the first row, at which the interval holds ``null`` or no longer does."""
+def _tip(ends: list[tuple[float, float, float]]) -> float | None:
+    """The first shift, going away from 0, at which the interval holds the null or no longer does; ``ends`` are shifts with how
+    far each end of the interval lies above the null."""
 
-    def side(row: Any) -> int:
-        return int(row.low > null) - int(row.high < null)
+    def side(end: tuple[float, float, float]) -> int:
+        return int(end[1] > 0) - int(end[2] < 0)
 
-    rows = list(table.itertuples())
-    first = side(rows[0])
-    for before, after in pairwise(rows):
+    first = side(ends[0])
+    for before, after in pairwise(ends):
         now = side(after)
         if now != first:
-            end = "low" if first > 0 or (first == 0 and now > 0) else "high"
-            gaps = [getattr(row, end) - null for row in (before, after)]
-            share = gaps[0] / (gaps[0] - gaps[1]) if gaps[0] != gaps[1] else 1.0
-            return float(before.Index + share * (after.Index - before.Index))
+            which = 1 if first > 0 or (first == 0 and now > 0) else 2
+            share = before[which] / (before[which] - after[which])
+            return before[0] + share * (after[0] - before[0])
     return None
