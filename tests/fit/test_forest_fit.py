@@ -59,8 +59,8 @@ def test_what_cannot_be_learnt_is_left_out():
     seen[20:, 0] = False  # too few
     x[:, 1] = 1.0  # always the same
     zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-    assert fit_forests((0, 0, 0), x, seen, x, zero, one, [0, 1, 2], 0).cells == [2]
-    assert fit_forests((0, 0, 0), x, seen, x, zero, one, [0, 1], 0) is None
+    assert fit_forests((0, 0, 0), x, seen, zero, one, [0, 1, 2], 0).cells == [2]
+    assert fit_forests((0, 0, 0), x, seen, zero, one, [0, 1], 0) is None
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,16 @@ def test_straight_tables_are_left_to_the_members():
     X[rng.random(X.shape) < 0.2] = np.nan
     model = Auto(random_state=0).fit(X)
     assert model.revised().max() < 0.35
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_tables_hide_other_cells_in_each_turn(seed):
+    """What the first turn hid nothing of may lean all the same; too few rows have no trees."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-2, 2, size=(70, 3))
+    X[:, 2] = np.sign(X[:, 0]) * 3 + 0.1 * rng.normal(size=70)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    X[31:, 1] = np.nan  # seldom seen, so seldom hidden
+    model = Auto(components=(1,), random_state=seed).fit(X)
+    assert np.isfinite(model.fill(X)).all()
+    assert np.isfinite(np.asarray(model.fill(X, draws=2, random_state=0))).all()

@@ -27,16 +27,23 @@ def rows():
 
 @pytest.fixture(scope="module")
 def forests(rows):
-    loc, scale = rows.mean(0), rows.std(0)
-    return fit_forests(LEVELS, rows, torch.ones_like(rows).bool(), rows, loc, scale, [0, 1, 2, 3], 7)
+    loc, scale = standards(rows)
+    return fit_forests(LEVELS, rows, torch.ones_like(rows).bool(), loc, scale, [0, 1, 2, 3], 7)
+
+
+def standards(rows):
+    """Means and deviations of numbers, 0 and 1 of classes."""
+    number = torch.tensor(LEVELS) == 0
+    return torch.where(number, rows.mean(0), 0.0), torch.where(number, rows.std(0), 1.0)
 
 
 def test_numbers_are_those_of_scikit_learn(rows, forests):
     new = rows[:50] + 0.1
     new[:, [1, 3]] = rows[:50][:, [1, 3]]
     for j in (0, 2):
-        old, fresh = (tree_features(LEVELS, x, j).numpy() for x in (rows, new))
-        mean, deviation = rows.mean(0)[j], rows.std(0)[j]  # to the last digit: ties between splits hang on it
+        loc, scale = standards(rows)
+        old, fresh = (tree_features(LEVELS, (x - loc) / scale, j).numpy() for x in (rows, new))
+        mean, deviation = loc[j], scale[j]  # to the last digit: ties between splits hang on it
         target = (rows[:, j] - mean) / deviation
         peer = ExtraTreesRegressor(TREES, min_samples_leaf=LEAF, random_state=7).fit(old, target.numpy())
         expected = mean + deviation * torch.from_numpy(peer.predict(fresh))
@@ -48,7 +55,8 @@ def test_chances_are_those_of_scikit_learns_classifier_nearly(rows, forests):
     for j, least in ((1, 0.9), (3, 0.9)):
         chances = forests.says(j, rows)
         torch.testing.assert_close(chances.sum(1), torch.ones(300, dtype=torch.float64))
-        features = tree_features(LEVELS, rows, j).numpy()
+        loc, scale = standards(rows)
+        features = tree_features(LEVELS, (rows - loc) / scale, j).numpy()
         peer = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, max_features=1.0, random_state=7)
         expected = peer.fit(features, rows[:, j].numpy()).predict_proba(features)
         assert np.corrcoef(chances.numpy().ravel(), expected.ravel())[0, 1] > least

@@ -51,30 +51,30 @@ def fit_forests(
     levels: Sequence[int],
     rows: Tensor,
     seen: Tensor,
-    data: Tensor,
     loc: Tensor,
     scale: Tensor,
     cells: Sequence[int],
     seed: int,
     trees: int = TREES,
 ) -> Forests | None:
-    """Fit to complete ``rows`` (n, D) of model values, each of the ``cells`` to the rows that it was ``seen`` in.
+    """Fit to complete ``rows`` (n, D), each of the ``cells`` to the rows that it was ``seen`` in.
 
-    ``data`` (n, D) are numbers in data units, of mean ``loc`` and deviation ``scale`` (D,).  None where no cell can be learnt.
+    Numbers are in data units, of mean ``loc`` and deviation ``scale`` (D,), 0 and 1 of classes.  None where no cell can be
+    learnt.
     """
     most = affordable_rows(len(rows), levels)
     if most < len(rows):
         some = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(rows))[:most]))
-        rows, seen, data = rows[some], seen[some], data[some]
+        rows, seen = rows[some], seen[some]
+    rows = (rows - loc) / scale
     out = {}
     for j in cells:
         known = seen[:, j]
         if int(known.sum()) < ENOUGH:
             continue
+        target = rows[known, j].unsqueeze(1)
         if levels[j]:
-            target = (rows[known, j].unsqueeze(1) == torch.arange(levels[j])).double()
-        else:
-            target = ((data[known, j] - loc[j]) / scale[j]).unsqueeze(1)
+            target = (target == torch.arange(levels[j])).double()
         if bool((target == target[0]).all()):
             continue
         features = tree_features(levels, rows[known], j)

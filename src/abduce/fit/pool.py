@@ -162,11 +162,12 @@ def fit_pool(
     atoms = [f.repeats for f, part in zip(families, last, strict=True) for _ in part]
     repeats = [bool(r) for r in ~judge.coding.smooth]
     trial = Pool(schema, _all(first), weights, None, repeats, atoms, forests=trees)
-    usual = np.ones(len(judge.cells))
+    usual, leaning = np.ones(len(judge.cells)), np.zeros(0)
     if trees is not None:
         every = Revisions(*(np.concatenate(part) for part in zip(*revisions, strict=True)))
         leaning = lean(every, schema.layout.levels)
-        trees.lean.copy_(torch.from_numpy(leaning))
+        # cells of which the first turn hid none lean too, on trees that are grown in the end
+        trees.lean[trees.cells] = torch.from_numpy(leaning)[trees.cells]
         usual = narrowed(every, leaning)[judge.cells]
     spread = _spread(trial, values, hidings[0], usual, seed)
     titles = [title for part in last for title in part]
@@ -174,7 +175,7 @@ def fit_pool(
     say("pool", 0.9)
     pool = Pool(schema, _all(last), weights, spread, repeats, atoms, reports=reports)
     if trees is not None:
-        pool.forests = judge.grown(pool, trees.lean, seed)
+        pool.forests = judge.grown(pool, torch.from_numpy(leaning), seed)
     say("pool", 1.0)
     return pool
 
@@ -226,12 +227,14 @@ class _Judge:
         together = torch.einsum("m,mnd->nd", of_numbers, said.numbers)
         chances = {j: torch.einsum("m,mnl->nl", of_classes, p) for j, p in said.classes.items()}
         x, kept, asked = (torch.from_numpy(a[rows]) for a in (self.values, *cells))
+        x = x.clone()
+        x[:, self.cells] = self.units.to_data(x[:, self.cells])
         complete = x.clone()
-        complete[:, self.cells] = self.units.to_model(together)
+        complete[:, self.cells] = together
         for j, p in chances.items():
             complete[:, j] = p.argmax(1).double()
         complete = torch.where(kept, x, complete)
-        found = self._forests(complete, kept, x, asked.any(0).nonzero().flatten().tolist(), seed, TRIED)
+        found = self._forests(complete, kept, asked.any(0).nonzero().flatten().tolist(), seed, TRIED)
         parts: list[Revisions] = []
         for j in found.cells if found is not None else ():
             assert found is not None
@@ -243,7 +246,7 @@ class _Judge:
                 truth = np.full(len(which), np.nan)
             else:
                 i = self.place[j]
-                told = (together[which, i], forest[:, 0], self.units.to_data(x[which][:, self.cells])[:, i])
+                told = (together[which, i], forest[:, 0], x[which, j])
                 *both, truth = [((v.numpy() - self.loc[i]) / self.scale[i]) for v in told]
             parts.append(Revisions(np.full(len(which), j), both[0], both[1], truth))
         nothing = Revisions(np.zeros(0, int), np.zeros(0), np.zeros(0), np.zeros(0))
@@ -259,18 +262,17 @@ class _Judge:
             return answer.completed
 
         complete = gather(pool, seen, EFFORT, completed, (pool.n_cells,))
-        found = self._forests(complete, seen.mask, seen.y, wanted.nonzero().flatten().tolist(), seed, TREES)
+        found = self._forests(complete, seen.mask, wanted.nonzero().flatten().tolist(), seed, TREES)
         if found is not None:
             found.lean[found.cells] = wanted[found.cells]
         return found
 
     def _forests(
-        self, complete: Tensor, seen: Tensor, x: Tensor, cells: Sequence[int], seed: int, trees: int
+        self, complete: Tensor, seen: Tensor, cells: Sequence[int], seed: int, trees: int
     ) -> Forests | None:
-        data = x.clone()
-        data[:, self.cells] = self.units.to_data(x[:, self.cells])
-        loc, scale = (torch.from_numpy(a) for a in (self.coding.loc, self.coding.scale))
-        return fit_forests(self.levels, complete, seen, data, loc, scale, cells, seed, trees)
+        loc, scale = torch.zeros(len(self.levels)).double(), torch.ones(len(self.levels)).double()
+        loc[self.cells], scale[self.cells] = torch.from_numpy(self.loc), torch.from_numpy(self.scale)
+        return fit_forests(self.levels, complete, seen, loc, scale, cells, seed, trees)
 
     def rows(self, members: Sequence[Model], cells: Hiding) -> np.ndarray:
         """log p(hidden cells | kept ones) of a few rows under each member, (rows, M)."""

@@ -38,7 +38,8 @@ class Trees(NamedTuple):
 class Forests(nn.Module):
     """Forests of the ``cells`` of rows with ``levels`` (D,), 0 for a number; ``nodes`` and ``depths`` say how large each is.
 
-    Numbers are told in standard deviations from their mean, ``loc`` and ``scale`` (D,) in data units.  ``lean`` (D,) is the
+    Numbers are read and told in standard deviations from their mean, ``loc`` and ``scale`` (D,) in data units, 0 and 1 of
+    classes; so units and transforms do not matter.  ``lean`` (D,) is the
     weight of each cell's forest beside the model that completed the rows.
     """
 
@@ -73,6 +74,7 @@ class Forests(nn.Module):
         self.register_buffer("roots", torch.zeros(len(self.cells), self.trees, dtype=torch.int64))
         for name in ("loc", "scale", "lean"):
             self.register_buffer(name, torch.zeros(len(self.levels), dtype=torch.float64))
+        self.scale += 1
         for i, j in enumerate(self.cells):
             shape = (self.nodes[i], max(1, self.levels[j]))
             self.register_buffer(f"value_{i}", torch.zeros(shape, dtype=torch.float64))
@@ -132,9 +134,9 @@ class Forests(nn.Module):
         return out
 
     def says(self, cell: int, rows: Tensor) -> Tensor:
-        """What a cell should be in complete ``rows`` (n, D) of model values: a number in data units (n, 1), or the chances
-        (n, levels) of a class."""
-        features = tree_features(self.levels, rows, cell)
+        """What a cell should be in complete ``rows`` (n, D), numbers in data units: a number (n, 1), or a class's chances
+        (n, levels)."""
+        features = tree_features(self.levels, (rows - self.loc) / self.scale, cell)
         trees = self.trees_of(cell)
         out = torch.cat([descend(trees, part) for part in features.split(ROWS)])
         return out if self.levels[cell] else self.loc[cell] + self.scale[cell] * out
@@ -158,7 +160,7 @@ def descend(trees: Trees, features: Tensor) -> Tensor:
 
 
 def tree_features(levels: Sequence[int], rows: Tensor, without: int) -> Tensor:
-    """What trees read of rows (n, D) of model values, all but one cell: numbers as they are, an indicator a level of classes.
+    """What trees read of rows (n, D), all but one cell: standardised numbers as they are, an indicator a level of classes.
 
     >>> tree_features([0, 3, 0], torch.tensor([[0.5, 2.0, 7.0]]), without=2)
     tensor([[0.5000, 0.0000, 0.0000, 1.0000]])
@@ -170,7 +172,7 @@ def tree_features(levels: Sequence[int], rows: Tensor, without: int) -> Tensor:
             code = rows[:, j]
             wide = 2 < levels[j] <= MOST
             parts.append((code.unsqueeze(1) == torch.arange(levels[j])) if wide else code.unsqueeze(1))
-    # whole numbers of a kind that trees were fitted to: what is compared with a threshold is the same in both
+    # in single precision, as trees were fitted: what is compared with a threshold is the same in both
     return torch.cat([p.to(rows.dtype) for p in parts], 1).float().to(rows.dtype)
 
 
@@ -190,5 +192,7 @@ def _checked(forests: nn.Module, keys: Any) -> None:
             or (trees.roots >= len(own)).any()
         ):
             raise ValueError(f"forests of cell {cell} have nodes that lead nowhere")
-    if bool((forests.lean < 0).any() or (forests.lean > 1).any()):
-        raise ValueError("lean must be weights between 0 and 1")
+    without = torch.ones(len(forests.levels)).bool()
+    without[forests.cells] = False
+    if bool((forests.lean < 0).any() or (forests.lean > 1).any() or forests.lean[without].any()):
+        raise ValueError("lean must be weights between 0 and 1, of cells that have trees")

@@ -206,15 +206,17 @@ class _Pooled(Answer):
 
     @cached_property
     def completed(self) -> Tensor:
-        """Rows (n, D) with blanks as all members together have them, before forests revise."""
+        """Rows (n, D), numbers in data units, with blanks as all members together have them, before forests revise."""
         pool, seen = self.pool, self.seen
-        out = seen.y.clone()
-        if len(pool.units.cells):
-            out[:, pool.units.cells] = pool.units.to_model(self._together)
+        cells, out = pool.units.cells, seen.y.clone()
+        if len(cells):
+            known = pool.units.to_data(seen.y[:, cells])
+            out[:, cells] = torch.where(seen.mask[:, cells], known, self._together)
         for j in pool.layout.classes:
             if not bool(seen.mask[:, j].all()):
-                out[:, j] = self._chances(j).argmax(1).double()
-        return torch.where(seen.mask, seen.y, out)
+                likely = self._chances(j).argmax(1).double()
+                out[:, j] = torch.where(seen.mask[:, j], seen.y[:, j], likely)
+        return out
 
     @cached_property
     def _together(self) -> Tensor:
