@@ -371,12 +371,7 @@ QUESTIONS = (
         ),
         options=(
             Argument(
-                "contamination",
-                float,
-                "Flag this share of the rows of DATA instead.",
-                None,
-                least=0.0,
-                most=1.0,
+                "contamination", float, "Flag this share of the rows instead.", None, least=0.0, most=1.0
             ),
         ),
     ),
