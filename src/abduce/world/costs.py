@@ -102,7 +102,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Goal:
-    """A state to come to: cost = Σ ((next_obs − obs) / tolerance)² + effort |action|², a step.
+    """A state to come to: cost = Σ ((next_obs − obs) / tolerance)² + effort ‖action‖², a step.
 
     NaN in ``obs`` are cells that do not matter; ``tolerance`` is a number, or one a cell, in the units of observations.
 
