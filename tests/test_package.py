@@ -61,7 +61,7 @@ finally:
         seconds.append(float(first))
         found += others
     assert found == []
-    assert min(seconds) < 0.5  # .25 on a machine that does nothing else; torch alone takes seconds
+    assert min(seconds) < 0.3
 
 
 def test_the_stub_and_the_mark_of_a_typed_package_are_shipped():

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from abduce import cli
 from abduce.data.examples import load_digits_images, penguins
 
 COMMAND = [sys.executable, "-m", "abduce.cli"]
@@ -24,21 +23,6 @@ def shell(*arguments, **options):
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=240, **options
     )
-
-
-@pytest.fixture
-def ask(monkeypatch, capsys):
-    """Run a command in this process, which spares the start: (status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["abduce", *map(str, arguments)])
-        monkeypatch.setitem(cli.options, "debug", False)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -16,26 +16,11 @@ import pandas as pd
 import pytest
 
 import abduce
-from abduce import cli, load
+from abduce import load
 from abduce.data import readers
 
 CUTS = [0, 100, 2500, 2501, 7000, 9000]
 READ = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".feather": pd.read_feather}
-
-
-@pytest.fixture
-def ask(monkeypatch, capsys):
-    """Run a command in this process: (status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["abduce", *map(str, arguments)])
-        monkeypatch.setitem(cli.options, "debug", False)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 def frame() -> pd.DataFrame:
