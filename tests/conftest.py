@@ -1,7 +1,11 @@
-"""What every test shares: one thread a worker, so that parallel workers do not fight over the cores."""
+"""What tests share: one thread a worker, so that parallel workers do not fight over the cores; random numbers that are
+the same each time; the command line, run here."""
 
 import os
+import sys
 
+import numpy as np
+import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -13,3 +17,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("abduce", deadline=None, derandomize=True)  # a busy machine may be slow
 settings.load_profile("abduce")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before each test and its fixtures: what is given no seed draws one from NumPy's, and a test must not hang on luck."""
+    np.random.seed(0)  # noqa: NPY002 - the state that random_state=None stands for
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys):
+    """Run a command in this process, which spares the start: (status, standard output, standard error)."""
+    from abduce import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["abduce", *map(str, arguments)])
+        monkeypatch.setitem(cli.options, "debug", False)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    return run

@@ -287,9 +287,20 @@ def test_a_log_z_that_is_infinite_is_said_to_be():
     assert np.isfinite(model.score_samples(X)).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_another_base_calls_no_training_row_impossible_and_flags_about_as_many(seed):
+    X = numbers(seed=seed)
+    X[0, 0] = 40.0  # far beyond three standard deviations
+    model = PCA(components=1, form="reconstruction", random_state=seed).fit(X)
+    assert (model.predict(X) == -1).sum() == 20
+    model.normalize(base="box")
+    assert np.isfinite(model.score_samples(X)).all()
+    assert 10 <= (model.predict(X) == -1).sum() <= 30
+
+
 def test_temperature_and_base_measure():
     X = numbers()
-    model = PCA(components=1, form="reconstruction").fit(X)
+    model = PCA(components=1, form="reconstruction", random_state=0).fit(X)
     assert model.base_.name == "normal"  # a valley needs one
     assert model.log_z_.diagnostics["base"] == "normal"
     with pytest.raises(ValueError, match=r"infinite.*give a base measure"):

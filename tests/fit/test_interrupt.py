@@ -18,8 +18,8 @@ def test_an_interrupt_stops_the_fit_within_a_step():
     X = np.random.default_rng(0).normal(size=(4000, 30))
     X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may be busy
     with pytest.raises(KeyboardInterrupt):
         Auto(random_state=0).fit(X)
-    assert time.perf_counter() - start < 10  # the fit takes minutes
+    assert time.process_time() - start < 10  # the fit takes minutes
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]

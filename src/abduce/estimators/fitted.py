@@ -37,8 +37,10 @@ BASES = ("auto", "none", "normal", "box")
 class FittedEnergy(EnergyEstimator[EnergyModel]):
     """An energy that a method of its own fits, exactly or classically."""
 
-    kept = (*Estimator.kept, "mean_energy_", "support_")
+    kept = (*Estimator.kept, "mean_energy_", "range_", "support_")
+    beside_edge = 4  # another β or base moves single rows to and fro
     mean_energy_: float  # of rows held out
+    range_: list[list[float]]  # lowest and highest training value of each cell, in model values
 
     @abc.abstractmethod
     def _learn(
@@ -58,6 +60,7 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         train, held = self._split(len(x), rows.seed)
         base = RatesBase if self.support_ == "binary" else NormalBase
         start = base.fit(x[train])
+        self.range_ = [x.amin(0).tolist(), x.amax(0).tolist()]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rows.seed)
             energy = self._learn(x, rows.mask, train, held, rows.seed, run)
@@ -126,8 +129,13 @@ class FittedEnergy(EnergyEstimator[EnergyModel]):
         if base == "none" or (base == "auto" and model.proper):
             return None
         if base == "box":
+            # a box that left out training rows would call them impossible
+            low, high = torch.tensor(self.range_, dtype=start.mean.dtype)
+            wide = BoxBase.fit(torch.stack([low, high]))
             half = 3 * start.scale
-            return BoxBase(start.mean - half, start.mean + half)
+            return BoxBase(
+                torch.minimum(wide.low, start.mean - half), torch.maximum(wide.high, start.mean + half)
+            )
         return NormalBase(start.mean.clone(), WIDE**2 * start.covariance)
 
     # ------------------------------------------------------------------ asked as an energy

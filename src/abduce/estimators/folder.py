@@ -66,11 +66,12 @@ class FittedFacts(TypedDict, total=False):
     """What a fit found besides schema and model; each kind of estimator keeps some of it."""
 
     offset_: float
-    edge_: list[float | None]
+    edge_: list[list[float | None]]
     inference_seed_: int
     history_: list[dict[str, float | list[Any]]]
     feature_names: list[str]
     mean_energy_: float
+    range_: list[list[float]]
     support_: Literal["real", "binary", "mixed"]
 
 

@@ -75,7 +75,7 @@ def _ask_rows(estimator: Any) -> list[Any]:
     """log p and means of rows that the model itself knows, in model values and from the data's own form: the one at the edge
     of oddness, whole and without half of its cells, and one of which nothing is seen; of what is annealed its pieces."""
     model, schema = estimator.model_, estimator.schema_
-    cells = [(0.0 if value is None else value, value is not None) for value in estimator.edge_]
+    cells = [(0.0 if value is None else value, value is not None) for value in estimator.edge_[0]]
     y, mask = (torch.tensor(part) for part in zip(*cells, strict=True))
     y, half = y.double()[None], mask & (torch.arange(len(mask)) % 2 == 0)
     if pieces := model.pieces(y):

@@ -7,7 +7,8 @@ elsewhere −log p does.  `predict` and `decision_function` go by log p, whose c
 from __future__ import annotations
 
 import abc
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -31,10 +32,11 @@ REFERENCES = 1000  # of the model's own samples
 class OddRows(abc.ABC):
     """Score, flag and explain odd rows."""
 
+    beside_edge: ClassVar[int] = 0  # rows on either side of the one at the edge that are kept with it
     model_: Model
     schema_: Schema
     offset_: float
-    edge_: list[float | None]
+    edge_: list[list[float | None]]
     inference_seed_: int
     contamination: float
     _cuts: Cuts | None = None
@@ -68,21 +70,24 @@ class OddRows(abc.ABC):
         values, self._cuts = self._plausibility(some), None
         whole = bool(some.mask.all())
         plain = values if whole else -self._cut().z(values, some.mask.numpy())
-        last = float(np.quantile(plain, self.contamination, method="higher"))
-        edge = some.rows(torch.tensor([int(np.flatnonzero(plain == last)[0])]))
-        cells = zip(edge.y[0].tolist(), edge.mask[0].tolist(), strict=True)
-        self.edge_ = [value if observed else None for value, observed in cells]
+        at, last = math.ceil(self.contamination * (len(plain) - 1)), len(plain) - 1
+        beside = min(self.beside_edge, at, last - at)
+        edge = some.rows(torch.from_numpy(np.argsort(plain, kind="stable")[at - beside : at + beside + 1]))
+        self.edge_ = [
+            [value if observed else None for value, observed in zip(*row, strict=True)]
+            for row in zip(edge.y.tolist(), edge.mask.tolist(), strict=True)
+        ]
         self._place_offset()
 
     def _place_offset(self) -> None:
-        """``offset_``, the log p that a complete row has at the edge of oddness, from the row that lies there."""
-        y = torch.tensor([[0.0 if value is None else value for value in self.edge_]], dtype=torch.float64)
-        edge = Seen(y, torch.tensor([[value is not None for value in self.edge_]]))
+        """``offset_``, the log p that a complete row has at the edge of oddness: the median of the rows that lie there."""
+        y = torch.tensor([[0.0 if v is None else v for v in row] for row in self.edge_], dtype=torch.float64)
+        edge = Seen(y, torch.tensor([[v is not None for v in row] for row in self.edge_]))
         value = self._plausibility(edge)
         if not bool(edge.mask.all()):
-            z = float(self._cut().z(value, edge.mask.numpy())[0])
-            value = self._cut().log_p(z, np.ones((1, len(self.edge_)), bool))
-        self.offset_ = float(value[0]) - HAIR
+            z = np.median(self._cut().z(value, edge.mask.numpy()))
+            value = self._cut().log_p(float(z), np.ones((1, y.shape[1]), bool))
+        self.offset_ = float(np.median(value)) - HAIR
 
     @torch.no_grad()
     def _cut(self) -> Cuts:
