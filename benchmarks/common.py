@@ -168,14 +168,19 @@ class Report:
             f"{machine['cores']} cores, {machine['threads']} threads · {versions} · {seeds}"
         )
         text = "\n\n".join([f"# {self.title}", *self.parts, "---", foot]) + "\n"
+        write(self._folder() / f"{self.name}.md", text)
+        self.save_figures()
+        print(text)
+
+    def save_figures(self) -> None:
+        """Write the JSON alone, so that a long run that is cut leaves what it found."""
+        figures = {**self.environment(), "results": self.data}
+        write(self._folder() / f"{self.name}.json", json.dumps(figures, indent=1, default=float) + "\n")
+
+    def _folder(self) -> Path:
         folder = ROOT / ("out/benchmarks" if self.args.quick else "benchmarks/results")
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / f"{self.name}.md", text)
-        write(
-            folder / f"{self.name}.json",
-            json.dumps({**about, "results": self.data}, indent=1, default=float) + "\n",
-        )
-        print(text)
+        return folder
 
 
 def write(path: Path, text: str) -> None:
