@@ -1,6 +1,6 @@
 """HyperImpute fills a table, in an environment of its own: python hyperimpute_peer.py IN.npy OUT.npy SEED.
 
-    python -m venv hyper && hyper/bin/pip install torch hyperimpute
+    python -m venv hyper && hyper/bin/pip install torch hyperimpute 'pandas<2.3'   (3 leaves columns as they were)
 
 Source: Jarrett et al. 2022, HyperImpute, arXiv 2206.07769; at its defaults.
 """

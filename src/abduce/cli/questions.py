@@ -25,7 +25,19 @@ from abduce.cli.common import (
     remark,
     write_answer,
 )
-from abduce.cli.reading import many, read, table
+from abduce.cli.many import (
+    MANY,
+    Run,
+    ask_many,
+    compress_many,
+    embedded,
+    fill_many,
+    flagged_rows,
+    many_with,
+    one_file,
+    scored,
+)
+from abduce.cli.reading import read, table
 
 OUTPUT = typer.Option("-o", "--output", help="File for the compressed rows; - is standard output.")
 PACKED = typer.Argument(metavar="FILE", help="What `abduce compress` wrote; - is standard input.")
@@ -35,16 +47,13 @@ SOUNDS = (".wav", ".wave")
 FILLER = typer.Option(
     "-m", "--model", help="Folder that `abduce fit` wrote; of a WAV file one that a Sound saved, if any."
 )
-RESUME = typer.Option(
-    "--resume", help="Of DATA in many files: do only what is missing in the folder of the answers."
-)
 OWN = {
     "filler": Option(Annotated[Path | None, FILLER], None),
     "to": Option(Annotated[Path, OUTPUT]),
     "packed": Option(Annotated[Path, PACKED]),
     "path": Option(Annotated[Path, MODEL]),
     "paths": Option(Annotated[list[Path], MODELS]),
-    "resume": Option(Annotated[bool, RESUME], False),
+    **MANY,
 }
 
 
@@ -52,7 +61,22 @@ ask = question(OWN)
 
 
 @ask
-def fill(data, filler, output, draws, random_state, blank, gap, length, shift, resume, as_json, quiet):
+def fill(
+    data,
+    filler,
+    output,
+    draws,
+    random_state,
+    blank,
+    gap,
+    length,
+    shift,
+    resume,
+    engine,
+    workers,
+    as_json,
+    quiet,
+):
     """Tables of any length go a chunk of rows at a time; several copies become files with a number each."""
     if data.suffix.lower() in SOUNDS:
         from abduce.cli.sounds import fill_sound
@@ -76,9 +100,9 @@ def fill(data, filler, output, draws, random_state, blank, gap, length, shift, r
         for name, given in (("--draws", draws), ("--shift", shift)):
             if given:
                 raise typer.BadParameter("this is for a table in one file", param_hint=name)
-        fill_many(*shards, output, resume, as_json, quiet)
+        fill_many(*shards, output, Run(resume, engine, workers), as_json, quiet)
         return
-    one_file(resume)
+    one_file(resume, engine, workers)
     if draws is None and not shift and (source := table(data)) is not None:
         fitted = load_model(model)
         if fitted.schema_.container == "frame":
@@ -120,71 +144,6 @@ def moved(fitted: Any, X: Any, filled: Any, shift: list[str] | None) -> Any:
     return shifted(fitted, X, filled, by)
 
 
-def many_with(data: Path, model: Path) -> tuple[Any, Any] | None:
-    """A table in many files and the model that is asked about it; None for other data.  Its classes of text are text."""
-    from abduce.data import shards
-
-    if not shards.is_many(data):
-        return None
-    fitted = load_model(model)
-    texts = [
-        f.name for f in fitted.schema_.fields if f.coded and f.dtype.startswith(("str", "object", "category"))
-    ]
-    return many(data, texts), fitted
-
-
-def one_file(resume: bool) -> None:
-    """Refuse to go on with what is written as one file."""
-    if resume:
-        raise typer.BadParameter(
-            "answers about one file are written whole, or not at all", param_hint="--resume"
-        )
-
-
-def fill_many(source: Any, fitted: Any, output: str, resume: bool, as_json: bool, quiet: bool) -> None:
-    """Fill a table in many files; Ctrl-C leaves whole files, and --resume does the rest."""
-    from abduce.cli.sharding import ShardedRun, fill_shards
-
-    run = ShardedRun(source, "fill", fitted, output, resume)
-    left = len(run.missing)
-    with progress(quiet, "rows") as show:
-        filled = fill_shards(run, fitted, show)
-    remark(f"filled {filled} blank cells in {left} of {len(source.shards)} files", quiet)
-    if as_json:
-        print_json(
-            {
-                "rows": source.rows,
-                "files": len(source.shards),
-                "written": left,
-                "filled": filled,
-                "output": output,
-            }
-        )
-
-
-def ask_many(
-    question: str,
-    source: Any,
-    fitted: Any,
-    ask: Any,
-    output: str,
-    resume: bool,
-    quiet: bool,
-    as_json: bool,
-    seen: Any = len,
-) -> None:
-    """Answer a question about each row of a table in many files."""
-    from abduce.cli.sharding import ShardedRun, ask_shards
-
-    run = ShardedRun(source, question, fitted, output, resume)
-    left = len(run.missing)
-    with progress(quiet, "rows") as show:
-        ask_shards(run, fitted, ask, show, seen)
-    remark(f"answered {source.rows} rows in {left} of {len(source.shards)} files", quiet)
-    if as_json:
-        print_json({"rows": source.rows, "files": len(source.shards), "written": left, "output": output})
-
-
 def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
     """Fill a table of any length; Ctrl-C leaves nothing and ends with status 130."""
     from abduce.cli.streaming import Filling
@@ -214,7 +173,7 @@ def denoise(data, model, noise, output):
 
 
 @ask
-def score(data, model, output, resume, as_json, quiet):
+def score(data, model, output, resume, engine, workers, as_json, quiet):
     """A column log_p."""
     if texts.is_model(model):
         texts.score(data, model, output, as_json)
@@ -224,13 +183,9 @@ def score(data, model, output, resume, as_json, quiet):
     if (shards := many_with(data, model)) is not None:
         source, fitted = shards
         know_log_z(fitted, model, quiet)
-
-        def scored(rows: Any) -> Any:
-            return pd.DataFrame({"log_p": fitted.score_samples(rows)})
-
-        ask_many("score", source, fitted, scored, output, resume, quiet, as_json)
+        ask_many("score", source, fitted, scored, output, Run(resume, engine, workers), quiet, as_json)
         return
-    one_file(resume)
+    one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
     know_log_z(fitted, model, quiet)
     log_p = fitted.score_samples(X)
@@ -269,7 +224,7 @@ def compare(paths, samples, method, as_json, quiet):
 
 
 @ask
-def flag(data, model, output, alpha, contamination, resume, as_json, quiet):
+def flag(data, model, output, alpha, contamination, resume, engine, workers, as_json, quiet):
     """Columns anomaly_score, realism, p_value and flagged, of series the first and the last; the oddest rows are named.
 
     Of series those are flagged that their own past would flag.
@@ -285,28 +240,11 @@ def flag(data, model, output, alpha, contamination, resume, as_json, quiet):
                 "it ranks all rows at once; of many files the model's own share is flagged",
                 param_hint="--contamination",
             )
-
-        def flagged_rows(rows: Any) -> Any:
-            found = fitted._flags(rows)
-            odd = (found.pop("predict") == -1).astype(int)
-            return pd.DataFrame(found | {"flagged": odd})
-
-        source, fitted = shards
-        counted: list[int] = []
-        ask_many(
-            "flag",
-            source,
-            fitted,
-            flagged_rows,
-            output,
-            resume,
-            quiet,
-            as_json,
-            lambda t: counted.append(t["flagged"].sum()),
-        )
-        remark(f"{sum(counted)} rows flagged", quiet)
+        how = Run(resume, engine, workers)
+        count = ask_many("flag", *shards, flagged_rows, output, how, quiet, as_json, "flagged")
+        remark(f"{count} rows flagged", quiet)
         return
-    one_file(resume)
+    one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
     found = fitted._flags(X)
     odd = found["anomaly_score"]
@@ -335,22 +273,15 @@ def explain(data, model, output, expected):
 
 
 @ask
-def embed(data, model, output, resume):
+def embed(data, model, output, resume, engine, workers):
     """A column for each feature."""
-    import pandas as pd
 
     if (shards := many_with(data, model)) is not None:
-        source, fitted = shards
-        names = fitted.get_feature_names_out()
-
-        def embedded(rows: Any) -> Any:
-            return pd.DataFrame(fitted.transform(rows), columns=names)
-
-        ask_many("embed", source, fitted, embedded, output, resume, True, False)
+        ask_many("embed", *shards, embedded, output, Run(resume, engine, workers), True, False)
         return
-    one_file(resume)
+    one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
-    write_answer(pd.DataFrame(fitted.transform(X), columns=fitted.get_feature_names_out()), output)
+    write_answer(embedded(fitted, X), output)
 
 
 @ask
@@ -364,7 +295,7 @@ def sample(model, n, output, random_state):
 
 
 @ask
-def compress(data, model, to, resume, as_json, quiet):
+def compress(data, model, to, resume, engine, workers, as_json, quiet):
     """The file appears under its name only once it is complete."""
     from abduce.data.files import atomic
 
@@ -372,17 +303,9 @@ def compress(data, model, to, resume, as_json, quiet):
         texts.compress(data, model, to, as_json, quiet)
         return
     if (shards := many_with(data, model)) is not None:
-        from abduce.cli.sharding import ShardedRun, compress_shards
-
-        source, fitted = shards
-        run = ShardedRun(source, "compress", fitted, str(to), resume)
-        with progress(quiet, "rows") as show:
-            size = compress_shards(run, fitted, show)
-        remark(f"{source.rows} rows of {len(source.shards)} files in {size} bytes", quiet)
-        if as_json:
-            print_json({"rows": source.rows, "files": len(source.shards), "bytes": size, "output": to})
+        compress_many(*shards, str(to), Run(resume, engine, workers), as_json, quiet)
         return
-    one_file(resume)
+    one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
     packed = fitted.compress(X)
     if str(to) == "-":

@@ -6,16 +6,18 @@ about one table of all rows, to the bit, and those of a run that was resumed are
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from abduce.cli.engines import Block, run_blocks
 from abduce.cli.streaming import GROUP, Filling, check_rows
 from abduce.data import streams
 from abduce.data.files import atomic, sweep
@@ -24,6 +26,8 @@ from abduce.data.shards import Shard, Shards
 FORMAT = 1
 MANIFEST = "manifest.json"
 PACKED = ".abduce"
+LEAST_GROUPS = 4  # groups of rows that a block has at the least
+BLOCKS = 8  # a process
 Show = Callable[[str, int, int], Any]
 
 
@@ -115,12 +119,21 @@ class ShardedRun:
         """Where the answer about a file goes."""
         return self.folder / self.manifest["shards"][k]["answer"]
 
-    def each(self, write: Callable[[Path, int, Shard], Any]) -> None:
-        """Let ``write`` write the files that are missing, one after the other."""
-        for k, shard in self.missing:
+    def each(self, writer: Writer, show: Show, title: str, engine: tuple[str, int] = ("plain", 1)) -> int:
+        """Let ``writer`` write the files that are missing; what it counted in all of them."""
+        for k, _ in self.missing:
             self.target(k).parent.mkdir(parents=True, exist_ok=True)
-            write(self.target(k), k, shard)
+        writer.targets = {k: self.target(k) for k, _ in self.missing}
+        counted, done = 0, self.source.rows - sum(s.rows for _, s in self.missing)
+        blocks = _blocks(self.missing, engine[1])
+        if engine[0] == "plain":
+            writer.told = lambda rows: show(title, done + rows, self.source.rows)
+        for block, count in run_blocks(writer, blocks, *engine):
+            counted += count
+            done += sum(self.source.shards[k].rows for k in block.files)
+            show(title, done, self.source.rows)
         self._write(complete=True)
+        return counted
 
     def _check_folder(self, resume: bool) -> None:
         folder, known = self.folder, self.folder / MANIFEST
@@ -157,16 +170,94 @@ class ShardedRun:
         atomic(self.folder / MANIFEST, lambda file: file.write(body.encode()))
 
 
-def fill_shards(run: ShardedRun, fitted: Any, show: Show) -> int:
+class Writer(abc.ABC):
+    """What answers files and writes them to their ``targets``; it can be pickled, and then is silent."""
+
+    def __init__(self, source: Shards):
+        self.source = source
+        self.targets: dict[int, Path] = {}
+        self.told: Callable[[int], Any] = _silent
+
+    def __call__(self, files: Sequence[int]) -> int:
+        """Write files by their number, one after the other; what was counted."""
+        counted = rows = 0
+        for k in files:
+            shard = self.source.shards[k]
+            try:
+                counted += self.write(self.targets[k], k, shard)
+            except (ValueError, OSError) as error:
+                if shard.path in str(error):
+                    raise
+                raise type(error)(f"{shard.path}: {error}") from error
+            rows += shard.rows
+            self.told(rows)
+        return counted
+
+    @abc.abstractmethod
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        """Write the answers about one file; a number to be summed over files."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "told": _silent}
+
+
+class FillWriter(Writer):
+    """Fill blanks; counts them."""
+
+    def __init__(self, filling: Filling):
+        super().__init__(filling.source)  # pyright: ignore[reportArgumentType]
+        self.filling = filling
+        counts = [
+            sum(n for start, n in filling.gaps.items() if s.start <= start < s.start + s.rows)
+            for s in self.source.shards
+        ]
+        filling.show = _silent
+        self.answers = GroupedAnswers(self.source, counts, filling.with_gaps, filling.fill)
+
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        before = self.filling.filled
+        self.filling.write_shard(target, shard, self.answers.of(k))
+        return self.filling.filled - before
+
+
+class AskWriter(Writer):
+    """A row of answers for each row; counts the ones in the column ``counted``."""
+
+    def __init__(self, source: Shards, ask: Callable[[Any], pd.DataFrame], counted: str | None):
+        super().__init__(source)
+        self.counted = counted
+        self.answers = GroupedAnswers(source, [s.rows for s in source.shards], _all_rows, ask)
+
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        count = 0
+
+        def pieces() -> Iterator[pd.DataFrame]:
+            nonlocal count
+            for part in self.answers.of(k):
+                count += int(part[self.counted].to_numpy().sum()) if self.counted else 0
+                yield part
+
+        streams.write(target, pieces(), swept=True)
+        return count
+
+
+class CompressWriter(Writer):
+    """Compress each file for itself; counts bytes."""
+
+    def __init__(self, source: Shards, fitted: Any):
+        super().__init__(source)
+        self.fitted = fitted
+
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        rows = pd.concat([chunk.frame for chunk in self.source.chunks_of(shard)], ignore_index=True)
+        packed = self.fitted.compress(rows)
+        atomic(target, lambda file: file.write(packed), swept=True)
+        return len(packed)
+
+
+def fill_shards(run: ShardedRun, fitted: Any, show: Show, engine: tuple[str, int] = ("plain", 1)) -> int:
     """Fill the blanks of the files that are missing; the number of cells filled."""
-    filling = Filling(run.source, fitted, show)
-    counts = [
-        sum(n for start, n in filling.gaps.items() if s.start <= start < s.start + s.rows)
-        for s in run.source.shards
-    ]
-    answers = GroupedAnswers(run.source, counts, filling.with_gaps, filling.fill)
-    run.each(lambda target, k, shard: filling.write_shard(target, shard, answers.of(k)))
-    return filling.filled
+    return run.each(FillWriter(Filling(run.source, fitted, show)), show, "filling", engine)
 
 
 def ask_shards(
@@ -174,38 +265,43 @@ def ask_shards(
     fitted: Any,
     ask: Callable[[Any], pd.DataFrame],
     show: Show,
-    seen: Callable[[Any], Any] = len,
-) -> None:
-    """Write a row of answers for each row of the files that are missing; ``seen`` is told of each part of them."""
+    counted: str | None = None,
+    engine: tuple[str, int] = ("plain", 1),
+) -> int:
+    """Write a row of answers for each row of the files that are missing; how many have a one in the column ``counted``."""
     _check(run, fitted, show)
-    done = 0
-    answers = GroupedAnswers(run.source, [s.rows for s in run.source.shards], lambda frame: frame, ask)
-
-    def write(target: Path, k: int, shard: Shard) -> None:
-        def pieces() -> Iterator[pd.DataFrame]:
-            nonlocal done
-            for part in answers.of(k):
-                seen(part)
-                yield part
-                done += len(part)
-                show("asking", done, run.source.rows)
-
-        streams.write(target, pieces(), swept=True)
-
-    run.each(write)
+    return run.each(AskWriter(run.source, ask, counted), show, "asking", engine)
 
 
-def compress_shards(run: ShardedRun, fitted: Any, show: Show) -> int:
+def compress_shards(run: ShardedRun, fitted: Any, show: Show, engine: tuple[str, int] = ("plain", 1)) -> int:
     """Compress each of the files that are missing for itself; the bytes of all that are there."""
     _check(run, fitted, show)
-
-    def write(target: Path, k: int, shard: Shard) -> None:
-        packed = fitted.compress(pd.concat([c.frame for c in run.source.chunks_of(shard)], ignore_index=True))
-        atomic(target, lambda file: file.write(packed), swept=True)
-        show("compressing", shard.start + shard.rows, run.source.rows)
-
-    run.each(write)
+    run.each(CompressWriter(run.source, fitted), show, "compressing", engine)
     return sum(run.target(k).stat().st_size for k, s in enumerate(run.source.shards) if s.rows)
+
+
+def _blocks(missing: Sequence[tuple[int, Shard]], workers: int) -> list[Block]:
+    """Consecutive files in blocks: of several groups of rows, as those at a block's ends are answered twice, and several a
+    process, so that none waits long for the last; one block for one process."""
+    rows = sum(s.rows for _, s in missing)
+    enough = rows if workers == 1 else max(LEAST_GROUPS * GROUP, rows // (BLOCKS * workers))
+    blocks: list[list[tuple[int, Shard]]] = []
+    size = 0
+    for k, shard in missing:
+        if not blocks or size >= enough:
+            blocks.append([])
+            size = 0
+        blocks[-1].append((k, shard))
+        size += shard.rows
+    return [Block(tuple(k for k, _ in b), tuple(s.path for _, s in b)) for b in blocks]
+
+
+def _silent(*told: Any) -> None:
+    pass
+
+
+def _all_rows(frame: Any) -> Any:
+    return frame
 
 
 def _check(run: ShardedRun, fitted: Any, show: Show) -> None:

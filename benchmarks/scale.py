@@ -1,0 +1,125 @@
+"""Tables in many files: seconds and peak memory of fit, fill and score as rows grow, and what a second process brings.
+
+python benchmarks/scale.py [--sizes 10000 100000 1000000] [--threads 1]
+
+Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
+process of its own, whose peak is measured; those of several processes also in the processes that they start.  A process that
+only loads the package says what of a time and of a peak is no data.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from common import Report, arguments, parse, say
+from streaming import MAIN, START, measured
+
+COLUMNS, FACTORS, BLANK, PER_FILE = 20, 5, 0.1, 125_000
+MODELS = {
+    "one Gaussian": ("--model", "gaussian-mixture", "--set", "components=1"),
+    "the default pool": ("--model", "auto"),
+}
+
+
+def tables(folder: Path, rows: int) -> int:
+    """Write the files, at least four; the bytes of all."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(FACTORS, COLUMNS))
+    each = min(PER_FILE, -(-rows // 4))
+    for i, start in enumerate(range(0, rows, each)):
+        n = min(each, rows - start)
+        x = rng.normal(size=(n, FACTORS)) @ loadings + 0.5 * rng.normal(size=(n, COLUMNS))
+        x[rng.random(x.shape) < BLANK] = np.nan
+        frame = pd.DataFrame(x, columns=[f"c{j}" for j in range(COLUMNS)])
+        frame.to_parquet(folder / f"part-{i:03}.parquet", index=False)
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same bytes."""
+    names = sorted(path.name for path in one.iterdir())
+    if names != sorted(path.name for path in other.iterdir()):
+        return False
+    return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
+
+
+def main() -> None:
+    parser = arguments(__doc__, 1)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="rows")
+    parser.add_argument(
+        "--pool-rows", type=int, default=100_000, help="rows that the pool is asked about, at most"
+    )
+    args = parse(parser)
+    sizes = [5000] if args.quick else args.sizes
+    report = Report("scale", "Tables in many files", args)
+    found: dict[str, dict[str, float]] = {}
+
+    def run(name: str, code: str, *words: object) -> dict[str, float]:
+        found[name] = measured(code, *words, threads=args.threads)
+        say(name, {k: round(v, 1) for k, v in found[name].items()})
+        report.keep("runs", found)
+        report.save_figures()
+        return found[name]
+
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        alone = run("the package alone", START)
+        rows_of = []
+        for rows in sizes:
+            data = work / f"data-{rows}"
+            size = tables(data, rows) / 2**20
+            for name, method in MODELS.items():
+                if name != "one Gaussian" and rows > args.pool_rows and not args.quick:
+                    continue
+                model = work / f"model-{rows}-{len(name)}"
+                runs = {"fit": (data, "-o", model, *method, "-q", "--seed", 0)}
+                for question in ("fill", "score"):
+                    runs[question] = (data, "-m", model, "-o", work / f"{question}-{rows}-{len(name)}", "-q")
+                cells = [name, f"{rows:,}", f"{size:,.0f}"]
+                for question, words in runs.items():
+                    done = run(f"{name} | {rows} | {question}", MAIN, question, *words)
+                    own = max(done["seconds"] - alone["seconds"], 1e-9)
+                    speed = "" if question == "fit" else f", {rows / own:,.0f} rows/s"
+                    cells += [f"{done['seconds']:.1f}{speed}", f"{done['peak']:.0f}"]
+                rows_of.append(cells)
+        header = ["model", "rows", "MiB of Parquet"]
+        header += [f"{q}: {what}" for q in ("fit", "fill", "score") for what in ("seconds", "peak MiB")]
+        report.table("As rows grow: one process", header, rows_of)
+
+        rows = sizes[-1]
+        first = work / f"fill-{rows}-{len('one Gaussian')}"
+        before = found[f"one Gaussian | {rows} | fill"]["seconds"]
+        lines = [["plain", "1", f"{before:.1f}", "1.00", ""]]
+        engines = [("processes", 1), ("processes", 2)]
+        if importlib.util.find_spec("ray"):
+            engines += [("ray", 1), ("ray", 2)]
+        for engine, workers in engines:
+            target = work / f"{engine}-{workers}"
+            more = "--engine", engine, "--workers", workers
+            model = work / f"model-{rows}-{len('one Gaussian')}"
+            words = "fill", work / f"data-{rows}", "-m", model, "-o", target, "-q", *more
+            done = run(f"one Gaussian | {rows} | fill by {engine} {workers}", MAIN, *words)
+            told = "yes" if same(first, target) else "NO"
+            lines.append(
+                [engine, str(workers), f"{done['seconds']:.1f}", f"{before / done['seconds']:.2f}", told]
+            )
+        report.table(
+            f"Who fills {rows:,} rows, one Gaussian",
+            ["engine", "processes", "seconds", "as fast as one plain process", "the same bytes"],
+            lines,
+        )
+    report.remark(
+        f"The package alone: {alone['seconds']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` takes "
+        "a uniform sample of at most two million cells. Every command looks through all rows before it answers the first."
+    )
+    report.save()
+
+
+if __name__ == "__main__":
+    main()
