@@ -144,8 +144,8 @@ def _by_ray(payload: bytes, blocks: Sequence[Block], workers: int, engine: str) 
     except ImportError:
         raise ValueError("engine 'ray' needs Ray: pip install 'abduce[ray]'") from None
 
-    class Writer:
-        """An actor with a writer of its own."""
+    class Actor:
+        """A process of the cluster, with a writer of its own."""
 
         def __init__(self, writer: bytes):
             _one_thread()
@@ -160,9 +160,8 @@ def _by_ray(payload: bytes, blocks: Sequence[Block], workers: int, engine: str) 
         ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     try:
         shared = ray.put(payload)  # one copy a machine
-        begin = ray.remote(num_cpus=1, max_restarts=0)(
-            Writer
-        ).remote  # a restart by Ray would not find it again
+        # a restart by Ray would not find what is shared again
+        begin = ray.remote(num_cpus=1, max_restarts=0)(Actor).remote
         waiting, running, deaths = list(reversed(blocks)), {}, dict.fromkeys(blocks, 0)
 
         def hand_out(actor: Any) -> None:

@@ -43,7 +43,7 @@ def many_with(data: Path, model: Path) -> tuple[Any, Any] | None:
     return many(data, texts), fitted
 
 
-class Run(NamedTuple):
+class RunBy(NamedTuple):
     """How a run over many files goes: whether it goes on with one that was cut, and who answers."""
 
     resume: bool
@@ -69,7 +69,7 @@ def one_file(resume: bool, engine: str | None, workers: int | None) -> None:
             raise typer.BadParameter("processes share many files, not the rows of one", param_hint=name)
 
 
-def fill_many(source: Any, fitted: Any, output: str, how: Run, as_json: bool, quiet: bool) -> None:
+def fill_many(source: Any, fitted: Any, output: str, how: RunBy, as_json: bool, quiet: bool) -> None:
     """Fill a table in many files; Ctrl-C leaves whole files, and --resume does the rest."""
     from abduce.cli.sharding import ShardedRun, fill_shards
 
@@ -97,7 +97,7 @@ def ask_many(
     fitted: Any,
     ask: Any,
     output: str,
-    how: Run,
+    how: RunBy,
     quiet: bool,
     as_json: bool,
     counted: str | None = None,
@@ -116,7 +116,7 @@ def ask_many(
     return count
 
 
-def compress_many(source: Any, fitted: Any, output: str, how: Run, as_json: bool, quiet: bool) -> None:
+def compress_many(source: Any, fitted: Any, output: str, how: RunBy, as_json: bool, quiet: bool) -> None:
     """Compress each file of a table in many."""
     from abduce.cli.sharding import ShardedRun, compress_shards
 

@@ -27,7 +27,7 @@ from abduce.cli.common import (
 )
 from abduce.cli.many import (
     MANY,
-    Run,
+    RunBy,
     ask_many,
     compress_many,
     embedded,
@@ -100,7 +100,7 @@ def fill(
         for name, given in (("--draws", draws), ("--shift", shift)):
             if given:
                 raise typer.BadParameter("this is for a table in one file", param_hint=name)
-        fill_many(*shards, output, Run(resume, engine, workers), as_json, quiet)
+        fill_many(*shards, output, RunBy(resume, engine, workers), as_json, quiet)
         return
     one_file(resume, engine, workers)
     if draws is None and not shift and (source := table(data)) is not None:
@@ -183,7 +183,7 @@ def score(data, model, output, resume, engine, workers, as_json, quiet):
     if (shards := many_with(data, model)) is not None:
         source, fitted = shards
         know_log_z(fitted, model, quiet)
-        ask_many("score", source, fitted, scored, output, Run(resume, engine, workers), quiet, as_json)
+        ask_many("score", source, fitted, scored, output, RunBy(resume, engine, workers), quiet, as_json)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
@@ -240,7 +240,7 @@ def flag(data, model, output, alpha, contamination, resume, engine, workers, as_
                 "it ranks all rows at once; of many files the model's own share is flagged",
                 param_hint="--contamination",
             )
-        how = Run(resume, engine, workers)
+        how = RunBy(resume, engine, workers)
         count = ask_many("flag", *shards, flagged_rows, output, how, quiet, as_json, "flagged")
         remark(f"{count} rows flagged", quiet)
         return
@@ -277,7 +277,7 @@ def embed(data, model, output, resume, engine, workers):
     """A column for each feature."""
 
     if (shards := many_with(data, model)) is not None:
-        ask_many("embed", *shards, embedded, output, Run(resume, engine, workers), True, False)
+        ask_many("embed", *shards, embedded, output, RunBy(resume, engine, workers), True, False)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
@@ -303,7 +303,7 @@ def compress(data, model, to, resume, engine, workers, as_json, quiet):
         texts.compress(data, model, to, as_json, quiet)
         return
     if (shards := many_with(data, model)) is not None:
-        compress_many(*shards, str(to), Run(resume, engine, workers), as_json, quiet)
+        compress_many(*shards, str(to), RunBy(resume, engine, workers), as_json, quiet)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
