@@ -126,6 +126,13 @@ def test_what_dies_each_time_is_named(tmp_path, cluster, engine):
         list(engines.run_blocks(write, BLOCKS, engine, 2))
 
 
+@NEEDS_RAY
+@pytest.mark.parametrize("workers", [0, 50])
+def test_a_cluster_is_asked_for_no_more_than_it_has(tmp_path, cluster, workers):
+    write = functools.partial(dying, str(tmp_path), -1, 0)
+    assert sorted(engines.run_blocks(write, BLOCKS, "ray", workers)) == [(block, 2) for block in BLOCKS]
+
+
 def failing(files: Sequence[int]) -> int:
     raise OSError(28, "No space left on device", f"{files[0]}.csv")
 

@@ -39,10 +39,11 @@ class Block(NamedTuple):
 
 
 def check_engine(engine: str | None, workers: int | None) -> tuple[str, int]:
-    """The engine meant, and how many processes it has: as many as there are cores, where nothing is said; ValueError.
+    """The engine meant, and how many processes it has; where nothing is said as many as there are cores, of a cluster 0, which
+    is all that it has.  ValueError for what there is not.
 
-    >>> check_engine(None, None), check_engine(None, 4), check_engine("ray://head:10001", 2)
-    (('plain', 1), ('processes', 4), ('ray://head:10001', 2))
+    >>> check_engine(None, None), check_engine(None, 4), check_engine("ray://head:10001", None)
+    (('plain', 1), ('processes', 4), ('ray://head:10001', 0))
     """
     if engine is not None and engine not in ENGINES and not engine.startswith("ray://"):
         raise ValueError(
@@ -56,7 +57,7 @@ def check_engine(engine: str | None, workers: int | None) -> tuple[str, int]:
         if workers not in (None, 1):
             raise ValueError(f"engine 'plain' is one process, got workers {workers}; 'processes' has several")
         return engine, 1
-    return engine, workers or len(os.sched_getaffinity(0))
+    return engine, workers or (0 if engine.startswith("ray") else os.cpu_count() or 1)
 
 
 def run_blocks(
@@ -73,7 +74,7 @@ def run_blocks(
     if engine == "processes":
         yield from _by_processes(payload, blocks, min(workers, len(blocks)))
     else:
-        yield from _by_ray(payload, blocks, min(workers, len(blocks)), engine)
+        yield from _by_ray(payload, blocks, workers, engine)
 
 
 # ---------------------------------------------------------------- processes of this machine
@@ -169,7 +170,8 @@ def _by_ray(payload: bytes, blocks: Sequence[Block], workers: int, engine: str) 
                 block = waiting.pop()
                 running[actor.written.remote(block.files)] = actor, block
 
-        for _ in range(workers):
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # an actor more would wait for ever
+        for _ in range(min(workers or cores, cores)):
             hand_out(begin(shared))
         while running:
             (job,), _ = ray.wait(list(running))

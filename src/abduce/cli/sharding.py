@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 PACKED = ".abduce"
 LEAST_GROUPS = 4  # groups of rows that a block has at the least
 BLOCKS = 8  # a process
+MANY = 64  # processes of a cluster, for all that is known
 Show = Callable[[str, int, int], Any]
 
 
@@ -284,7 +285,7 @@ def _blocks(missing: Sequence[tuple[int, Shard]], workers: int) -> list[Block]:
     """Consecutive files in blocks: of several groups of rows, as those at a block's ends are answered twice, and several a
     process, so that none waits long for the last; one block for one process."""
     rows = sum(s.rows for _, s in missing)
-    enough = rows if workers == 1 else max(LEAST_GROUPS * GROUP, rows // (BLOCKS * workers))
+    enough = rows if workers == 1 else max(LEAST_GROUPS * GROUP, rows // (BLOCKS * (workers or MANY)))
     blocks: list[list[tuple[int, Shard]]] = []
     size = 0
     for k, shard in missing:
