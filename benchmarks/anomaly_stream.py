@@ -1,16 +1,16 @@
 """Anomalies in streams of rows: each chunk is scored, then learnt from; beside PyOD's detectors refitted to windows.
 
-*order of chance*: 14 sets of ADBench, at most 3,000 rows in an order by the seed; a tenth is learnt first, the rest comes in
+*order of chance*: 14 sets of ADBench, at most 2,000 rows in an order by the seed; a tenth is learnt first, the rest comes in
 chunks of 100. Nothing drifts, so the best is to know all rows: "from scratch" fits `OutlierDetector` to all of them before
 each chunk.
 
-*drift*: 6,000 rows of 6 columns, 3 % anomalies: far off, or usual rows of 1,500 rows ago. "still" does not drift, "wander"
-moves along a circle, "jump" is another Gaussian every 1,500 rows, "turn" keeps its place while correlations turn.
+*drift*: 4,000 rows of 6 columns, 3 % anomalies: far off, or usual rows of 1,000 rows ago. "still" does not drift, "wander"
+moves along a circle, "jump" is another Gaussian every 1,000 rows, "turn" keeps its place while correlations turn.
 
 PyOD's detectors are fitted anew to a window of the last rows whenever a tenth of it is new: what one would do with them.
 AUROC and AP are over all rows scored.
 
-    ABDUCE_DATA=folder python benchmarks/anomaly_stream.py [--quick] [--seeds 3] [--sets 14_glass]
+    ABDUCE_DATA=folder python benchmarks/anomaly_stream.py [--quick] [--seeds 2] [--sets 14_glass]
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ def drifting(kind: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=3)
+    parser = arguments(__doc__, seeds=2)
     parser.add_argument(
         "--sets", nargs="+", help='some of the sets, such as "14_glass 43_WDBC" (default: all)'
     )
     args = parse(parser)
     data_folder()
     sets = args.sets or (["14_glass"] if args.quick else adbench_names())
-    rows, n = (600, 1200) if args.quick else (3000, 6000)
+    rows, n = (600, 1200) if args.quick else (2000, 4000)
     report = Report("anomaly_stream", "Anomalies in streams of rows: scored, then learnt from", args)
     found: dict = defaultdict(list)
     for seed in range(args.seeds):

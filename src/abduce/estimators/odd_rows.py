@@ -20,6 +20,7 @@ from abduce.data.foreign import native
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.estimators.cuts import Cuts
+from abduce.estimators.plain_images import plain_length
 from abduce.inference.discoveries import discoveries
 from abduce.models.model import Model
 
@@ -115,12 +116,20 @@ class OddRows(abc.ABC):
         """Oddness of each row, nats: higher is odder (PyOD's sign).
 
         Of `Auto` the surprise at how far a row lies from training rows, −log of about the share of them that are as far
-        (:mod:`abduce.models.oddness`); of other models −log p, up to a constant where log Z is not known.
+        (:mod:`abduce.models.oddness`); of other models −log p, up to a constant where log Z is not known.  Of images −log p
+        less what a plain coder needs for them (:mod:`abduce.estimators.plain_images`): else plain images would be usual
+        whatever they show.
         """
         check_is_fitted(self)
         if self.model_.odd is None:
-            return -self._weighed(X)[1]
+            return self._beyond_plain(*self._weighed(X))
         return self._surprise(*self._read_novel(X))
+
+    def _beyond_plain(self, seen: Seen, value: np.ndarray) -> np.ndarray:
+        """−log p of rows, of images beyond what a plain coder needs."""
+        if self.schema_.container != "image":
+            return -value
+        return -value - plain_length(self.schema_, seen, self.model_.lattice_mass)
 
     def _surprise(self, seen: Seen, novel: np.ndarray | None) -> np.ndarray:
         """Oddness by the model's own; a value never seen in training adds −log of its probability."""
@@ -180,7 +189,7 @@ class OddRows(abc.ABC):
         seen, value = self._weighed(X)
         realism = self._realism(seen, value)
         if self.model_.odd is None:
-            odd, p = -value, self._share_as_odd(seen, value)
+            odd, p = self._beyond_plain(seen, value), self._share_as_odd(seen, value)
             predicted = np.where(self._decided(seen, value) < 0, -1, 1)
         else:
             odd = self._surprise(*self._read_novel(X))

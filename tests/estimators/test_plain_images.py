@@ -1,0 +1,80 @@
+"""Odd images: −log p less what a plain coder needs, so that plain images are not usual whatever they show."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import roc_auc_score
+
+import abduce
+from abduce import PCA, VAE, OutlierDetector
+from abduce.compress.image_length import image_length
+from abduce.data.examples import load_digits_images
+
+
+def lengths(k):
+    return image_length(k[..., None], np.ones((*k.shape, 1), bool))
+
+
+def textures(rng, n, width):
+    """Grey images of smoothed noise, the same spread of pixels at any width."""
+    x = gaussian_filter(rng.normal(size=(n, 12, 12)), (0, width, width), mode="wrap")
+    x /= x.std((1, 2), keepdims=True)
+    return np.clip(np.rint(128 + 30 * x), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    images = load_digits_images()[0].astype(np.uint8)
+    return VAE(max_epochs=2, random_state=0).fit(images[:300]), images[300:320]
+
+
+def test_of_levels_it_is_log_p_less_the_plain_length(vae):
+    model, new = vae
+    assert model.schema_.fields[0].kind == "pixel"
+    assert model.model_.lattice_mass
+    np.testing.assert_allclose(model.anomaly_score(new), -model.score_samples(new) - lengths(new), rtol=1e-12)
+    np.testing.assert_array_equal(model._flags(new)["anomaly_score"], model.anomaly_score(new))
+    same = OutlierDetector(VAE(max_epochs=2, random_state=0)).fit(
+        load_digits_images()[0][:300].astype(np.uint8)
+    )
+    np.testing.assert_array_equal(same.anomaly_score(new), model.anomaly_score(new))
+
+
+def test_blank_pixels_count_in_neither(vae):
+    model, new = vae
+    gaps = new.astype(float)
+    gaps[:, 2:5, 3:] = np.nan
+    plain = image_length(np.nan_to_num(gaps).astype(int)[..., None], ~np.isnan(gaps)[..., None])
+    np.testing.assert_allclose(model.anomaly_score(gaps), -model.score_samples(gaps) - plain, rtol=1e-12)
+    np.testing.assert_array_equal(model.anomaly_score(np.full((1, 8, 8), np.nan)), [0.0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 255])
+def test_of_densities_it_counts_the_width_of_a_level(scale):
+    rng = np.random.default_rng(0)
+    images, new = textures(rng, 200, 1.0), textures(rng, 10, 1.0)
+    images[0, 0, :2] = 0, 255
+    model = PCA(components=5, random_state=0).fit(images * scale)
+    expected = -model.score_samples(new * scale) - 144 * np.log(scale) - lengths(new.astype(int))
+    np.testing.assert_allclose(model.anomaly_score(new * scale), expected, rtol=1e-9)
+
+
+def test_smooth_images_are_usual_by_log_p_and_odd_beyond_the_plain_length():
+    rng = np.random.default_rng(0)
+    model = PCA(components=20, random_state=0).fit(textures(rng, 1500, 0.7))
+    usual, smooth = textures(rng, 200, 0.7), textures(rng, 200, 3.0)
+    both, truth = np.concatenate([usual, smooth]), np.repeat([0, 1], 200)
+    assert roc_auc_score(truth, -model.score_samples(both)) < 0.3
+    assert roc_auc_score(truth, model.anomaly_score(both)) > 0.95
+
+
+def test_tables_have_none_of_it(tmp_path):
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    model = PCA(components=1, random_state=0).fit(X)
+    np.testing.assert_array_equal(model.anomaly_score(X), -model.score_samples(X))
+
+
+def test_it_survives_a_folder(vae, tmp_path):
+    model, new = vae
+    model.save(tmp_path / "m")
+    np.testing.assert_array_equal(abduce.load(tmp_path / "m").anomaly_score(new), model.anomaly_score(new))
