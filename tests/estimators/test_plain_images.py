@@ -66,15 +66,39 @@ def test_smooth_images_are_usual_by_log_p_and_odd_beyond_the_plain_length():
     both, truth = np.concatenate([usual, smooth]), np.repeat([0, 1], 200)
     assert roc_auc_score(truth, -model.score_samples(both)) < 0.3
     assert roc_auc_score(truth, model.anomaly_score(both)) > 0.95
+    assert model.flag(both, alpha=0.1)[200:].mean() > 0.8
+    assert model.flag(both, alpha=0.1)[:200].mean() < 0.15
 
 
-def test_tables_have_none_of_it(tmp_path):
+def test_p_values_of_images_are_shares_of_training_images():
+    rng = np.random.default_rng(1)
+    train, new = textures(rng, 8000, 0.7), textures(rng, 1500, 0.7)
+    model = PCA(components=20, random_state=0).fit(train)
+    known = np.array(model.usual_)
+    assert len(known) == 2000
+    assert np.isin(known.round(6), model.anomaly_score(train).round(6)).all()
+    p = model.p_values(new)
+    odd = model.anomaly_score(new)
+    np.testing.assert_allclose(p, (1 + (known >= odd[:, None] - 1e-9).sum(1)) / 2001, atol=1e-3)
+    np.testing.assert_allclose([(p <= t).mean() for t in (0.1, 0.5, 0.9)], [0.1, 0.5, 0.9], atol=0.04)
+    # with blanks, by the model's own samples, as rows of tables
+    gaps = new[:20].astype(float)
+    gaps[:10, :4] = np.nan
+    both = model.p_values(gaps)
+    np.testing.assert_array_equal(both[10:], p[10:20])
+    assert ((both[:10] > 0) & (both[:10] <= 1)).all()
+
+
+def test_tables_have_none_of_it():
     X = np.random.default_rng(0).normal(size=(200, 3))
     model = PCA(components=1, random_state=0).fit(X)
+    assert model.usual_ == []
     np.testing.assert_array_equal(model.anomaly_score(X), -model.score_samples(X))
 
 
 def test_it_survives_a_folder(vae, tmp_path):
     model, new = vae
     model.save(tmp_path / "m")
-    np.testing.assert_array_equal(abduce.load(tmp_path / "m").anomaly_score(new), model.anomaly_score(new))
+    again = abduce.load(tmp_path / "m")
+    np.testing.assert_array_equal(again.anomaly_score(new), model.anomaly_score(new))
+    np.testing.assert_array_equal(again.p_values(new), model.p_values(new))

@@ -13,6 +13,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -194,7 +196,7 @@ def odd_rows(
 
     top = float(np.nanmax(nats)) if np.isfinite(nats).any() else 1.0
     share = np.nan_to_num(nats).clip(0) / max(top, 1e-9)
-    colours = np.ones((*nats.shape, 4)) * mpl.colors.to_rgba(BLANK)
+    colours = np.ones((*nats.shape, 4)) * to_rgba(BLANK)
     colours[..., 3] = 0.9 * share  # the page shows through where a cell adds nothing
     below.imshow(colours, aspect="auto")
     for i, line in enumerate(cells):
@@ -202,6 +204,7 @@ def odd_rows(
             weight = "bold" if share[i, j] > 0.5 else "normal"
             below.text(j, i, text, ha="center", va="center", fontsize=8, weight=weight)
     below.set(
+        ylabel="row",
         xticks=range(len(names)),
         xticklabels=map(str, names),
         yticks=range(len(rows)),
@@ -213,9 +216,9 @@ def odd_rows(
     below.tick_params(which="both", length=0)
     below.xaxis.tick_top()
     for side in below.spines.values():
-        side.set_visible(False)
-    red = mpl.colors.to_rgb(BLANK)
-    shades = mpl.colors.LinearSegmentedColormap.from_list("", [(*red, 0.0), (*red, 0.9)])
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), shades)
+        side.set(visible=True, color=PEER, linewidth=0.4)
+    red = to_rgb(BLANK)
+    shades = LinearSegmentedColormap.from_list("", [(*red, 0.0), (*red, 0.9)])
+    scale = ScalarMappable(Normalize(0, top), shades)
     figure.colorbar(scale, ax=below, label="nats of the cell", pad=0.02)
     return figure

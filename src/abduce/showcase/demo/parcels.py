@@ -19,7 +19,7 @@ from abduce.showcase.report import Picture
 ROWS, NEW, WRONG = 600, 400, 30
 BLANKS = 0.05
 ALPHA = 0.1
-ODDEST = 8  # rows of the picture's map
+ODDEST = 10  # rows of the picture's map
 PARCEL_TASKS = ("spot wrong rows", "usual among flagged", "name the wrong cell")
 NAMES = ("kind", "size", "weight", "price")
 KINDS = ("letter", "box", "tube")
@@ -37,7 +37,7 @@ class Parcels:
         half = WRONG // 2
         self.at = np.repeat([NAMES.index("price"), NAMES.index("kind")], [half, WRONG - half])
         price, kind = (new[name].to_numpy(copy=True) for name in ("price", "kind"))
-        price[:half] = (2 * price[:half] + 8).round(2)
+        price[:half] = (1.5 * price[:half] + 3).round(2)
         following = dict(zip(KINDS, np.roll(KINDS, -1), strict=True))
         kind[half:WRONG] = [following[k] for k in kind[half:WRONG]]
         blank = [rng.random(table.shape) < BLANKS for table in (train, new)]
