@@ -1,4 +1,4 @@
-"""The demonstration: fit handwritten digits, a fifth of the pixels blank, then ask every question; then a table, and a series."""
+"""The demonstration: fit handwritten digits, a fifth of the pixels blank, ask every question; then a table, and a series."""
 
 from __future__ import annotations
 
