@@ -4,8 +4,8 @@
 chunks of 100. Nothing drifts, so the best is to know all rows: "from scratch" fits `OutlierDetector` to all of them before
 each chunk.
 
-*drift*: 4,000 rows of 6 columns, 3 % anomalies: far off, or usual rows of 1,000 rows ago. "still" does not drift, "wander"
-moves along a circle, "jump" is another Gaussian every 1,000 rows, "turn" keeps its place while correlations turn.
+*drift*: 3,000 rows of 6 columns, 3 % anomalies: far off, or usual rows of 750 rows ago. "still" does not drift, "wander"
+moves along a circle, "jump" is another Gaussian every 750 rows, "turn" keeps its place while correlations turn.
 
 PyOD's detectors are fitted anew to a window of the last rows whenever a tenth of it is new: what one would do with them.
 AUROC and AP are over all rows scored; milliseconds are of the processor.
@@ -31,8 +31,8 @@ from abduce import OutlierDetector
 from abduce.data.examples import adbench_names
 
 CHUNK = 100
-HALF_LIVES = (100, 400)
-WINDOW = 800
+HALF_LIVES = (60, 200)
+WINDOW = 400
 DRIFTS = ("still", "wander", "jump", "turn")
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     args = parse(parser)
     data_folder()
     sets = args.sets or (["14_glass"] if args.quick else adbench_names())
-    rows, n = (600, 1200) if args.quick else (2000, 4000)
+    rows, n = (600, 1200) if args.quick else (2000, 3000)
     report = Report("anomaly_stream", "Anomalies in streams of rows: scored, then learnt from", args)
     found: dict = defaultdict(list)
     for seed in range(args.seeds):
