@@ -60,8 +60,11 @@ def test_plain_images_are_short_and_noise_is_as_long_as_it_must_be():
     flat, ramp = np.full((1, 28, 28, 1), 90), np.broadcast_to(np.arange(28)[:, None] * 4, (1, 28, 28, 1))
     assert [int(image_length(a, whole(a))[0]) for a in (flat, 0 * flat)] == [0, 0]
     assert image_length(ramp, whole(ramp))[0] < 120
-    long = image_length(noise, whole(noise)) / (784 * np.log(256))
-    assert ((long > 0.98) & (long < 1.02)).all()
+    np.testing.assert_allclose(image_length(noise, whole(noise)), 784 * np.log(256), rtol=0.01)
+    bits = noise % 2
+    np.testing.assert_allclose(image_length(bits, whole(bits), 2), 784 * np.log(2))
+    half = rng.random(bits.shape) < 0.5
+    assert (image_length(bits, half, 2) <= half.sum((1, 2, 3)) * np.log(2) + 1e-9).all()
 
 
 def test_blank_pixels_cost_next_to_nothing_whatever_lies_under_them():

@@ -11,8 +11,8 @@ from abduce.compress.image_length import image_length
 from abduce.data.examples import load_digits_images
 
 
-def lengths(k):
-    return image_length(k[..., None], np.ones((*k.shape, 1), bool))
+def lengths(k, levels=256):
+    return image_length(k[..., None], np.ones((*k.shape, 1), bool), levels)
 
 
 def textures(rng, n, width):
@@ -32,7 +32,9 @@ def test_of_levels_it_is_log_p_less_the_plain_length(vae):
     model, new = vae
     assert model.schema_.fields[0].kind == "pixel"
     assert model.model_.lattice_mass
-    np.testing.assert_allclose(model.anomaly_score(new), -model.score_samples(new) - lengths(new), rtol=1e-12)
+    np.testing.assert_allclose(
+        model.anomaly_score(new), -model.score_samples(new) - lengths(new, 17), rtol=1e-12
+    )
     np.testing.assert_array_equal(model._flags(new)["anomaly_score"], model.anomaly_score(new))
     same = OutlierDetector(VAE(max_epochs=2, random_state=0)).fit(
         load_digits_images()[0][:300].astype(np.uint8)
@@ -44,7 +46,7 @@ def test_blank_pixels_count_in_neither(vae):
     model, new = vae
     gaps = new.astype(float)
     gaps[:, 2:5, 3:] = np.nan
-    plain = image_length(np.nan_to_num(gaps).astype(int)[..., None], ~np.isnan(gaps)[..., None])
+    plain = image_length(np.nan_to_num(gaps).astype(int)[..., None], ~np.isnan(gaps)[..., None], 17)
     np.testing.assert_allclose(model.anomaly_score(gaps), -model.score_samples(gaps) - plain, rtol=1e-12)
     np.testing.assert_array_equal(model.anomaly_score(np.full((1, 8, 8), np.nan)), [0.0])
 

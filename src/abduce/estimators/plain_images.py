@@ -33,13 +33,15 @@ def plain_length(schema: Schema, seen: Seen, mass: bool) -> np.ndarray:
     field, mask = schema.fields[0], seen.mask.numpy()
     shape = (*schema.shape, 1) if len(schema.shape) == 2 else schema.shape
     if field.kind in CODED:
-        return image_length(_images(np.minimum(seen.y.numpy(), LEVELS - 1), shape), _images(mask, shape))
+        k, levels = np.minimum(seen.y.numpy(), LEVELS - 1), len(field.categories or (0, 1))
+        return image_length(_images(k, shape), _images(mask, shape), levels)
     reach = field.high - field.low
     whole = field.denominator is not None and reach * field.denominator < LEVELS
     width = 1 / (field.denominator or 1) if whole else reach / (LEVELS - 1)
     place = np.rint((schema.transform.back(seen.y.numpy()) - field.low) / width)
-    k = np.where(mask, np.clip(np.nan_to_num(place), 0, LEVELS - 1), 0)
-    found = image_length(_images(k, shape), _images(mask, shape))
+    levels = max(1, round(reach * (field.denominator or 1)) + 1) if whole else LEVELS
+    k = np.where(mask, np.clip(np.nan_to_num(place), 0, levels - 1), 0)
+    found = image_length(_images(k, shape), _images(mask, shape), levels)
     density = field.kind in ("real", "positive") or (field.kind == "pixel" and not mass)
     return found + (mask.sum(1) * math.log(width) if density else 0.0)
 
