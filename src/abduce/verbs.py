@@ -341,7 +341,8 @@ QUESTIONS = (
     Verb(
         "oddness",
         "anomaly_score",
-        "Say how odd every row of DATA is, in nats: its surprise at how far from others it lies, or -log p.",
+        "Say how odd every row of DATA is, in nats: its surprise at how far from others it lies, or -log p, of images less "
+        "what a plain code needs.",
         "rows",
         "numbers",
     ),

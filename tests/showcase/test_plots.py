@@ -4,11 +4,13 @@ import io
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from abduce.showcase import plots
+from abduce.showcase.demo.parcels import Parcels, written
 
 
 def pixels(figure):
@@ -90,3 +92,38 @@ def test_filled_blanks_of_a_series_are_drawn_in_their_own_colour():
     past[40:50] = np.nan
     assert share_of(pixels(plots.fan(past, **arguments)), plots.BLANK) == 0
     assert share_of(pixels(plots.fan(past, filled=filled, **arguments)), plots.BLANK) > 0.001
+
+
+def test_odd_rows_are_parted_where_they_are_flagged_and_cells_take_colour_by_their_nats():
+    odd = np.r_[np.linspace(0, 4, 50), 7.0, 9.0]
+    nats = np.array([[0.0, 8.0, np.nan], [4.0, -1.0, 0.0]])
+    cells = [["a", "1 to 2", "blank"], ["b", "3", "4"]]
+    figure = plots.odd_rows(odd, odd > 5, nats, cells, [51, 50], ["x", "y", "z"], 0.1)
+    above, below = figure.axes[:2]
+    assert above.lines[0].get_xdata()[0] == 7.0
+    assert sum(bar.get_height() for bar in above.patches) == 52
+    shades = below.images[0].get_array()[..., 3]
+    np.testing.assert_allclose(shades, [[0.0, 0.9, 0.0], [0.45, 0.0, 0.0]])
+    assert [text.get_text() for text in below.texts] == [text for line in cells for text in line]
+    assert [text.get_weight() for text in below.texts].count("bold") == 1
+    assert [label.get_text() for label in below.get_yticklabels()] == ["51", "50"]
+    unflagged = plots.odd_rows(odd, odd > 50, nats * np.nan, cells, [1, 2], ["x", "y", "z"], 0.1)
+    assert not unflagged.axes[0].lines
+
+
+def test_made_up_parcels_are_wrong_where_they_are_said_to_be():
+    made = Parcels(0)
+    again = Parcels(0)
+    assert made.new.equals(again.new)
+    assert made.wrong.sum() == len(made.at) == 30
+    assert not made.new[:30].isna().any().any()
+    assert made.train.isna().to_numpy().mean() == pytest.approx(0.05, abs=0.02)
+    fair = 2 + 1.5 * made.new["weight"] + 0.02 * made.new["size"]
+    extra = (made.new["price"] - fair).to_numpy()
+    assert (extra[:15] > 2).all()
+    assert np.nanmax(np.abs(extra[15:])) < 1.5
+    nats = pd.DataFrame([[0.1, 9.0, 4.0, np.nan]])
+    was, meant = pd.DataFrame([["box", 2.0, 3.0, None]]), pd.DataFrame([["box", 1.0, 2.5, 7.0]])
+    assert written(was, meant, nats) == [
+        ["box", "2 \N{RIGHTWARDS ARROW} 1", "3 \N{RIGHTWARDS ARROW} 2.5", "blank"]
+    ]

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, OutlierMixin, TransformerMixin, clone
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from abduce.checks import check_number
+from abduce.data.foreign import native
+from abduce.data.reservoir import Reservoir, some_rows
+from abduce.data.shards import to_fit
 from abduce.estimators.detector import Detector
 from abduce.estimators.odd_rows import HAIR
+from abduce.fit.oddness import MOST
 
 
 class _Adapter(BaseEstimator):
@@ -58,7 +64,8 @@ class OutlierDetector(OutlierMixin, _Adapter):
     """Tell odd rows, as a detector or a pipeline's last step: how odd, odd or not, at which false discovery rate, which cells.
 
     Rows may mix numbers, dates, classes and blanks.  Without a model a row is odd by how far it lies from training rows,
-    whether or not these hold anomalies themselves (:mod:`abduce.models.oddness`): seconds for ten thousand rows.
+    whether or not these hold anomalies themselves (:mod:`abduce.models.oddness`): seconds for ten thousand rows.  Rows that
+    come in time go to ``partial_fit``.
 
     Parameters
     ----------
@@ -70,6 +77,9 @@ class OutlierDetector(OutlierMixin, _Adapter):
         away, none at the least.  None: the model's own, without one 0.1.
     random_state : int, RandomState or None
         Of the detector without a model.
+    forget : float of at least 10, or None
+        Of the detector without a model: rows are in time's order, and one counts half as much for every so many rows after it.
+        None: all rows count alike.
 
     Attributes
     ----------
@@ -77,6 +87,8 @@ class OutlierDetector(OutlierMixin, _Adapter):
         What was fitted; it has all questions of the house.
     offset_ : float
         Where ``score_samples`` parts outliers from inliers.
+    seen_ : int
+        Rows that a detector without a model has come by.
 
     Examples
     --------
@@ -91,16 +103,84 @@ class OutlierDetector(OutlierMixin, _Adapter):
     2
     """
 
-    def __init__(self, model=None, contamination=None, random_state=None):
+    _stream: Reservoir | None = None
+
+    def __init__(self, model=None, contamination=None, random_state=None, forget=None):
         super().__init__(model)
-        self.contamination, self.random_state = contamination, random_state
+        self.contamination, self.random_state, self.forget = contamination, random_state, forget
 
     def fit(self, X, y=None):
-        """Fit a clone of the model, or the detector alone."""
+        """Fit a clone of the model, or the detector alone; rows of a stream that came before are forgotten."""
+        self._check_arguments()
+        if self.model is not None:
+            return self._learnt(clone(self.model), X)
+        X = native(to_fit(X, self.random_state))
+        given = self.random_state
+        whole = isinstance(given, int | np.integer)
+        seed = int(given if whole else check_random_state(given).randint(2**31 - 1))
+        self._seed, stream = seed, Reservoir(MOST, seed, self.forget)
+        if self.forget is None:
+            self._learnt(Detector(random_state=seed), X)
+        rows = X if isinstance(X, pd.DataFrame) else np.asarray(X)
+        stream.until(len(rows))
+        stream.add(rows)
+        if self.forget is not None:
+            self._learnt(Detector(random_state=seed), stream.rows)
+        self._stream, self.seen_ = stream, stream.seen
+        return self
+
+    def partial_fit(self, X, y=None):
+        """Learn from the next rows of a stream, any number of them, and go on from a ``fit``: without a model only.
+
+        Of all rows that came a uniform sample of 10,000 is kept, with ``forget`` one of the fresher rows
+        (:mod:`abduce.data.reservoir`), and the detector is fitted anew to it whenever a tenth of it is new: memory stays as it
+        is, and time a row falls with the rows that came.  How rows are cut into chunks makes no difference to what is kept,
+        nor, but for the rows of the first call, to what is fitted.  What a stream of rows is at its time: ask
+        :meth:`anomaly_score` about a chunk, then learn from it.  A level that comes first in a later chunk is odd, as
+        anywhere, until the next fit that it is kept for.
+
+        >>> import numpy as np
+        >>> from abduce import OutlierDetector
+        >>> rng, detector = np.random.default_rng(0), OutlierDetector(random_state=0)
+        >>> for _ in range(30):
+        ...     detector = detector.partial_fit(rng.normal(size=(50, 2)))
+        >>> detector.seen_, detector.flag([[0.0, 1.0], [9.0, 9.0]]).tolist()
+        (1500, [False, True])
+        """
+        if self.model is not None:
+            raise ValueError(
+                f"partial_fit is for a detector without a model, got model={type(self.model).__name__}: use fit"
+            )
+        if self._stream is None:
+            return self.fit(X)
+        self._check_arguments()
+        if self.forget != self._stream.half_life:
+            raise ValueError(
+                f"forget must stay what it was at the stream's first rows, {self._stream.half_life}, got {self.forget!r}"
+            )
+        rows = self.model_.checked(X)
+        fresh = self._stream.until(len(rows)) or 0
+        if fresh:
+            self._stream.add(some_rows(rows, slice(fresh)))
+            self._learnt(Detector(random_state=self._seed), self._stream.rows)
+        self._stream.add(some_rows(rows, slice(fresh, None)))
+        self.seen_ = self._stream.seen
+        return self
+
+    def _check_arguments(self) -> None:
         share = self.contamination
         if not (share is None or (isinstance(share, str) and share == "auto")):
             check_number("contamination", share, 0, 0.5, above=True)
-        model: Any = Detector(random_state=self.random_state) if self.model is None else clone(self.model)
+        if self.forget is not None:
+            check_number("forget", self.forget, 10, unit=" rows")
+            if self.model is not None:
+                raise ValueError(
+                    f"forget is for a detector without a model, got model={type(self.model).__name__}"
+                )
+
+    def _learnt(self, model: Any, X: Any):
+        """Fit a model, and place the cut."""
+        share = self.contamination
         if share is not None and share != "auto":
             model.set_params(contamination=share)
         super()._fitted(model, X)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from abduce.data.foreign import native
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.energies import DensityEstimator
@@ -27,3 +30,10 @@ class Detector(Arguments, DensityEstimator[Pool]):
         order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(rows.seed))
         some = order[:JUDGED]
         return Pool(rows.schema, [odd.gaussian], odd=odd), Seen(rows.x[some], rows.mask[some])
+
+    def checked(self, X: Any) -> Any:
+        """X as an array or frame of what the training rows were; an error where it cannot be read as such."""
+        X = native(X)
+        self._check_columns(X, reset=False)
+        self.schema_.read(X)
+        return self.schema_.checked(X)

@@ -77,6 +77,7 @@ class Estimator(
     kept: ClassVar[tuple[str, ...]] = (
         "offset_",
         "edge_",
+        "usual_",
         "inference_seed_",
         "history_",
     )  # fitted, beside model and schema

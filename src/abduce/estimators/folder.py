@@ -67,6 +67,7 @@ class FittedFacts(TypedDict, total=False):
 
     offset_: float
     edge_: list[list[float | None]]
+    usual_: list[float]
     inference_seed_: int
     history_: list[dict[str, float | list[Any]]]
     feature_names: list[str]

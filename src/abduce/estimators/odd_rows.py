@@ -20,12 +20,14 @@ from abduce.data.foreign import native
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.estimators.cuts import Cuts
+from abduce.estimators.plain_images import plain_length
 from abduce.inference.discoveries import discoveries
 from abduce.models.model import Model
 
 HAIR = 1e-6  # nats below the row at the edge, so that rounding does not decide on which side it lies
 JUDGED = 2000  # training rows, at most, that set where oddness begins
 JUDGED_CELLS = 4_000_000  # and the cells of these, if that leaves enough of them
+FEWEST = 20  # training images by which others are judged
 REFERENCES = 1000  # of the model's own samples
 
 
@@ -37,6 +39,7 @@ class OddRows(abc.ABC):
     schema_: Schema
     offset_: float
     edge_: list[list[float | None]]
+    usual_: list[float]  # of images: oddness of training images without blanks, sorted
     inference_seed_: int
     contamination: float
     _cuts: Cuts | None = None
@@ -78,6 +81,10 @@ class OddRows(abc.ABC):
             for row in zip(edge.y.tolist(), edge.mask.tolist(), strict=True)
         ]
         self._place_offset()
+        if self.schema_.container == "image":
+            full = some.mask.numpy().all(1)
+            odd = self._beyond_plain(some.rows(torch.from_numpy(np.flatnonzero(full))), values[full])
+            self.usual_ = np.sort(odd).tolist()
 
     def _place_offset(self) -> None:
         """``offset_``, the log p that a complete row has at the edge of oddness: the median of the rows that lie there."""
@@ -88,6 +95,7 @@ class OddRows(abc.ABC):
             z = np.median(self._cut().z(value, edge.mask.numpy()))
             value = self._cut().log_p(float(z), np.ones((1, y.shape[1]), bool))
         self.offset_ = float(np.median(value)) - HAIR
+        self.usual_ = []  # was on the scale of a log Z that has changed
 
     @torch.no_grad()
     def _cut(self) -> Cuts:
@@ -115,12 +123,20 @@ class OddRows(abc.ABC):
         """Oddness of each row, nats: higher is odder (PyOD's sign).
 
         Of `Auto` the surprise at how far a row lies from training rows, −log of about the share of them that are as far
-        (:mod:`abduce.models.oddness`); of other models −log p, up to a constant where log Z is not known.
+        (:mod:`abduce.models.oddness`); of other models −log p, up to a constant where log Z is not known.  Of images −log p
+        less what a plain coder needs for them (:mod:`abduce.estimators.plain_images`): else plain images would be usual
+        whatever they show.
         """
         check_is_fitted(self)
         if self.model_.odd is None:
-            return -self._weighed(X)[1]
+            return self._beyond_plain(*self._weighed(X))
         return self._surprise(*self._read_novel(X))
+
+    def _beyond_plain(self, seen: Seen, value: np.ndarray) -> np.ndarray:
+        """−log p of rows, of images beyond what a plain coder needs, if log Z is known."""
+        if self.schema_.container != "image" or self.model_.partition is None:
+            return -value
+        return -value - plain_length(self.schema_, seen, self.model_.lattice_mass)
 
     def _surprise(self, seen: Seen, novel: np.ndarray | None) -> np.ndarray:
         """Oddness by the model's own; a value never seen in training adds −log of its probability."""
@@ -180,7 +196,7 @@ class OddRows(abc.ABC):
         seen, value = self._weighed(X)
         realism = self._realism(seen, value)
         if self.model_.odd is None:
-            odd, p = -value, self._share_as_odd(seen, value)
+            odd, p = self._beyond_plain(seen, value), self._share_as_odd(seen, value)
             predicted = np.where(self._decided(seen, value) < 0, -1, 1)
         else:
             odd = self._surprise(*self._read_novel(X))
@@ -195,7 +211,8 @@ class OddRows(abc.ABC):
 
         Of `Auto` conformal: the share of training rows as odd, each judged by bags of rows that it was not in; training rows
         that the others give away as odd do not count.  Of other models the share of their own samples, which holds as far as
-        the model does.
+        the model does; of images without blanks the share of training images that are as odd by :meth:`anomaly_score`, which
+        holds as far as new images surprise the model no more than these.
         """
         check_is_fitted(self)
         if self.model_.odd is None:
@@ -204,8 +221,17 @@ class OddRows(abc.ABC):
         return self.model_.odd.p_values(odd).numpy()
 
     def _share_as_odd(self, seen: Seen, value: np.ndarray) -> np.ndarray:
-        """p-values by the model's own samples, none of them nothing."""
-        return (1 + REFERENCES * self._realism(seen, value, ties=True)) / (1 + REFERENCES)
+        """p-values by the model's own samples, of whole images by training images; none of them nothing."""
+        whole = seen.mask.numpy().all(1)
+        if len(self.usual_) < FEWEST or not whole.any():
+            return (1 + REFERENCES * self._realism(seen, value, ties=True)) / (1 + REFERENCES)
+        out, n = np.empty(len(value)), len(self.usual_)
+        full, rest = (torch.from_numpy(np.flatnonzero(part)) for part in (whole, ~whole))
+        less = np.searchsorted(self.usual_, self._beyond_plain(seen.rows(full), value[whole]))
+        out[whole] = (1 + n - less) / (1 + n)
+        if len(rest):
+            out[~whole] = self._share_as_odd(seen.rows(rest), value[~whole])
+        return out
 
     def flag(self, X, alpha: float = 0.05) -> np.ndarray:
         """Which rows are odd, bool ``(n,)``: on average, at most a share ``alpha`` of those flagged is like the training rows.

@@ -13,6 +13,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -165,4 +167,58 @@ def fan(
         axis.set_ylabel(str(names[j]))
     figure.axes[0].legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.25))
     figure.axes[-1].set_xlabel(f"steps from the last one seen{last}")
+    return figure
+
+
+def odd_rows(
+    odd: np.ndarray,
+    flagged: np.ndarray,
+    nats: np.ndarray,
+    cells: Sequence[Sequence[str]],
+    rows: Sequence[Any],
+    names: Sequence[Any],
+    alpha: float,
+) -> Figure:
+    """Draw how odd rows are (n,), with the cut between those ``flagged`` (n,) and the others, over a map of the oddest.
+
+    The map has a line a row of ``rows``: ``nats`` (r, D) that each cell adds, NaN where it is blank, as colour, and what to
+    write into each of its ``cells``.
+    """
+    figure = Figure(figsize=(max(6.4, 1.25 * len(names) + 1.4), 2.5 + 0.4 * len(rows)), layout="constrained")
+    above, below = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1.7, 0.4 * len(rows) + 0.3]})
+    groups = [odd[~flagged], odd[flagged]]
+    above.hist(groups, bins=40, stacked=True, color=[PEER, BLANK], label=["not flagged", "flagged"])
+    if flagged.any():
+        cut = float(odd[flagged].min())
+        above.axvline(cut, color=BLANK, lw=1, ls="--", label=f"flag(alpha={alpha:g})")
+    above.set(xlabel="oddness, nats", ylabel="rows", yscale="log")
+    above.legend(frameon=False)
+
+    top = float(np.nanmax(nats)) if np.isfinite(nats).any() else 1.0
+    share = np.nan_to_num(nats).clip(0) / max(top, 1e-9)
+    colours = np.ones((*nats.shape, 4)) * to_rgba(BLANK)
+    colours[..., 3] = 0.9 * share  # the page shows through where a cell adds nothing
+    below.imshow(colours, aspect="auto")
+    for i, line in enumerate(cells):
+        for j, text in enumerate(line):
+            weight = "bold" if share[i, j] > 0.5 else "normal"
+            below.text(j, i, text, ha="center", va="center", fontsize=8, weight=weight)
+    below.set(
+        ylabel="row",
+        xticks=range(len(names)),
+        xticklabels=map(str, names),
+        yticks=range(len(rows)),
+        yticklabels=map(str, rows),
+    )
+    below.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    below.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    below.grid(which="minor", color=PEER, lw=0.4)
+    below.tick_params(which="both", length=0)
+    below.xaxis.tick_top()
+    for side in below.spines.values():
+        side.set(visible=True, color=PEER, linewidth=0.4)
+    red = to_rgb(BLANK)
+    shades = LinearSegmentedColormap.from_list("", [(*red, 0.0), (*red, 0.9)])
+    scale = ScalarMappable(Normalize(0, top), shades)
+    figure.colorbar(scale, ax=below, label="nats of the cell", pad=0.02)
     return figure
