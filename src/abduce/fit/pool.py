@@ -32,9 +32,12 @@ HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
 TURNS = 5  # at most
 SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
-FEW = 500  # rows that choose among alternatives, and the weights of whole rows
-SOME = 2500  # rows whose hidden cells choose the weights of cells
-SPREAD_ROWS = 1000  # and of those the spread
+FEW = 500  # rows that choose the weights of whole rows
+SOME = 2500, 4000  # rows whose hidden cells choose the weights of cells, at most: as many as hide so many cells
+CHOOSING = 500, 1000  # rows that choose among alternatives
+SPREAD_ROWS = 1000, 1500  # rows that choose the spread
+LEAST_ROWS = 0.4  # share of such rows that are taken however many cells they hide
+DRAWS = 100  # behind the spread
 
 Members = dict[str, Model]  # by title
 
@@ -77,9 +80,13 @@ class Hiding(NamedTuple):
     kept: np.ndarray
     hidden: np.ndarray
 
-    def rows(self, most: int) -> np.ndarray:
-        """The first rows that have hidden cells."""
-        return np.flatnonzero(self.hidden.any(1))[:most]
+    def rows(self, most: int, cells: int | None = None) -> np.ndarray:
+        """The first rows that have hidden cells, and as many of them as hide about so many."""
+        found = np.flatnonzero(self.hidden.any(1))[:most]
+        if cells is None or not len(found):
+            return found
+        enough = int(np.searchsorted(self.hidden[found].sum(1).cumsum(), cells)) + 1
+        return found[: max(enough, int(LEAST_ROWS * most))]
 
 
 class Said(NamedTuple):
@@ -153,7 +160,7 @@ def fit_pool(
             found = fitted(hiding.kept)
             if not turn:
                 first = found = [judge.best(f, m, hiding) for f, m in zip(families, found, strict=True)]
-            rows = hiding.rows(SOME)
+            rows = hiding.rows(*SOME)
             answers = judge.said(_all(found), rows, hiding)
             told_of = judge.predictions(answers, rows, hiding)
             if not turn:
@@ -312,7 +319,7 @@ class _Judge:
         """Members without those alternatives that predict worse than the best of them."""
         dropped: set[str] = set()
         for titles in family.alternatives:
-            rows = cells.rows(FEW)
+            rows = cells.rows(*CHOOSING)
             said = self.predictions(self.said([members[t] for t in titles], rows, cells), rows, cells)
             error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
             dropped |= set(titles) - {titles[int(np.argmin(error))]}
@@ -358,12 +365,14 @@ def _spread(pool: Pool, values: np.ndarray, cells: Hiding, usual: np.ndarray, se
     hidden cells lean on what all together need, and these on ``usual`` (D',), how much smaller errors are once revised.
     """
     numbers = pool.units.cells
-    which = np.flatnonzero(cells.hidden[:, numbers].any(1))[:SPREAD_ROWS]
+    of_numbers = np.zeros_like(cells.hidden)
+    of_numbers[:, numbers] = cells.hidden[:, numbers]
+    which = Hiding(cells.kept, of_numbers).rows(*SPREAD_ROWS)
     if not len(which):
         return usual.tolist()
     x, kept, hidden = (torch.from_numpy(a[which]) for a in (values, *cells))
     answer = pool.answer(Seen(x, kept))
-    drawn = answer.draws(200, torch.Generator().manual_seed(seed), "cells")[..., numbers]
+    drawn = answer.draws(DRAWS, torch.Generator().manual_seed(seed), "cells")[..., numbers]
     centre = answer.mean()[:, numbers]
     low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
     off = x[:, numbers] - centre

@@ -94,8 +94,8 @@ class GaussianFamily:
         for title, k in sizes.items():
             if not (only is None or title in {*only, *beside} or (k == 1 and not start)):
                 continue
-            # a mixture that stops early predicts as well, and is done in half the time; one that goes on is nearly there
-            iterations, tolerance = (40, 1e-3) if k == 1 else (2 if start else 20, 2e-3)
+            # a mixture that stops early predicts as well, and is done in half the time
+            iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
             factors, old = wide if k == 1 else q, _inner(start[title]).law if start else None
             law = factor_mixture(
                 features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old

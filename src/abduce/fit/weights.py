@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+LIGHT = 0.05  # weight from which on a member stays
 PRIOR = 200.0  # pseudo-cells that pull the weights of numbers toward equal ones
-NUMBERS = 5e-4  # share of the root mean squared error that leaving members out may cost
+NUMBERS = 2e-4  # share of the root mean squared error that leaving members out may cost
 CLASSES = 1e-3  # nats a class
 ROWS = 2e-3  # nats a hidden cell of a row
 
@@ -66,15 +67,17 @@ def pooled_weights(
 
 
 def without_light(weigh: Callable[[list[int]], Weighed], members: int, dearer: float) -> np.ndarray:
-    """Weights (M,) by ``weigh`` of some members, 0 for those without which the loss grows by no more than ``dearer`` in all.
+    """Weights (M,) by ``weigh`` of some members, 0 for light ones without which the loss grows by no more than ``dearer`` in all.
 
-    >>> without_light(lambda some: (np.array([0.2, 0.8])[some], 1.0 - (1 in some)), 2, dearer=0.1)
-    array([0. , 0.8])
+    >>> without_light(lambda some: (np.array([0.01, 0.99])[some], 1.0 - (1 in some)), 2, dearer=0.1)
+    array([0.  , 0.99])
     """
     kept = list(range(members))
     w, loss = weigh(kept)
     most = loss + dearer
     while len(kept) > 1:
+        if w.min() >= LIGHT:
+            break
         lightest = kept[int(np.argmin(w))]
         fewer = [m for m in kept if m != lightest]
         trial, loss = weigh(fewer)

@@ -100,6 +100,8 @@ class FactorMixtureLaw(Mixture):
         precision = 1 / self.noise
         scaled = self.loadings * precision.unsqueeze(-1)  # Ψ⁻¹ W, (K, D, q)
         patterns, which = patterns_of(mask)
+        if FEW < len(patterns) > len(mask) // 2:  # nearly all different: each row by itself, without a copy for each
+            patterns, which = mask, torch.arange(len(mask))
         pattern = patterns.to(x)
         outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
         gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
@@ -115,8 +117,9 @@ class FactorMixtureLaw(Mixture):
                 back = torch.linalg.solve_triangular(root[u].mT, half, upper=True)
                 mean[rows], explained[rows] = back.permute(2, 0, 1), half.square().sum(1).mT
         else:
-            half = torch.linalg.solve_triangular(root[which], h.transpose(0, 1).unsqueeze(-1), upper=False)
-            mean = torch.linalg.solve_triangular(root[which].mT, half, upper=True).squeeze(-1)
+            own = root if len(root) == len(x) and patterns is mask else root[which]
+            half = torch.linalg.solve_triangular(own, h.transpose(0, 1).unsqueeze(-1), upper=False)
+            mean = torch.linalg.solve_triangular(own.mT, half, upper=True).squeeze(-1)
             explained = half.square().sum((-2, -1))
         quadratic = (residual.square() @ precision.unsqueeze(-1)).squeeze(-1).mT
         log_joint = self.log_weights - 0.5 * (quadratic - explained + constant[which])
@@ -146,11 +149,18 @@ class FactorMixtureLaw(Mixture):
         Components are chosen systematically by their shares, each point at another quantile of its Gaussian.
         """
         out = seen.y.new_empty(count, *seen.y.shape)
-        for rows, shares, mean, variance in self.moments(seen):
-            chosen, nodes = choose_evenly(shares, count)
-            row = torch.arange(len(shares)).unsqueeze(1)
-            at = mean[row, chosen] + nodes[:, None] * variance[row, chosen].sqrt()  # (B, count, D)
-            out[:, rows] = at.transpose(0, 1)
+        k = len(self.means)
+        for rows, f in self.chunks(seen):
+            chosen, nodes = choose_evenly(f.shares, count)
+            # moments of the components that any point of a row is of, few of all
+            pairs, place = torch.unique(chosen + k * torch.arange(len(chosen)).unsqueeze(1), return_inverse=True)
+            row, of = pairs // k, pairs % k
+            mean, deviation = self.means.new_empty(2, len(pairs), out.shape[2])
+            for c, own in alike(torch.arange(len(pairs)), of):
+                mean[own] = self.means[c] + f.mean[row[own], c] @ self.loadings[c].mT
+                half = torch.linalg.solve_triangular(f.root[f.which[row[own]], c], self.loadings[c].mT, upper=False)
+                deviation[own] = (self.noise[c] + half.square().sum(1)).sqrt()
+            out[:, rows] = (mean[place] + nodes[:, None] * deviation[place]).transpose(0, 1)  # (B, count, D)
         return torch.where(seen.mask, seen.y, out)
 
     def moments(self, seen: Seen) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
