@@ -72,7 +72,7 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
     given["kinds"] = parse_kinds(kind)
     X, there = read_sample(data, rows, seed, quiet, coded(given["kinds"]))
     arguments = {name: value for name, value in given.items() if value is not None}
-    if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds"}):
+    if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds", "budget"}):
         method = "vae"  # of images, or where one of its options is given; Auto else
     model = build(method, arguments | parse_settings(setting), seed)
     state = output.with_name(output.name + ".training")

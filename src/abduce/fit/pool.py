@@ -21,6 +21,7 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
+from abduce.fit.budget import MOST_TURNS, Clock
 from abduce.fit.forests import TREES, TRIED, Revisions, affordable_rows, fit_forests, lean, narrowed
 from abduce.fit.weights import PRIOR, Weights, pool_weights, pooled_weights, square_weights
 from abduce.gaussians.em import one_thread, varying, workers
@@ -30,10 +31,12 @@ from abduce.models.pool import Pool, log_evidences
 
 HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
-TURNS = 5  # at most
 SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
 FEW = 500  # rows that choose the weights of whole rows
-SOME = 2500, 4000  # rows whose hidden cells choose the weights of cells, at most: as many as hide so many cells
+SOME = (
+    2500,
+    4000,
+)  # rows whose hidden cells choose the weights of cells, at most: as many as hide so many cells
 CHOOSING = 500, 1000  # rows that choose among alternatives
 SPREAD_ROWS = 1000, 1500  # rows that choose the spread
 LEAST_ROWS = 0.4  # share of such rows that are taken however many cells they hide
@@ -122,14 +125,20 @@ def fit_pool(
     seed: int = 0,
     show: Callable[[str, float], Any] | None = None,
     forests: bool = True,
+    clock: Clock | None = None,
+    most_turns: int = MOST_TURNS,
 ) -> Pool:
-    """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them, with ``forests`` or not."""
+    """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them, with ``forests`` or not.
+
+    Cells are hidden ``most_turns`` times at most.  Where the ``clock`` says that it is late, what is left to do is left out.
+    """
+    late = (clock or Clock(None)).late
     judge = _Judge(schema, values, observed)
     told = varying(
         torch.from_numpy(values), torch.from_numpy(observed)
     ).numpy()  # the rest has nothing to predict
     say = show or (lambda text, share: None)
-    turns = int(np.clip(np.ceil(ENOUGH / max(HIDDEN * observed[:, told].sum(), 1)), 1, TURNS))
+    turns = min(most_turns, turns_of(float(observed[:, told].sum())))
     rng = np.random.default_rng(seed)
 
     def dice() -> np.ndarray:
@@ -157,6 +166,8 @@ def fit_pool(
             return [job.result() for job in jobs]
 
         for turn, hiding in enumerate(hidings):
+            if turn and late("more hidden cells"):
+                break
             found = fitted(hiding.kept)
             if not turn:
                 first = found = [judge.best(f, m, hiding) for f, m in zip(families, found, strict=True)]
@@ -178,13 +189,16 @@ def fit_pool(
                     grown.lean.copy_(torch.from_numpy(lean(revised, schema.layout.levels)))
                     trees = grown if bool(grown.lean.any()) else None
             say("members", 0.7 * (turn + 1) / turns)
-        last = fitted(observed, go_on=True)
+        last = kept if late("the last fit to all cells") else fitted(observed, go_on=True)
     together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
     found_weights = _weights(together, of_rows, cells)
-    weights = tuple(torch.from_numpy(w) for w in found_weights)
+    of_numbers, of_classes, of_whole = (torch.from_numpy(w) for w in found_weights)
+    weights = of_numbers, of_classes, of_whole
     atoms = _repeating(families, kept)
     repeats = [bool(r) for r in ~judge.coding.smooth]
     trial = Pool(schema, _all(kept), weights, None, repeats, atoms, forests=trees)
+    if trees is not None and late("trees"):
+        trees = trial.forests = None
     usual, leaning = np.ones(len(judge.cells)), np.zeros(0)
     if trees is not None:
         every = Revisions(*(np.concatenate(part) for part in zip(*revisions, strict=True)))
@@ -200,6 +214,11 @@ def fit_pool(
         pool.forests = judge.grown(pool, torch.from_numpy(leaning), seed)
     say("pool", 1.0)
     return pool
+
+
+def turns_of(cells: float) -> int:
+    """How often cells are hidden of a table with so many observed ones."""
+    return int(np.clip(np.ceil(ENOUGH / max(HIDDEN * cells, 1)), 1, MOST_TURNS))
 
 
 def _all(parts: Sequence[Members]) -> list[Model]:
@@ -347,7 +366,10 @@ def _reports(
     """How members did on the hidden cells, and what weights they were given; without, that they were left out."""
     out = []
     for m, title in enumerate(title for part in parts for title in part):
-        about: dict[str, Any] = {"member": title, "row_weight": 0.0 if weights is None else float(weights.rows[m])}
+        about: dict[str, Any] = {
+            "member": title,
+            "row_weight": 0.0 if weights is None else float(weights.rows[m]),
+        }
         if len(said.truth):
             error = float(np.sqrt(np.mean((said.numbers[:, m] - said.truth) ** 2)))
             about |= {"weight": 0.0 if weights is None else float(weights.numbers[m]), "error": error}

@@ -42,8 +42,12 @@ def table_families(
     observed: np.ndarray,
     components: Sequence[int] = COMPONENTS,
     seed: int = 0,
+    every: bool = True,
 ) -> list[Family]:
-    """The families for rows in model space (n, D)."""
+    """The families for rows in model space (n, D); without ``every`` that of one Gaussian of numbers alone."""
+    if not every:
+        coding = Coding(schema, values, observed, False)
+        return [GaussianFamily(coding, values, observed, components[:1], seed, windows=False)]
     codings = [Coding(schema, values, observed, scores) for scores in (False, True)]
     if not codings[1].columns:  # no numbers: both codings are one
         codings = codings[:1]
@@ -67,15 +71,21 @@ class GaussianFamily:
     """Mixtures of factor analysers of several sizes, and windows round rows completed by the largest, in one coding."""
 
     def __init__(
-        self, coding: Coding, values: np.ndarray, observed: np.ndarray, components: Sequence[int], seed: int
+        self,
+        coding: Coding,
+        values: np.ndarray,
+        observed: np.ndarray,
+        components: Sequence[int],
+        seed: int,
+        windows: bool = True,
     ):
         self.coding, self.values, self.components, self.seed = coding, values, components, seed
         self.about = "scores" if coding.scores else "numbers"
         self.repeats = coding.scores
         coded = (torch.from_numpy(a) for a in coding.code(values, observed))
         self.varying = varying(*coded)  # features that differ; the rest stand by themselves
-        self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS}
-        self.alternatives: Sequence[Sequence[str]] = [list(self.windows)]
+        self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS if windows}
+        self.alternatives: Sequence[Sequence[str]] = [list(self.windows)] if windows else []
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         features, mask = (torch.from_numpy(a) for a in self.coding.code(self.values, observed))
@@ -104,7 +114,9 @@ class GaussianFamily:
             few = law if few is None or k <= 5 else few
             laws[title] = law
         out = {
-            t: self._member(FactorAnalyzersEnergy.of(law)) for t, law in laws.items() if only is None or t in only
+            t: self._member(FactorAnalyzersEnergy.of(law))
+            for t, law in laws.items()
+            if only is None or t in only
         }
         if not windows:
             return out

@@ -46,7 +46,9 @@ def pooled_weights(
 
     def of_numbers(some: list[int]) -> Weighed:
         w = square_weights(numbers[:, some], truth, PRIOR)
-        return w, 0.5 * float(np.log(np.mean((truth - numbers[:, some] @ w) ** 2) + 1e-300)) if len(truth) else 0.0
+        return w, 0.5 * float(np.log(np.mean((truth - numbers[:, some] @ w) ** 2) + 1e-300)) if len(
+            truth
+        ) else 0.0
 
     def of_chances(log_p: np.ndarray) -> Callable[[list[int]], Weighed]:
         def weigh(some: list[int]) -> Weighed:
@@ -67,7 +69,7 @@ def pooled_weights(
 
 
 def without_light(weigh: Callable[[list[int]], Weighed], members: int, dearer: float) -> np.ndarray:
-    """Weights (M,) by ``weigh`` of some members, 0 for light ones without which the loss grows by no more than ``dearer`` in all.
+    """Weights (M,) by ``weigh`` of some members, 0 for light ones without which the loss grows by ``dearer`` at most.
 
     >>> without_light(lambda some: (np.array([0.01, 0.99])[some], 1.0 - (1 in some)), 2, dearer=0.1)
     array([0.  , 0.99])

@@ -98,7 +98,9 @@ class _Steps:
             self.taken += 1
         else:
             total = _alike(single, self.seen, sums, self.blanks)
-        return _maximised(law, sums.whole(self.blanks), self.pseudo_rows, self.floor), total / len(self.seen.y)
+        return _maximised(law, sums.whole(self.blanks), self.pseudo_rows, self.floor), total / len(
+            self.seen.y
+        )
 
 
 class _Sums(NamedTuple):
@@ -115,7 +117,9 @@ class _Sums(NamedTuple):
     def zero(cls, law: FactorMixtureLaw, blanks: bool) -> _Sums:
         k, d, q = law.loadings.shape
         zeros, square = law.means.new_zeros, (q + 1) ** 2
-        return cls(zeros(k), zeros(k, d if blanks else 1, square), zeros(k, d, q + 1), zeros(k, d), zeros(k, square))
+        return cls(
+            zeros(k), zeros(k, d if blanks else 1, square), zeros(k, d, q + 1), zeros(k, d), zeros(k, square)
+        )
 
     def add(self, c: int, x: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
         """Add rows x (b, D), zero where not seen, that belong to a component by ``weight`` (b, 1): (E[z], 1), (b, q + 1)."""
@@ -129,13 +133,17 @@ class _Sums(NamedTuple):
         d, width = self.target.shape[1:]
         design = self.design if blanks else self.every.unsqueeze(1).expand(-1, d, -1)
         square = (width, width)
-        parts = self.size, design.unflatten(2, square), self.target, self.power, self.every.unflatten(1, square)
+        parts = (
+            self.size,
+            design.unflatten(2, square),
+            self.target,
+            self.power,
+            self.every.unflatten(1, square),
+        )
         return tuple(t.double() for t in parts)
 
 
-def _each_apart(
-    law: FactorMixtureLaw, seen: Seen, sums: _Sums, near: Tensor | None
-) -> tuple[float, Tensor]:
+def _each_apart(law: FactorMixtureLaw, seen: Seen, sums: _Sums, near: Tensor | None) -> tuple[float, Tensor]:
     """An E-step of rows that each have their own blanks, over the components that are ``near``, bool (n, K), None for all.
 
     Gives Σ log p, and which components are near in the end.
