@@ -1,6 +1,6 @@
 """Fit a pool within about so many seconds: fits of more and more rows, each planned by what the one before took.
 
-    seconds(rows) = seconds(before) (rows / before)^1.2 (1 + turns(rows)) / (1 + turns(before))
+    seconds(rows) = seconds(before) (rows / before) (2 + turns(rows)) / (2 + turns(before))
 
 First one Gaussian of a few rows, which is always there to be had; then all members and trees of a few rows; then of as many as
 the time left allows.  A fit that comes late all the same does without what is left to do: more hidden cells to weigh members
@@ -19,7 +19,6 @@ GAUSSIAN_ROWS = 1000  # of the first fit
 TRIAL_ROWS = 500  # of the first fit of all members
 DEARER = 8.0  # times what the first fit took: what that of all members may take
 SAFE = 0.7  # share of the time left that a plan may take
-GROWTH = 1.2  # power of the rows that a fit's time grows by
 WORTH = 1.5  # times the rows of the fit before: fewer are not worth another fit
 LATE = 0.9  # share of the budget after which the rest is left out
 MOST_TURNS = 5
@@ -75,10 +74,10 @@ def fit_within(
         pool = fit(plan)
         took = clock.passed - before
         left = SAFE * max(0.0, most - clock.passed)
-        per_row = took / (plan.rows**GROWTH * (1 + min(plan.turns, turns(plan.rows))))
+        per_row = took / (plan.rows * (2 + min(plan.turns, turns(plan.rows))))
 
         def seconds(n: int, per_row: float = per_row) -> float:
-            return per_row * n**GROWTH * (1 + turns(n))
+            return per_row * n * (2 + turns(n))
 
         # of as many rows as there is time for; of no more where more cells are to be hidden only
         sizes = [n for n in _sizes(plan.rows, rows) if seconds(n) <= left]

@@ -46,26 +46,26 @@ def pooled_weights(
 
     def of_numbers(some: list[int]) -> Weighed:
         w = square_weights(numbers[:, some], truth, PRIOR)
-        return w, 0.5 * float(np.log(np.mean((truth - numbers[:, some] @ w) ** 2) + 1e-300)) if len(
-            truth
-        ) else 0.0
+        return w, 0.5 * float(np.log(np.mean((truth - numbers[:, some] @ w) ** 2) + 1e-300))
 
     def of_chances(log_p: np.ndarray) -> Callable[[list[int]], Weighed]:
         def weigh(some: list[int]) -> Weighed:
             w = pool_weights(log_p[:, some])
-            if not len(log_p):
-                return w, 0.0
             top = log_p.max(1, keepdims=True)
             return w, -float(np.mean(np.log(np.exp(log_p[:, some] - top) @ w + 1e-300)))
 
         return weigh
 
-    log_p = np.log(classes)
-    return Weights(
-        without_light(of_numbers, numbers.shape[1], NUMBERS),
-        without_light(of_chances(log_p), numbers.shape[1], CLASSES),
-        without_light(of_chances(rows), numbers.shape[1], ROWS * cells),
-    )
+    m = numbers.shape[1]
+    found = [
+        without_light(of_numbers, m, NUMBERS) if len(truth) else None,
+        without_light(of_chances(np.log(classes)), m, CLASSES) if len(classes) else None,
+        without_light(of_chances(rows), m, ROWS * cells) if len(rows) else None,
+    ]
+    # what there is no evidence for keeps no member
+    used = np.any([w > 0 for w in found if w is not None], axis=0) | np.zeros(m, bool)
+    used = used if used.any() else np.ones(m, bool)
+    return Weights(*(used / used.sum() if w is None else w for w in found))
 
 
 def without_light(weigh: Callable[[list[int]], Weighed], members: int, dearer: float) -> np.ndarray:
