@@ -133,13 +133,6 @@ FIT = (
         least=0.0,
         most=0.5,
     ),
-    Argument(
-        "budget",
-        float,
-        "Seconds that a fit of Auto may take, about; by default as many as it takes.",
-        None,
-        least=0,
-    ),
     Argument("prior", str, "normal, mixture, vamp or flow.", None, ("normal", "mixture", "vamp", "flow")),
     Argument("posterior", str, "diagonal, full, flow or iaf.", None, ("diagonal", "full", "flow", "iaf")),
     Argument("objective", str, "elbo or iwae; of an energy for example score-matching or nce.", None),

@@ -7,7 +7,7 @@ import pytest
 
 from abduce import Auto
 from abduce.data.schema import Schema
-from abduce.fit.budget import TRIAL_ROWS, Clock, Plan, fit_within
+from abduce.fit.budget import TRIAL_ROWS, Clock, FitPlan, fit_within
 from abduce.fit.pool import fit_pool
 from abduce.fit.table_members import table_families
 from abduce.models.pool import Pool
@@ -23,7 +23,7 @@ class Wound:
         return self.seconds
 
 
-def planned(budget: float, rows: int, per_row: float = 0.01) -> tuple[list[Plan], Plan, float, Pool]:
+def planned(budget: float, rows: int, per_row: float = 0.01) -> tuple[list[FitPlan], FitPlan, float, Pool]:
     """All plans, the one that was kept, how long it took, and its pool, where rows take so many seconds each."""
     time, plans = Wound(), []
     clock = Clock(budget, time)
@@ -31,7 +31,7 @@ def planned(budget: float, rows: int, per_row: float = 0.01) -> tuple[list[Plan]
     schema = Schema.infer(X)
     values, observed = schema.encode(X)
 
-    def fit(plan: Plan) -> Pool:
+    def fit(plan: FitPlan) -> Pool:
         plans.append(plan)
         time.seconds += plan.rows * per_row * (1.0 if plan.every else 0.05)
         return fit_pool(schema, values, observed, table_families(schema, values, observed, (1,), 0, False), 0)

@@ -16,7 +16,7 @@ from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Estimator, Rows, RunOptions
-from abduce.fit.budget import Clock, Plan, fit_within
+from abduce.fit.budget import Clock, FitPlan, fit_within
 from abduce.fit.oddness import fit_oddness
 from abduce.fit.pool import Family, GivenMember, fit_pool, turns_of
 from abduce.fit.table_members import COMPONENTS, table_families
@@ -122,7 +122,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
         clock = Clock(self.budget)
         odd = fit_oddness(rows.schema, rows.x.numpy(), rows.mask.numpy(), rows.seed)
         if self.budget is None:
-            pool = self._pool(Plan(self.rows, True), rows, clock)
+            pool = self._pool(FitPlan(self.rows, True), rows, clock)
         else:
             cells = float(rows.mask.sum()) / len(rows.x)
             pool, plan = fit_within(
@@ -142,7 +142,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
         pool.oddness = odd
         return pool, Seen(rows.x, rows.mask)
 
-    def _pool(self, plan: Plan, rows: Rows, clock: Clock) -> Pool:
+    def _pool(self, plan: FitPlan, rows: Rows, clock: Clock) -> Pool:
         """A pool of what is planned."""
         values, observed = rows.x.numpy(), rows.mask.numpy()
         if len(values) > plan.rows:

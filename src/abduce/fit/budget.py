@@ -21,17 +21,16 @@ DEARER = 8.0  # times what the first fit took: what that of all members may take
 SAFE = 0.7  # share of the time left that a plan may take
 WORTH = 1.5  # times the rows of the fit before: fewer are not worth another fit
 LATE = 0.9  # share of the budget after which the rest is left out
-MOST_TURNS = 5
 AFTER = 0.1  # share of the budget that is kept for what follows the pool
 
 
-class Plan(NamedTuple):
+class FitPlan(NamedTuple):
     """What to fit: ``rows`` of the table, whether ``every`` member or one Gaussian alone, and how often cells are hidden, at
     most."""
 
     rows: int
     every: bool
-    turns: int = MOST_TURNS
+    turns: int | None = None
 
 
 class Clock:
@@ -56,25 +55,26 @@ class Clock:
 
 
 def fit_within(
-    clock: Clock, rows: int, turns: Callable[[int], int], fit: Callable[[Plan], Pool]
-) -> tuple[Pool, Plan]:
+    clock: Clock, rows: int, turns: Callable[[int], int], fit: Callable[[FitPlan], Pool]
+) -> tuple[Pool, FitPlan]:
     """The pool of the largest plan that there is time for, of at most so many ``rows``; ``turns`` (of a number of rows) is how
     often a fit hides cells."""
     assert clock.budget is not None
     most = (1 - AFTER) * clock.budget
-    plan = Plan(min(rows, GAUSSIAN_ROWS), False, 1)
+    plan = FitPlan(min(rows, GAUSSIAN_ROWS), False, 1)
     before = clock.passed
     pool = fit(plan)
     took = clock.passed - before
     if clock.passed + DEARER * took > most:
         return pool, plan
-    plan = Plan(min(rows, TRIAL_ROWS), True, 1)
+    plan = FitPlan(min(rows, TRIAL_ROWS), True, 1)
     while True:
         before = clock.passed
         pool = fit(plan)
         took = clock.passed - before
+        turned = min(plan.turns or turns(plan.rows), turns(plan.rows))
         left = SAFE * max(0.0, most - clock.passed)
-        per_row = took / (plan.rows * (2 + min(plan.turns, turns(plan.rows))))
+        per_row = took / (plan.rows * (2 + turned))
 
         def seconds(n: int, per_row: float = per_row) -> float:
             return per_row * n * (2 + turns(n))
@@ -82,10 +82,10 @@ def fit_within(
         # of as many rows as there is time for; of no more where more cells are to be hidden only
         sizes = [n for n in _sizes(plan.rows, rows) if seconds(n) <= left]
         more = sizes and (sizes[-1] >= min(rows, WORTH * plan.rows))
-        known = sizes and (sizes[-1] > plan.rows or turns(plan.rows) > plan.turns)
+        known = sizes and (sizes[-1] > plan.rows or turns(plan.rows) > turned)
         if not more or not known or clock.skipped:
             return pool, plan
-        plan = Plan(sizes[-1], True)
+        plan = FitPlan(sizes[-1], True)
 
 
 def _sizes(least: int, most: int) -> list[int]:

@@ -21,9 +21,9 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
-from abduce.fit.budget import MOST_TURNS, Clock
+from abduce.fit.budget import Clock
 from abduce.fit.forests import TREES, TRIED, Revisions, affordable_rows, fit_forests, lean, narrowed
-from abduce.fit.weights import PRIOR, Weights, pool_weights, pooled_weights, square_weights
+from abduce.fit.weights import PRIOR, MemberWeights, pool_weights, pooled_weights, square_weights
 from abduce.gaussians.em import one_thread, varying, workers
 from abduce.models.forests import Forests
 from abduce.models.model import Model
@@ -31,6 +31,7 @@ from abduce.models.pool import Pool, log_evidences
 
 HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
+TURNS = 5  # at most
 SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
 FEW = 500  # rows that choose the weights of whole rows
 SOME = (
@@ -126,7 +127,7 @@ def fit_pool(
     show: Callable[[str, float], Any] | None = None,
     forests: bool = True,
     clock: Clock | None = None,
-    most_turns: int = MOST_TURNS,
+    most_turns: int | None = None,
 ) -> Pool:
     """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them, with ``forests`` or not.
 
@@ -138,7 +139,7 @@ def fit_pool(
         torch.from_numpy(values), torch.from_numpy(observed)
     ).numpy()  # the rest has nothing to predict
     say = show or (lambda text, share: None)
-    turns = min(most_turns, turns_of(float(observed[:, told].sum())))
+    turns = min(most_turns or TURNS, turns_of(float(observed[:, told].sum())))
     rng = np.random.default_rng(seed)
 
     def dice() -> np.ndarray:
@@ -218,7 +219,7 @@ def fit_pool(
 
 def turns_of(cells: float) -> int:
     """How often cells are hidden of a table with so many observed ones."""
-    return int(np.clip(np.ceil(ENOUGH / max(HIDDEN * cells, 1)), 1, MOST_TURNS))
+    return int(np.clip(np.ceil(ENOUGH / max(HIDDEN * cells, 1)), 1, TURNS))
 
 
 def _all(parts: Sequence[Members]) -> list[Model]:
@@ -323,7 +324,7 @@ class _Judge:
         log_p = (log_evidences(members, both) - log_evidences(members, some)).numpy()
         return log_p, float(cells.hidden[few].sum() / max(1, len(few)))
 
-    def worth(self, weights: Weights, repeating: Sequence[bool], said: Predictions) -> np.ndarray:
+    def worth(self, weights: MemberWeights, repeating: Sequence[bool], said: Predictions) -> np.ndarray:
         """Which members are worth a last fit, bool (M,): those with any weight, the first, whose codes the pool gives, and
         where numbers repeat values one that does so too."""
         out = weights.used
@@ -356,12 +357,12 @@ def _some(parts: Sequence[Members], kept: np.ndarray) -> list[Members]:
     return [{title: model for title, model in part.items() if next(marks)} for part in parts]
 
 
-def _weights(said: Predictions, of_rows: np.ndarray, cells: float) -> Weights:
+def _weights(said: Predictions, of_rows: np.ndarray, cells: float) -> MemberWeights:
     return pooled_weights(said.numbers, said.truth, said.classes, of_rows, cells)
 
 
 def _reports(
-    parts: Sequence[Members], said: Predictions, weights: Weights | None = None
+    parts: Sequence[Members], said: Predictions, weights: MemberWeights | None = None
 ) -> list[dict[str, Any]]:
     """How members did on the hidden cells, and what weights they were given; without, that they were left out."""
     out = []

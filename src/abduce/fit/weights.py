@@ -25,7 +25,7 @@ ROWS = 2e-3  # nats a hidden cell of a row
 Weighed = tuple[np.ndarray, float]  # weights, and the loss that they have
 
 
-class Weights(NamedTuple):
+class MemberWeights(NamedTuple):
     """Weights (M,) of ``numbers``, of ``classes`` and of ``rows``."""
 
     numbers: np.ndarray
@@ -40,7 +40,7 @@ class Weights(NamedTuple):
 
 def pooled_weights(
     numbers: np.ndarray, truth: np.ndarray, classes: np.ndarray, rows: np.ndarray, cells: float
-) -> Weights:
+) -> MemberWeights:
     """Weigh members by numbers (n, M) beside the ``truth`` (n,), chances of true classes (n', M), and log p of rows' hidden
     cells (n'', M), so many ``cells`` a row."""
 
@@ -65,7 +65,7 @@ def pooled_weights(
     # what there is no evidence for keeps no member
     used = np.any([w > 0 for w in found if w is not None], axis=0) | np.zeros(m, bool)
     used = used if used.any() else np.ones(m, bool)
-    return Weights(*(used / used.sum() if w is None else w for w in found))
+    return MemberWeights(*(used / used.sum() if w is None else w for w in found))
 
 
 def without_light(weigh: Callable[[list[int]], Weighed], members: int, dearer: float) -> np.ndarray:
