@@ -681,8 +681,9 @@ def test_forecast_says_what_is_wrong(ask, tmp_path):
     assert "column 'sort' of X holds" in err
 
 
-def test_fit_within_a_budget(ask, folder, tmp_path):
-    run = ("fit", folder / "penguins.csv", "-o", tmp_path / "m", "--json")
+def test_fit_within_a_budget(ask, tmp_path):
+    penguins().to_csv(tmp_path / "penguins.csv", index=False)
+    run = ("fit", tmp_path / "penguins.csv", "-o", tmp_path / "m", "--json")
     status, out, _ = ask(*run, "--budget", 0.01)
     assert status == 0
     assert json.loads(out)["members"] == {"Gaussian of numbers": 1.0, "all others": 0.0}
