@@ -679,3 +679,14 @@ def test_forecast_says_what_is_wrong(ask, tmp_path):
     status, _, err = ask("forecast", tmp_path / "words.csv", "-n", 3)
     assert status == 1
     assert "column 'sort' of X holds" in err
+
+
+def test_fit_within_a_budget(ask, tmp_path):
+    penguins().to_csv(tmp_path / "penguins.csv", index=False)
+    run = ("fit", tmp_path / "penguins.csv", "-o", tmp_path / "m", "--json")
+    status, out, _ = ask(*run, "--budget", 0.01)
+    assert status == 0
+    assert json.loads(out)["members"] == {"Gaussian of numbers": 1.0, "all others": 0.0}
+    status, _, remarks = ask(*run, "--budget", 0)
+    assert status != 0
+    assert "budget must be in (0" in remarks

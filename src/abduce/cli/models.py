@@ -47,6 +47,11 @@ ROWS = typer.Option(
     metavar="N|all",
     help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
 )
+BUDGET = typer.Option(
+    "--budget",
+    metavar="SECONDS",
+    help="Seconds that a fit of Auto may take, about; by default what it takes.",
+)
 OWN = {
     "output": Option(Annotated[Path, FOLDER]),
     "method": Option(Annotated[str, METHOD], "auto"),
@@ -55,11 +60,12 @@ OWN = {
     "normalized": Option(Annotated[bool, NORMALIZE], False),
     "resume": Option(Annotated[bool, RESUME], False),
     "rows": Option(Annotated[str, ROWS], "auto"),
+    "budget": Option(Annotated[float | None, BUDGET], None),
 }
 
 
 @command(FIT, OWN)
-def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_json, quiet, **given):
+def fit(data, output, method, setting, kind, seed, normalized, resume, rows, budget, as_json, quiet, **given):
     """Fit a model to DATA, blanks and all."""
     if str(output) == "-":
         raise typer.BadParameter("a model is a folder: give its name", param_hint="-o")
@@ -69,10 +75,10 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, as_
     if method.lower() == "series":
         times.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
-    given["kinds"] = parse_kinds(kind)
+    given |= {"kinds": parse_kinds(kind), "budget": budget}
     X, there = read_sample(data, rows, seed, quiet, coded(given["kinds"]))
     arguments = {name: value for name, value in given.items() if value is not None}
-    if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds"}):
+    if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds", "budget"}):
         method = "vae"  # of images, or where one of its options is given; Auto else
     model = build(method, arguments | parse_settings(setting), seed)
     state = output.with_name(output.name + ".training")

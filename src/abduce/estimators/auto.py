@@ -10,17 +10,20 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from abduce.checks import check_count
+from abduce.checks import check_count, check_number
 from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, preset
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.energies import DensityEstimator
 from abduce.estimators.estimator import Estimator, Rows, RunOptions
+from abduce.fit.budget import Clock, FitPlan, fit_within
 from abduce.fit.oddness import fit_oddness
-from abduce.fit.pool import Family, GivenMember, fit_pool
+from abduce.fit.pool import Family, GivenMember, fit_pool, turns_of
 from abduce.fit.table_members import COMPONENTS, table_families
 from abduce.models.model import Model
 from abduce.models.pool import Pool
+
+MOST_SECONDS = 1e9  # of a budget
 
 
 @preset
@@ -51,6 +54,12 @@ class Auto(Arguments, DensityEstimator[Pool]):
     trees : bool
         Whether forests of extremely randomised trees, which read rows as the members complete them, revise those columns that
         they predict better: columns that split and bend sharply.  Log p is that of the members.
+    budget : float or None
+        Seconds that a fit may take, about; None for as long as it takes.  With a number it is fitted to as many rows as
+        there is time for, more than ``rows`` too, and with very few seconds one Gaussian stands alone: ``plan_`` says what
+        was done, :meth:`members` what was left out.  What is fitted then hangs on the clock: the same seed gives the same
+        numbers only without a budget.  Where ``plan_["skipped"]`` is empty and every member was tried, ``rows=plan_["rows"]``
+        and the same seed repeat the fit.
     callback : callable or None
         Called now and then with a record: ``epoch`` over ``epochs`` is how far the fit has come, ``stage`` what it is at.
 
@@ -82,12 +91,15 @@ class Auto(Arguments, DensityEstimator[Pool]):
     rows: int = 5000
     trees: bool = True
     extra: Sequence[Any] = ()
+    budget: float | None = None
     callback: Callable[[dict[str, Any]], Any] | None = None
 
     supports = ("mixed",)
 
     def _check_own(self) -> None:
         check_count("rows", self.rows)
+        if self.budget is not None:
+            check_number("budget", self.budget, 0, MOST_SECONDS, above=True, unit=" seconds, or None")
         try:
             sizes = tuple(self.components)
         except TypeError:
@@ -107,10 +119,35 @@ class Auto(Arguments, DensityEstimator[Pool]):
             )
         if len(rows.x) < 2:
             raise ValueError(f"X must have at least 2 rows, got 1 sample of {type(self).__name__}")
+        clock = Clock(self.budget)
+        odd = fit_oddness(rows.schema, rows.x.numpy(), rows.mask.numpy(), rows.seed)
+        if self.budget is None:
+            pool = self._pool(FitPlan(self.rows, True), rows, clock)
+        else:
+            cells = float(rows.mask.sum()) / len(rows.x)
+            pool, plan = fit_within(
+                clock,
+                len(rows.x),
+                lambda n: turns_of(n * cells),
+                lambda plan: self._pool(plan, rows, clock),
+            )
+            self.plan_ = {
+                "rows": plan.rows,
+                "members": "all" if plan.every else "one Gaussian",
+                "skipped": list(clock.skipped),
+                "seconds": clock.passed,
+            }
+            if not plan.every:
+                pool.reports.append({"member": "all others", "left_out": f"the budget, {self.budget:g} s"})
+        pool.oddness = odd
+        return pool, Seen(rows.x, rows.mask)
+
+    def _pool(self, plan: FitPlan, rows: Rows, clock: Clock) -> Pool:
+        """A pool of what is planned."""
         values, observed = rows.x.numpy(), rows.mask.numpy()
-        if len(values) > self.rows:
+        if len(values) > plan.rows:
             rng = np.random.default_rng(rows.seed)
-            chosen = np.sort(rng.permutation(len(values))[: self.rows])
+            chosen = np.sort(rng.permutation(len(values))[: plan.rows])
             values, observed = values[chosen], observed[chosen]
 
         def show(text: str, share: float) -> None:
@@ -118,13 +155,12 @@ class Auto(Arguments, DensityEstimator[Pool]):
                 self.callback({"epoch": share, "epochs": 1.0, "stage": text})
 
         families: list[Family] = list(
-            table_families(rows.schema, values, observed, tuple(self.components), rows.seed)
+            table_families(rows.schema, values, observed, tuple(self.components), rows.seed, plan.every)
         )
-        for i, given in enumerate(self.extra):
+        for i, given in enumerate(self.extra if plan.every else ()):
             families.append(GivenMember(f"{type(given).__name__} {i + 1}", values, self._fitter(given, rows)))
-        pool = fit_pool(rows.schema, values, observed, families, rows.seed, show, self.trees)
-        pool.oddness = fit_oddness(rows.schema, rows.x.numpy(), rows.mask.numpy(), rows.seed)
-        return pool, Seen(rows.x, rows.mask)
+        trees = self.trees and plan.every
+        return fit_pool(rows.schema, values, observed, families, rows.seed, show, trees, clock, plan.turns)
 
     def _fitter(self, given: Estimator, rows: Rows) -> Callable[[np.ndarray, np.ndarray], Model]:
         """What fits a clone of an estimator to rows in model space."""
@@ -140,10 +176,13 @@ class Auto(Arguments, DensityEstimator[Pool]):
     def members(self) -> pd.DataFrame:
         """Members with their weights and how they predicted hidden cells: ``error`` in standard deviations, ``log_loss`` nats.
 
-        ``weight`` is that of numbers, ``class_weight`` of classes, ``row_weight`` of log p.
+        ``weight`` is that of numbers, ``class_weight`` of classes, ``row_weight`` of log p.  Members that are no longer there
+        come last; ``left_out`` says why.
         """
         check_is_fitted(self)
-        return pd.DataFrame(self.model_.reports).set_index("member")
+        table = pd.DataFrame(self.model_.reports).set_index("member")
+        table[[c for c in table if str(c).endswith("weight")]] = table.filter(like="weight").fillna(0.0)
+        return table.fillna({"left_out": ""}) if "left_out" in table else table
 
     def revised(self) -> pd.Series:
         """The share that trees have in each column's blanks, beside all members together; 0 where they tell nothing new."""

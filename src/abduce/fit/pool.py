@@ -21,7 +21,9 @@ from abduce.data.coding import Coding
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
 from abduce.data.units import Units
+from abduce.fit.budget import Clock
 from abduce.fit.forests import TREES, TRIED, Revisions, affordable_rows, fit_forests, lean, narrowed
+from abduce.fit.weights import PRIOR, MemberWeights, pool_weights, pooled_weights, square_weights
 from abduce.gaussians.em import one_thread, varying, workers
 from abduce.models.forests import Forests
 from abduce.models.model import Model
@@ -30,11 +32,16 @@ from abduce.models.pool import Pool, log_evidences
 HIDDEN = 0.1  # share of the observed cells that choose the weights
 ENOUGH = 3000  # hidden cells; fewer are hidden several times
 TURNS = 5  # at most
-PRIOR = 200.0  # pseudo-cells that pull the weights toward equal ones
 SPREAD_PRIOR = 50.0  # hidden cells that a spread found elsewhere counts as
-FEW = 500  # rows that choose among alternatives, and the weights of whole rows
-SOME = 2500  # rows whose hidden cells choose the weights of cells
-SPREAD_ROWS = 1000  # and of those the spread
+FEW = 500  # rows that choose the weights of whole rows
+SOME = (
+    2500,
+    4000,
+)  # rows whose hidden cells choose the weights of cells, at most: as many as hide so many cells
+CHOOSING = 500, 1000  # rows that choose among alternatives
+SPREAD_ROWS = 1000, 1500  # rows that choose the spread
+LEAST_ROWS = 0.4  # share of such rows that are taken however many cells they hide
+DRAWS = 100  # behind the spread
 
 Members = dict[str, Model]  # by title
 
@@ -77,9 +84,13 @@ class Hiding(NamedTuple):
     kept: np.ndarray
     hidden: np.ndarray
 
-    def rows(self, most: int) -> np.ndarray:
-        """The first rows that have hidden cells."""
-        return np.flatnonzero(self.hidden.any(1))[:most]
+    def rows(self, most: int, cells: int | None = None) -> np.ndarray:
+        """The first rows that have hidden cells, and as many of them as hide about so many."""
+        found = np.flatnonzero(self.hidden.any(1))[:most]
+        if cells is None or not len(found):
+            return found
+        enough = int(np.searchsorted(self.hidden[found].sum(1).cumsum(), cells)) + 1
+        return found[: max(enough, int(LEAST_ROWS * most))]
 
 
 class Said(NamedTuple):
@@ -87,6 +98,11 @@ class Said(NamedTuple):
 
     numbers: Tensor
     classes: dict[int, Tensor]
+
+    def of(self, members: np.ndarray) -> Said:
+        """What those members say that are marked, (M,)."""
+        some = torch.from_numpy(members)
+        return Said(self.numbers[some], {j: p[some] for j, p in self.classes.items()})
 
 
 class Predictions(NamedTuple):
@@ -97,6 +113,10 @@ class Predictions(NamedTuple):
     truth: np.ndarray
     classes: np.ndarray
 
+    def of(self, members: np.ndarray) -> Predictions:
+        """What those members say that are marked, (M,)."""
+        return Predictions(self.numbers[:, members], self.truth, self.classes[:, members])
+
 
 def fit_pool(
     schema: Schema,
@@ -106,14 +126,20 @@ def fit_pool(
     seed: int = 0,
     show: Callable[[str, float], Any] | None = None,
     forests: bool = True,
+    clock: Clock | None = None,
+    most_turns: int | None = None,
 ) -> Pool:
-    """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them, with ``forests`` or not."""
+    """Fit the members of ``families`` to model values (n, D), which these hold too, and pool them, with ``forests`` or not.
+
+    Cells are hidden ``most_turns`` times at most.  Where the ``clock`` says that it is late, what is left to do is left out.
+    """
+    late = (clock or Clock(None)).late
     judge = _Judge(schema, values, observed)
     told = varying(
         torch.from_numpy(values), torch.from_numpy(observed)
     ).numpy()  # the rest has nothing to predict
     say = show or (lambda text, share: None)
-    turns = int(np.clip(np.ceil(ENOUGH / max(HIDDEN * observed[:, told].sum(), 1)), 1, TURNS))
+    turns = min(most_turns or TURNS, turns_of(float(observed[:, told].sum())))
     rng = np.random.default_rng(seed)
 
     def dice() -> np.ndarray:
@@ -124,7 +150,10 @@ def fit_pool(
     hidings = [Hiding(observed & ~hidden, hidden) for hidden in (dice() for _ in range(turns))]
     said: list[Predictions] = []
     revisions: list[Revisions] = []
-    first: list[Members] = []
+    first: list[Members] = []  # members of the first turn, from which the last fit goes on
+    kept: list[Members] = []  # those of them that are worth their time
+    left: list[dict[str, Any]] = []
+    of_rows, cells = np.zeros((0, 0)), 0.0
     trees: Forests | None = None
     count = max(1, min(len(families), torch.get_num_threads()))
     with one_thread(), workers(count) as threads:
@@ -132,17 +161,28 @@ def fit_pool(
         def fitted(mask: np.ndarray, go_on: bool = False) -> list[Members]:
             """Members of all families, fitted side by side."""
             jobs = []
-            for family, own in zip(families, first or [None] * len(families), strict=True):
-                jobs.append(threads.submit(family.fit, mask, own if go_on else None, own))
+            for i, family in enumerate(families):
+                start, only = (first[i] if go_on else None), (kept[i] if kept else None)
+                jobs.append(threads.submit(family.fit, mask, start, only))
             return [job.result() for job in jobs]
 
         for turn, hiding in enumerate(hidings):
+            if turn and late("more hidden cells"):
+                break
             found = fitted(hiding.kept)
             if not turn:
                 first = found = [judge.best(f, m, hiding) for f, m in zip(families, found, strict=True)]
-            rows = hiding.rows(SOME)
+            rows = hiding.rows(*SOME)
             answers = judge.said(_all(found), rows, hiding)
-            said.append(judge.predictions(answers, rows, hiding))
+            told_of = judge.predictions(answers, rows, hiding)
+            if not turn:
+                blind = [f.blind(m, hiding.kept) for f, m in zip(families, found, strict=True)]
+                of_rows, cells = judge.rows(_all(blind), hiding)
+                worth = judge.worth(_weights(told_of, of_rows, cells), _repeating(families, found), told_of)
+                left = [r for r, w in zip(_reports(found, told_of), worth, strict=True) if not w]
+                kept = _some(found, worth)
+                answers, told_of, of_rows = answers.of(worth), told_of.of(worth), of_rows[:, worth]
+            said.append(told_of)
             if forests and (not turn or trees is not None):
                 grown, revised = judge.revised(answers, said[-1], rows, hiding, seed)
                 revisions.append(revised)
@@ -150,18 +190,16 @@ def fit_pool(
                     grown.lean.copy_(torch.from_numpy(lean(revised, schema.layout.levels)))
                     trees = grown if bool(grown.lean.any()) else None
             say("members", 0.7 * (turn + 1) / turns)
-        last = fitted(observed, go_on=True)
+        last = kept if late("the last fit to all cells") else fitted(observed, go_on=True)
     together = Predictions(*(np.concatenate(part) for part in zip(*said, strict=True)))
-    blind = [f.blind(m, hidings[0].kept) for f, m in zip(families, first, strict=True)]
-    rows_said = judge.rows(_all(blind), hidings[0])
-    weights = (
-        torch.from_numpy(square_weights(together.numbers, together.truth, PRIOR)),
-        torch.from_numpy(pool_weights(np.log(together.classes))),
-        torch.from_numpy(pool_weights(rows_said)),
-    )
-    atoms = [f.repeats for f, part in zip(families, last, strict=True) for _ in part]
+    found_weights = _weights(together, of_rows, cells)
+    of_numbers, of_classes, of_whole = (torch.from_numpy(w) for w in found_weights)
+    weights = of_numbers, of_classes, of_whole
+    atoms = _repeating(families, kept)
     repeats = [bool(r) for r in ~judge.coding.smooth]
-    trial = Pool(schema, _all(first), weights, None, repeats, atoms, forests=trees)
+    trial = Pool(schema, _all(kept), weights, None, repeats, atoms, forests=trees)
+    if trees is not None and late("trees"):
+        trees = trial.forests = None
     usual, leaning = np.ones(len(judge.cells)), np.zeros(0)
     if trees is not None:
         every = Revisions(*(np.concatenate(part) for part in zip(*revisions, strict=True)))
@@ -170,14 +208,18 @@ def fit_pool(
         trees.lean[trees.cells] = torch.from_numpy(leaning)[trees.cells]
         usual = narrowed(every, leaning)[judge.cells]
     spread = _spread(trial, values, hidings[0], usual, seed)
-    titles = [title for part in last for title in part]
-    reports = [{"member": t, **_report(together, m, weights)} for m, t in enumerate(titles)]
+    reports = _reports(last, together, found_weights) + left
     say("pool", 0.9)
     pool = Pool(schema, _all(last), weights, spread, repeats, atoms, reports=reports)
     if trees is not None:
         pool.forests = judge.grown(pool, torch.from_numpy(leaning), seed)
     say("pool", 1.0)
     return pool
+
+
+def turns_of(cells: float) -> int:
+    """How often cells are hidden of a table with so many observed ones."""
+    return int(np.clip(np.ceil(ENOUGH / max(HIDDEN * cells, 1)), 1, TURNS))
 
 
 def _all(parts: Sequence[Members]) -> list[Model]:
@@ -274,33 +316,68 @@ class _Judge:
         loc[self.cells], scale[self.cells] = torch.from_numpy(self.loc), torch.from_numpy(self.scale)
         return fit_forests(self.levels, complete, seen, loc, scale, cells, seed, trees)
 
-    def rows(self, members: Sequence[Model], cells: Hiding) -> np.ndarray:
-        """log p(hidden cells | kept ones) of a few rows under each member, (rows, M)."""
+    def rows(self, members: Sequence[Model], cells: Hiding) -> tuple[np.ndarray, float]:
+        """log p(hidden cells | kept ones) of a few rows under each member, (rows, M), and how many cells a row hides."""
         few = cells.rows(FEW)
         x, kept, hidden = (torch.from_numpy(a[few]) for a in (self.values, *cells))
         both, some = Seen(x, kept | hidden), Seen(x, kept)
-        return (log_evidences(members, both) - log_evidences(members, some)).numpy()
+        log_p = (log_evidences(members, both) - log_evidences(members, some)).numpy()
+        return log_p, float(cells.hidden[few].sum() / max(1, len(few)))
+
+    def worth(self, weights: MemberWeights, repeating: Sequence[bool], said: Predictions) -> np.ndarray:
+        """Which members are worth a last fit, bool (M,): those with any weight, the first, whose codes the pool gives, and
+        where numbers repeat values one that does so too."""
+        out = weights.used
+        out[0] = True
+        atoms = np.flatnonzero(repeating)
+        if len(atoms) and not self.coding.smooth.all() and not out[atoms].any():
+            error = np.square(said.numbers[:, atoms] - said.truth[:, None]).sum(0)
+            out[atoms[np.argmin(error)]] = True
+        return out
 
     def best(self, family: Family, members: Members, cells: Hiding) -> Members:
         """Members without those alternatives that predict worse than the best of them."""
         dropped: set[str] = set()
         for titles in family.alternatives:
-            rows = cells.rows(FEW)
+            rows = cells.rows(*CHOOSING)
             said = self.predictions(self.said([members[t] for t in titles], rows, cells), rows, cells)
             error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
             dropped |= set(titles) - {titles[int(np.argmin(error))]}
         return {title: member for title, member in members.items() if title not in dropped}
 
 
-def _report(said: Predictions, m: int, weights: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-    """How a member did on the hidden cells, and what weight it was given."""
-    out: dict[str, Any] = {"row_weight": float(weights[2][m])}
-    if len(said.truth):
-        error = said.numbers[:, m] - said.truth
-        out |= {"weight": float(weights[0][m]), "error": float(np.sqrt(np.mean(error**2)))}
-    if len(said.classes):
-        loss = -np.log(said.classes[:, m]).mean()
-        out |= {"class_weight": float(weights[1][m]), "log_loss": float(loss)}
+def _repeating(families: Sequence[Family], parts: Sequence[Members]) -> list[bool]:
+    """Which members draw values that repeat as often as the data's."""
+    return [f.repeats for f, part in zip(families, parts, strict=True) for _ in part]
+
+
+def _some(parts: Sequence[Members], kept: np.ndarray) -> list[Members]:
+    """The members that are marked, in the order of all."""
+    marks = iter(kept.tolist())
+    return [{title: model for title, model in part.items() if next(marks)} for part in parts]
+
+
+def _weights(said: Predictions, of_rows: np.ndarray, cells: float) -> MemberWeights:
+    return pooled_weights(said.numbers, said.truth, said.classes, of_rows, cells)
+
+
+def _reports(
+    parts: Sequence[Members], said: Predictions, weights: MemberWeights | None = None
+) -> list[dict[str, Any]]:
+    """How members did on the hidden cells, and what weights they were given; without, that they were left out."""
+    out = []
+    for m, title in enumerate(title for part in parts for title in part):
+        about: dict[str, Any] = {
+            "member": title,
+            "row_weight": 0.0 if weights is None else float(weights.rows[m]),
+        }
+        if len(said.truth):
+            error = float(np.sqrt(np.mean((said.numbers[:, m] - said.truth) ** 2)))
+            about |= {"weight": 0.0 if weights is None else float(weights.numbers[m]), "error": error}
+        if len(said.classes):
+            loss = float(-np.log(said.classes[:, m]).mean())
+            about |= {"class_weight": 0.0 if weights is None else float(weights.classes[m]), "log_loss": loss}
+        out.append(about | ({"left_out": "the others do as well without it"} if weights is None else {}))
     return out
 
 
@@ -311,12 +388,14 @@ def _spread(pool: Pool, values: np.ndarray, cells: Hiding, usual: np.ndarray, se
     hidden cells lean on what all together need, and these on ``usual`` (D',), how much smaller errors are once revised.
     """
     numbers = pool.units.cells
-    which = np.flatnonzero(cells.hidden[:, numbers].any(1))[:SPREAD_ROWS]
+    of_numbers = np.zeros_like(cells.hidden)
+    of_numbers[:, numbers] = cells.hidden[:, numbers]
+    which = Hiding(cells.kept, of_numbers).rows(*SPREAD_ROWS)
     if not len(which):
         return usual.tolist()
     x, kept, hidden = (torch.from_numpy(a[which]) for a in (values, *cells))
     answer = pool.answer(Seen(x, kept))
-    drawn = answer.draws(200, torch.Generator().manual_seed(seed), "cells")[..., numbers]
+    drawn = answer.draws(DRAWS, torch.Generator().manual_seed(seed), "cells")[..., numbers]
     centre = answer.mean()[:, numbers]
     low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
     off = x[:, numbers] - centre
@@ -334,51 +413,3 @@ def _spread(pool: Pool, values: np.ndarray, cells: Hiding, usual: np.ndarray, se
     every = drawn_toward(1.0, needed[place], 2 * SPREAD_PRIOR)
     own = [drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR) for i in range(len(numbers))]
     return [float(u * s) for u, s in zip(usual, own, strict=True)]
-
-
-def square_weights(said: np.ndarray, truth: np.ndarray, prior: float) -> np.ndarray:
-    """Weights ≥ 0 that sum to one and minimise Σ (truth − said w)², pulled to equal ones by ``prior`` pseudo-cells.
-
-    By accelerated projected gradient (Beck & Teboulle 2009); a pseudo-cell counts as much as members differ on a cell on
-    average.
-    """
-    m = said.shape[1]
-    w = np.full(m, 1 / m)
-    if m == 1 or not len(truth):
-        return w
-    pull = prior * m * np.mean(np.square(said - said.mean(1, keepdims=True)))
-    gram = said.T @ said + pull * np.eye(m)
-    target = said.T @ truth + pull / m
-    steepest = np.linalg.eigvalsh(gram)[-1]
-    if not steepest > 0:  # all say zero
-        return w
-    step = 1 / steepest
-    ahead, pace = w, 1.0
-    for _ in range(3000):
-        moved = ahead - step * (gram @ ahead - target)
-        order = np.sort(moved)[::-1]
-        excess = np.cumsum(order) - 1
-        k = np.flatnonzero(order - excess / np.arange(1, m + 1) > 0)[-1]
-        moved = np.maximum(moved - excess[k] / (k + 1), 0)
-        change = moved - w
-        if max(np.abs(change).max(), np.abs(moved - ahead).max()) < 1e-9:
-            break
-        if (ahead - moved) @ change > 0:  # past the valley's floor: start again from here
-            pace = 1.0
-        faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
-        ahead, pace, w = moved + (pace - 1) / faster * change, faster, moved
-    return w
-
-
-def pool_weights(log_p: np.ndarray, prior: float = 5.0, rounds: int = 200) -> np.ndarray:
-    """Weights of a pool that maximise Σ log Σ_m w_m p_m, log_p (n, M), by EM with ``prior`` pseudo-counts a member."""
-    m = log_p.shape[1]
-    w = np.full(m, 1 / m)
-    if not len(log_p):
-        return w
-    relative = np.exp(log_p - log_p.max(1, keepdims=True))
-    for _ in range(rounds):
-        joint = relative * w
-        count = (joint / joint.sum(1, keepdims=True)).sum(0) + prior
-        w = count / count.sum()
-    return w

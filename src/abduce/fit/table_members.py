@@ -42,8 +42,12 @@ def table_families(
     observed: np.ndarray,
     components: Sequence[int] = COMPONENTS,
     seed: int = 0,
+    every: bool = True,
 ) -> list[Family]:
-    """The families for rows in model space (n, D)."""
+    """The families for rows in model space (n, D); without ``every`` that of one Gaussian of numbers alone."""
+    if not every:
+        coding = Coding(schema, values, observed, False)
+        return [GaussianFamily(coding, values, observed, components[:1], seed, windows=False)]
     codings = [Coding(schema, values, observed, scores) for scores in (False, True)]
     if not codings[1].columns:  # no numbers: both codings are one
         codings = codings[:1]
@@ -67,15 +71,21 @@ class GaussianFamily:
     """Mixtures of factor analysers of several sizes, and windows round rows completed by the largest, in one coding."""
 
     def __init__(
-        self, coding: Coding, values: np.ndarray, observed: np.ndarray, components: Sequence[int], seed: int
+        self,
+        coding: Coding,
+        values: np.ndarray,
+        observed: np.ndarray,
+        components: Sequence[int],
+        seed: int,
+        windows: bool = True,
     ):
         self.coding, self.values, self.components, self.seed = coding, values, components, seed
         self.about = "scores" if coding.scores else "numbers"
         self.repeats = coding.scores
         coded = (torch.from_numpy(a) for a in coding.code(values, observed))
         self.varying = varying(*coded)  # features that differ; the rest stand by themselves
-        self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS}
-        self.alternatives: Sequence[Sequence[str]] = [list(self.windows)]
+        self.windows = {f"Parzen windows of {self.about}, h = {h:g}": h for h in BANDWIDTHS if windows}
+        self.alternatives: Sequence[Sequence[str]] = [list(self.windows)] if windows else []
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         features, mask = (torch.from_numpy(a) for a in self.coding.code(self.values, observed))
@@ -85,11 +95,14 @@ class GaussianFamily:
         # one Gaussian has the rows for more factors
         wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
         laws: dict[str, FactorMixtureLaw] = {}
+        windows = [t for t in self.windows if only is None or t in only]
+        sizes = {self._title(k): k for k in (min(s, max(1, n // ROWS_A_COMPONENT)) for s in self.components)}
+        # windows need the largest mixture and a small one, mixtures that start anew the Gaussian
+        largest, small = list(sizes)[-1], [t for i, (t, k) in enumerate(sizes.items()) if not i or k <= 5][-1]
+        beside = {largest, small} if windows else set()
         one = few = None
-        for size in self.components:
-            k = min(size, max(1, n // ROWS_A_COMPONENT))
-            title = f"Gaussian of {self.about}" if k == 1 else f"{k} factor analysers of {self.about}"
-            if title in laws:
+        for title, k in sizes.items():
+            if not (only is None or title in {*only, *beside} or (k == 1 and not start)):
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
@@ -100,8 +113,14 @@ class GaussianFamily:
             one = law if k == 1 else one
             few = law if few is None or k <= 5 else few
             laws[title] = law
+        out = {
+            t: self._member(FactorAnalyzersEnergy.of(law))
+            for t, law in laws.items()
+            if only is None or t in only
+        }
+        if not windows:
+            return out
         assert few is not None
-        out = {t: self._member(FactorAnalyzersEnergy.of(law)) for t, law in laws.items()}
         # windows around rows completed by the largest mixture, with the covariance within the clusters of a small one
         centres = list(laws.values())[-1].mean(seen)
         inner = few.cells(self.varying)
@@ -113,11 +132,13 @@ class GaussianFamily:
             inner.log_weights[:1], inner.means[:1], *principal_factors(within, q, FLOOR)
         ).among(self.varying, few.means[0], few.noise[0])
         keys = row_keys(features, mask)
-        for title, h in self.windows.items():
-            if only is None or title in only:
-                law = ParzenLaw(centres, window.loadings[0], window.noise[0], h, keys)
-                out[title] = self._member(ParzenEnergy.of(law))
+        for title in windows:
+            law = ParzenLaw(centres, window.loadings[0], window.noise[0], self.windows[title], keys)
+            out[title] = self._member(ParzenEnergy.of(law))
         return out
+
+    def _title(self, k: int) -> str:
+        return f"Gaussian of {self.about}" if k == 1 else f"{k} factor analysers of {self.about}"
 
     def blind(self, members: Members, observed: np.ndarray) -> Members:
         """Knots of scores at cells that were hidden would make densities of these look too good."""

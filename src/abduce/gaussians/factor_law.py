@@ -25,6 +25,7 @@ from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.mixture import Given, Mixture, alike, choose_evenly, patterns_of, slices
 
+KEPT = 2**20  # numbers that a law may keep beside its own
 FEW = 32  # patterns of blanks up to which rows are taken pattern by pattern
 
 
@@ -67,6 +68,7 @@ class FactorMixtureLaw(Mixture):
             raise ValueError(f"noise must be above zero, got {float(noise.min())}")
         self.log_weights = torch.log_softmax(log_weights, 0)
         self.means, self.loadings, self.noise = means, loadings, noise
+        self._kept: Tensor | None = None
 
     def cells(self, some: Tensor) -> FactorMixtureLaw:
         """The law of some cells, marked in (D,)."""
@@ -100,9 +102,12 @@ class FactorMixtureLaw(Mixture):
         precision = 1 / self.noise
         scaled = self.loadings * precision.unsqueeze(-1)  # Ψ⁻¹ W, (K, D, q)
         patterns, which = patterns_of(mask)
+        if (
+            FEW < len(patterns) > len(mask) // 2
+        ):  # nearly all different: each row by itself, without a copy for each
+            patterns, which = mask, torch.arange(len(mask))
         pattern = patterns.to(x)
-        outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
-        gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
+        gram = (pattern @ self._outer()).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
         root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))
         log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
         constant = pattern @ (self.noise.log() + LOG_2PI).mT + log_det
@@ -115,12 +120,22 @@ class FactorMixtureLaw(Mixture):
                 back = torch.linalg.solve_triangular(root[u].mT, half, upper=True)
                 mean[rows], explained[rows] = back.permute(2, 0, 1), half.square().sum(1).mT
         else:
-            half = torch.linalg.solve_triangular(root[which], h.transpose(0, 1).unsqueeze(-1), upper=False)
-            mean = torch.linalg.solve_triangular(root[which].mT, half, upper=True).squeeze(-1)
+            own = root if len(root) == len(x) and patterns is mask else root[which]
+            half = torch.linalg.solve_triangular(own, h.transpose(0, 1).unsqueeze(-1), upper=False)
+            mean = torch.linalg.solve_triangular(own.mT, half, upper=True).squeeze(-1)
             explained = half.square().sum((-2, -1))
         quadratic = (residual.square() @ precision.unsqueeze(-1)).squeeze(-1).mT
         log_joint = self.log_weights - 0.5 * (quadratic - explained + constant[which])
         return Factors(log_joint, mean, root, which)
+
+    def _outer(self) -> Tensor:
+        """Wᵀ Ψ⁻¹ W of each cell by itself, (K, D, q²); kept where that is little, as it takes longer than one row."""
+        if self._kept is not None:
+            return self._kept
+        scaled = self.loadings * (1 / self.noise).unsqueeze(-1)
+        found = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)
+        self._kept = found if found.numel() <= KEPT else None
+        return found
 
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Factors]]:
         """Posteriors of the factors, a chunk of rows at a time."""
@@ -146,11 +161,27 @@ class FactorMixtureLaw(Mixture):
         Components are chosen systematically by their shares, each point at another quantile of its Gaussian.
         """
         out = seen.y.new_empty(count, *seen.y.shape)
-        for rows, shares, mean, variance in self.moments(seen):
-            chosen, nodes = choose_evenly(shares, count)
-            row = torch.arange(len(shares)).unsqueeze(1)
-            at = mean[row, chosen] + nodes[:, None] * variance[row, chosen].sqrt()  # (B, count, D)
-            out[:, rows] = at.transpose(0, 1)
+        k = len(self.means)
+        for rows, f in self.chunks(seen):
+            chosen, nodes = choose_evenly(f.shares, count)
+            # moments of the components that any point of a row is of, few of all
+            pairs, place = torch.unique(
+                chosen + k * torch.arange(len(chosen)).unsqueeze(1), return_inverse=True
+            )
+            row, of = pairs // k, pairs % k
+            mean, deviation = self.means.new_empty(2, len(pairs), out.shape[2])
+            if len(pairs) <= FEW:  # of a row or two: at once
+                W = self.loadings[of]
+                mean = self.means[of] + (W @ f.mean[row, of].unsqueeze(-1)).squeeze(-1)
+                half = torch.linalg.solve_triangular(f.root[f.which[row], of], W.mT, upper=False)
+                deviation = (self.noise[of] + half.square().sum(1)).sqrt()
+            for c, own in alike(torch.arange(len(pairs)), of) if len(pairs) > FEW else ():
+                mean[own] = self.means[c] + f.mean[row[own], c] @ self.loadings[c].mT
+                half = torch.linalg.solve_triangular(
+                    f.root[f.which[row[own]], c], self.loadings[c].mT, upper=False
+                )
+                deviation[own] = (self.noise[c] + half.square().sum(1)).sqrt()
+            out[:, rows] = (mean[place] + nodes[:, None] * deviation[place]).transpose(0, 1)  # (B, count, D)
         return torch.where(seen.mask, seen.y, out)
 
     def moments(self, seen: Seen) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:

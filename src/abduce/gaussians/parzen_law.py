@@ -36,6 +36,9 @@ from abduce.gaussians.mixture import (
     standard_normal,
 )
 
+PAIRS = 2**23  # products of two features of all centres that may be kept
+CACHE = 2**17  # numbers of a tensor that stays in the cache
+
 
 class Neighbours(NamedTuple):
     """A chunk of rows: log of the kernels (B, n), and the regression onto what was observed.
@@ -106,9 +109,7 @@ class ParzenLaw(Mixture):
         # (x − c)ᵀ Q (x − c) = xᵀ Q x − 2 xᵀ Q c + cᵀ Q c with Q = Ψ_o⁻¹ − halfᵀ half: rows meet centres in one product
         met = scaled - (own.unsqueeze(1) @ half[which]).squeeze(1)  # Q x
         log_joint = torch.addmm((met * known).sum(1, keepdim=True), met, self.means.mT, alpha=-2)
-        log_joint += precision[which] @ self.means.square().mT
-        spread = (half @ self.means.mT).square_().sum(1)  # (U, n)
-        log_joint -= spread if len(patterns) == 1 else spread[which]
+        log_joint += self._squared(precision, half, which)
         h = self.bandwidth
         count = pattern.sum(1)
         log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1) + pattern @ self.noise.log()
@@ -127,6 +128,34 @@ class ParzenLaw(Mixture):
         variance = (self.noise + left.square().sum(1)) * h**2
         return Neighbours(log_joint - size.log(), inner, variance, which)
 
+    def _squared(self, precision: Tensor, half: Tensor, which: Tensor) -> Tensor:
+        """cᵀ Q c of all centres for each row, (1 or B, n), where pattern u has Q = diag(precision_u) − half_uᵀ half_u."""
+        if len(half) > 1 and self._pairs is not None:
+            i, j = self._places
+            Q = torch.diag_embed(precision) - half.mT @ half
+            return (Q[:, i, j] * torch.where(i == j, 1.0, 2.0))[which] @ self._pairs.mT
+        # a few patterns at a time, so that what is squared stays in the cache
+        few = half.split(max(1, CACHE // (half.shape[1] * len(self.means))))
+        explained = torch.cat([(part @ self.means.mT).square_().sum(1) for part in few])
+        out = precision @ self.means.square().mT - explained
+        return out if len(out) == 1 else out[which]
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Pairs of features, each pair once."""
+        i, j = torch.triu_indices(self.means.shape[1], self.means.shape[1])
+        return i, j
+
+    @cached_property
+    def _pairs(self) -> Tensor | None:
+        """Products of the centres' features, (n, pairs), with which cᵀ Q c is one product; None where these are too many."""
+        n, f = self.means.shape
+        pairs = f * (f + 1) // 2
+        if pairs > 1.5 * f * self.loadings.shape[1] or n * pairs > PAIRS:
+            return None
+        i, j = self._places
+        return self.means[:, i] * self.means[:, j]
+
     def _regressed(self, found: Neighbours, off: Tensor) -> Tensor:
         """C_·o C_oo⁻¹ times distances (B, m, F) of what was observed from centres, 0 where nothing was: (B, m, F)."""
         return off @ found.factors[found.which].mT @ self.loadings.mT
@@ -134,7 +163,7 @@ class ParzenLaw(Mixture):
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Seen]]:
         """Rows that fit into memory at once."""
         n, f = self.means.shape
-        for rows in slices(len(seen.y), max(n, f) * self.loadings.shape[1]):
+        for rows in slices(len(seen.y), max(4 * n, f * max(f, self.loadings.shape[1]))):
             yield rows, seen.rows(rows)
 
     def given(self, seen: Seen) -> Iterator[Given]:

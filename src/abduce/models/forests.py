@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -145,14 +146,17 @@ class Forests(nn.Module):
 def descend(trees: Trees, features: Tensor) -> Tensor:
     """Mean over the trees of the values of the leaves that rows (n, F) come to, (n, outputs)."""
     n, width = features.shape
-    flat = features.flatten()
-    begin = torch.arange(n) * width
-    node = trees.roots.unsqueeze(1).expand(-1, n)
+    flat, begin = features.numpy().ravel(), np.arange(n) * width
+    feature, threshold, right = (t.numpy() for t in (trees.feature, trees.threshold, trees.right))
+    place = np.repeat(trees.roots.numpy()[:, None], n, 1)
     for _ in range(trees.depth):
-        right = trees.right[node].long()
-        inner = right != node
-        above = flat[begin + trees.feature[node]] > trees.threshold[node]
-        node = torch.where(inner & ~above, node + 1, right)
+        after = right[place]
+        inner = after != place
+        if not inner.any():  # all rows have come to a leaf
+            break
+        above = flat[begin + feature[place]] > threshold[place]
+        place = np.where(inner & ~above, place + 1, after)
+    node = torch.from_numpy(place).long()
     total = trees.value[node[0]]
     for leaf in node[1:]:  # one after the other, so that a row's sum does not hang on how many rows there are
         total = total + trees.value[leaf]

@@ -169,9 +169,10 @@ class _Pooled(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
-        log_w = torch.tensor(self._weights(self.pool.rows), dtype=torch.float64).log()
-        each = log_evidences([self.pool.parts[i] for i in self.able], self.seen, self.effort)
-        return torch.logsumexp(each + log_w, 1)
+        weights = self._weights(self.pool.rows)
+        asked = [(self.pool.parts[i], w) for i, w in zip(self.able, weights, strict=True) if w > 0]
+        log_w = torch.tensor([w for _, w in asked], dtype=torch.float64).log()
+        return torch.logsumexp(log_evidences([m for m, _ in asked], self.seen, self.effort) + log_w, 1)
 
     @property
     def ess(self) -> Tensor:
@@ -183,7 +184,8 @@ class _Pooled(Answer):
         pool, seen = self.pool, self.seen
         if not seen.exact and not pool.layout.classes:
             weights = self._weights(pool.numbers)
-            return sum(w * self._answers[i].mean() for i, w in zip(self.able, weights, strict=True))  # pyright: ignore[reportReturnType]
+            asked = [(i, w) for i, w in zip(self.able, weights, strict=True) if w > 0]
+            return sum(w * self._answers[i].mean() for i, w in asked)  # pyright: ignore[reportReturnType]
         out = torch.zeros(len(seen.y), pool.n_cells, dtype=torch.float64)
         if seen.exact and len(pool.units.cells):
             out[:, pool.units.cells] = pool.units.to_model(self.centre)
