@@ -1,10 +1,12 @@
-"""Tables in many files: seconds and peak memory of fit, fill and score as rows grow, and what a second process brings.
+"""Tables in many files: seconds and peak memory of fit, fill and score as rows grow, what a second process brings, and how
+many rows a fit needs.
 
 python benchmarks/scale.py [--sizes 10000 100000 1000000] [--threads 1]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured; those of several processes also in the processes that they start.  A process that
-only loads the package says what of a time and of a peak is no data.
+only loads the package says what of a time and of a peak is no data.  Rows that a fit needs: log p of 20,000 new rows under
+mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import Report, arguments, parse, say
+from common import Report, arguments, parse, say, timed
 from streaming import MAIN, START, measured
+
+from abduce import GaussianMixture
 
 COLUMNS, FACTORS, BLANK, PER_FILE = 20, 5, 0.1, 125_000
 MODELS = {
@@ -47,6 +51,38 @@ def same(one: Path, other: Path) -> bool:
     if names != sorted(path.name for path in other.iterdir()):
         return False
     return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
+
+
+def rows_needed(args, report: Report) -> None:
+    """Log p of new rows by the rows that a fit took."""
+    rng = np.random.default_rng(1)
+    most = 3000 if args.quick else 300_000
+    means, loadings = 2 * rng.normal(size=(20, COLUMNS)), rng.normal(size=(20, FACTORS, COLUMNS))
+
+    def rows(n: int) -> np.ndarray:
+        k = rng.integers(0, 20, n)
+        x = means[k] + 0.5 * rng.normal(size=(n, COLUMNS))
+        for c in range(20):
+            x[k == c] += rng.normal(size=(int((k == c).sum()), FACTORS)) @ loadings[c]
+        return x
+
+    train, new = rows(most), rows(2000 if args.quick else 20_000)
+    lines, found = [], {}
+    for n in (1000, 3000, 10_000, 30_000, 100_000, 300_000):
+        if n > most:
+            break
+        cells = [f"{n:,}"]
+        for k in (1, 5, 20):
+            model = GaussianMixture(components=k, random_state=0)
+            _, seconds = timed(model.fit, train[:n])
+            log_p = float(model.score(new))
+            found[f"{n} | {k}"] = {"log_p": log_p, "seconds": seconds}
+            cells.append(f"{log_p:.3f}")
+            say(n, k, round(log_p, 4))
+        lines.append(cells)
+    header = ["rows of the fit", "1 component", "5 components", "20 components"]
+    report.table("Rows that a fit needs: log p of new rows, nats", header, lines)
+    report.keep("rows needed", found)
 
 
 def main() -> None:
@@ -114,6 +150,7 @@ def main() -> None:
             ["engine", "processes", "seconds", "as fast as one plain process", "the same bytes"],
             lines,
         )
+    rows_needed(args, report)
     report.remark(
         f"The package alone: {alone['seconds']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` takes "
         "a uniform sample of at most two million cells. Every command looks through all rows before it answers the first."

@@ -417,9 +417,9 @@ def values(answer: object) -> np.ndarray:
 @pytest.mark.parametrize(
     ("model", "off"),
     [
-        # steps of EM in single precision, and where they stop, make more of rounding in Auto, and single splits of its trees
-        # hang on that
-        (Auto(trees=False), 0.01),
+        # steps of EM in single precision, where they stop, and whether a light member is left out make more of rounding in
+        # Auto, and single splits of its trees hang on that
+        (Auto(trees=False), 0.1),
         (Auto(), 0.2),
         (GaussianMixture(components=2), 1e-9),
         (PCA(components=2), 1e-9),

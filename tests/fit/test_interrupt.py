@@ -13,11 +13,21 @@ import pytest
 from abduce import Auto
 
 
-def test_an_interrupt_stops_the_fit_within_a_step():
+def to_the_process():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def to_another_thread():
+    """As the system may choose to."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("interrupt", [to_the_process, to_another_thread])
+def test_an_interrupt_stops_the_fit_within_a_step(interrupt):
     """Ctrl-C while members are fitted in threads: the fit ends at once, not when they are done."""
     X = np.random.default_rng(0).normal(size=(4000, 30))
     X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
-    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    threading.Timer(4, interrupt).start()
     start = time.process_time()  # of this process: others may be busy
     with pytest.raises(KeyboardInterrupt):
         Auto(random_state=0).fit(X)

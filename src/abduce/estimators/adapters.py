@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, OutlierMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from abduce.checks import check_number
@@ -58,6 +59,15 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, _Adapter):
         """X with its blanks filled."""
         check_is_fitted(self)
         return self.model_.fill(X)
+
+
+def _without_model(detector: Any) -> bool:
+    """Whether there is a `partial_fit`: rows of a stream can be learnt by a detector without a model only."""
+    if detector.model is not None:
+        raise AttributeError(
+            f"partial_fit is for a detector without a model, got model={type(detector.model).__name__}: use fit"
+        )
+    return True
 
 
 class OutlierDetector(OutlierMixin, _Adapter):
@@ -129,6 +139,7 @@ class OutlierDetector(OutlierMixin, _Adapter):
         self._stream, self.seen_ = stream, stream.seen
         return self
 
+    @available_if(_without_model)
     def partial_fit(self, X, y=None):
         """Learn from the next rows of a stream, any number of them, and go on from a ``fit``: without a model only.
 
@@ -147,10 +158,6 @@ class OutlierDetector(OutlierMixin, _Adapter):
         >>> detector.seen_, detector.flag([[0.0, 1.0], [9.0, 9.0]]).tolist()
         (1500, [False, True])
         """
-        if self.model is not None:
-            raise ValueError(
-                f"partial_fit is for a detector without a model, got model={type(self.model).__name__}: use fit"
-            )
         if self._stream is None:
             return self.fit(X)
         self._check_arguments()

@@ -123,9 +123,9 @@ class OddRows(abc.ABC):
         """Oddness of each row, nats: higher is odder (PyOD's sign).
 
         Of `Auto` the surprise at how far a row lies from training rows, −log of about the share of them that are as far
-        (:mod:`abduce.models.oddness`); of other models −log p, up to a constant where log Z is not known.  Of images −log p
-        less what a plain coder needs for them (:mod:`abduce.estimators.plain_images`): else plain images would be usual
-        whatever they show.
+        (:mod:`abduce.models.oddness`); of other models −log p, up to a constant where log Z is not known.  Of images, where
+        log Z is known exactly, −log p less what a plain coder needs for them (:mod:`abduce.estimators.plain_images`): else
+        plain images would be usual whatever they show.
         """
         check_is_fitted(self)
         if self.model_.odd is None:
@@ -133,8 +133,10 @@ class OddRows(abc.ABC):
         return self._surprise(*self._read_novel(X))
 
     def _beyond_plain(self, seen: Seen, value: np.ndarray) -> np.ndarray:
-        """−log p of rows, of images beyond what a plain coder needs, if log Z is known."""
-        if self.schema_.container != "image" or self.model_.partition is None:
+        """−log p of rows, of images beyond what a plain coder needs, if log Z is known exactly: an estimate, or none yet, says
+        nothing of how many nats the model needs."""
+        log_z = self.model_.partition
+        if self.schema_.container != "image" or log_z is None or log_z.kind != "exact":
             return -value
         return -value - plain_length(self.schema_, seen, self.model_.lattice_mass)
 

@@ -24,7 +24,7 @@ from abduce.data.units import Units
 from abduce.fit.budget import Clock
 from abduce.fit.forests import TREES, TRIED, Revisions, affordable_rows, fit_forests, lean, narrowed
 from abduce.fit.weights import PRIOR, MemberWeights, pool_weights, pooled_weights, square_weights
-from abduce.gaussians.em import one_thread, varying, workers
+from abduce.gaussians.em import awaited, one_thread, varying, workers
 from abduce.models.forests import Forests
 from abduce.models.model import Model
 from abduce.models.pool import Pool, log_evidences
@@ -164,7 +164,7 @@ def fit_pool(
             for i, family in enumerate(families):
                 start, only = (first[i] if go_on else None), (kept[i] if kept else None)
                 jobs.append(threads.submit(family.fit, mask, start, only))
-            return [job.result() for job in jobs]
+            return [awaited(job) for job in jobs]
 
         for turn, hiding in enumerate(hidings):
             if turn and late("more hidden cells"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
@@ -29,6 +29,16 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
         except BaseException:
             stop.set()
             raise
+
+
+def awaited(job: Future[T]) -> T:
+    """The result of a job, once there is one.
+
+    Ctrl-C ends the wait even where the system gave the signal to another thread, which wakes no thread that waits for long.
+    """
+    while not wait([job], timeout=0.2).done:
+        pass
+    return job.result()
 
 
 def heed() -> None:
