@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test
 
 # The tests that need Ray and Dask, which it installs: processes and actors that die, partitions. Two minutes.
 test-scale: $(VENV)/.installed-test $(VENV)/.installed-scale
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cli/test_engines.py tests/estimators/test_dask.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cli/test_engines.py tests/estimators/test_dask.py -k "ray or cluster or dask"
 
 # Style, types, and which room may import which. 40 seconds, nearly all of it pyright's.
 lint: $(VENV)/.installed-lint
