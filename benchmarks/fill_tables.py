@@ -302,7 +302,7 @@ def show(
             *(
                 spread(r.get("rmse", np.nan) for r in found[n, m])
                 if np.isfinite(grid.loc[n, m])
-                else "ran too long"
+                else ("ran too long" if found[n, m] else "not run")
                 for m in methods
             ),
         ]
