@@ -128,7 +128,7 @@ class ShardedRun:
         counted, done = 0, self.source.rows - sum(s.rows for _, s in self.missing)
         blocks = _blocks(self.missing, engine[1])
         if engine[0] == "plain":
-            writer.told = lambda rows: show(title, done + rows, self.source.rows)
+            writer.told = lambda row: show(title, row, self.source.rows)
         for block, count in run_blocks(writer, blocks, *engine):
             counted += count
             done += sum(self.source.shards[k].rows for k in block.files)
@@ -172,7 +172,8 @@ class ShardedRun:
 
 
 class Writer(abc.ABC):
-    """What answers files and writes them to their ``targets``; it can be pickled, and then is silent."""
+    """What answers files and writes them to their ``targets``; ``told`` the row that it has come to.  It can be pickled, and
+    then is silent."""
 
     def __init__(self, source: Shards):
         self.source = source
@@ -181,7 +182,7 @@ class Writer(abc.ABC):
 
     def __call__(self, files: Sequence[int]) -> int:
         """Write files by their number, one after the other; what was counted."""
-        counted = rows = 0
+        counted = 0
         for k in files:
             shard = self.source.shards[k]
             try:
@@ -190,8 +191,7 @@ class Writer(abc.ABC):
                 if shard.path in str(error):
                     raise
                 raise type(error)(f"{shard.path}: {error}") from error
-            rows += shard.rows
-            self.told(rows)
+            self.told(shard.start + shard.rows)
         return counted
 
     @abc.abstractmethod
@@ -212,8 +212,11 @@ class FillWriter(Writer):
             sum(n for start, n in filling.gaps.items() if s.start <= start < s.start + s.rows)
             for s in self.source.shards
         ]
-        filling.show = _silent
+        filling.show = self._come
         self.answers = GroupedAnswers(self.source, counts, filling.with_gaps, filling.fill)
+
+    def _come(self, title: str, row: int, rows: int) -> None:
+        self.told(row)
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
         before = self.filling.filled
@@ -230,13 +233,15 @@ class AskWriter(Writer):
         self.answers = GroupedAnswers(source, [s.rows for s in source.shards], _all_rows, ask)
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
-        count = 0
+        count, row = 0, shard.start
 
         def pieces() -> Iterator[pd.DataFrame]:
-            nonlocal count
+            nonlocal count, row
             for part in self.answers.of(k):
                 count += int(part[self.counted].to_numpy().sum()) if self.counted else 0
                 yield part
+                row += len(part)
+                self.told(row)
 
         streams.write(target, pieces(), swept=True)
         return count
