@@ -26,8 +26,8 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture
-def ask(monkeypatch, capsys):
-    """Run a command in this process, which spares the start: (status, standard output, standard error)."""
+def commanded(monkeypatch):
+    """Run a command in this process, which spares the start; its status."""
     from abduce import cli
 
     def run(*arguments):
@@ -35,7 +35,18 @@ def ask(monkeypatch, capsys):
         monkeypatch.setitem(cli.options, "debug", False)
         with pytest.raises(SystemExit) as end:
             cli.main()
+        return end.value.code
+
+    return run
+
+
+@pytest.fixture
+def ask(commanded, capsys):
+    """Run a command: (status, standard output, standard error)."""
+
+    def run(*arguments):
+        status = commanded(*arguments)
         captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
+        return status, captured.out, captured.err
 
     return run

@@ -8,23 +8,18 @@ import sys
 import pandas as pd
 import pytest
 
-from abduce import cli
-
 BOOK = "to be, or not to be: that is the question.\r\nwhether it is nobler to see or not to see.\r\n" * 30
 
 
 @pytest.fixture
-def ask(monkeypatch, capfdbinary):
-    """Run a command in this process: (status, standard output as bytes, standard error)."""
+def ask(commanded, capfdbinary):
+    """Run a command: (status, standard output as bytes, standard error)."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["abduce", *map(str, arguments)])
-        monkeypatch.setitem(cli.options, "debug", False)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
+        status = commanded(*arguments)
         sys.stdout.flush()
         captured = capfdbinary.readouterr()
-        return end.value.code, captured.out, captured.err.decode()
+        return status, captured.out, captured.err.decode()
 
     return run
 
