@@ -42,6 +42,8 @@ CHOOSING = 500, 1000  # rows that choose among alternatives
 SPREAD_ROWS = 1000, 1500  # rows that choose the spread
 LEAST_ROWS = 0.4  # share of such rows that are taken however many cells they hide
 DRAWS = 100  # behind the spread
+# a new value lies between the 5th and the 96th of 100 draws with chance 90 % (Hyndman & Fan 1996, their definition 6)
+ENDS = torch.tensor([p * (DRAWS + 1) - 1 for p in (0.05, 0.95)], dtype=torch.float64) / (DRAWS - 1)
 
 Members = dict[str, Model]  # by title
 
@@ -382,25 +384,27 @@ def _reports(
 
 
 def _spread(pool: Pool, values: np.ndarray, cells: Hiding, usual: np.ndarray, seed: int) -> list[float]:
-    """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells.
+    """What to scale each number's deviations by so that 90 % intervals hold 90 % of the hidden cells; 1 where values repeat.
 
     A pool is wider than its members where they disagree, and each member may be too narrow or too wide.  Numbers with few
     hidden cells lean on what all together need, and these on ``usual`` (D',), how much smaller errors are once revised.
     """
-    numbers = pool.units.cells
+    out, smooth = np.ones(len(usual)), ~np.array(pool.repeats, bool)
+    numbers = [j for j, s in zip(pool.units.cells, smooth, strict=True) if s]
     of_numbers = np.zeros_like(cells.hidden)
     of_numbers[:, numbers] = cells.hidden[:, numbers]
     which = Hiding(cells.kept, of_numbers).rows(*SPREAD_ROWS)
-    if not len(which):
-        return usual.tolist()
+    if not numbers or not len(which):
+        out[smooth] = usual[smooth]
+        return out.tolist()
     x, kept, hidden = (torch.from_numpy(a[which]) for a in (values, *cells))
     answer = pool.answer(Seen(x, kept))
     drawn = answer.draws(DRAWS, torch.Generator().manual_seed(seed), "cells")[..., numbers]
     centre = answer.mean()[:, numbers]
-    low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
+    low, high = torch.quantile(drawn, ENDS, dim=0)
     off = x[:, numbers] - centre
     needed = torch.maximum(off / (high - centre).clamp_min(1e-9), off / (low - centre).clamp_max(-1e-9))
-    needed = needed / torch.from_numpy(usual)
+    needed = needed / torch.from_numpy(usual[smooth])
     place = hidden[:, numbers]
 
     def drawn_toward(before: float, some: Tensor, prior: float) -> float:
@@ -412,4 +416,5 @@ def _spread(pool: Pool, values: np.ndarray, cells: Hiding, usual: np.ndarray, se
 
     every = drawn_toward(1.0, needed[place], 2 * SPREAD_PRIOR)
     own = [drawn_toward(every, needed[place[:, i], i], SPREAD_PRIOR) for i in range(len(numbers))]
-    return [float(u * s) for u, s in zip(usual, own, strict=True)]
+    out[smooth] = usual[smooth] * own
+    return out.tolist()

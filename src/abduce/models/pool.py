@@ -4,10 +4,11 @@
 
 Any model may be a member.  Weights w are those of numbers and of classes when cells are filled, v those of whole rows when
 they are scored: a fill and a score come from different weights, and the answer's kind, "pooled", says so.  Forests may revise
-what the members together say of a cell, given the rows that they completed (:class:`~abduce.models.forests.Forests`); draws
-move along with it.  Given what was
-seen, the posterior of the density would ask one member only, since in many cells one p_m is far above the others though all
-fill alike; an average has the mean squared error of the members less their spread about it.
+what the members together say of a cell, given the rows that they completed (:class:`~abduce.models.forests.Forests`).  Draws
+of one cell have the mean that a fill gives: some are taken more often, others less (:mod:`~abduce.models.tilting`).
+
+Given what was seen, the posterior of the density would ask one member only, since in many cells one p_m is far above the
+others though all fill alike; an average has the mean squared error of the members less their spread about it.
 
 Sources: Wolpert 1992, Breiman 1996 (stacking); Stone 1961 (the linear opinion pool); Krogh & Vedelsby 1995 (the ambiguity
 decomposition).
@@ -30,15 +31,18 @@ from abduce.data.units import Units
 from abduce.models.forests import Forests
 from abduce.models.model import Model, draw_classes
 from abduce.models.oddness import Oddness
+from abduce.models.tilting import tilted
+
+FEWEST = 64  # draws that a cell's own distribution is made of, at least
 
 
 class Pool(Model):
     """``members`` of a ``schema``'s rows, with weights (M,) of ``numbers``, of ``classes`` and of ``rows``, equal by default.
 
     ``repeats`` (D',) marks numbers that often repeat a value: where one of these is blank, draws come from members that
-    repeat values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of drawn numbers from their
-    mean, so that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports`` say of
-    each member its name and how it did.  ``forests`` revise cells; ``odd`` tells odd rows.
+    repeat values as often as the data do, ``atoms`` (M,).  ``spread`` (D',) scales the deviations of the others' draws from
+    their mean, so that intervals hold what they should.  ``codes`` are the members whose latents the pool gives.  ``reports``
+    say of each member its name and how it did.  ``forests`` revise cells; ``odd`` tells odd rows.
     """
 
     numbers: Tensor
@@ -251,11 +255,12 @@ class _Pooled(Answer):
             return self._in_turn(n, generator)
         if what == "rows":
             return self._joint(n, generator)
-        out = self._numbers(self.pool.allot(n, generator), generator, every=True)
-        if what == "cells":
-            for j in self.pool.layout.classes:
-                drawn = torch.multinomial(self.chances(j), n, replacement=True, generator=generator)
-                out[..., j] = torch.where(self.seen.mask[:, j], self.seen.y[:, j], drawn.mT.double())
+        if what == "numbers":
+            return self._numbers(self.pool.allot(n, generator), generator)
+        out = self._rows(self._cells(n, generator))
+        for j in self.pool.layout.classes:
+            drawn = torch.multinomial(self.chances(j), n, replacement=True, generator=generator)
+            out[..., j] = torch.where(self.seen.mask[:, j], self.seen.y[:, j], drawn.mT.double())
         return out
 
     def _joint(self, n: int, generator: Generator) -> Tensor:
@@ -272,17 +277,31 @@ class _Pooled(Answer):
             drawn = torch.cat([a._numbers(chosen[:, i : i + 1], generator) for i, a in enumerate(each)])
         return torch.where(observed, x, torch.where(mask, values, drawn))
 
-    def _numbers(self, chosen: Tensor, generator: Generator, every: bool = False) -> Tensor:
-        """Rows with numbers drawn by the chosen members (2, n), (n, rows, D); classes as they are.
+    def _numbers(self, chosen: Tensor, generator: Generator) -> Tensor:
+        """Rows with numbers drawn together by the chosen members (2, n), (n, rows, D); classes as they are.
 
-        Deviations are brought to their spread of ``every`` number, or of those that do not repeat, as the others must go on
-        repeating.
+        Deviations of numbers that do not repeat are brought to their spread; the others must go on repeating.
         """
+        data = self._drawn(chosen, generator)
+        if self.pool.spread is None and self.pool.forests is None:
+            return self._rows(data)
+        return self._rows(
+            torch.where(self._repeated, data, self.centre + self._spread * (data - self._together))
+        )
+
+    def _cells(self, n: int, generator: Generator) -> Tensor:
+        """Numbers drawn each from its own distribution, in data units (n, rows, D'): the mean is what a fill gives."""
+        data = self._drawn(self.pool.allot(max(n, FEWEST), generator), generator)
+        blank = ~self.seen.mask[:, self.pool.units.cells]
+        data[:, blank] = tilted(data[:, blank], self.centre[blank])
+        return torch.where(self._repeated, data, self.centre + self._spread * (data - self.centre))[:n]
+
+    def _drawn(self, chosen: Tensor, generator: Generator) -> Tensor:
+        """Numbers as the chosen members (2, n) draw them, in data units (n, rows, D')."""
         pool, units, seen = self.pool, self.pool.units, self.seen
-        repeated = torch.tensor(pool.repeats, dtype=torch.bool)
         cells = torch.tensor(units.cells, dtype=torch.long)
         data = torch.empty(chosen.shape[1], len(seen.y), len(cells), dtype=torch.float64)
-        which_rows = (~seen.mask[:, cells[repeated]]).any(1)
+        which_rows = (~seen.mask[:, cells[self._repeated]]).any(1)
         for kind, own in enumerate(chosen):
             rows = (which_rows == bool(kind)).nonzero().squeeze(1)
             some = seen.rows(rows)
@@ -290,13 +309,22 @@ class _Pooled(Answer):
                 draws = (own == m).nonzero().squeeze(1)
                 drawn = pool.parts[m].answer(some, self.effort).draws(len(draws), generator, "numbers")
                 data[draws.unsqueeze(1), rows] = units.to_data(drawn[..., cells].double())
-        if (pool.spread is not None or pool.forests is not None) and len(cells):
-            spread = torch.tensor(pool.spread or [1.0] * len(cells), dtype=torch.float64)
-            stretched = self.centre + spread * (data - self._together)
-            data = stretched if every else torch.where(repeated, data, stretched)
+        return data
+
+    def _rows(self, data: Tensor) -> Tensor:
+        """Rows with numbers in data units (n, rows, D') where they were blank, (n, rows, D); classes as they are."""
+        units, seen = self.pool.units, self.seen
         out = seen.y.expand(len(data), *seen.y.shape).clone()
-        out[..., cells] = units.to_model(data)
+        out[..., units.cells] = units.to_model(data)
         return torch.where(seen.mask, seen.y, out)
+
+    @property
+    def _repeated(self) -> Tensor:
+        return torch.tensor(self.pool.repeats, dtype=torch.bool)
+
+    @property
+    def _spread(self) -> Tensor:
+        return torch.tensor(self.pool.spread or [1.0] * len(self.pool.repeats), dtype=torch.float64)
 
     def _in_turn(self, n: int, generator: Generator) -> Tensor:
         """Draws of the members in turn, each as often as it weighs: of numbers evenly, of classes by chance."""
