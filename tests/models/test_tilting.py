@@ -1,5 +1,7 @@
 """Draws tilted to another mean: their values, their weights against a root finder, means out of reach."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.optimize import brentq
@@ -14,13 +16,13 @@ def test_values_are_those_that_were_drawn_and_the_mean_is_the_one_asked_for():
     out = tilted(draws, mean)
     for j in range(5):
         assert set(out[:, j].tolist()) <= set(draws[:, j].tolist())
-    torch.testing.assert_close(out.mean(0), mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(out.mean(0), mean, atol=0.05, rtol=0)
 
 
 def test_shares_of_values_are_exponential_weights_with_that_mean():
     x = np.repeat([0.0, 1.0, 5.0], [600, 300, 100])
     target = 1.6
-    lam = brentq(lambda s: np.average(x, weights=np.exp(s * x)) - target, -3, 3)
+    lam: Any = brentq(lambda s: np.average(x, weights=np.exp(s * x)) - target, -3, 3)
     weights = np.exp(lam * x) / np.exp(lam * x).sum()
     out = tilted(torch.from_numpy(x[:, None]), torch.tensor([target]).double()).numpy().ravel()
     for value in (0, 1, 5):
@@ -35,15 +37,21 @@ def test_of_a_poisson_it_is_the_poisson_of_that_mean():
     assert abs(float((out == 0).double().mean()) - np.exp(-2.5)) < 0.005
 
 
-def test_draws_keep_their_order_and_a_mean_beyond_them_is_brought_inside():
+def test_a_mean_beyond_the_draws_is_brought_inside():
     draws = torch.randn(500, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     out = tilted(draws, torch.tensor([-100.0, 0.2, 100.0]).double())
-    for j in range(3):
-        assert (out[draws[:, j].argsort(), j].diff() >= 0).all()
     assert (out.min(0).values >= draws.min(0).values).all()
     assert (out.max(0).values <= draws.max(0).values).all()
     assert out[:, 0].mean() < -1.5
     assert out[:, 2].mean() > 1.5
+
+
+def test_cells_do_not_depend_on_those_beside_them():
+    g = torch.Generator().manual_seed(4)
+    draws, mean = torch.randn(1000, 700, generator=g).double(), 0.5 * torch.randn(700, generator=g).double()
+    together = tilted(draws, mean)
+    torch.testing.assert_close(together.mean(0), mean, atol=0.08, rtol=0)
+    assert torch.equal(tilted(draws[:, 300:301], mean[300:301]), together[:, 300:301])
 
 
 def test_draws_that_are_all_alike_or_one_stay_as_they_are():

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -216,6 +217,7 @@ def choose_evenly(shares: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return chosen.clamp_max(shares.shape[1] - 1), spread_quantiles(count).to(shares)
 
 
+@lru_cache(16)
 def spread_quantiles(count: int) -> Tensor:
     """Standard normal quantiles at (i + ½) / count, in an order that a run of any length covers evenly."""
     order = torch.arange(count)
