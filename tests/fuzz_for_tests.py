@@ -80,7 +80,11 @@ def _written(name: str, data: Any) -> bytes:
 
 def _same(one: Any, other: Any, how: str) -> None:
     if isinstance(one, pd.DataFrame):
-        alike = one.astype(object).where(one.notna(), None).equals(other.astype(object).where(other.notna(), None))
+        alike = (
+            one.astype(object)
+            .where(one.notna(), None)
+            .equals(other.astype(object).where(other.notna(), None))
+        )
         alike = alike and list(one.columns) == list(other.columns)
     else:
         alike = one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
@@ -93,7 +97,9 @@ def _table(suffix: str) -> Target:
         frames = [_frame(), pd.DataFrame({"x": [1.5], "y": ["z"]})]
         if suffix in (".parquet", ".arrow"):
             days = pd.Timestamp("2020-01-01") + pd.to_timedelta(range(3), unit="D")
-            frames.append(pd.DataFrame({"day": days, "class": pd.Categorical(["p", "q", "p"]), "k": [1, 2, 3]}))
+            frames.append(
+                pd.DataFrame({"day": days, "class": pd.Categorical(["p", "q", "p"]), "k": [1, 2, 3]})
+            )
         more = [b"a;b\r\n1,5;x\r\n2,5;\r\n", b"a\n1\n\n2\n"] if suffix == ".csv" else []
         return [*(_written(f"a{suffix}", frame) for frame in frames), *more]
 
@@ -111,7 +117,11 @@ def _table(suffix: str) -> Target:
 
 def _arrays() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [rng.normal(size=(4, 3)), rng.integers(0, 9, (3, 2, 2)).astype(np.uint8), np.arange(6)[:, None] > 2]
+    return [
+        rng.normal(size=(4, 3)),
+        rng.integers(0, 9, (3, 2, 2)).astype(np.uint8),
+        np.arange(6)[:, None] > 2,
+    ]
 
 
 def _array(suffix: str) -> Target:
@@ -128,8 +138,18 @@ def _array(suffix: str) -> Target:
 def _images() -> Target:
     def seeds() -> list[bytes]:
         rng, found = np.random.default_rng(0), []
-        grey, colour = rng.integers(0, 256, (5, 4)).astype(np.uint8), rng.integers(0, 256, (5, 4, 3)).astype(np.uint8)
-        for form, pixels in (("PNG", grey), ("PNG", colour), ("BMP", colour), ("TIFF", grey), ("JPEG", colour), ("GIF", grey)):
+        grey, colour = (
+            rng.integers(0, 256, (5, 4)).astype(np.uint8),
+            rng.integers(0, 256, (5, 4, 3)).astype(np.uint8),
+        )
+        for form, pixels in (
+            ("PNG", grey),
+            ("PNG", colour),
+            ("BMP", colour),
+            ("TIFF", grey),
+            ("JPEG", colour),
+            ("GIF", grey),
+        ):
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, form)
             found.append(file.getvalue())
@@ -142,7 +162,11 @@ def _images() -> Target:
         (folder / "in" / "a.png").write_bytes(data)
         pixels: Any = readers.read(folder / "in")
         if pixels.dtype in (np.uint8, np.uint16) and pixels.size:
-            _same(pixels, readers.read(readers.write(folder / "back", pixels)), "written and read again it differs")
+            _same(
+                pixels,
+                readers.read(readers.write(folder / "back", pixels)),
+                "written and read again it differs",
+            )
 
     return Target(seeds, check)
 
@@ -229,7 +253,12 @@ def _packers() -> list[tuple[Any, Any, bytes]]:
     for model, X in (
         (abduce.GaussianMixture(components=1, random_state=0).fit(numbers), numbers[:6]),
         (abduce.GaussianMixture(components=1, random_state=0).fit(whole), whole),
-        (abduce.VAE(latent_dim=2, hidden=[4], max_epochs=1, samples=5, random_state=0).fit(folders._frame()), table),
+        (
+            abduce.VAE(latent_dim=2, hidden=[4], max_epochs=1, samples=5, random_state=0).fit(
+                folders._frame()
+            ),
+            table,
+        ),
     ):
         found.append((model, X, model.compress(X)))
     return found
@@ -341,14 +370,18 @@ def put(name: str, data: bytes) -> bool:
 def _kept(name: str, data: bytes) -> None:
     """Put bytes to a target, and keep those of a defect, one of each kind; where the process ends, those that were last."""
     (OUT / name / "last").write_bytes(data)
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # nothing else stops what hangs outside of Python
+    faulthandler.dump_traceback_later(
+        3 * SECONDS, exit=True
+    )  # nothing else stops what hangs outside of Python
     try:
         put(name, data)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         frames = traceback.extract_tb(error.__traceback__)
-        kind = hashlib.sha256(f"{type(error)}{frames[-1].filename}{frames[-1].lineno}".encode()).hexdigest()[:8]
+        kind = hashlib.sha256(f"{type(error)}{frames[-1].filename}{frames[-1].lineno}".encode()).hexdigest()[
+            :8
+        ]
         if not (OUT / name / kind).exists():
             (OUT / name / kind).write_bytes(data)
             (OUT / name / f"{kind}.txt").write_text("".join(traceback.format_exception(error))[-4000:])
@@ -374,7 +407,15 @@ def _many(name: str, runs: int) -> None:
         for k, seed in enumerate(seeds):
             (Path(corpus) / str(k)).write_bytes(seed)
         _follow(atheris)
-        limits = [f"-runs={runs}", "-seed=1", "-timeout=0", "-handle_alrm=0", "-rss_limit_mb=6000", "-max_len=20000", "-verbosity=0"]
+        limits = [
+            f"-runs={runs}",
+            "-seed=1",
+            "-timeout=0",
+            "-handle_alrm=0",
+            "-rss_limit_mb=6000",
+            "-max_len=20000",
+            "-verbosity=0",
+        ]
         atheris.Setup(
             [sys.argv[0], *limits, f"-artifact_prefix={OUT / name}/", corpus],
             lambda data: _kept(name, data),
@@ -386,7 +427,9 @@ def _many(name: str, runs: int) -> None:
 def _follow(atheris: Any) -> None:
     """Have the paths through the readers of this library followed."""
     for name, module in list(sys.modules.items()):
-        if not name.startswith(("abduce.data.", "abduce.compress.", "abduce.fit.checkpoint", "abduce.estimators.folder")):
+        if not name.startswith(
+            ("abduce.data.", "abduce.compress.", "abduce.fit.checkpoint", "abduce.estimators.folder")
+        ):
             continue
         own = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
         methods = [value for kind in own if isinstance(kind, type) for value in vars(kind).values()]
@@ -413,7 +456,10 @@ def main() -> int:
         end = subprocess.run([sys.executable, "-X", "faulthandler", __file__, "--one", name], check=False)
         found = sorted(path.name for path in place.glob("*") if path.suffix != ".txt")
         wrong += bool(found or end.returncode)
-        print(f"{name}: {runs} inputs, status {end.returncode}, defects in {place}: {', '.join(found) or 'none'}", flush=True)
+        print(
+            f"{name}: {runs} inputs, status {end.returncode}, defects in {place}: {', '.join(found) or 'none'}",
+            flush=True,
+        )
     return wrong
 
 

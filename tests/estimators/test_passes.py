@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from abduce import PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers
+from abduce import PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers, load
 from abduce.data import shards, streams
 from abduce.data.seen import Seen
 from abduce.fit import classical
@@ -159,3 +160,25 @@ def test_a_row_that_does_not_go_with_the_others_is_named_with_its_file(tmp_path)
     assert 250 not in np.sort(np.random.default_rng(0).choice(N, SAMPLE, replace=False))
     with pytest.raises(ValueError, match=r"'b'.*rows counted from row 50 of .*part-002\.parquet"):
         MAKERS["mixture"]().fit(data)
+
+
+@pytest.mark.parametrize("form", ["folder", "csv"])
+def test_the_command_line_passes_over_all_rows(form, ask, tmp_path):
+    frame = table(True).round(3)
+    data = tmp_path / "one.csv"
+    frame.to_csv(data, index=False)
+    if form == "folder":
+        (tmp_path / "data").mkdir()
+        for k, (a, b) in enumerate([(0, 120), (120, N)]):
+            frame.iloc[a:b].to_csv(tmp_path / "data" / f"{k}.csv", index=False)
+        data = tmp_path / "data"
+    how = "--model", "gaussian-mixture", "--set", "components=2", "--json"
+    status, out, error = ask("fit", data, "-o", tmp_path / "all", *how)
+    assert status == 0, error
+    assert json.loads(out)["rows"] == N
+    assert "uniform sample" not in error
+    status, out, error = ask("fit", data, "-o", tmp_path / "some", *how, "--rows", SAMPLE)
+    assert json.loads(out)["rows"] == SAMPLE
+    assert f"uniform sample of {SAMPLE} of {N} rows" in error
+    same(load(tmp_path / "all"), MAKERS["mixture"]().fit(data), rtol=0, atol=0)
+    assert load(tmp_path / "all").score(frame) > load(tmp_path / "some").score(frame)

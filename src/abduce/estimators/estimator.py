@@ -130,7 +130,9 @@ class Estimator(
         rows = Rows(torch.from_numpy(values), torch.from_numpy(observed), schema, seed)
         draws = None if redraw is None else self._redraws(redraw, rows.x.shape)
         parts = None if source is None else partial(_parts, schema, source)
-        self.model_, judged = self._fit(rows, RunOptions(Path(checkpoint) if checkpoint else None, draws, parts))
+        self.model_, judged = self._fit(
+            rows, RunOptions(Path(checkpoint) if checkpoint else None, draws, parts)
+        )
         self.n_iter_ = max(1, len(self.history_))
         self._set_offset(judged)
 

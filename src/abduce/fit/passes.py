@@ -35,7 +35,11 @@ MOST, TOLERANCE = 100, 1e-4
 
 
 def gaussian_mixture(
-    start: GaussianMixtureEnergy, parts: Parts, sample: Seen, covariance_type: CovarianceType, reg_covar: float
+    start: GaussianMixtureEnergy,
+    parts: Parts,
+    sample: Seen,
+    covariance_type: CovarianceType,
+    reg_covar: float,
 ) -> GaussianMixtureEnergy:
     """Go on from a mixture fitted to a ``sample`` by steps of EM over all rows."""
     law, some = start.distribution(), varying(sample.y, sample.mask)
