@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from fuzz_for_tests import TARGETS, mutated, put
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 EXAMPLES = {"models": 25, "packed": 25}
+
+
+def test_a_length_beyond_all_memory_is_an_error():
+    """Of a chunk of a PNG, which Pillow reads with its length alone."""
+    png = TARGETS["images"].seeds()[0]
+    place = png.index(b"IDAT") - 4
+    damaged = png[:place] + struct.pack(">I", 2**31 - 1) + png[place + 4 :]
+    assert not put("images", damaged)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,6 +75,8 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     if method.lower() == "series":
         times.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
+    from abduce.data.files import discard
+
     given |= {"kinds": parse_kinds(kind), "budget": budget}
     X = passed_over(data, method, rows, coded(given["kinds"]))
     if X is None:
@@ -101,7 +102,7 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     if model.interrupted_:
         remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
     else:
-        shutil.rmtree(state, ignore_errors=True)
+        discard(state)
         trained = f" in {facts['epochs']} epochs" if "epochs" in facts else ""
         remark(f"fitted {used} rows{trained}; the model is in {output}", quiet)
         left_out(model.schema_, quiet)

@@ -91,6 +91,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard(path: Path) -> None:
+    """Remove a file or folder that is written again one day: at any moment it is there whole, or not at all."""
+    if path.exists():
+        aside = beside(path)
+        os.replace(path, aside)
+        remove(aside)
+
+
 def sweep(folder: Path, name: str | None = None, endings: tuple[str, ...] = (".part",)) -> None:
     """Remove what writers to ``name`` in a folder, or to any name, have left that were killed."""
     if fcntl is None or not folder.is_dir():
