@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
-.PHONY: demo test test-scale test-kill lint hooks bench docs docs-quick clean
+.PHONY: demo test test-scale test-kill fuzz lint hooks bench docs docs-quick clean
 .DEFAULT_GOAL := demo
 
 # The demonstration: a report in out/demo/report.html. Three minutes.
@@ -26,6 +26,10 @@ test-scale: $(VENV)/.installed-test $(VENV)/.installed-scale
 # A hundred kills of each command that writes, at seeded moments, where `make test` has ten. Ten minutes.
 test-kill: $(VENV)/.installed-test
 	ABDUCE_KILLS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/cli/test_kills.py
+
+# Ten thousand damaged files for each reader, model folders and what compress wrote; defects in out/fuzz/. An hour or two.
+fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz_many.py
 
 # Style, types, and which room may import which. 40 seconds, nearly all of it pyright's.
 lint: $(VENV)/.installed-lint

@@ -75,7 +75,9 @@ def _commanded(command: Sequence[str], folder: str, moment: Moment, began: Any, 
 
     def heard(event: str, arguments: tuple) -> None:
         # of what is removed in a folder, and of names that are exchanged, the folder is not told
-        if event in ("ctypes.dlsym", "os.remove", "os.rmdir") or any(isinstance(a, str | Path) and folder in str(a) for a in arguments):
+        if event in ("ctypes.dlsym", "os.remove", "os.rmdir") or any(
+            isinstance(a, str | Path) and folder in str(a) for a in arguments
+        ):
             told.value += 1
             if told.value == moment.event:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 
@@ -52,7 +53,7 @@ def small(monkeypatch):
 def put(folder, frame, cuts):
     folder.mkdir(parents=True)
     ends = [0, *sorted(set(cuts) - {0, len(frame)}), len(frame)]
-    for k, (a, b) in enumerate(zip(ends, ends[1:], strict=False)):
+    for k, (a, b) in enumerate(itertools.pairwise(ends)):
         frame.iloc[a:b].to_parquet(folder / f"part-{k:03d}.parquet")
     return folder
 

@@ -44,8 +44,8 @@ RESUME = typer.Option(
 )
 ROWS = typer.Option(
     metavar="N|all",
-    help="Fit to at most N rows, drawn uniformly; by default to a sample of a table that is large, and where the method sums over "
-    "rows (gaussian-mixture, pca, k-means) to all.",
+    help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large, and of any where the "
+    "method passes over them (gaussian-mixture, pca, k-means).",
 )
 BUDGET = typer.Option(
     "--budget",

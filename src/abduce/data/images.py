@@ -60,7 +60,9 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
                 )
         except Clear:
             raise
-        except Exception as error:  # Pillow's are of a dozen types, MemoryError for a length that is damaged among them
+        except (
+            Exception
+        ) as error:  # Pillow's are of a dozen types, MemoryError for a length that is damaged among them
             reason = str(error) or type(error).__name__
             raise ValueError(f"{folder / name} cannot be read as an image: {reason}") from error
     sizes = [_size(array) for array in arrays]

@@ -244,8 +244,10 @@ class Shards:
                 yield Chunk(shard.start + start, frame, raw)
 
     def groups(self) -> Iterator[tuple[int, pd.DataFrame]]:
-        """All rows, as many at a time whatever the cut into files, so that sums over them are the same to the bit; the number of
-        rows before each."""
+        """All rows, as many at a time whatever the cut into files, so that sums over them are the same to the bit.
+
+        With each the number of rows before it.
+        """
         most = self.chunk_rows()
         held: list[pd.DataFrame] = []
         start = 0

@@ -172,13 +172,11 @@ class GaussianMixture(Arguments, FittedEnergy):
         self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
     ) -> Energy:
         k = check_components("components", self.components, len(x))
-        how: Any = self.covariance_type, self.reg_covar
-        fitted = fitters.gaussian_mixture(x, observed, k, *how, seed, whole=x)
-        return (
-            fitted
-            if run.parts is None
-            else passes.gaussian_mixture(fitted, run.parts, Seen(x, observed), *how)
-        )
+        kind: Any = self.covariance_type
+        fitted = fitters.gaussian_mixture(x, observed, k, kind, self.reg_covar, seed, whole=x)
+        if run.parts is None:
+            return fitted
+        return passes.gaussian_mixture(fitted, run.parts, Seen(x, observed), kind, self.reg_covar)
 
 
 @preset

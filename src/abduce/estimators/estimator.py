@@ -348,7 +348,7 @@ class Estimator(
 
 
 def _parts(schema: Schema, source: Shards) -> Iterator[Seen]:
-    """All rows of files in model space, a part at a time; ValueError naming the file of one that does not go with the others."""
+    """All rows of files in model space, a part at a time; ValueError naming the file of one that does not fit."""
     for start, frame in source.groups():
         try:
             y, mask = schema.encode(native(frame))

@@ -2,10 +2,11 @@
 
 Each pass sums what the next parameters follow from, and no row is kept:
 
-    mixture of Gaussians     one step of EM over all rows          MixtureSums
-    principal components     the same of one Gaussian, whose covariance then has q directions and a σ²: EM for probabilistic PCA
-                             with the blanks alone as what is hidden; of rows without blanks one pass is exact
-    k-means                  one round of Lloyd's algorithm        CentreSums
+    mixture of Gaussians     one step of EM over all rows                         MixtureSums
+    principal components     the same of one Gaussian, of whose covariance
+                             q directions and a σ² are kept: EM for PPCA where
+                             the blanks alone are hidden, exact without blanks    MixtureSums
+    k-means                  one round of Lloyd's algorithm                       CentreSums
 
 Passes end where one raised the mean log p by less than ``TOLERANCE`` nats a row (of k-means: lowered the mean energy by less).
 Cells that do not vary in the sample are left as the sample has them.
