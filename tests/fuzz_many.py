@@ -69,9 +69,8 @@ def _many(name: str, runs: int) -> None:
             f"-runs={runs}",
             "-seed=1",
             "-timeout=0",
-            "-handle_alrm=0",
             "-rss_limit_mb=6000",
-            "-max_len=20000",
+            f"-max_len={2 * max(map(len, seeds))}",
             "-verbosity=0",
         ]
         atheris.Setup(

@@ -16,7 +16,7 @@ def test_a_length_beyond_all_memory_is_an_error():
     """Of a chunk of a PNG, which Pillow reads with its length alone."""
     png = TARGETS["images"].seeds()[0]
     place = png.index(b"IDAT") - 4
-    damaged = png[:place] + struct.pack(">I", 2**31 - 1) + png[place + 4 :]
+    damaged = png[:place] + struct.pack(">I", 2**32 - 1) + png[place + 4 :]
     assert not put("images", damaged)
 
 
