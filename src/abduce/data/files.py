@@ -92,11 +92,15 @@ def remove(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder that is written again one day: at any moment it is there whole, or not at all."""
+    """Remove a file or folder that is written again one day, which is there whole or not at all at any moment.
+
+    What killed writers to the same path have left is removed too.
+    """
     if path.exists():
         aside = beside(path)
         os.replace(path, aside)
         remove(aside)
+    sweep(path.absolute().parent, path.name)
 
 
 def sweep(folder: Path, name: str | None = None, endings: tuple[str, ...] = (".part",)) -> None:
