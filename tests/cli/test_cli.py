@@ -449,7 +449,7 @@ class TestLargeTables:
         run = ("fit", large[0] / "large.parquet", "-o", tmp_path / "m", "--json", "--model")
         _, out, remarks = ask(*run, "pca")  # which passes over all
         assert json.loads(out)["rows_sampled"] == 20_000
-        assert "sample" not in remarks
+        assert "uniform sample" not in remarks
         run = (*run, "mixture-of-factor-analyzers", "--set", "components=1")
         _, out, remarks = ask(*run)
         assert json.loads(out)["rows_sampled"] == 1500
