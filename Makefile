@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
-.PHONY: demo test test-scale lint hooks bench docs docs-quick clean
+.PHONY: demo test test-scale test-kill fuzz lint hooks bench docs docs-quick clean
 .DEFAULT_GOAL := demo
 
 # The demonstration: a report in out/demo/report.html. Three minutes.
@@ -22,6 +22,14 @@ test: $(VENV)/.installed-test
 # The tests that need Ray and Dask, which it installs: processes and actors that die, partitions. Two minutes.
 test-scale: $(VENV)/.installed-test $(VENV)/.installed-scale
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cli/test_engines.py tests/estimators/test_dask.py -k "ray or cluster or dask"
+
+# A hundred kills of each command that writes, at seeded moments, where `make test` has ten. Ten minutes.
+test-kill: $(VENV)/.installed-test
+	ABDUCE_KILLS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/cli/test_kills.py
+
+# Ten thousand damaged files for each reader, model folders and what compress wrote; defects in out/fuzz/. An hour or two.
+fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz_many.py
 
 # Style, types, and which room may import which. 40 seconds, nearly all of it pyright's.
 lint: $(VENV)/.installed-lint

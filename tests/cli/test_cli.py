@@ -446,7 +446,11 @@ class TestLargeTables:
     def test_fit_samples_a_large_table_by_itself(self, large, ask, tmp_path, monkeypatch):
         monkeypatch.setattr("abduce.data.shards.MOST_CELLS", 4 * 1500)
         monkeypatch.setattr("abduce.data.shards.LEAST_ROWS", 100)
-        run = ("fit", large[0] / "large.parquet", "-o", tmp_path / "m", "--model", "pca", "--json")
+        run = ("fit", large[0] / "large.parquet", "-o", tmp_path / "m", "--json", "--model")
+        _, out, remarks = ask(*run, "pca")  # which passes over all
+        assert json.loads(out)["rows_sampled"] == 20_000
+        assert "uniform sample" not in remarks
+        run = (*run, "mixture-of-factor-analyzers", "--set", "components=1")
         _, out, remarks = ask(*run)
         assert json.loads(out)["rows_sampled"] == 1500
         assert "sample of 1500 of 20000 rows; --rows all takes every row" in " ".join(remarks.split())

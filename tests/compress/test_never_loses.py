@@ -382,6 +382,17 @@ def test_what_claims_too_much_is_refused_before_memory_is_taken():
             task.decompress(law, schema, data[:5] + varint(len(body)) + bytes(body), NAME)
 
 
+def test_shares_of_blanks_that_do_not_unpack_are_refused():
+    data = Packed(NAME, 1, rates=bytes([1, 2, 3])).to_bytes()
+    body = bytearray(data[6:])
+    place = body.index(zlib.compress(bytes([1, 2, 3]), 9))
+    body[place] = 0
+    body[:4] = zlib.crc32(bytes(body[4:])).to_bytes(4, "little")
+    assert Packed.from_bytes(data, NAME, 3).rates == bytes([1, 2, 3])
+    with pytest.raises(CompressedDataError, match="does not decode"):
+        Packed.from_bytes(data[:6] + bytes(body), NAME, 3)
+
+
 def test_rows_of_nothing_new_are_counted_by_the_byte():
     X = np.full((2_000_000, 1), 3, np.uint8)
     schema = Schema.infer(np.full((9, 1), 3, np.uint8), "real")

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from PIL import Image
 from abduce.data import examples
 from abduce.data.images import image_names
 from abduce.data.readers import read, write
+from abduce.data.streams import TableFile
 
 rng = np.random.default_rng(0)
 
@@ -190,6 +192,22 @@ def test_unreadable_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("places", [[0, 2, 10**8], [0, 2, -1], [0, 4, 2], [-(10**8), 0, 4]])
+@pytest.mark.parametrize("suffix", [".feather", ".arrow"])
+def test_text_that_lies_beyond_an_arrow_file(tmp_path, suffix, places):
+    """Arrow reads by address: what is not looked through first ends the process."""
+    path = write(tmp_path / f"a{suffix}", pd.DataFrame({"text": ["ab", "cd"]}))
+    wide = np.int64 if TableFile(path).schema.field("text").type == pa.large_string() else np.int32
+    right, wrong = (np.array(p, wide).tobytes() for p in ([0, 2, 4], places))
+    content = path.read_bytes()
+    assert content.count(right) == 1
+    path.write_bytes(content.replace(right, wrong))
+    with pytest.raises(ValueError, match=f"a{suffix} cannot be read as {suffix}"):
+        read(path)
+    with pytest.raises(ValueError, match=f"a{suffix} cannot be read as {suffix}"):
+        list(TableFile(path).chunks())
 
 
 def test_missing_and_empty_places(tmp_path):

@@ -249,5 +249,5 @@ def test_estimators_take_folders_names_and_data_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "LEAST_ROWS", 80)
     numbers = cut(tmp_path / "numbers", ".csv", CUTS[2], frame()[["n", "k"]])
     with pytest.warns(UserWarning, match="uniform sample of 150 of 300 rows"):
-        model = abduce.PCA(random_state=3).fit(numbers)
-    assert model.edge_ == abduce.PCA(random_state=3).fit(Shards(numbers).sample(150, 3)).edge_
+        model = abduce.ICA(random_state=3).fit(numbers)
+    assert model.edge_ == abduce.ICA(random_state=3).fit(Shards(numbers).sample(150, 3)).edge_

@@ -131,6 +131,13 @@ def test_the_error_names_the_tensor(kept, change, message, tmp_path):
         opened(tmp_path / "m", body, weights | ({} if other is None else {"energy.mean": other}))
 
 
+@pytest.mark.parametrize("part", ["model", "linear"])
+def test_a_world_whose_steps_overflow_is_found_by_asking(kept, tmp_path, part):
+    body, tensors, _ = kept("WorldModel")
+    with pytest.raises(ModelFolderError, match="asked about a row, the model gives"):
+        opened(tmp_path / "m", body, tensors | {f"{part}.a": 1e100 * tensors[f"{part}.a"]})
+
+
 def test_a_covariance_that_is_none_is_found_by_asking(kept, tmp_path):
     body, tensors, _ = kept("PCA")
     with pytest.raises(ModelFolderError, match="asked about a row, the model gives"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +44,8 @@ RESUME = typer.Option(
 )
 ROWS = typer.Option(
     metavar="N|all",
-    help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large.",
+    help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large, and of any where the "
+    "method passes over them (gaussian-mixture, pca, k-means).",
 )
 BUDGET = typer.Option(
     "--budget",
@@ -75,8 +75,15 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     if method.lower() == "series":
         times.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
+    from abduce.data.files import discard
+
     given |= {"kinds": parse_kinds(kind), "budget": budget}
-    X, there = read_sample(data, rows, seed, quiet, coded(given["kinds"]))
+    X = passed_over(data, method, rows, coded(given["kinds"]))
+    if X is None:
+        X, there = read_sample(data, rows, seed, quiet, coded(given["kinds"]))
+        used = len(X)
+    else:
+        used = there = X.rows
     arguments = {name: value for name, value in given.items() if value is not None}
     if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds", "budget"}):
         method = "vae"  # of images, or where one of its options is given; Auto else
@@ -90,14 +97,14 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
         if normalized and unknown:
             model.normalize(show=lambda share: show("log Z", share))
     model.save(output)
-    facts = {"model": str(output), "rows": len(X), "rows_read": there, "rows_sampled": len(X)}
+    facts = {"model": str(output), "rows": used, "rows_read": there, "rows_sampled": used}
     facts |= model_facts(model)
     if model.interrupted_:
         remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
     else:
-        shutil.rmtree(state, ignore_errors=True)
+        discard(state)
         trained = f" in {facts['epochs']} epochs" if "epochs" in facts else ""
-        remark(f"fitted {len(X)} rows{trained}; the model is in {output}", quiet)
+        remark(f"fitted {used} rows{trained}; the model is in {output}", quiet)
         left_out(model.schema_, quiet)
         if "members" in facts:
             remark("members and their weights: " + weights_line(facts["members"]), quiet)
@@ -112,6 +119,20 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
 def coded(kinds: dict[str | int, str] | None) -> list[str]:
     """Columns that are said to hold classes, which are text whatever a single file holds."""
     return [str(c) for c, kind in (kinds or {}).items() if kind in ("categorical", "ordinal", "binary")]
+
+
+def passed_over(data: Path, method: str, rows: str, texts: Iterable[str]) -> Any:
+    """The files of a table with more rows than a fit takes at once, if the method passes over all; else None."""
+    from abduce.data import shards, streams
+    from abduce.estimators.methods import find
+
+    if rows not in ("auto", "all") or method.lower() == "auto" or not find(method).passes:
+        return None
+    whole = streams.is_table(data) and data.is_file() and not reading.given["member"]
+    if not (whole or shards.is_many(data)):
+        return None
+    source = shards.Shards(data, reading.given["na"], texts)
+    return source if source.rows > shards.most_rows(len(source.columns)) else None
 
 
 def read_sample(data: Path, rows: str, seed: int, quiet: bool, texts: Iterable[str] = ()) -> tuple[Any, int]:

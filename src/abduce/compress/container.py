@@ -164,7 +164,10 @@ class Packed:
             return cls(fingerprint, rows, extras=reader.rest(), plain=True)
         out = cls(fingerprint, rows, struct.unpack("<I", reader.take(4))[0])
         if flags & BLANKS_BY_COLUMN:
-            out.rates = zlib.decompressobj().decompress(reader.block(), n_cells + 1)
+            try:
+                out.rates = zlib.decompressobj().decompress(reader.block(), n_cells + 1)
+            except zlib.error as error:
+                raise CompressedDataError(f"data does not decode: {error}") from None
         elif flags & BLANKS:
             out.rates = reader.take(1)
         if len(out.rates) not in (0, 1, n_cells):

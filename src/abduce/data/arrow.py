@@ -55,7 +55,7 @@ def opened_arrow(path: Path, suffix: str, buffer: int = 0) -> Iterator[ArrowRows
             yield ArrowRows(
                 file.schema_arrow,
                 file.metadata.num_rows,
-                lambda rows: file.iter_batches(batch_size=rows, use_threads=False),
+                lambda rows: map(_checked, file.iter_batches(batch_size=rows, use_threads=False)),
             )
         finally:
             file.close()
@@ -63,7 +63,13 @@ def opened_arrow(path: Path, suffix: str, buffer: int = 0) -> Iterator[ArrowRows
     with pa.memory_map(str(path)) as source, ipc.open_file(source) as reader:
         places = range(reader.num_record_batches)
         rows = sum(reader.get_batch(i).num_rows for i in places)
-        yield ArrowRows(reader.schema, rows, lambda _: (reader.get_batch(i) for i in places))
+        yield ArrowRows(reader.schema, rows, lambda _: (_checked(reader.get_batch(i)) for i in places))
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows whose places in the file lie in it: reading is by address, so that others would end the process."""
+    batch.validate(full=True)
+    return batch
 
 
 def read_arrow(path: Path, suffix: str) -> pa.Table:

@@ -91,6 +91,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard(path: Path) -> None:
+    """Remove a file or folder that is written again one day, which is there whole or not at all at any moment.
+
+    What killed writers to the same path have left is removed too.
+    """
+    if path.exists():
+        aside = beside(path)
+        os.replace(path, aside)
+        remove(aside)
+    sweep(path.absolute().parent, path.name)
+
+
 def sweep(folder: Path, name: str | None = None, endings: tuple[str, ...] = (".part",)) -> None:
     """Remove what writers to ``name`` in a folder, or to any name, have left that were killed."""
     if fcntl is None or not folder.is_dir():

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from abduce.data.files import atomic, part, put_folder, sweep
+from abduce.data.files import Clear, atomic, part, put_folder, sweep
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _LOSSY = (".jpg", ".jpeg", ".webp", ".gif")
@@ -39,7 +39,7 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
 
     ValueError naming the first image that cannot be read, or is of another size, colour or depth than most.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     folder = Path(folder)
     names = image_names(folder)
@@ -58,8 +58,13 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
                 arrays.append(
                     pixels.astype(np.uint16 if grey else pixels.dtype.newbyteorder("="), copy=False)
                 )
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{folder / name} cannot be read as an image: {error}") from error
+        except Clear:
+            raise
+        except (
+            Exception
+        ) as error:  # Pillow's are of a dozen types, MemoryError for a length that is damaged among them
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{folder / name} cannot be read as an image: {reason}") from error
     sizes = [_size(array) for array in arrays]
     usual = max(dict.fromkeys(sizes), key=sizes.count)
     for name, size in zip(names, sizes, strict=True):
@@ -74,7 +79,7 @@ def _check_depth(path: Path, image: Any) -> None:
     """Refuse images of which the reader would keep half of the bits."""
     raw = " ".join(str(tile[-1]) for tile in image.tile)
     if ";16" in raw and image.mode not in ("I;16", "I;16B", "I;16L", "I", "F"):
-        raise ValueError(
+        raise Clear(
             f"{path} has 16 bits a channel and several channels, of which 8 bits could be read; expected 8 bits a channel, or "
             "16 in grey: save it so, or give the pixels as .npy"
         )

@@ -243,6 +243,23 @@ class Shards:
                 frame.index = pd.RangeIndex(shard.start + start, shard.start + start + len(frame))
                 yield Chunk(shard.start + start, frame, raw)
 
+    def groups(self) -> Iterator[tuple[int, pd.DataFrame]]:
+        """All rows, as many at a time whatever the cut into files, so that sums over them are the same to the bit.
+
+        With each the number of rows before it.
+        """
+        most = self.chunk_rows()
+        held: list[pd.DataFrame] = []
+        start = 0
+        for chunk in self.chunks(most):
+            held.append(chunk.frame)
+            while (count := sum(map(len, held))) >= most:
+                rows = self._joined(held)
+                yield start, rows.iloc[:most]
+                held, start = [rows.iloc[most:]] * (count > most), start + most
+        if held:
+            yield start, self._joined(held)
+
     def where(self, row: int) -> tuple[str, int]:
         """The file that a row is in, and its place there."""
         shard = next(s for s in reversed(self.shards) if s.start <= row and s.rows)
@@ -280,23 +297,28 @@ def given(X: Any) -> Shards | None:
     >>> given([[1.0]]) is None, given("no such file.csv") is None
     (True, True)
     """
+    if isinstance(X, Shards):
+        return X
     if is_many(X) or (isinstance(X, str | os.PathLike) and is_table(X) and Path(X).is_file()):
         return Shards(X)
     return None
 
 
-def to_fit(X: Any, random_state: Any) -> Any:
-    """Of a table in files the rows to fit to, all or a uniform sample of :func:`most_rows`; anything else as it is."""
+def to_fit(X: Any, random_state: Any, passes: bool = False) -> tuple[Any, Shards | None]:
+    """Of a table in files the rows to fit to, all or a uniform sample of :func:`most_rows`; anything else as it is.
+
+    Where the fit ``passes`` over all rows after it was begun with a sample, the files too if there are more rows than that.
+    """
     source = given(X)
     if source is None:
-        return X
+        return X, None
     most = most_rows(len(source.columns))
-    if source.rows > most:
+    if source.rows > most and not passes:
         warnings.warn(
             f"fitted to a uniform sample of {most} of {source.rows} rows", UserWarning, stacklevel=4
         )
     seed = random_state if isinstance(random_state, int) else int(np.random.default_rng().integers(2**31))
-    return source.sample(most, seed)
+    return source.sample(most, seed), source if passes and source.rows > most else None
 
 
 # ---------------------------------------------------------------- names

@@ -124,7 +124,7 @@ class OutlierDetector(OutlierMixin, _Adapter):
         self._check_arguments()
         if self.model is not None:
             return self._learnt(clone(self.model), X)
-        X = native(to_fit(X, self.random_state))
+        X = native(to_fit(X, self.random_state)[0])
         given = self.random_state
         whole = isinstance(given, int | np.integer)
         seed = int(given if whole else check_random_state(given).randint(2**31 - 1))

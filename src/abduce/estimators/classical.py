@@ -5,13 +5,17 @@ scikit-learn fits most of them; what is added is the energy, the probability it 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from abduce.checks import check_count, check_number
+from abduce.data.seen import Seen
 from abduce.estimators.arguments import Arguments, check_components, preset
 from abduce.estimators.estimator import RunOptions
 from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
+from abduce.fit import passes
 from abduce.gaussians.em import one_thread, varying
 from abduce.gaussians.factor_fit import factor_mixture
 from abduce.inference.energy import Energy
@@ -48,6 +52,7 @@ class PCA(Arguments, FittedEnergy):
     True
     """
 
+    passes = True
     components: int | str = "auto"
     form: str = "probabilistic"
 
@@ -63,7 +68,10 @@ class PCA(Arguments, FittedEnergy):
             check_components("components", q, len(x))
         if self.form == "reconstruction":  # its β is fitted to the rows held out
             x, observed = x[rows], observed[rows]
-        return fitters.principal_components(x, observed, int(q), self.form)  # pyright: ignore[reportArgumentType]
+        fitted = fitters.principal_components(x, observed, int(q), self.form)  # pyright: ignore[reportArgumentType]
+        if run.parts is None:
+            return fitted
+        return passes.principal_components(fitted, run.parts, Seen(x, observed))
 
 
 @preset
@@ -119,12 +127,14 @@ class KMeans(Arguments, FittedEnergy):
     True
     """
 
+    passes = True
     components: int = 8
 
     def _learn(
         self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
     ) -> Energy:
-        return fitters.k_means(x[rows], check_components("components", self.components, len(rows)), seed)
+        fitted = fitters.k_means(x[rows], check_components("components", self.components, len(rows)), seed)
+        return fitted if run.parts is None else passes.k_means(fitted, run.parts)
 
 
 @preset
@@ -153,6 +163,7 @@ class GaussianMixture(Arguments, FittedEnergy):
     array([50., 50.])
     """
 
+    passes = True
     components: int = 5
     covariance_type: str = "full"
     reg_covar: float = 1e-3
@@ -161,15 +172,11 @@ class GaussianMixture(Arguments, FittedEnergy):
         self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
     ) -> Energy:
         k = check_components("components", self.components, len(x))
-        return fitters.gaussian_mixture(
-            x,
-            observed,
-            k,
-            self.covariance_type,  # pyright: ignore[reportArgumentType]
-            self.reg_covar,
-            seed,
-            whole=x,
-        )
+        kind: Any = self.covariance_type
+        fitted = fitters.gaussian_mixture(x, observed, k, kind, self.reg_covar, seed, whole=x)
+        if run.parts is None:
+            return fitted
+        return passes.gaussian_mixture(fitted, run.parts, Seen(x, observed), kind, self.reg_covar)
 
 
 @preset

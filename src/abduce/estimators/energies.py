@@ -54,7 +54,9 @@ class EnergyEstimator(Estimator[M]):
     ):
         """Fit the model to X: an array, images or a data frame; NaN is a blank.
 
-        Methods that need complete rows are fitted to rows completed by draws of a Gaussian fitted to the observed cells.
+        Of a table in files with more rows than a fit takes at once, mixtures of Gaussians, principal components and k-means
+        pass over all; other methods take a sample.  Methods that need complete rows are fitted to rows completed by draws of
+        a Gaussian fitted to the observed cells.
         ``checkpoint`` and ``redraw`` as in :meth:`abduce.VAE.fit`, for energies that are trained by gradients.  Where log Z
         has a closed form it is known afterwards; elsewhere the first question that needs it estimates it, as
         :meth:`normalize` does.

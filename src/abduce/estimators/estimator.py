@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import abc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -33,7 +34,7 @@ from abduce.compress import codec
 from abduce.data.foreign import native
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
-from abduce.data.shards import to_fit
+from abduce.data.shards import Shards, to_fit
 from abduce.estimators.bootstrap import Encoded
 from abduce.estimators.folder import keep, state
 from abduce.estimators.odd_rows import OddRows
@@ -55,10 +56,12 @@ class Rows(NamedTuple):
 
 
 class RunOptions(NamedTuple):
-    """A folder that keeps the state of a run, and another draw of the rows for each epoch, in model space."""
+    """A folder that keeps the state of a run, and another draw of the rows for each epoch, in model space; where the rows are
+    a sample and the fit is to pass over all, these, a part at a time."""
 
     checkpoint: Path | None = None
     redraw: Callable[[int], Tensor] | None = None
+    parts: Callable[[], Iterable[Seen]] | None = None
 
 
 class Estimator(
@@ -86,6 +89,7 @@ class Estimator(
         -1.0,
         "",
     )  # what training reports: name, sign and unit
+    passes: ClassVar[bool] = False  # whether a fit sums over all rows of files, of which others take a sample
     model_: M  # pyright: ignore[reportIncompatibleVariableOverride]
     schema_: Schema
     inference_seed_: int
@@ -111,7 +115,8 @@ class Estimator(
 
     def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
         """Fit to what X holds, whatever its form."""
-        X = native(to_fit(X, self.random_state))
+        X, source = to_fit(X, self.random_state, self.passes)
+        X = native(X)
         self._check_columns(X, reset=True)
         self._check_arguments()
         schema, values, observed = self._read(X)
@@ -124,7 +129,10 @@ class Estimator(
         self.history_, self.interrupted_ = [], False
         rows = Rows(torch.from_numpy(values), torch.from_numpy(observed), schema, seed)
         draws = None if redraw is None else self._redraws(redraw, rows.x.shape)
-        self.model_, judged = self._fit(rows, RunOptions(Path(checkpoint) if checkpoint else None, draws))
+        parts = None if source is None else partial(_parts, schema, source)
+        self.model_, judged = self._fit(
+            rows, RunOptions(Path(checkpoint) if checkpoint else None, draws, parts)
+        )
         self.n_iter_ = max(1, len(self.history_))
         self._set_offset(judged)
 
@@ -337,3 +345,14 @@ class Estimator(
         """Write the fitted model to a folder (safetensors + JSON), atomically."""
         check_is_fitted(self)
         keep(self, folder)
+
+
+def _parts(schema: Schema, source: Shards) -> Iterator[Seen]:
+    """All rows of files in model space, a part at a time; ValueError naming the file of one that does not fit."""
+    for start, frame in source.groups():
+        try:
+            y, mask = schema.encode(native(frame))
+        except ValueError as error:
+            path, row = source.where(start)
+            raise ValueError(f"{error} (rows counted from row {row} of {path})") from error
+        yield Seen(torch.from_numpy(y), torch.from_numpy(mask))

@@ -27,6 +27,7 @@ from abduce.world.history import ObservationHistory
 from abduce.world.linear_gaussian import LinearGaussian
 
 KIND = "world"
+ASKED = 10  # steps that follow one another
 FAMILIES = {"Ensemble": Ensemble, "LinearGaussian": LinearGaussian}
 
 
@@ -118,7 +119,8 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
 
 
 def ask(estimator: Any) -> list[Any]:
-    """The step after zeros, and how surely, of the world and of the linear one."""
+    """The step after zeros, and how surely, of the world and of the linear one; then some more from ones, one after the other,
+    in which numbers of no sensible size overflow."""
     found = []
     for model in (estimator.transition_, estimator.linear_):
         like = next(iter(model.state_dict().values()))
@@ -127,6 +129,10 @@ def ask(estimator: Any) -> list[Any]:
             torch.zeros(1, model.action_size).to(like),
         )
         found += [*model.moments(state, action), model.log_prob(state, action, state)]
+        state, action = torch.ones_like(state), torch.ones_like(action)
+        for _ in range(ASKED):
+            state = model.moments(state, action)[0]
+        found.append(state)
     return found
 
 

@@ -140,7 +140,7 @@ def gaussian_mixture(
         fitted = gaussian_mixture(
             x[:, some], inner, components, covariance_type, reg_covar, seed, whole[:, some]
         )
-        return _among(fitted, some, *alone(x, observed, reg_covar))
+        return among(fitted, some, *alone(x, observed, reg_covar))
     try:
         found = mixture.GaussianMixture(
             components, covariance_type=covariance_type, reg_covar=reg_covar, random_state=seed % 2**32
@@ -159,7 +159,7 @@ def gaussian_mixture(
     return GaussianMixtureEnergy.of(law.log_weights, law.means, law.covariances)
 
 
-def _among(
+def among(
     fitted: GaussianMixtureEnergy, some: Tensor, mean: Tensor, variance: Tensor
 ) -> GaussianMixtureEnergy:
     """A mixture of the cells marked in ``some`` (D,), among others that are independent and the same in every component."""
