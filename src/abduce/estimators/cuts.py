@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import gammaincc
 
-EXACT = 8  # cells up to which each pattern of blanks has samples of its own
+EXACT = 4  # cells up to which each pattern of blanks has samples of its own
 SAMPLES = 500  # of each such pattern
 WIDE = 300  # cells beyond which entropies of Gaussians take too long
 LEAST = 0.25  # nats², of a variance: few levels or none make log p stand still
