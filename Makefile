@@ -15,7 +15,7 @@ WORKERS ?= 2
 demo: $(VENV)/.installed
 	$(BIN)/abduce demo -o out/demo
 
-# Every test, doctests included. Twenty minutes or so.
+# Every test, doctests included. Half an hour.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 

@@ -31,7 +31,10 @@ from abduce.models.transformed import Transformed
 BANDWIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0)
 COMPONENTS = (1, 5, 20)
 FACTORS = 20
-FEW_FACTORS = 10  # of each of more than `SOME` components: as good, and in a third of the time
+FEW_FACTORS = (
+    10  # of each of more than `SOME` components: as good, and in a third of the time, but for wide tables
+)
+CELLS_A_FACTOR = 3
 SOME = 5
 ROWS_A_COMPONENT = 15
 ROWS_A_FACTOR = 20
@@ -109,7 +112,7 @@ class GaussianFamily:
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
-            factors = wide if k == 1 else q if k <= SOME else min(q, FEW_FACTORS)
+            factors = wide if k == 1 else q if k <= SOME else min(q, max(FEW_FACTORS, f // CELLS_A_FACTOR))
             old = _inner(start[title]).law if start else None
             law = factor_mixture(
                 features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old
