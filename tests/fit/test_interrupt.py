@@ -27,7 +27,9 @@ def test_an_interrupt_stops_the_fit_within_a_step(interrupt):
     """Ctrl-C while members are fitted in threads: the fit ends at once, not when they are done."""
     X = np.random.default_rng(0).normal(size=(4000, 30))
     X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a process in the background ignores it
     threading.Timer(4, interrupt).start()
     start = time.process_time()  # of this process: others may be busy
     try:

@@ -124,7 +124,7 @@ def run(
         chosen = due.due(total.detach().T)
         resampled.append(chosen)
         index = own
-        if bool(chosen.any()):
+        if alike or bool(chosen.any()):  # whether others are resampled must not move a series' random numbers
             drawn = resample(total.detach().T, samples, generator, shared=alike).T
             index = torch.where(chosen.unsqueeze(1), drawn, own)
             states, ahead = states[rows, index], ahead[rows, index]
