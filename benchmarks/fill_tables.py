@@ -347,7 +347,15 @@ def show(
                         f"{f([100 * r['coverage'] for n in sets for r in found[n, m] if 'coverage' in r]):.1f}"
                         for f in (np.mean, np.min, np.max)
                     ),
-                    f"{100 * np.mean([r.get('between', np.nan) for n in sets for r in found[n, m] if 'coverage' in r]):.1f}",
+                    spread(
+                        [
+                            np.mean(
+                                [100 * r["between"] for n in sets for r in found[n, m] if "between" in r]
+                                or [np.nan]
+                            )
+                        ],
+                        1,
+                    ),
                     spread([np.mean([r["width"] for n in sets for r in found[n, m] if "width" in r])]),
                     spread(
                         [np.mean([r["crps"] for n in sets for r in found[n, m] if "crps" in r] or [np.nan])],

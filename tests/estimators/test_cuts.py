@@ -25,7 +25,7 @@ def blanked(X: np.ndarray, count: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("d", [6, 20])
+@pytest.mark.parametrize("d", [3, 6, 20])
 def test_of_gaussians_the_cut_is_the_quantile_of_chi_square(d):
     """Known answer: rows N(0, C), seen through any blanks, have −log p = ½ χ² + a constant, with as many degrees as cells."""
     rng = np.random.default_rng(0)

@@ -60,9 +60,8 @@ def read_images(folder: str | os.PathLike) -> np.ndarray:
                 )
         except Clear:
             raise
-        except (
-            Exception
-        ) as error:  # Pillow's are of a dozen types, MemoryError for a length that is damaged among them
+        # Pillow's are of a dozen types, MemoryError for a length that is damaged among them
+        except Exception as error:
             reason = str(error) or type(error).__name__
             raise ValueError(f"{folder / name} cannot be read as an image: {reason}") from error
     sizes = [_size(array) for array in arrays]

@@ -27,7 +27,7 @@ from abduce.gaussians import gaussian_fit
 from abduce.gaussians.centre_sums import CentreSums
 from abduce.gaussians.em import alone, climb, one_thread, varying
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.sums import CovarianceType, MixtureSums
+from abduce.gaussians.sums import CovarianceType, MixtureSums, summed
 from abduce.models.gaussian import PrincipalComponentsEnergy
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
@@ -65,9 +65,7 @@ def principal_components(
     def step(model: PrincipalComponentsEnergy) -> tuple[PrincipalComponentsEnergy, float]:
         law = model.law()
         assert law is not None
-        sums = MixtureSums.zero(law)
-        for seen in rows():
-            sums = sums.add(law, seen)
+        sums = summed(MixtureSums.zero(law), law, rows())
         return principal(sums, model), sums.mean_log_prob
 
     with one_thread():
@@ -96,9 +94,7 @@ def k_means(start: KMeansEnergy, parts: Parts) -> KMeansEnergy:
     """Go on from the centres of a sample by rounds over all rows."""
 
     def step(centres: Tensor) -> tuple[Tensor, float]:
-        sums = CentreSums.zero(centres)
-        for seen in parts():
-            sums = sums.add(centres, seen)
+        sums = summed(CentreSums.zero(centres), centres, parts())
         return sums.solve(centres), -sums.mean_energy
 
     with one_thread():

@@ -31,11 +31,9 @@ from abduce.models.transformed import Transformed
 BANDWIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0)
 COMPONENTS = (1, 5, 20)
 FACTORS = 20
-FEW_FACTORS = (
-    10  # of each of more than `SOME` components: as good, and in a third of the time, but for wide tables
-)
-CELLS_A_FACTOR = 3
-SOME = 5
+FEW_COMPONENTS = 5
+# of each of more components: as good in a third of the time, but in wide tables one for so many cells
+FEW_FACTORS, CELLS_A_FACTOR = 10, 3
 ROWS_A_COMPONENT = 15
 ROWS_A_FACTOR = 20
 MOST_FACTORS = 64
@@ -99,12 +97,13 @@ class GaussianFamily:
         q = max(1, min(FACTORS, f - 1))
         # one Gaussian has the rows for more factors
         wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
+        many = min(q, max(FEW_FACTORS, f // CELLS_A_FACTOR))
         laws: dict[str, FactorMixtureLaw] = {}
         windows = [t for t in self.windows if only is None or t in only]
         sizes = {self._title(k): k for k in (min(s, max(1, n // ROWS_A_COMPONENT)) for s in self.components)}
         # windows need the largest mixture and a small one, mixtures that start anew the Gaussian
         largest = list(sizes)[-1]
-        small = [t for i, (t, k) in enumerate(sizes.items()) if not i or k <= SOME][-1]
+        small = [t for i, (t, k) in enumerate(sizes.items()) if not i or k <= FEW_COMPONENTS][-1]
         beside = {largest, small} if windows else set()
         one = few = None
         for title, k in sizes.items():
@@ -112,13 +111,13 @@ class GaussianFamily:
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
-            factors = wide if k == 1 else q if k <= SOME else min(q, max(FEW_FACTORS, f // CELLS_A_FACTOR))
+            factors = wide if k == 1 else q if k <= FEW_COMPONENTS else many
             old = _inner(start[title]).law if start else None
             law = factor_mixture(
                 features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old
             )
             one = law if k == 1 else one
-            few = law if few is None or k <= SOME else few
+            few = law if few is None or k <= FEW_COMPONENTS else few
             laws[title] = law
         out = {
             t: self._member(FactorAnalyzersEnergy.of(law))

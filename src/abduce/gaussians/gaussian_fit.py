@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from abduce.data.seen import Seen
 from abduce.gaussians.em import climb, one_thread
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.sums import CovarianceType, MixtureSums
+from abduce.gaussians.sums import CovarianceType, MixtureSums, summed
 
 
 def gaussian_mixture(
@@ -34,9 +34,7 @@ def gaussian_mixture(
     """
 
     def step(law: GaussianMixtureLaw) -> tuple[GaussianMixtureLaw, float]:
-        sums = MixtureSums.zero(law)
-        for seen in parts():
-            sums = sums.add(law, seen)
+        sums = summed(MixtureSums.zero(law), law, parts())
         return sums.solve(covariance_type, reg_covar), sums.mean_log_prob
 
     with one_thread():

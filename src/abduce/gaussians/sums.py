@@ -10,7 +10,8 @@ Source: Dempster, Laird & Rubin 1977; Neal & Hinton 1998 (steps by parts of the 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,22 @@ from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
+S = TypeVar("S", bound="RowSums")
+
+
+class RowSums(Protocol):
+    """Sums over rows under a law, to which rows may be added."""
+
+    def add(self: S, law: Any, seen: Seen, /) -> S:
+        """The sums with some rows more."""
+        ...
+
+
+def summed(zero: S, law: Any, parts: Iterable[Seen]) -> S:
+    """Sums over the rows of all parts, beginning with ``zero``, those over none."""
+    for seen in parts:
+        zero = zero.add(law, seen)
+    return zero
 
 
 class MixtureSums(NamedTuple):

@@ -278,30 +278,31 @@ class _Pooled(Answer):
         return torch.where(observed, x, torch.where(mask, values, drawn))
 
     def _numbers(self, chosen: Tensor, generator: Generator) -> Tensor:
-        """Rows with numbers drawn together by the chosen members (2, n), (n, rows, D); classes as they are.
-
-        Deviations of numbers that do not repeat are brought to their spread; the others must go on repeating.
-        """
+        """Rows with numbers drawn together by the chosen members (2, n), (n, rows, D); classes as they are."""
         data = self._drawn(chosen, generator)
         if self.pool.spread is None and self.pool.forests is None:
             return self._rows(data)
-        return self._rows(
-            torch.where(self._repeated, data, self.centre + self._spread * (data - self._together))
-        )
+        return self._rows(self._stretched(data, self._together))
 
     def _cells(self, n: int, generator: Generator) -> Tensor:
         """Numbers drawn each from its own distribution, in data units (n, rows, D'): the mean is what a fill gives."""
         data = self._drawn(self.pool.allot(max(n, FEWEST), generator), generator)
         blank = ~self.seen.mask[:, self.pool.units.cells]
         data[:, blank] = tilted(data[:, blank], self.centre[blank])
-        return torch.where(self._repeated, data, self.centre + self._spread * (data - self.centre))[:n]
+        return self._stretched(data, self.centre)[:n]
+
+    def _stretched(self, data: Tensor, mean: Tensor) -> Tensor:
+        """Numbers (n, rows, D') drawn about a ``mean``, about the centre with their spread; those that repeat stay."""
+        repeated = torch.tensor(self.pool.repeats, dtype=torch.bool)
+        spread = torch.tensor(self.pool.spread or [1.0] * len(repeated), dtype=torch.float64)
+        return torch.where(repeated, data, self.centre + spread * (data - mean))
 
     def _drawn(self, chosen: Tensor, generator: Generator) -> Tensor:
         """Numbers as the chosen members (2, n) draw them, in data units (n, rows, D')."""
         pool, units, seen = self.pool, self.pool.units, self.seen
         cells = torch.tensor(units.cells, dtype=torch.long)
         data = torch.empty(chosen.shape[1], len(seen.y), len(cells), dtype=torch.float64)
-        which_rows = (~seen.mask[:, cells[self._repeated]]).any(1)
+        which_rows = (~seen.mask[:, cells[torch.tensor(pool.repeats, dtype=torch.bool)]]).any(1)
         for kind, own in enumerate(chosen):
             rows = (which_rows == bool(kind)).nonzero().squeeze(1)
             some = seen.rows(rows)
@@ -317,14 +318,6 @@ class _Pooled(Answer):
         out = seen.y.expand(len(data), *seen.y.shape).clone()
         out[..., units.cells] = units.to_model(data)
         return torch.where(seen.mask, seen.y, out)
-
-    @property
-    def _repeated(self) -> Tensor:
-        return torch.tensor(self.pool.repeats, dtype=torch.bool)
-
-    @property
-    def _spread(self) -> Tensor:
-        return torch.tensor(self.pool.spread or [1.0] * len(self.pool.repeats), dtype=torch.float64)
 
     def _in_turn(self, n: int, generator: Generator) -> Tensor:
         """Draws of the members in turn, each as often as it weighs: of numbers evenly, of classes by chance."""
