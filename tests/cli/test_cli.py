@@ -15,7 +15,7 @@ from PIL import Image
 
 from abduce.data.examples import load_digits_images, penguins
 
-COMMAND = [sys.executable, "-m", "abduce.cli"]
+COMMAND = [sys.executable, "-m", "abduce"]
 
 
 def shell(*arguments, **options):

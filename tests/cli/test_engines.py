@@ -148,7 +148,7 @@ def running(world, output, *more):
     command = "fill", world / "data", "-m", world / "model", "-o", output, "-q", "--workers", 2, *more
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "abduce.cli", *map(str, command)], stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-m", "abduce", *map(str, command)], stderr=subprocess.PIPE, env=environment
     )
     while not (output / "manifest.json").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -228,7 +228,7 @@ def test_a_full_disk_is_said_with_the_file(world, tmp_path, workers):
         workers,
     )
     run = subprocess.run(
-        [sys.executable, "-m", "abduce.cli", *map(str, command)],
+        [sys.executable, "-m", "abduce", *map(str, command)],
         capture_output=True,
         text=True,
         preexec_fn=full,

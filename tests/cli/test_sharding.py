@@ -186,7 +186,7 @@ def test_killed_at_any_moment(world, ask, tmp_path):
     arguments = "fill", world / "csv", "-m", world / "model", "-o", tmp_path / "many", "-q"
     for k in range(2):
         more = ["--resume"] * (tmp_path / "many" / "manifest.json").exists()
-        run = subprocess.Popen([sys.executable, "-m", "abduce.cli", *map(str, arguments), *more])
+        run = subprocess.Popen([sys.executable, "-m", "abduce", *map(str, arguments), *more])
         while not (tmp_path / "many" / "manifest.json").exists() and run.poll() is None:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.5))

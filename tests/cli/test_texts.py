@@ -58,7 +58,7 @@ def test_fill(book, ask):
 
 def test_fill_reads_standard_input(book):
     done = subprocess.run(
-        [sys.executable, "-m", "abduce.cli", "fill", "-", "-m", str(book / "model"), "--blank", "?", "-q"],
+        [sys.executable, "-m", "abduce", "fill", "-", "-m", str(book / "model"), "--blank", "?", "-q"],
         input=b"to b? or not",
         capture_output=True,
         check=True,

@@ -310,7 +310,7 @@ def test_one_member_says_what_its_autoregression_does():
 
 def test_the_command_line_fills_a_file(speech, tmp_path):
     path = write_wav(tmp_path / "a.wav", plain_wav(np.stack([speech, speech], 1), RATE))
-    run = [sys.executable, "-m", "abduce.cli", "fill", str(path), "-o", str(tmp_path / "b.wav")]
+    run = [sys.executable, "-m", "abduce", "fill", str(path), "-o", str(tmp_path / "b.wav")]
     gaps = ["--gap", "0.40:0.42", "--gap", "0.70:0.75"]
     done = subprocess.run([*run, *gaps, "--json"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (

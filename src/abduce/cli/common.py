@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -143,6 +144,11 @@ def check_settings(method: Any, settings: dict[str, Any]) -> None:
     known = sorted(p for p in signature(method).parameters if p not in ("callback", "random_state"))
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"{method.__name__} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+
+
+def is_first() -> bool:
+    """Whether this process speaks and writes: one alone does, and of those that ``torchrun`` starts the first."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def load_model(path: Path) -> Any:

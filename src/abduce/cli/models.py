@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from abduce.cli.common import (
     Option,
     check_settings,
     command,
+    is_first,
     left_out,
     load_model,
     missing_cells,
@@ -69,14 +71,17 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     """Fit a model to DATA, blanks and all."""
     if str(output) == "-":
         raise typer.BadParameter("a model is a folder: give its name", param_hint="-o")
-    if texts.is_text(method, data):
-        texts.fit(data, output, parse_settings(setting), seed, as_json, quiet)
-        return
-    if method.lower() == "series":
-        times.fit(data, output, parse_settings(setting), seed, as_json, quiet)
+    first = is_first()
+    own = texts if texts.is_text(method, data) else times if method.lower() == "series" else None
+    if own is not None:
+        if first:
+            own.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
     from abduce.data.files import discard
 
+    if not first:  # the first process speaks for all
+        quiet = True
+        warnings.simplefilter("ignore")
     given |= {"kinds": parse_kinds(kind), "budget": budget}
     X = passed_over(data, method, rows, coded(given["kinds"]))
     if X is None:
@@ -88,11 +93,15 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds", "budget"}):
         method = "vae"  # of images, or where one of its options is given; Auto else
     model = build(method, arguments | parse_settings(setting), seed)
+    if not (first or "device" in model.get_params()):
+        return  # without gradients there is nothing to share
     state = output.with_name(output.name + ".training")
     with progress(quiet) as show:
         if "callback" in model.get_params():
             model.set_params(callback=lambda epoch: show(epoch_line(epoch), epoch["epoch"] / epoch["epochs"]))
         model.fit(X, checkpoint=state if resume else None)
+        if not first:
+            return
         unknown = getattr(model, "log_z_", 0) is None
         if normalized and unknown:
             model.normalize(show=lambda share: show("log Z", share))

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from abduce.together import mine, total
+
 PATTERNS = {"mcar": 0.5, "block": 0.2, "half": 0.2, "every_kth": 0.1}
 COMPLETE = 0.25  # share of the rows that are left as they are
 
@@ -42,8 +44,7 @@ def hide(observed: Tensor, event_shape: tuple[int, ...], generator: torch.Genera
         raise ValueError(
             f"observed has shape {tuple(observed.shape)}, expected (B, {math.prod(event_shape)})"
         )
-    total = sum(PATTERNS.values())
-    n = observed.shape[0]
+    n = total(len(observed))
     image = len(event_shape) > 1
     height, width = tuple(event_shape[:2]) if image else (1, *event_shape)
     # Each pattern is drawn only for its share of the rows (a random one of the two whole numbers around it),
@@ -53,14 +54,14 @@ def hide(observed: Tensor, event_shape: tuple[int, ...], generator: torch.Genera
     parts = [torch.ones(complete, height, width, dtype=torch.bool, device=observed.device)]
     below = COMPLETE
     for name, weight in PATTERNS.items():
-        above = below + (1 - COMPLETE) * weight / total
+        above = below + (1 - COMPLETE) * weight / sum(PATTERNS.values())
         rows = math.floor(round(above * n, 9) + shift) - math.floor(round(below * n, 9) + shift)
         if rows:
             draw = _Draws(rows, observed.device, generator)
             parts.append(_DRAWN[name](draw, height, width, image).expand(rows, height, width))
         below = above
     order = torch.randperm(n, device=observed.device, generator=generator)
-    flat = torch.cat(parts).flatten(1)[order]
+    flat = torch.cat(parts).flatten(1)[mine(order)]
     if len(event_shape) == 3:
         flat = flat.repeat_interleave(event_shape[2], dim=1)
     return flat & observed

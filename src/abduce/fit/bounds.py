@@ -56,6 +56,7 @@ from abduce.inference.weights import (
     sequential,
     take,
 )
+from abduce.together import gathered, of_rows
 
 GRADIENTS = ("plain", "stl", "dreg")
 
@@ -89,7 +90,7 @@ class Objective(Protocol):
 
 def _noise(model: LatentVariableModel, x: Tensor, samples: int, generator: Generator | None) -> Tensor:
     shape = samples, len(x), model.noise_dim
-    return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+    return of_rows(torch.randn, shape, 1, generator=generator, dtype=x.dtype, device=x.device)
 
 
 def _posterior(model: LatentVariableModel, x: Tensor, observed: Tensor | None, gradient: str) -> Posterior:
@@ -154,14 +155,15 @@ class ELBO:
                     "free_bits needs the KL of each unit in closed form: a diagonal posterior, a standard normal prior "
                     f"and gradient='plain'; got {type(q).__name__}, {type(model.prior).__name__}, {self.gradient!r}"
                 )
-            pressed = (units * (units.detach().mean(0) > self.free_bits)).sum(-1)
+            pressed = (units * (gathered(units.detach()).mean(0) > self.free_bits)).sum(-1)
         weight = self.beta * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
         loss = weight * pressed - reconstruction
         if self.total_correlation:
             loss = loss + self.total_correlation * regularizers.total_correlation(q, z[0], rows)
         if self.mmd:
-            prior = model.prior.sample(len(x), generator, dtype=x.dtype, device=x.device)
-            loss = loss + self.mmd * regularizers.mmd(z[0], prior)
+            drawn = gathered(z[0])
+            prior = model.prior.sample(len(drawn), generator, dtype=x.dtype, device=x.device)
+            loss = loss + self.mmd * regularizers.mmd(drawn, prior)
         if self.dip:
             loss = loss + self.dip * regularizers.dip(q)
         kl, reconstruction = kl.detach(), reconstruction.detach()

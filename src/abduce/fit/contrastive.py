@@ -35,6 +35,7 @@ from abduce.fit.noise import Noise, fit_noise
 from abduce.inference.energy import Diverged, Energy
 from abduce.inference.flips import flip_energies
 from abduce.inference.kernels import Kernel
+from abduce.together import ALONE, mine, total, within
 
 STEEP = 20.0  # largest exponent of a probability flow: from there on the exponential goes on as its tangent
 CHAINS = 100
@@ -134,7 +135,8 @@ class PersistentChains(FreshChains):
             if self.noise is not None:
                 u = torch.rand(len(start), 1, generator=generator, dtype=start.dtype, device=start.device)
                 start = torch.where(u < self.restart, self.noise.sample(len(start), generator), start)
-            self.chains = _run(self.kernel, start, self.k, generator)
+            with within(ALONE):  # every process moves all chains, to the same places
+                self.chains = _run(self.kernel, start, self.k, generator)
         return self.model.energy(x) - self.model.energy(self.chains).mean()
 
     def states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
@@ -184,8 +186,8 @@ class Classifier(Loss):
         return -self.model.energy(x) - self.c - self.noise.log_prob(x) - math.log(self.ratio)
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        noise = self.noise.sample(self.ratio * len(x), generator)
-        against = softplus(self.log_odds(noise)).view(self.ratio, -1).sum(0)
+        noise = self.noise.sample(self.ratio * total(len(x)), generator).unflatten(0, (self.ratio, -1))
+        against = softplus(self.log_odds(mine(noise, 1))).sum(0)
         return softplus(-self.log_odds(x)) + against
 
 

@@ -15,6 +15,7 @@ value, None if it was no number, and ``rate``, the share of the learning rate fr
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from torch import Generator, Tensor
 
 from abduce.fit.checkpoint import TrainingState, data_digest
@@ -42,6 +44,7 @@ from abduce.fit.optimizer import (
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
+from abduce.together import Place, agreed, average, launched, meet, mine, share, within
 
 Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
@@ -80,9 +83,14 @@ def train(
     start was reached.
     """
     observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
-    identity = {"settings": {**asdict(settings), "device": None}}
-    state = TrainingState(checkpoint, identity | {"data": data_digest(x, observed)}) if checkpoint else None
-    fabric = _fabric(settings.device)
+    place = launched()
+    fabric = _fabric(settings.device, place)
+    state, identity = None, {"settings": {**asdict(settings), "device": None}}
+    if checkpoint or place.count > 1:
+        identity["data"] = data_digest(x, observed)
+        _check_alike(identity, place)
+    if checkpoint:
+        state = TrainingState(checkpoint, identity)
     generator = Generator(device=fabric.device).manual_seed(settings.seed)
     mask = None if bool(observed.all()) else fabric.to_device(observed)
     x = fabric.to_device(x)
@@ -93,56 +101,77 @@ def train(
 
     optimizer = make_optimizer(step.to(fabric.device), settings)
     parameters, gradients = list(step.parameters()), gradients_of(optimizer)
-    batch = min(settings.batch_size, len(rows))
+    share(step.state_dict().values(), place)
+    part = min(settings.batch_size, len(rows)) // place.count  # of a batch, that this process works on
+    if part == 0:
+        raise ValueError(
+            f"a batch of {min(settings.batch_size, len(rows))} rows (batch_size, or all rows that train) can't be shared by "
+            f"{place.count} processes; start fewer"
+        )
+    batch = part * place.count
     n_steps, epochs = max(1, len(rows) // batch), settings.n_epochs(len(rows))
     total, every = epochs * n_steps, max(1, epochs // 100)
-    average = Average(step, settings.average * total)
-    parts: Parts = step, optimizer, generator, average
+    averaged = Average(step, settings.average * total)
+    parts: Parts = step, optimizer, generator, averaged
     drops = any(isinstance(module, torch.nn.Dropout) for module in step.modules())
     run, epoch = Run(), 0
+
+    def descend(index: Tensor, values: Tensor, progress: float) -> Tensor:
+        """Put the gradients of a batch in their place; its value and loss, (2,)."""
+        for gradient in gradients:
+            gradient.zero_()
+        try:
+            with within(place):
+                own = mine(index)
+                seen = None if mask is None else mask.index_select(0, own)
+                loss, value = step(values.index_select(0, own), seen, progress, generator)
+                loss.backward()
+        except Exception as error:
+            if place.count == 1 or not is_fall(error, parameters):
+                raise
+            for gradient in gradients:  # the others wait for it, and shall fall too
+                gradient.fill_(math.nan)
+            value = loss = x.new_tensor(math.nan)
+        average(gradients, place)
+        return torch.stack([value.detach(), loss.detach()])
 
     def learn(epoch: int) -> tuple[float, float]:
         """Take an epoch's steps; the means of the value and of the loss."""
         step.train()
         if drops:  # a run that goes on from a checkpoint leaves out the same units
-            torch.manual_seed(settings.seed + epoch)
+            torch.manual_seed(settings.seed + epoch + epochs * place.rank)
         values = x if redraw is None else fabric.to_device(redraw(epoch))
         shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
-        total_value, total_loss = x.new_zeros(()), x.new_zeros(())
+        told = x.new_zeros(2)
         for i in range(n_steps):
-            index = shuffled[i * batch : (i + 1) * batch]
-            xb = values.index_select(0, index)
-            seen = None if mask is None else mask.index_select(0, index)
             done = epoch * n_steps + i
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate(done / total, settings.schedule) * run.best.rate
-            for gradient in gradients:
-                gradient.zero_()
-            loss, value = step(xb, seen, done / total, generator)
-            loss.backward()
+            told += descend(shuffled[i * batch : (i + 1) * batch], values, done / total)
             if settings.clip:
                 clip(gradients, settings.clip * math.sqrt(x.shape[1]))
             take(optimizer)
             step.constrain()
-            average.add(total - done)
-            total_value += value
-            total_loss += loss.detach()
-        return float(total_value) / n_steps, float(total_loss) / n_steps
+            averaged.add(total - done)
+        average([told], place)
+        value, loss = (told / n_steps).tolist()
+        return value, loss
 
     def check() -> tuple[float, dict[str, Any]]:
         """The value of the rows watched, NaN where weights are no numbers, and what else is to be told of them."""
         step.eval()
         if judged:
             found = step.validate(watched_x, watched_mask, settings.seed)
-            return found["valid"], found
-        return step.value(watched_x, watched_mask, settings.seed) if finite(parameters) else math.nan, {}
+            return agreed((found["valid"], found), place)
+        value = step.value(watched_x, watched_mask, settings.seed) if finite(parameters) else math.nan
+        return agreed((value, {}), place)
 
-    if state and state.exists():
-        epoch = _resume(state, run, parts)
+    if state and agreed(state.exists(), place):
+        epoch = _resume(agreed(state.load() if place.rank == 0 else None, place), run, parts)
     else:  # where training starts is a candidate too: a linear path may be all that the data ask for
         value, _ = check()
         run.best.start = value if math.isfinite(value) else -math.inf
-        run.best.keep(run.best.start, 0, step, optimizer, average)
+        run.best.keep(run.best.start, 0, step, optimizer, averaged)
 
     started = time.perf_counter()
     try:
@@ -162,30 +191,32 @@ def train(
             ends = epoch == epochs or bool(settings.patience and run.bad >= settings.patience)
             if failure or run.best.fallen(value, loss if step.comparable else None, due, ends):
                 epoch = _go_back(run, parts, epoch, value, loss, failure)
-                if state:
+                if state and place.rank == 0:
                     _keep(state, run, epoch, parts)
                 continue
             seconds = time.perf_counter() - started
             record = {"epoch": epoch, "epochs": epochs, "train": mean, "seconds": seconds, **found}
             if better:
-                run.best.keep(value, epoch, step, optimizer, average)
+                run.best.keep(value, epoch, step, optimizer, averaged)
             if run.fell:
                 record["fell"], run.fell = run.fell, []
             run.history.append(record)
             if callback:
                 callback(record)
-            if state and due:
+            if state and due and place.rank == 0:
                 _keep(state, run, epoch, parts)
             if ends:
                 break
     except KeyboardInterrupt:
+        if place.count > 1:  # the others are not asked
+            raise
         run.interrupted = True
     if run.fell and run.history:
         run.history[-1]["fell"] = run.history[-1].get("fell", []) + run.fell
     if (judged and run.best.value > -math.inf) or not finite(parameters):
         step.load_state_dict(run.best.weights)
     else:
-        average.store()
+        averaged.store()
     separate(step)
     step.eval()
     if settings.finish and judged and not run.interrupted:
@@ -253,10 +284,23 @@ def _go_back(run: Run, parts: Parts, epoch: int, value: float, loss: float, fail
     return best.epoch
 
 
-def _fabric(device: str) -> Fabric:
-    """The device that rows and parameters lie on; ValueError for one that is not there."""
+def _fabric(device: str, place: Place) -> Fabric:
+    """The device that rows and parameters lie on, and the tie to other processes; ValueError for one that is not there."""
     try:
-        return Fabric(accelerator=device, devices=1)
+        if place.count == 1:
+            return Fabric(accelerator=device, devices=1)
+        meet()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", place.count))
+        fabric = Fabric(
+            accelerator=device,
+            strategy="ddp",
+            devices=here,
+            num_nodes=place.count // here,
+            plugins=TorchElasticEnvironment(),
+        )
+        if "LT_CLI_USED" not in os.environ:  # `fabric run` has done it
+            fabric.launch()
+        return fabric
     except Exception as error:  # each accelerator has its own
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -273,10 +317,20 @@ def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:
     state.save(progress, generator={"state": generator.get_state()}, **groups, **run.best.tensors())
 
 
-def _resume(state: TrainingState, run: Run, parts: Parts) -> int:
+def _check_alike(identity: dict[str, Any], place: Place) -> None:
+    """Refuse processes that were given different rows or settings: they can't train one model."""
+    if agreed(identity, place) != identity:
+        raise ValueError(
+            f"process {place.rank} of {place.count} was given other rows or other settings than the first one: all that a "
+            "launcher starts train one model together, and must be given the same X, arguments and random_state (a number, as "
+            "None draws another one in each process)"
+        )
+
+
+def _resume(kept: Any, run: Run, parts: Parts) -> int:
     """Put back what :func:`_keep` wrote; the epochs done."""
     step, optimizer, generator, average = parts
-    progress, tensors = state.load()
+    progress, tensors = kept
     step.load_state_dict(tensors["model"])
     generator.set_state(tensors["generator"]["state"].cpu())
     load_moments(optimizer, tensors.get("moments", {}))

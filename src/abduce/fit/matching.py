@@ -33,6 +33,7 @@ from torch import Generator, Tensor
 from abduce.checks import check_choice, check_count, check_number
 from abduce.fit.loss import RowObjective
 from abduce.inference.energy import Energy
+from abduce.together import of_rows
 
 
 def _gradient(model: Energy, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,8 @@ class SlicedScoreMatching(SmoothObjective):
         check_choice("law", self.law, ("rademacher", "normal"))
 
     def loss(self, model: Energy, x: Tensor, generator: Generator | None) -> Tensor:
-        v = torch.randn(self.projections, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        shape = self.projections, *x.shape
+        v = of_rows(torch.randn, shape, 1, generator=generator, dtype=x.dtype, device=x.device)
         if self.law == "rademacher":
             v = torch.where(v < 0, -1.0, 1.0).to(x.dtype)
         return sliced_score_matching(model, x, v, self.variance_reduced)
@@ -165,6 +167,6 @@ class DenoisingScoreMatching(RowObjective):
         low, high = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
         sigma: Tensor | float = low
         if high > low:
-            sigma = low * (high / low) ** torch.rand(len(x), 1, **factory)
-        noise = torch.randn(x.shape, **factory)
+            sigma = low * (high / low) ** of_rows(torch.rand, (len(x), 1), 0, **factory)
+        noise = of_rows(torch.randn, x.shape, 0, **factory)
         return denoising_score_matching(model, x, sigma, torch.stack([noise, -noise])).mean(0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from abduce.distributions.cells import LOG_2PI
 from abduce.distributions.posteriors import DiagonalNormal, Posterior
+from abduce.together import gathered, mine
 
 
 def _diagonal(q: Posterior, name: str) -> DiagonalNormal:
@@ -27,20 +28,20 @@ def total_correlation(q: Posterior, z: Tensor, rows: int | None) -> Tensor:
     q(z_i) is estimated without bias from the batch by stratified weights: the row's own posterior counts 1/N, each of the
     batch's others (N − 1) / (N (B − 1)), with N = ``rows`` the size of the data.
     """
-    q = _diagonal(q, "total_correlation")
-    batch = len(z)
+    q, draws = _diagonal(q, "total_correlation"), gathered(z)
+    mean, log_scale, batch = gathered(q.mean), gathered(q.log_scale), len(draws)
     if rows is None:
         raise ValueError("total_correlation takes the size of the data: rows must be given, got None")
     if batch < 2:
         raise ValueError(f"total_correlation needs a batch of at least 2 rows, got {batch}")
-    standard = (z.unsqueeze(1) - q.mean) * torch.exp(-q.log_scale)
-    cells = -0.5 * (standard.square() + LOG_2PI) - q.log_scale  # (i, j, d): log q(z_id | x_j)
+    standard = (draws.unsqueeze(1) - mean) * torch.exp(-log_scale)
+    cells = -0.5 * (standard.square() + LOG_2PI) - log_scale  # (i, j, d): log q(z_id | x_j)
     rows = max(rows, batch)
     other = math.log((rows - 1) / (rows * (batch - 1)))
     log_share = torch.full((batch, batch), other, dtype=z.dtype, device=z.device)
     log_share.fill_diagonal_(-math.log(rows))
     joint = torch.logsumexp(cells.sum(-1) + log_share, 1)
-    return joint - torch.logsumexp(cells + log_share.unsqueeze(-1), 1).sum(-1)
+    return mine(joint - torch.logsumexp(cells + log_share.unsqueeze(-1), 1).sum(-1))
 
 
 def mmd(z: Tensor, prior: Tensor) -> Tensor:
@@ -68,8 +69,9 @@ def mmd(z: Tensor, prior: Tensor) -> Tensor:
 def dip(q: Posterior) -> Tensor:
     """Σ_{i≠j} C_ij² + Σ_i (C_ii − 1)², C the covariance of q(z): of the means, plus the mean of the variances; a scalar."""
     q = _diagonal(q, "dip")
-    if len(q.mean) < 2:
-        raise ValueError(f"dip needs a batch of at least 2 rows, got {len(q.mean)}")
-    covariance = torch.cov(q.mean.T, correction=0).view(q.mean.shape[1], -1)
-    covariance = covariance + torch.diag(torch.exp(2 * q.log_scale).mean(0))
+    mean, log_scale = gathered(q.mean), gathered(q.log_scale)
+    if len(mean) < 2:
+        raise ValueError(f"dip needs a batch of at least 2 rows, got {len(mean)}")
+    covariance = torch.cov(mean.T, correction=0).view(mean.shape[1], -1)
+    covariance = covariance + torch.diag(torch.exp(2 * log_scale).mean(0))
     return (covariance - torch.eye(len(covariance)).to(covariance)).square().sum()

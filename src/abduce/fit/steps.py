@@ -16,6 +16,7 @@ from abduce.fit.loss import Loss
 from abduce.fit.settings import Settings
 from abduce.inference.diagnostics import Diagnosis, diagnose
 from abduce.inference.latent import LatentVariableModel
+from abduce.together import gathered
 
 ROWS = 1000  # held-out rows that are judged at once
 SPLIT = 512  # of which the split of the ELBO is told
@@ -75,7 +76,9 @@ class LatentStep(Step):
         if keep is not None:
             loss = loss + forward_kl(self.model, x, keep, bound.z)
         if trim:
-            loss = loss[bound.value >= torch.quantile(bound.value, trim)]
+            kept = bound.value >= torch.quantile(gathered(bound.value), trim)
+            share = gathered(kept.to(loss)).mean()
+            return loss[kept].sum() / (share * len(kept)), bound.value.mean()
         return loss.mean(), bound.value.mean()
 
     @torch.no_grad()

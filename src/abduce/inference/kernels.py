@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from abduce.together import of_rows
+
 LogDensity = Callable[[Tensor], Tensor]  # (..., D) -> (...), nats, up to a constant
 
 
@@ -60,14 +62,15 @@ def choose(
 
 def uniform(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
     """Uniform numbers in [0, 1) in the shape of ``like``; with ``shared`` the same ones along its second axis."""
-    return torch.rand(_shape(like, shared), generator=generator, dtype=like.dtype, device=like.device)
+    return _drawn(torch.rand, like, generator, shared)
 
 
 def normal(like: Tensor, generator: Generator | None, shared: bool = False) -> Tensor:
     """Standard normal numbers, likewise."""
-    return torch.randn(_shape(like, shared), generator=generator, dtype=like.dtype, device=like.device)
+    return _drawn(torch.randn, like, generator, shared)
 
 
-def _shape(like: Tensor, shared: bool) -> tuple[int, ...]:
-    """The shape of random numbers; where populations (axis 1) share them, they have one."""
-    return (like.shape[0], 1, *like.shape[2:]) if shared else like.shape
+def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: Generator | None, shared: bool) -> Tensor:
+    """Random numbers in the shape of ``like``; where populations (axis 1) share them, they have one."""
+    shape = (like.shape[0], 1, *like.shape[2:]) if shared else like.shape
+    return of_rows(draw, shape, 0, generator=generator, dtype=like.dtype, device=like.device)

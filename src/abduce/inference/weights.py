@@ -28,6 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from abduce.together import of_rows
+
 
 class Weights(NamedTuple):
     """Draws from a proposal with the log of their importance weights."""
@@ -166,9 +168,9 @@ def resample(log_w: Tensor, n: int, generator: Generator | None = None, shared: 
     uniform number, so that a row's draws do not depend on which rows come along.
     """
     samples, batch = log_w.shape
-    rows = 1 if shared else batch
-    start = torch.rand(rows, 1, generator=generator, dtype=log_w.dtype, device=log_w.device).expand(batch, 1)
-    points = (torch.arange(n, dtype=log_w.dtype, device=log_w.device) + start) / n
+    how = {"generator": generator, "dtype": log_w.dtype, "device": log_w.device}
+    start = torch.rand(1, 1, **how) if shared else of_rows(torch.rand, (batch, 1), 0, **how)
+    points = (torch.arange(n, dtype=log_w.dtype, device=log_w.device) + start.expand(batch, 1)) / n
     cumulative = normalized(log_w).cumsum(0).T.contiguous()
     return torch.searchsorted(cumulative, points).clamp_max(samples - 1).T
 

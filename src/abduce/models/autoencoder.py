@@ -40,6 +40,7 @@ from torch.nn import functional as F
 
 from abduce.checks import check_choice, check_number
 from abduce.inference.energy import Energy, Traits, arguments, check_whole, softplus_sum
+from abduce.together import gathered, of_rows
 
 PENALTIES = ("none", "sparse", "contractive", "saturating")
 SHRINK = 0.5  # half the width of the dead zone of the shrinking activation
@@ -203,11 +204,11 @@ class AutoencoderEnergy(Energy):
         return (x - row).square().sum(-1)
 
     def _corrupt(self, x: Tensor, generator: Generator | None) -> Tensor:
+        how = {"generator": generator, "dtype": x.dtype, "device": x.device}
         if self.support == "binary":
-            u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            u = of_rows(torch.rand, x.shape, 0, **how)
             return torch.where(u < self.corruption, 1 - x, x)
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return x + self.corruption * noise
+        return x + self.corruption * of_rows(torch.randn, x.shape, 0, **how)
 
     def _penalty(self, inputs: list[Tensor], h: Tensor) -> Tensor:
         """What training adds, before its strength: (batch,)."""
@@ -219,7 +220,7 @@ class AutoencoderEnergy(Energy):
         if not self.kl or self.target is None:
             return h.abs().sum(-1)
         wanted = torch.tensor([self.target, 1 - self.target], dtype=h.dtype, device=h.device)
-        active = h.mean(0)
+        active = gathered(h).mean(0)
         got = torch.stack([active, 1 - active], -1).clamp_min(torch.finfo(h.dtype).tiny)
         return (wanted * (wanted / got).log()).sum().expand(len(h))
 

@@ -1,5 +1,0 @@
-"""``python -m abduce.cli`` is ``abduce``."""
-
-from abduce.cli import main
-
-main()
