@@ -123,7 +123,7 @@ def test_a_mixture_is_that_of_all_rows_in_memory(blanks, constant, tmp_path):
     assert none is None
     begun = MAKERS["mixture"]().fit(rows)
     seen = encoded(begun, frame)
-    law = gaussian_fit.gaussian_mixture(begun.model_.energy.distribution(), lambda: [seen], "full", 1e-3)
+    law = gaussian_fit.gaussian_mixture(begun.model_.energy.distribution(), seen, "full", 1e-3)
     found = model.model_.energy.distribution()
     for part in ("log_weights", "means", "covariances"):
         torch.testing.assert_close(

@@ -83,7 +83,7 @@ def test_a_step_is_that_of_scikit_learn(covariance_type):
         "spherical": lambda: known[:, None, None] * torch.eye(D),
     }[covariance_type]()
     assert torch.allclose(ours.covariances, dense.double())
-    assert found.mean_log_prob == pytest.approx(float(law.log_prob(seen).mean()))
+    assert found.value == pytest.approx(float(law.log_prob(seen).mean()))
 
 
 def test_no_rows_are_zero():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abduce.checks import check_count, check_number
 from abduce.data.seen import Seen
-from abduce.estimators.arguments import Arguments, check_components, preset
+from abduce.estimators.arguments import Arguments, PassingArguments, check_components, preset
 from abduce.estimators.estimator import RunOptions
 from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
@@ -23,12 +23,12 @@ from abduce.models.mixture import FactorAnalyzersEnergy
 
 
 @preset
-class PCA(Arguments, FittedEnergy):
+class PCA(PassingArguments, FittedEnergy):
     """Probabilistic principal components: p(y) = N(μ, W Wᵀ + σ² I), or the distance to the principal subspace as energy.
 
     Everything is exact, fills and log p of rows with blanks included; blanks in the training rows are met by EM.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ class PCA(Arguments, FittedEnergy):
         if self.form == "reconstruction":  # its β is fitted to the rows held out
             x, observed = x[rows], observed[rows]
         fitted = fitters.principal_components(x, observed, int(q), self.form)  # pyright: ignore[reportArgumentType]
-        if run.parts is None:
+        if run.passes is None:
             return fitted
-        return passes.principal_components(fitted, run.parts, Seen(x, observed))
+        return passes.principal_components(fitted, run.passes, Seen(x, observed))
 
 
 @preset
@@ -101,12 +101,12 @@ class ICA(Arguments, FittedEnergy):
 
 
 @preset
-class KMeans(Arguments, FittedEnergy):
+class KMeans(PassingArguments, FittedEnergy):
     """k-means: E(y) = min_k ‖y − w_k‖², a probability with as many round wells.
 
     The inverse temperature is fitted to held-out rows; draws and conditionals are exact, by rejection.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -134,14 +134,14 @@ class KMeans(Arguments, FittedEnergy):
         self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
     ) -> Energy:
         fitted = fitters.k_means(x[rows], check_components("components", self.components, len(rows)), seed)
-        return fitted if run.parts is None else passes.k_means(fitted, run.parts)
+        return fitted if run.passes is None else passes.k_means(fitted, run.passes)
 
 
 @preset
-class GaussianMixture(Arguments, FittedEnergy):
+class GaussianMixture(PassingArguments, FittedEnergy):
     """A mixture of Gaussians: E(y) = −log Σ_k π_k N(y; μ_k, C_k), everything exact; blanks are met by EM.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -174,9 +174,9 @@ class GaussianMixture(Arguments, FittedEnergy):
         k = check_components("components", self.components, len(x))
         kind: Any = self.covariance_type
         fitted = fitters.gaussian_mixture(x, observed, k, kind, self.reg_covar, seed, whole=x)
-        if run.parts is None:
+        if run.passes is None:
             return fitted
-        return passes.gaussian_mixture(fitted, run.parts, Seen(x, observed), kind, self.reg_covar)
+        return passes.gaussian_mixture(fitted, run.passes, Seen(x, observed), kind, self.reg_covar)
 
 
 @preset
