@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
@@ -64,13 +65,13 @@ class Engine(NamedTuple):
 
         >>> Engine.of(None, None), Engine.of(None, 4)
         (Engine(name='plain', workers=1), Engine(name='processes', workers=4))
-        >>> Engine.of("ray://head:10001", None)
-        Engine(name='ray://head:10001', workers=0)
         """
         if engine is not None and engine not in ENGINES and not str(engine).startswith("ray://"):
             raise ValueError(
                 f"engine must be {', '.join(map(repr, ENGINES))} or an address 'ray://HOST:PORT', got {engine!r}"
             )
+        if engine is not None and engine.startswith("ray") and find_spec("ray") is None:
+            raise ValueError("engine 'ray' needs Ray: pip install 'abduce[ray]'")
         if workers is not None:
             check_count("workers", workers)
         if engine is None:
@@ -247,10 +248,8 @@ class Actors(Crew):
     """Actors of a Ray cluster, one a core at most; it is started here where none runs, and then ended."""
 
     def __init__(self, task: Task, engine: Engine, hint: str):
-        try:
-            import ray  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise ValueError("engine 'ray' needs Ray: pip install 'abduce[ray]'") from None
+        import ray  # pyright: ignore[reportMissingImports]
+
         self.ray: Any = ray
         self.hint = hint
         self.started = not ray.is_initialized()

@@ -16,7 +16,7 @@ from abduce.bulk.writers import AskWriter, CompressWriter, FillWriter
 from abduce.checks import check_choice, check_number
 from abduce.data import streams
 from abduce.data.files import remove
-from abduce.data.shards import Shards
+from abduce.data.shards import Shards, in_files
 from abduce.engines import Engine
 from abduce.inference.discoveries import discoveries
 
@@ -26,7 +26,7 @@ SCORED = ".scored"  # folder in that of the answers, of how odd rows are, until 
 
 class Answered(NamedTuple):
     """What a run over files did: ``rows`` and ``files`` that there are, files ``written`` now, and what was ``counted``: cells
-    filled in them, bytes of all compressed files, rows flagged in all."""
+    filled or rows answered in these, bytes of all compressed files, rows flagged in all."""
 
     rows: int
     files: int
@@ -100,28 +100,32 @@ def answer_files(
     about = {"alpha": alpha, "contamination": contamination} if question == "flag" else {}
     run = ShardedRun(source, question, model, out, resume, **about)
     show = _silent if show is None else show
-    written, counted = run.left, 0
-    if question == "fill":
-        counted = run.write(FillWriter(Filling(source, model, show)), by, show, "filling")
-    else:
+    if question == "score":
+        model._know_log_z()
+    if question != "fill":
         _check(source, model, show)
-    if question == "compress":
-        run.write(CompressWriter(source, model), by, show, "compressing")
-        counted = sum(path.stat().st_size for path in run.targets.values())
-    elif question == "flag":
-        counted = _flag(run, model, by, show, alpha, contamination)
-    elif question in ASKED:
-        if question == "score":
-            model._know_log_z()
-        run.write(AskWriter(source, Ask(model, ASKED[question])), by, show, "asking")
+    match question:
+        case "fill":
+            counted = run.write(FillWriter(Filling(source, model, show)), by, show, "filling")
+        case "compress":
+            run.write(CompressWriter(source, model), by, show, "compressing")
+            counted = sum(path.stat().st_size for path in run.targets.values())
+        case "flag":
+            counted = _flag(run, model, by, show, alpha, contamination)
+        case _:
+            counted = run.write(AskWriter(source, Ask(model, ASKED[question])), by, show, "asking")
     run.end()
-    return Answered(source.rows, len(source.shards), written, counted)
+    return Answered(source.rows, len(source.shards), run.left, counted)
 
 
 def files_for(model: Any, data: Any, na: Iterable[str] = ()) -> Shards:
     """The files of a table that a model is asked about; its classes of text are text in all of them."""
     if isinstance(data, Shards):
         return data
+    if not (isinstance(data, str | os.PathLike) or in_files(data)):
+        raise ValueError(
+            f"data must be a table in files, got {type(data).__name__}; of that the model itself is asked"
+        )
     texts = [
         f.name for f in model.schema_.fields if f.coded and f.dtype.startswith(("str", "object", "category"))
     ]

@@ -65,7 +65,7 @@ class ShardedRun:
             sweep(Path(place))
         self._write(complete=False)
         self.targets = {k: self.target(k) for k, s in enumerate(source.shards) if s.rows}
-        self.left = sum(not path.exists() for path in self.targets.values())  # files to be written
+        self.left = sum(not path.exists() for path in self.targets.values())  # files that are to be written
 
     def target(self, k: int) -> Path:
         """Where the answer about a file goes."""

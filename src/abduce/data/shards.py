@@ -92,6 +92,7 @@ class Shards:
                 raise ValueError(_other_columns(shard, table, self.shards[0], first))
         assert first is not None
         self.columns, self.text, self.schema = first.columns, first.text, None
+        self._most = max(1, min(ROWS, CELLS // max(1, len(self.columns))))
         if first.text is not None:
             self._join_texts(looked)
         else:
@@ -161,7 +162,7 @@ class Shards:
 
     def chunk_rows(self) -> int:
         """Count the rows that keep a chunk to :data:`~abduce.data.streams.CELLS` cells."""
-        return max(1, min(ROWS, CELLS // max(1, len(self.columns))))
+        return self._most
 
     def chunks(self, rows: int | None = None) -> Iterator[Chunk]:
         """Read chunks of at most ``rows`` rows, in the order of the files."""
