@@ -50,3 +50,44 @@ def test_batches_are_answered_by_actors(tmp_path):
     pd.testing.assert_frame_equal(found[["a", "b", "c"]], known, check_exact=False, rtol=1e-9)
     seen = rows[["a", "b", "c"]].notna()
     assert found[["a", "b", "c"]].where(seen).equals(rows[["a", "b", "c"]])  # to the bit
+
+
+def test_a_fit_that_ray_train_begins_again_goes_on_to_the_same_model(tmp_path):
+    """Its worker is killed in the third epoch; the state on the shared disk is that of the second."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.data_parallel_trainer import DataParallelTrainer
+
+    place = str(tmp_path)
+    table()[["a", "b", "c"]].iloc[:600].to_parquet(tmp_path / "data.parquet")
+
+    def fit(config):
+        torn = Path(config["place"], "torn")
+
+        def die(record):
+            if record["epoch"] == 3 and not torn.exists():
+                torn.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        few = {"latent_dim": 1, "hidden": [4], "max_epochs": 6, "samples": 5}
+        model = abduce.VAE(random_state=0, callback=die, **few)
+        model.fit(config["place"] + "/data.parquet", checkpoint=config["place"] + "/state")
+        model.save(config["place"] + "/" + config["model"])
+
+    (tmp_path / "torn").touch()
+    fit({"place": place, "model": "alone"})
+    (tmp_path / "torn").unlink()
+    (tmp_path / "state").rename(tmp_path / "before")
+    trainer = DataParallelTrainer(
+        fit,
+        train_loop_config={"place": place, "model": "trained"},
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(storage_path=f"{place}/runs", failure_config=FailureConfig(max_failures=1)),
+    )
+    trainer.fit()
+    assert (tmp_path / "torn").exists()
+    alone, trained = (abduce.load(tmp_path / name) for name in ("alone", "trained"))
+    assert [record["epoch"] for record in trained.history_] == [1, 2, 3, 4, 5, 6]
+    for name, value in alone.model_.state_dict().items():
+        np.testing.assert_allclose(
+            trained.model_.state_dict()[name], value, rtol=1e-6, atol=1e-6, err_msg=name
+        )

@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from abduce.data.seen import Seen
-from abduce.fit.all_rows import AllRows, Build, Tensors
+from abduce.fit.all_rows import AllRows, Build, Tensors, itself
 from abduce.fit.checkpoint import TrainingState
 from abduce.fit.classical import among
 from abduce.gaussians.centre_sums import CentreSums
 from abduce.gaussians.em import alone, one_thread, varying
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.sums import CovarianceType, MixtureSums, S
-from abduce.models.gaussian import PrincipalComponentsEnergy
+from abduce.models.gaussian import PrincipalComponentsEnergy, gaussian_of
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
 MOST, TOLERANCE = 100, 1e-4
@@ -41,8 +41,8 @@ MOST, TOLERANCE = 100, 1e-4
 class Passes:
     """How a law is fitted by passes over ``rows``: who is told of them by ``report``, and where their ``state`` is kept.
 
-    ``history`` has a record of each whole pass, ``pass`` its number and ``train`` the mean log p that it started from;
-    ``interrupted`` says whether Ctrl-C ended them.
+    ``history`` has a record of each whole pass, ``pass`` its number and ``train`` the mean log p of the cells that vary, which it
+    started from; ``interrupted`` says whether Ctrl-C ended them.
     """
 
     def __init__(self, rows: AllRows, report: Callable[[dict[str, Any]], Any], state: TrainingState | None):
@@ -117,13 +117,6 @@ def principal_components(
     return PrincipalComponentsEnergy.of(mean, directions, *found[2:], energy)
 
 
-def gaussian_of(mean: Tensor, directions: Tensor, variances: Tensor, noise: Tensor) -> GaussianMixtureLaw:
-    """The Gaussian whose principal components these are."""
-    law = PrincipalComponentsEnergy.of(mean, directions, variances, noise).law()
-    assert law is not None
-    return law
-
-
 def principal(sums: MixtureSums, before: Tensors) -> Tensors:
     """Principal components of rows that one Gaussian was summed over, as many and of the same signs as ``before``: their mean,
     directions, variances and the noise across.
@@ -149,8 +142,3 @@ def k_means(start: KMeansEnergy, passes: Passes) -> KMeansEnergy:
 
     every = torch.ones(centres.shape[1], dtype=torch.bool)
     return KMeansEnergy.of(*passes.climb((centres,), CentreSums, itself, solve, every))
-
-
-def itself(centres: Tensor) -> Tensor:
-    """Centres are their own law."""
-    return centres
