@@ -55,7 +55,7 @@ def test_batches_are_answered_by_actors(tmp_path):
 def test_a_fit_that_ray_train_begins_again_goes_on_to_the_same_model(tmp_path):
     """Its worker is killed in the third epoch; the state on the shared disk is that of the second."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.data_parallel_trainer import DataParallelTrainer
+    from ray.train.torch import TorchTrainer
 
     place = str(tmp_path)
     table()[["a", "b", "c"]].iloc[:600].to_parquet(tmp_path / "data.parquet")
@@ -77,7 +77,7 @@ def test_a_fit_that_ray_train_begins_again_goes_on_to_the_same_model(tmp_path):
     fit({"place": place, "model": "alone"})
     (tmp_path / "torn").unlink()
     (tmp_path / "state").rename(tmp_path / "before")
-    trainer = DataParallelTrainer(
+    trainer = TorchTrainer(
         fit,
         train_loop_config={"place": place, "model": "trained"},
         scaling_config=ScalingConfig(num_workers=1),

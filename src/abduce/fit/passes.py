@@ -41,8 +41,8 @@ MOST, TOLERANCE = 100, 1e-4
 class Passes:
     """How a law is fitted by passes over ``rows``: who is told of them by ``report``, and where their ``state`` is kept.
 
-    ``history`` has a record of each whole pass, ``pass`` its number and ``train`` the mean log p of the cells that vary, which it
-    started from; ``interrupted`` says whether Ctrl-C ended them.
+    ``history`` has a record of each whole pass: ``pass``, its number, and ``train``, the mean log p that it started from, of
+    the cells that vary.  ``interrupted`` says whether Ctrl-C ended them.
     """
 
     def __init__(self, rows: AllRows, report: Callable[[dict[str, Any]], Any], state: TrainingState | None):
