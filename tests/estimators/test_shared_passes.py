@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from abduce import PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers, load
+from abduce import ICA, PCA, GaussianMixture, KMeans, load
 from abduce.cli import models
 from abduce.data import shards
 from abduce.data.schema import Schema
@@ -270,10 +270,8 @@ def test_an_engine_that_there_is_not(world, given, said):
 def test_who_needs_no_engine_says_so(world, ask, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="workers is for tables in files, got ndarray"):
         GaussianMixture().fit(np.zeros((10, 2)), workers=2)
-    with pytest.raises(
-        ValueError, match=r"engine is for methods that pass .* MixtureOfFactorAnalyzers takes"
-    ):
-        MixtureOfFactorAnalyzers().fit(world / "csv", engine="processes")
+    with pytest.raises(ValueError, match=r"engine is for methods that pass .* ICA takes"):
+        ICA().fit(world / "csv", engine="processes")
     status, _, error = ask("fit", world / "csv", "-o", tmp_path / "model", "--workers", 2)
     assert status == 2
     assert "processes share passes" in error

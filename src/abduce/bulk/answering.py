@@ -212,7 +212,7 @@ def _flag(
         count = int(flagged.sum())
     else:
         chunks = (chunk for path in run.targets.values() for chunk in streams.TableFile(path).chunks())
-        count = sum(int(chunk.frame["flagged"].sum()) for chunk in chunks)
+        count = sum(int(chunk.frame["flagged"].to_numpy().sum()) for chunk in chunks)
     remove(place)
     return count
 

@@ -46,7 +46,7 @@ RESUME = typer.Option(
 ROWS = typer.Option(
     metavar="N|all",
     help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large, and of any where the "
-    "method passes over them (gaussian-mixture, pca, k-means).",
+    "method passes over them (gaussian-mixture, mixture-of-factor-analyzers, pca, k-means).",
 )
 BUDGET = typer.Option(
     "--budget",
@@ -149,7 +149,8 @@ def check_sharing(method: str, engine: str | None, workers: int | None) -> dict[
     by = {name: said for name, said in (("engine", engine), ("workers", workers)) if said is not None}
     if by and not passes_over(method):
         raise typer.BadParameter(
-            "processes share passes over all rows of files: gaussian-mixture, pca and k-means make them",
+            "processes share passes over all rows of files; gaussian-mixture, mixture-of-factor-analyzers, pca and k-means "
+            "make them",
             param_hint=f"--{next(iter(by))}",
         )
     Engine.of(engine, workers)

@@ -180,13 +180,13 @@ class GaussianMixture(PassingArguments, FittedEnergy):
 
 
 @preset
-class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
+class MixtureOfFactorAnalyzers(PassingArguments, FittedEnergy):
     """A mixture of Gaussians of a few factors each: C_k = W_k W_kᵀ + Ψ_k; everything exact, blanks are met by EM.
 
     For tables with more columns than a covariance for each cluster can be told from; with one component it is factor
     analysis.  Components lean on one another by ``pseudo_rows`` rows of the covariance within clusters.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -214,6 +214,7 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
     True
     """
 
+    passes = True
     components: int = 5
     factors: int | str = "auto"
     pseudo_rows: float = 20.0
@@ -229,4 +230,7 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
         check_number("pseudo_rows", self.pseudo_rows, 0)
         with one_thread():
             law = factor_mixture(x, observed, k, int(q), float(self.pseudo_rows), seed=seed)
-        return FactorAnalyzersEnergy.of(law)
+        fitted = FactorAnalyzersEnergy.of(law)
+        if run.passes is None:
+            return fitted
+        return passes.factor_analyzers(fitted, run.passes, Seen(x, observed), float(self.pseudo_rows))

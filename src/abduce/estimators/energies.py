@@ -63,9 +63,9 @@ class EnergyEstimator(Estimator[M]):
     ):
         """Fit the model to X: an array, images or a data frame; NaN is a blank.
 
-        Of a table in files with more rows than a fit takes at once, mixtures of Gaussians, principal components and k-means
-        pass over all; other methods take a sample.  Methods that need complete rows are fitted to rows completed by draws of
-        a Gaussian fitted to the observed cells.
+        Of a table in files with more rows than a fit takes at once, mixtures of Gaussians and of factor analysers, principal
+        components and k-means pass over all; other methods take a sample.  Methods that need complete rows are fitted to rows
+        completed by draws of a Gaussian fitted to the observed cells.
         ``checkpoint`` and ``redraw`` as in :meth:`abduce.VAE.fit`, for energies that are trained by gradients, the first for
         passes too.  ``engine`` ("plain", "processes", "ray" or "ray://HOST:PORT") and ``workers`` say who sums the rows of
         files in a pass (:mod:`abduce.engines`); the model is the same to the bit.  Where log Z has a closed form it is known

@@ -6,6 +6,7 @@ Each pass sums what the next parameters follow from, and no row is kept:
     principal components     the same of one Gaussian, of whose covariance
                              q directions and a σ² are kept: EM for PPCA where
                              the blanks alone are hidden, exact without blanks    MixtureSums
+    factor analysers         one step of EM over all rows                         FactorSums
     k-means                  one round of Lloyd's algorithm                       CentreSums
 
 Passes end where one raised the mean log p by less than ``TOLERANCE`` nats a row (of k-means: lowered the mean energy by less).
@@ -13,7 +14,7 @@ Cells that do not vary in the sample are left as the sample has them.  Ctrl-C le
 earlier one was better than; with a checkpoint that is kept after each pass, and a run that was cut goes on from there to the
 same numbers.
 
-Sources: Dempster, Laird & Rubin 1977; Tipping & Bishop 1999; Lloyd 1957.
+Sources: Dempster, Laird & Rubin 1977; Tipping & Bishop 1999; Ghahramani & Hinton 1996; Lloyd 1957.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from abduce.fit.checkpoint import TrainingState
 from abduce.fit.classical import among
 from abduce.gaussians.centre_sums import CentreSums
 from abduce.gaussians.em import alone, one_thread, varying
+from abduce.gaussians.factor_fit import FLOOR, maximised
+from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.factor_sums import FactorSums
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.gaussians.sums import CovarianceType, MixtureSums, S
 from abduce.models.gaussian import PrincipalComponentsEnergy, gaussian_of
-from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
+from abduce.models.mixture import FactorAnalyzersEnergy, GaussianMixtureEnergy, KMeansEnergy
 
 MOST, TOLERANCE = 100, 1e-4
 
@@ -105,6 +109,22 @@ def gaussian_mixture(
     return fitted if bool(some.all()) else among(fitted, some, *alone(sample.y, sample.mask, reg_covar))
 
 
+def factor_analyzers(
+    start: FactorAnalyzersEnergy, passes: Passes, sample: Seen, pseudo_rows: float
+) -> FactorAnalyzersEnergy:
+    """Go on from a mixture of factor analysers fitted to a ``sample`` by steps of EM over all rows, in double precision."""
+    some = varying(sample.y, sample.mask)
+
+    def solve(sums: FactorSums, before: Tensors) -> Tensors:
+        return maximised(FactorMixtureLaw(*before), sums.expected.whole(True), pseudo_rows, FLOOR).tensors
+
+    inner = start.distribution().cells(some)
+    law = FactorMixtureLaw(*passes.climb(inner.tensors, FactorSums, FactorMixtureLaw, solve, some))
+    if not bool(some.all()):
+        law = law.among(some, *alone(sample.y, sample.mask, FLOOR**2))
+    return FactorAnalyzersEnergy.of(law)
+
+
 def principal_components(
     start: PrincipalComponentsEnergy, passes: Passes, sample: Seen
 ) -> PrincipalComponentsEnergy:
@@ -113,8 +133,8 @@ def principal_components(
     inner = start.mean[some], start.directions[some], start.variances, start.noise
     found = passes.climb(inner, MixtureSums, gaussian_of, principal, some)
     mean, directions = start.mean.clone(), torch.zeros_like(start.directions)
-    mean[some], directions[some] = found[:2]
-    return PrincipalComponentsEnergy.of(mean, directions, *found[2:], energy)
+    mean[some], directions[some], variances, noise = found
+    return PrincipalComponentsEnergy.of(mean, directions, variances, noise, energy)
 
 
 def principal(sums: MixtureSums, before: Tensors) -> Tensors:
