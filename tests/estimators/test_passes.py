@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from abduce import ICA, PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers, load
 from abduce.data import shards, streams
 from abduce.data.seen import Seen
-from abduce.fit import classical
+from abduce.fit import classical, passes
 from abduce.gaussians import gaussian_fit
 from abduce.gaussians.centre_sums import CentreSums
 from abduce.gaussians.factor_fit import factor_mixture
@@ -73,7 +73,8 @@ def same(one, other, **how):
 
 @pytest.mark.parametrize("blanks", [False, True])
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_cut_into_files_does_not_matter(name, blanks, tmp_path_factory):
+def test_the_cut_into_files_does_not_matter(name, blanks, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(passes, "MOST", 10)
     frame = table(blanks)
     one = fitted(MAKERS[name], put(tmp_path_factory.mktemp("one") / "data", frame, []))
 

@@ -197,12 +197,22 @@ def test_an_interrupt_leaves_the_last_whole_pass_and_a_checkpoint_goes_on(world,
 def test_an_interrupted_command_keeps_the_model_and_goes_on(world, ask, tmp_path, monkeypatch, heeds):
     command = "fit", world / "parquet", "--model", "gaussian-mixture", "--set", "components=2", "--resume"
     told = models.told
-    monkeypatch.setattr(models, "told", lambda record: (stop_in(3)(record), told(record))[1])
+    lines = []
+
+    def stopping(record, what):
+        lines.append(told(record, what)[0])
+        stop_in(3)(record)
+        return told(record, what)
+
+    monkeypatch.setattr(models, "told", stopping)
     status, out, error = ask(*command, "-o", tmp_path / "model", "--json")
     assert status == 130, error
     assert json.loads(out)["passes"] == 2
     assert json.loads(out)["interrupted"]
     assert "interrupted after 2 passes; the model so far is in" in " ".join(error.split())
+    assert "pass 1  2,000 of 2,000 rows" in lines
+    value = MAKERS["mixture"]().fit(world / "parquet").history_[1]["train"]
+    assert lines[-1] == f"pass 3  140 of 2,000 rows  mean log p {value:.4f} nats before"
     assert load(tmp_path / "model").history_ == MAKERS["mixture"]().fit(world / "parquet").history_[:2]
     monkeypatch.setattr(models, "told", told)
     status, _, error = ask(*command, "-o", tmp_path / "model")

@@ -106,7 +106,7 @@ def fit(
     state = output.with_name(output.name + ".training")
     with progress(quiet) as show:
         if "callback" in model.get_params():
-            model.set_params(callback=lambda record: show(*told(record)))
+            model.set_params(callback=lambda record: show(*told(record, model.progress)))
         model.fit(X, checkpoint=state if resume else None, **(by if in_files(X) else {}))
         unknown = getattr(model, "log_z_", 0) is None
         if normalized and unknown:
@@ -236,10 +236,11 @@ def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     return method(random_state=seed, **arguments)
 
 
-def told(record: dict[str, Any]) -> tuple[str, float]:
-    """Describe an epoch, a stage or a pass in one line, with the share of it that is done."""
+def told(record: dict[str, Any], what: tuple[str, float, str]) -> tuple[str, float]:
+    """Describe an epoch, a stage or a pass in one line, with the share of it that is done; ``what`` names a pass's value."""
     if "pass" in record:
-        before = "" if record["train"] is None else f"  {record['train']:.4f} nats a row before"
+        name, sign, unit = what
+        before = "" if record["train"] is None else f"  {name} {sign * record['train']:.4f}{unit} before"
         done = f"{record['rows']:,} of {record['of']:,} rows"
         return f"pass {record['pass']}  {done}{before}", record["rows"] / record["of"]
     share = record["epoch"] / record["epochs"]

@@ -53,6 +53,7 @@ class PCA(PassingArguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean log p", 1.0, " nats")
     components: int | str = "auto"
     form: str = "probabilistic"
 
@@ -128,6 +129,7 @@ class KMeans(PassingArguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean energy", -1.0, "")
     components: int = 8
 
     def _learn(
@@ -164,6 +166,7 @@ class GaussianMixture(PassingArguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean log p", 1.0, " nats")
     components: int = 5
     covariance_type: str = "full"
     reg_covar: float = 1e-3
@@ -215,6 +218,7 @@ class MixtureOfFactorAnalyzers(PassingArguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean log p", 1.0, " nats")
     components: int = 5
     factors: int | str = "auto"
     pseudo_rows: float = 20.0
