@@ -19,9 +19,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-# The tests that need Ray and Dask, which it installs: processes and actors that die, partitions. Two minutes.
+# The tests that need Ray and Dask, which it installs: processes and actors that die, partitions, passes. Three minutes.
 test-scale: $(VENV)/.installed-test $(VENV)/.installed-scale
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cli/test_engines.py tests/estimators/test_dask.py -k "ray or cluster or dask"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_engines.py tests/estimators/test_dask.py tests/estimators/test_ray_data.py \
+		tests/estimators/test_shared_passes.py -k "ray or cluster or dask"
 
 # A hundred kills of each command that writes, at seeded moments, where `make test` has ten. Ten minutes.
 test-kill: $(VENV)/.installed-test

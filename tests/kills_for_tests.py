@@ -26,7 +26,7 @@ IMPORTED = [
     "rich.table",
     "abduce.cli.models",
     "abduce.cli.questions",
-    "abduce.cli.streaming",
+    "abduce.bulk.streaming",
     "abduce.compress.codec",
     "abduce.data.readers",
     "abduce.data.shards",

@@ -4,6 +4,7 @@ from abduce.answers.views import (
     Flips as Flips,
     Thinned as Thinned,
 )
+from abduce.bulk.answering import answer_files as answer_files
 from abduce.data.seen import Blanks as Blanks, Unanswerable as Unanswerable
 from abduce.estimators.adapters import (
     Imputer as Imputer,

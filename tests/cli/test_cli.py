@@ -450,7 +450,7 @@ class TestLargeTables:
         _, out, remarks = ask(*run, "pca")  # which passes over all
         assert json.loads(out)["rows_sampled"] == 20_000
         assert "uniform sample" not in remarks
-        run = (*run, "mixture-of-factor-analyzers", "--set", "components=1")
+        run = (*run, "ica")
         _, out, remarks = ask(*run)
         assert json.loads(out)["rows_sampled"] == 1500
         assert "sample of 1500 of 20000 rows; --rows all takes every row" in " ".join(remarks.split())

@@ -251,3 +251,26 @@ def test_estimators_take_folders_names_and_data_sets(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="uniform sample of 150 of 300 rows"):
         model = abduce.ICA(random_state=3).fit(numbers)
     assert model.edge_ == abduce.ICA(random_state=3).fit(Shards(numbers).sample(150, 3)).edge_
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_reading_begins_at_any_group(tmp_path, suffix, monkeypatch):
+    """A process that sums over some groups of rows reads them as one that reads all."""
+    monkeypatch.setattr(shards, "ROWS", 70)
+    source = Shards(cut(tmp_path / "many", suffix, [0, 69, 70, 71, 250, 300]))
+    if suffix == ".parquet":  # of several row groups
+        table = pa.Table.from_pandas(frame().iloc[71:250], preserve_index=False)
+        pq.write_table(table, tmp_path / "many" / "part-003.parquet", row_group_size=40)
+        source = Shards(tmp_path / "many")
+    groups = list(source.groups())
+    assert [(number, len(rows)) for number, rows in groups] == [(0, 70), (1, 70), (2, 70), (3, 70), (4, 20)]
+    pd.testing.assert_frame_equal(pd.concat([rows for _, rows in groups], ignore_index=True), source.read())
+    for first in range(6):
+        found = list(source.groups(first))
+        assert [number for number, _ in found] == list(range(first, 5))
+        for (_, rows), (_, known) in zip(found, groups[first:], strict=True):
+            pd.testing.assert_frame_equal(rows.reset_index(drop=True), known.reset_index(drop=True))
+    assert [source.where(row) for row in (0, 68, 69, 70, 299)] == [
+        (str(tmp_path / "many" / f"part-{part:03d}{suffix}"), place)
+        for part, place in ((0, 0), (0, 68), (1, 0), (2, 0), (4, 49))
+    ]

@@ -16,7 +16,7 @@ import pytest
 from scipy.stats import chi2
 
 from abduce import VAE, GaussianMixture
-from abduce.cli import streaming
+from abduce.bulk import streaming
 from abduce.data import streams
 from abduce.data.readers import read, write
 
@@ -291,7 +291,7 @@ class TestAllOrNothing:
 
 MEASURE = """
 import json, resource, sys
-from abduce.cli import streaming
+from abduce.bulk import streaming
 from abduce.data import streams
 from abduce import load
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from abduce import Auto
-from abduce.cli.streaming import Filling
+from abduce.bulk.streaming import Filling
 from abduce.data.readers import read, write
 from abduce.data.streams import TableFile
 

@@ -13,18 +13,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from abduce import PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers, load
+from abduce import ICA, PCA, GaussianMixture, KMeans, MixtureOfFactorAnalyzers, load
 from abduce.data import shards, streams
 from abduce.data.seen import Seen
-from abduce.fit import classical
+from abduce.fit import classical, passes
 from abduce.gaussians import gaussian_fit
 from abduce.gaussians.centre_sums import CentreSums
+from abduce.gaussians.factor_fit import factor_mixture
 
 N, SAMPLE = 300, 60
 MAKERS = {
     "mixture": lambda: GaussianMixture(components=2, random_state=0),
     "tied": lambda: GaussianMixture(components=3, covariance_type="tied", random_state=0),
     "spherical": lambda: GaussianMixture(components=2, covariance_type="spherical", random_state=0),
+    "factors": lambda: MixtureOfFactorAnalyzers(components=2, factors=1, random_state=0),
     "k-means": lambda: KMeans(components=3, random_state=0),
     "PCA": lambda: PCA(components=2, random_state=0),
     "reconstruction": lambda: PCA(components=2, form="reconstruction", random_state=0),
@@ -71,7 +73,8 @@ def same(one, other, **how):
 
 @pytest.mark.parametrize("blanks", [False, True])
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_cut_into_files_does_not_matter(name, blanks, tmp_path_factory):
+def test_the_cut_into_files_does_not_matter(name, blanks, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(passes, "MOST", 10)
     frame = table(blanks)
     one = fitted(MAKERS[name], put(tmp_path_factory.mktemp("one") / "data", frame, []))
 
@@ -123,13 +126,30 @@ def test_a_mixture_is_that_of_all_rows_in_memory(blanks, constant, tmp_path):
     assert none is None
     begun = MAKERS["mixture"]().fit(rows)
     seen = encoded(begun, frame)
-    law = gaussian_fit.gaussian_mixture(begun.model_.energy.distribution(), lambda: [seen], "full", 1e-3)
+    law = gaussian_fit.gaussian_mixture(begun.model_.energy.distribution(), seen, "full", 1e-3)
     found = model.model_.energy.distribution()
     for part in ("log_weights", "means", "covariances"):
         torch.testing.assert_close(
             getattr(found, part)[..., :4], getattr(law, part)[..., :4], rtol=1e-8, atol=1e-8
         )
     assert model.score(frame) > begun.score(frame) + 0.01
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_factor_analysers_are_those_that_steps_in_memory_lead_to(constant, tmp_path):
+    frame = table(True, constant)
+    model = fitted(MAKERS["factors"], put(tmp_path / "data", frame, [100, 200]))
+    with pytest.warns(UserWarning, match="uniform sample of 60 of 300 rows"):
+        rows, _ = shards.to_fit(tmp_path / "data", 0)
+    begun = MAKERS["factors"]().fit(rows)
+    seen = encoded(begun, frame)
+    start = begun.model_.energy.distribution()
+    law = factor_mixture(seen.y, seen.mask, 2, 1, iterations=100, tolerance=2e-5, start=start)
+    found = model.model_.energy.distribution()
+    assert float(found.log_prob(seen).mean()) == pytest.approx(float(law.log_prob(seen).mean()), abs=5e-3)
+    assert model.score(frame) > begun.score(frame) + 0.01
+    if constant:
+        torch.testing.assert_close(found.means[:, 4], start.means[:, 4])
 
 
 @pytest.mark.parametrize("blanks", [False, True])
@@ -151,7 +171,7 @@ def test_centres_are_the_means_of_their_rows(blanks, tmp_path):
 def test_others_take_a_sample_and_say_so(tmp_path):
     data = put(tmp_path / "data", table(False), [100])
     with pytest.warns(UserWarning, match="uniform sample of 60 of 300 rows"):
-        MixtureOfFactorAnalyzers(components=1, random_state=0).fit(data)
+        ICA(random_state=0).fit(data)
 
 
 def test_a_row_that_does_not_go_with_the_others_is_named_with_its_file(tmp_path):

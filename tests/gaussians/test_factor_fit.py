@@ -281,7 +281,7 @@ def test_principal_factors_of_very_many_cells_are_those_of_the_whole_decompositi
 
 
 def test_sums_over_rows_with_the_same_blanks_are_those_over_single_rows(monkeypatch):
-    from abduce.gaussians import factor_fit
+    from abduce.gaussians import factor_sums
 
     rng = np.random.default_rng(0)
     x = torch.from_numpy(
@@ -289,7 +289,7 @@ def test_sums_over_rows_with_the_same_blanks_are_those_over_single_rows(monkeypa
     )
     seen = torch.from_numpy(rng.random((300, 4)) > 0.3)
     few = factor_mixture(x, seen, 3, 2, iterations=5)
-    monkeypatch.setattr(factor_fit, "FEW", 0)
+    monkeypatch.setattr(factor_sums, "FEW", 0)
     rows = factor_mixture(x, seen, 3, 2, iterations=5)
     torch.testing.assert_close(few.means, rows.means, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(few.covariances, rows.covariances, rtol=1e-3, atol=1e-3)

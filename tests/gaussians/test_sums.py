@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture
 from abduce.data.seen import Seen
 from abduce.gaussians.gaussian_fit import gaussian_mixture
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.sums import MixtureSums
+from abduce.gaussians.sums import MixtureSums, Node, SumTree
 
 N, D, K = 120, 3, 2
 TYPES = ["full", "tied", "diag", "spherical"]
@@ -54,15 +54,41 @@ def test_neither_the_cut_nor_the_order_of_merging_matters(cuts, random, covarian
         assert torch.allclose(getattr(found, name), getattr(wanted, name), rtol=1e-8, atol=1e-8)
 
 
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.integers(1, 13), st.lists(st.integers(0, 13), max_size=5))
+def test_numbered_parts_are_merged_to_the_same_bits_wherever_runs_of_them_are(count, cuts):
+    seen, law = rows(), start()
+    parts = [seen.rows(index) for index in torch.arange(N).tensor_split(count)]
+
+    def tree(first, last):
+        out = SumTree[MixtureSums]()
+        for k in range(first, last):
+            out.add(Node(0, k, MixtureSums.zero(law).add(law, parts[k])))
+        return out
+
+    alone, joined = tree(0, count), SumTree[MixtureSums]()
+    for first, last in itertools.pairwise([0, *sorted(min(c, count) for c in cuts), count]):
+        for node in tree(first, last).nodes:
+            joined.add(node)
+    assert len(alone.nodes) == count.bit_count()  # as many as ones in the binary number
+    assert [node[:2] for node in joined.nodes] == [node[:2] for node in alone.nodes]
+    whole = MixtureSums.zero(law).add(law, seen)
+    for one, other, known in zip(alone.whole(), joined.whole(), whole, strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+        assert torch.allclose(torch.as_tensor(one), torch.as_tensor(known), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_fit_by_parts_is_the_fit_of_all_rows(covariance_type):
-    seen = rows()
-    parts = [seen.rows(torch.arange(a, b)) for a, b in itertools.pairwise([0, 1, 50, 51, N])]
-    how = covariance_type, 1e-6, 30, -float("inf")
-    one = gaussian_mixture(start(), lambda: [seen], *how)
-    many = gaussian_mixture(start(), lambda: iter(parts), *how)
+def test_steps_by_parts_are_the_fit_of_all_rows(covariance_type):
+    seen, law = rows(), start()
+    ends = itertools.pairwise([0, 1, 50, 51, N])
+    parts = [seen.rows(torch.arange(a, b)) for a, b in ends]
+    one = gaussian_mixture(start(), seen, covariance_type, 1e-6, 30, -float("inf"))
+    for _ in range(30):
+        each = (MixtureSums.zero(law).add(law, part) for part in parts)
+        law = reduce(MixtureSums.merge, each).solve(covariance_type, 1e-6)
     for name in ("log_weights", "means", "covariances"):
-        assert torch.allclose(getattr(one, name), getattr(many, name), rtol=1e-8, atol=1e-8)
+        assert torch.allclose(getattr(one, name), getattr(law, name), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -83,7 +109,7 @@ def test_a_step_is_that_of_scikit_learn(covariance_type):
         "spherical": lambda: known[:, None, None] * torch.eye(D),
     }[covariance_type]()
     assert torch.allclose(ours.covariances, dense.double())
-    assert found.mean_log_prob == pytest.approx(float(law.log_prob(seen).mean()))
+    assert found.value == pytest.approx(float(law.log_prob(seen).mean()))
 
 
 def test_no_rows_are_zero():

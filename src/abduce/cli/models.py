@@ -26,6 +26,7 @@ from abduce.cli.common import (
     progress,
     remark,
 )
+from abduce.cli.many import SHARING
 from abduce.cli.reading import read
 from abduce.verbs import FIT
 
@@ -47,7 +48,7 @@ RESUME = typer.Option(
 ROWS = typer.Option(
     metavar="N|all",
     help="Fit to at most N rows, drawn uniformly; by default all rows of a table that is not large, and of any where the "
-    "method passes over them (gaussian-mixture, pca, k-means).",
+    "method passes over them (gaussian-mixture, mixture-of-factor-analyzers, pca, k-means).",
 )
 BUDGET = typer.Option(
     "--budget",
@@ -63,11 +64,28 @@ OWN = {
     "resume": Option(Annotated[bool, RESUME], False),
     "rows": Option(Annotated[str, ROWS], "auto"),
     "budget": Option(Annotated[float | None, BUDGET], None),
+    **SHARING,
 }
 
 
 @command(FIT, OWN)
-def fit(data, output, method, setting, kind, seed, normalized, resume, rows, budget, as_json, quiet, **given):
+def fit(
+    data,
+    output,
+    method,
+    setting,
+    kind,
+    seed,
+    normalized,
+    resume,
+    rows,
+    budget,
+    engine,
+    workers,
+    as_json,
+    quiet,
+    **given,
+):
     """Fit a model to DATA, blanks and all."""
     if str(output) == "-":
         raise typer.BadParameter("a model is a folder: give its name", param_hint="-o")
@@ -78,17 +96,14 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
             own.fit(data, output, parse_settings(setting), seed, as_json, quiet)
         return
     from abduce.data.files import discard
+    from abduce.data.shards import in_files
 
     if not first:  # the first process speaks for all
         quiet = True
         warnings.simplefilter("ignore")
     given |= {"kinds": parse_kinds(kind), "budget": budget}
-    X = passed_over(data, method, rows, coded(given["kinds"]))
-    if X is None:
-        X, there = read_sample(data, rows, seed, quiet, coded(given["kinds"]))
-        used = len(X)
-    else:
-        used = there = X.rows
+    by = check_sharing(method, engine, workers)
+    X, used, there = rows_to_fit(data, method, rows, seed, quiet, coded(given["kinds"]))
     arguments = {name: value for name, value in given.items() if value is not None}
     if method.lower() == "auto" and (X.ndim > 2 or set(arguments) - {"contamination", "kinds", "budget"}):
         method = "vae"  # of images, or where one of its options is given; Auto else
@@ -98,8 +113,8 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     state = output.with_name(output.name + ".training")
     with progress(quiet) as show:
         if "callback" in model.get_params():
-            model.set_params(callback=lambda epoch: show(epoch_line(epoch), epoch["epoch"] / epoch["epochs"]))
-        model.fit(X, checkpoint=state if resume else None)
+            model.set_params(callback=lambda record: show(*told(record, model.progress)))
+        model.fit(X, checkpoint=state if resume else None, **(by if in_files(X) else {}))
         if not first:
             return
         unknown = getattr(model, "log_z_", 0) is None
@@ -109,11 +124,10 @@ def fit(data, output, method, setting, kind, seed, normalized, resume, rows, bud
     facts = {"model": str(output), "rows": used, "rows_read": there, "rows_sampled": used}
     facts |= model_facts(model)
     if model.interrupted_:
-        remark(f"interrupted after {facts['epochs']} epochs; the model so far is in {output}", quiet)
+        remark(f"interrupted{learnt('after', facts)}; the model so far is in {output}", quiet)
     else:
         discard(state)
-        trained = f" in {facts['epochs']} epochs" if "epochs" in facts else ""
-        remark(f"fitted {used} rows{trained}; the model is in {output}", quiet)
+        remark(f"fitted {used} rows{learnt('in', facts)}; the model is in {output}", quiet)
         left_out(model.schema_, quiet)
         if "members" in facts:
             remark("members and their weights: " + weights_line(facts["members"]), quiet)
@@ -130,50 +144,68 @@ def coded(kinds: dict[str | int, str] | None) -> list[str]:
     return [str(c) for c, kind in (kinds or {}).items() if kind in ("categorical", "ordinal", "binary")]
 
 
-def passed_over(data: Path, method: str, rows: str, texts: Iterable[str]) -> Any:
-    """The files of a table with more rows than a fit takes at once, if the method passes over all; else None."""
-    from abduce.data import shards, streams
+def passes_over(method: str) -> bool:
+    """Tell whether a method passes over all rows of files."""
     from abduce.estimators.methods import find
 
-    if rows not in ("auto", "all") or method.lower() == "auto" or not find(method).passes:
-        return None
-    whole = streams.is_table(data) and data.is_file() and not reading.given["member"]
-    if not (whole or shards.is_many(data)):
-        return None
-    source = shards.Shards(data, reading.given["na"], texts)
-    return source if source.rows > shards.most_rows(len(source.columns)) else None
+    return method.lower() != "auto" and find(method).passes
 
 
-def read_sample(data: Path, rows: str, seed: int, quiet: bool, texts: Iterable[str] = ()) -> tuple[Any, int]:
-    """Read DATA, or a uniform sample of ``rows`` of its rows; say how many it has.
+def check_sharing(method: str, engine: str | None, workers: int | None) -> dict[str, Any]:
+    """Who passes over files, as arguments of a fit; refused where nobody does."""
+    from abduce.engines import Engine
+
+    by = {name: said for name, said in (("engine", engine), ("workers", workers)) if said is not None}
+    if by and not passes_over(method):
+        raise typer.BadParameter(
+            "processes share passes over all rows of files; gaussian-mixture, mixture-of-factor-analyzers, pca and k-means "
+            "make them",
+            param_hint=f"--{next(iter(by))}",
+        )
+    Engine.of(engine, workers)
+    return by
+
+
+def rows_to_fit(
+    data: Path, method: str, rows: str, seed: int, quiet: bool, texts: Iterable[str] = ()
+) -> tuple[Any, int, int]:
+    """What DATA gives a fit, how many rows that is, and how many there are: the files where the method passes over all rows
+    of more than a fit takes at once, else the rows, or a uniform sample of ``rows`` of them, which is said.
 
     "auto" takes as many rows as hold two million cells, and 50,000 of wide tables.
     """
     import numpy as np
 
-    from abduce.data import shards
+    from abduce.data import shards, streams
 
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
-    source = reading.many(data, texts)
-    table = source or (None if rows == "all" else reading.table(data))
-    if source is not None and rows == "all":
-        X, there = source.read(), source.rows
-    elif table is None:
+    many, table = reading.many(data, texts), None
+    passes = not rows.isdigit() and passes_over(method)
+    if many is None and streams.is_table(data) and data.is_file() and not reading.given["member"]:
+        if passes:
+            table = shards.Shards(data, reading.given["na"], texts)
+        elif rows != "all":
+            table = reading.table(data)
+    found = many or table  # looked through once
+    most = 0 if found is None else shards.most_rows(len(found.columns))
+    if passes and found is not None and found.rows > most:
+        return found, found.rows, found.rows
+    if many is not None and rows == "all":
+        X, there = many.read(), many.rows
+    elif found is None or rows == "all":
         X = read(data)
         there = len(X)
         if rows.isdigit() and int(rows) < there:
             wanted = np.sort(np.random.default_rng(seed).choice(there, int(rows), replace=False))
             X = X[wanted] if isinstance(X, np.ndarray) else X.iloc[wanted]
     else:
-        there = table.rows
-        most = shards.most_rows(len(table.columns)) if rows == "auto" else int(rows)
-        whole = there <= most
-        X = table.sample(most, seed) if source or not whole else read(data)
+        there, most = found.rows, int(rows) if rows.isdigit() else most
+        X = found.sample(most, seed) if many or there > most else read(data)
     if len(X) < there:
         hint = "; --rows all takes every row" if rows == "auto" else ""
         remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
-    return X, there
+    return X, len(X), there
 
 
 def weights_line(members: dict[str, float]) -> str:
@@ -213,12 +245,23 @@ def build(name: str, arguments: dict[str, Any], seed: int) -> Any:
     return method(random_state=seed, **arguments)
 
 
-def epoch_line(epoch: dict[str, Any]) -> str:
-    """Describe an epoch in one line."""
-    if "stage" in epoch:  # no epochs, but stages
-        return str(epoch["stage"])
-    held = f"  held out {epoch['valid']:.2f}" if "valid" in epoch else ""
-    return f"epoch {epoch['epoch']}/{epoch['epochs']}  train {epoch['train']:.2f}{held} nats"
+def told(record: dict[str, Any], what: tuple[str, float, str]) -> tuple[str, float]:
+    """Describe an epoch, a stage or a pass in one line, with the share of it that is done; ``what`` names a pass's value."""
+    if "pass" in record:
+        name, sign, unit = what
+        before = "" if record["train"] is None else f"  {name} {sign * record['train']:.4f}{unit} before"
+        done = f"{record['rows']:,} of {record['of']:,} rows"
+        return f"pass {record['pass']}  {done}{before}", record["rows"] / record["of"]
+    share = record["epoch"] / record["epochs"]
+    if "stage" in record:  # no epochs, but stages
+        return str(record["stage"]), share
+    held = f"  held out {record['valid']:.2f}" if "valid" in record else ""
+    return f"epoch {record['epoch']}/{record['epochs']}  train {record['train']:.2f}{held} nats", share
+
+
+def learnt(word: str, facts: dict[str, Any]) -> str:
+    """Say how long a fit went on: its epochs, or passes over files."""
+    return "".join(f" {word} {facts[what]} {what}" for what in ("epochs", "passes") if what in facts)
 
 
 ABOUT = typer.Argument(metavar="PATH", help="Data (- is standard input), or a model folder.")
@@ -264,7 +307,7 @@ def model_facts(fitted: Any) -> dict[str, Any]:
     if hasattr(fitted.model_, "latent_dim"):
         facts["latent_dim"] = fitted.model_.latent_dim
     if fitted.history_:
-        facts["epochs"] = len(fitted.history_)
+        facts["passes" if "pass" in fitted.history_[0] else "epochs"] = len(fitted.history_)
     falls = [fall for epoch in fitted.history_ for fall in epoch.get("fell", ())]
     if falls:
         facts["falls_in_training"] = len(falls)

@@ -29,13 +29,8 @@ from abduce.cli.many import (
     MANY,
     RunBy,
     ask_many,
-    compress_many,
-    embedded,
-    fill_many,
-    flagged_rows,
     many_with,
     one_file,
-    scored,
 )
 from abduce.cli.reading import read, table
 
@@ -100,7 +95,7 @@ def fill(
         for name, given in (("--draws", draws), ("--shift", shift)):
             if given:
                 raise typer.BadParameter("this is for a table in one file", param_hint=name)
-        fill_many(*shards, output, RunBy(resume, engine, workers), as_json, quiet)
+        ask_many("fill", shards, output, RunBy(resume, engine, workers), as_json, quiet)
         return
     one_file(resume, engine, workers)
     if draws is None and not shift and (source := table(data)) is not None:
@@ -146,7 +141,7 @@ def moved(fitted: Any, X: Any, filled: Any, shift: list[str] | None) -> Any:
 
 def fill_table(source: Any, fitted: Any, output: str, as_json: bool, quiet: bool) -> None:
     """Fill a table of any length; Ctrl-C leaves nothing and ends with status 130."""
-    from abduce.cli.streaming import Filling
+    from abduce.bulk.streaming import Filling
 
     try:
         with progress(quiet, "rows") as show:
@@ -181,9 +176,8 @@ def score(data, model, output, resume, engine, workers, as_json, quiet):
     import pandas as pd
 
     if (shards := many_with(data, model)) is not None:
-        source, fitted = shards
-        know_log_z(fitted, model, quiet)
-        ask_many("score", source, fitted, scored, output, RunBy(resume, engine, workers), quiet, as_json)
+        know_log_z(shards[1], model, quiet)
+        ask_many("score", shards, output, RunBy(resume, engine, workers), as_json, quiet)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
@@ -232,27 +226,21 @@ def flag(data, model, output, alpha, contamination, resume, engine, workers, as_
     import numpy as np
     import pandas as pd
 
-    from abduce.inference.discoveries import discoveries
+    from abduce.bulk.answering import chosen
 
     if (shards := many_with(data, model)) is not None:
-        if contamination is not None:
-            raise typer.BadParameter(
-                "it ranks all rows at once; of many files the model's own share is flagged",
-                param_hint="--contamination",
-            )
-        how = RunBy(resume, engine, workers)
-        count = ask_many("flag", *shards, flagged_rows, output, how, quiet, as_json, "flagged")
-        remark(f"{count} rows flagged", quiet)
+        how, about = RunBy(resume, engine, workers), {"alpha": alpha, "contamination": contamination}
+        ask_many("flag", shards, output, how, as_json, quiet, **about)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
     found = fitted._flags(X)
     odd = found["anomaly_score"]
+    if "p_value" in found or contamination is not None:
+        flagged = chosen(odd, found.get("p_value"), alpha, contamination)
+    else:
+        flagged = found["predict"] == -1
     order = np.argsort(-odd, kind="stable")
-    flagged = discoveries(found["p_value"], alpha) if "p_value" in found else found["predict"] == -1
-    if contamination is not None:
-        flagged = np.zeros(len(odd), dtype=bool)
-        flagged[order[: round(contamination * len(odd))]] = True
     columns = {name: part for name, part in found.items() if name != "predict"} | {
         "flagged": flagged.astype(int)
     }
@@ -275,9 +263,10 @@ def explain(data, model, output, expected):
 @ask
 def embed(data, model, output, resume, engine, workers):
     """A column for each feature."""
+    from abduce.bulk.answering import embedded
 
     if (shards := many_with(data, model)) is not None:
-        ask_many("embed", *shards, embedded, output, RunBy(resume, engine, workers), True, False)
+        ask_many("embed", shards, output, RunBy(resume, engine, workers), False, True)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)
@@ -303,7 +292,7 @@ def compress(data, model, to, resume, engine, workers, as_json, quiet):
         texts.compress(data, model, to, as_json, quiet)
         return
     if (shards := many_with(data, model)) is not None:
-        compress_many(*shards, str(to), RunBy(resume, engine, workers), as_json, quiet)
+        ask_many("compress", shards, str(to), RunBy(resume, engine, workers), as_json, quiet)
         return
     one_file(resume, engine, workers)
     X, fitted = read_with_model(data, model)

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -52,18 +52,43 @@ def opened_arrow(path: Path, suffix: str, buffer: int = 0) -> Iterator[ArrowRows
     if suffix == ".parquet":
         file = pq.ParquetFile(path, buffer_size=buffer, pre_buffer=False)
         try:
-            yield ArrowRows(
-                file.schema_arrow,
-                file.metadata.num_rows,
-                lambda rows: map(_checked, file.iter_batches(batch_size=rows, use_threads=False)),
-            )
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+
+            def batches(rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
+                first, over = _place(sizes, skip)
+                groups = list(range(first, len(sizes)))
+                found = file.iter_batches(batch_size=rows, row_groups=groups, use_threads=False)
+                return map(_checked, after(found, over))
+
+            yield ArrowRows(file.schema_arrow, file.metadata.num_rows, batches)
         finally:
             file.close()
         return
     with pa.memory_map(str(path)) as source, ipc.open_file(source) as reader:
-        places = range(reader.num_record_batches)
-        rows = sum(reader.get_batch(i).num_rows for i in places)
-        yield ArrowRows(reader.schema, rows, lambda _: (_checked(reader.get_batch(i)) for i in places))
+        sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+
+        def stored(rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
+            first, over = _place(sizes, skip)
+            return map(_checked, after(map(reader.get_batch, range(first, len(sizes))), over))
+
+        yield ArrowRows(reader.schema, sum(sizes), stored)
+
+
+def _place(sizes: list[int], skip: int) -> tuple[int, int]:
+    """The part of a file that row ``skip`` is in, and its place there."""
+    first = 0
+    while first < len(sizes) and skip >= sizes[first]:
+        skip -= sizes[first]
+        first += 1
+    return first, skip
+
+
+def after(batches: Iterable[pa.RecordBatch], skip: int) -> Iterator[pa.RecordBatch]:
+    """Batches without their first ``skip`` rows."""
+    for batch in batches:
+        if skip < len(batch):
+            yield batch.slice(skip)
+        skip = max(0, skip - len(batch))
 
 
 def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -90,11 +115,11 @@ def arrow_writer(file: IO[bytes], schema: pa.Schema, suffix: str) -> Iterator[An
 
 
 class ArrowRows(NamedTuple):
-    """An open file: its schema, how many rows it has, and ``batches(rows)`` of about so many."""
+    """An open file: its schema, how many rows it has, and ``batches(rows, skip)`` of about so many, from a row on."""
 
     schema: pa.Schema
     rows: int
-    batches: Callable[[int], Iterator[pa.RecordBatch]]
+    batches: Callable[..., Iterator[pa.RecordBatch]]
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:

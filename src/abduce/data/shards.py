@@ -14,14 +14,10 @@ read.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import posixpath
-import re
-import tempfile
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -31,71 +27,12 @@ import pandas as pd
 import pyarrow as pa
 
 from abduce.data.fields import listing
-from abduce.data.files import TABLES, Clear, suffix_of
+from abduce.data.files import Clear, suffix_of
+from abduce.data.located import Shard, address_of, is_dataset, is_many, located
 from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-_PATTERN = re.compile(r"[*?[]")
 MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
 LEAST_ROWS = 50_000  # that it takes however wide they are
-_PIECE = 2**20  # bytes hashed at a time
-
-
-def address_of(source: Any) -> str:
-    """What was given as text; a `Path` keeps one of the slashes of an address, which has two.
-
-    >>> address_of(Path("s3://bucket/data")), address_of("data/")
-    ('s3://bucket/data', 'data/')
-    """
-    text = os.fspath(source)
-    found = _ADDRESS.match(text)
-    if found is None or Path(text).exists():
-        return text
-    rest = text[found.end() :]
-    return f"{found[1]}://{'/' if found[1] in ('file', 'memory') else ''}{rest}"
-
-
-def is_many(source: Any) -> bool:
-    """Tell whether tables in many files are meant: an address, a pattern, a data set, or a folder with a table in it."""
-    if _is_dataset(source):
-        return True
-    if not isinstance(source, str | os.PathLike):
-        return False
-    text = address_of(source)
-    if "://" in text or (_PATTERN.search(text) is not None and not Path(text).exists()):
-        return True
-    return Path(text).is_dir() and next(_names_in(Path(text)), None) is not None
-
-
-class Shard:
-    """One file of many: ``name`` below the folder, ``start`` the number of rows before it, ``rows``, ``size`` in bytes."""
-
-    def __init__(self, name: str, path: str, files: Any, size: int):
-        self.name, self.path, self.size, self._files = name, path, size, files
-        self.start = self.rows = 0
-        self.table: TableFile | None = None  # of one that is here, once it was looked through
-
-    @contextmanager
-    def here(self) -> Iterator[Path]:
-        """A file on this machine."""
-        if self._files is None:
-            yield Path(self.path)
-            return
-        with tempfile.TemporaryDirectory(prefix="abduce-") as folder:
-            target = Path(folder) / posixpath.basename(self.name)
-            try:
-                self._files.get_file(self.path, str(target))
-            except OSError as error:
-                raise ValueError(f"{self.path} cannot be read: {error}") from error
-            yield target
-
-    def digest(self) -> str:
-        """A checksum of the bytes."""
-        found = hashlib.sha256()
-        with self.here() as path, open(path, "rb") as file:
-            while piece := file.read(_PIECE):
-                found.update(piece)
-        return found.hexdigest()
 
 
 class Shards:
@@ -107,9 +44,9 @@ class Shards:
     """
 
     def __init__(self, source: Any, na: Iterable[str] = (), texts: Iterable[str] = ()):
-        self.path: Any = source if _is_dataset(source) else address_of(source)
+        self.path: Any = source if is_dataset(source) else address_of(source)
         self.na, self._texts = tuple(na), set(texts)
-        self.shards = _listed(source)
+        self.shards = located(source)
         self.suffix = suffix_of(Path(self.shards[0].name))
         for shard in self.shards:
             if suffix_of(Path(shard.name)) != self.suffix:
@@ -155,6 +92,7 @@ class Shards:
                 raise ValueError(_other_columns(shard, table, self.shards[0], first))
         assert first is not None
         self.columns, self.text, self.schema = first.columns, first.text, None
+        self._most = max(1, min(ROWS, CELLS // max(1, len(self.columns))))
         if first.text is not None:
             self._join_texts(looked)
         else:
@@ -224,45 +162,53 @@ class Shards:
 
     def chunk_rows(self) -> int:
         """Count the rows that keep a chunk to :data:`~abduce.data.streams.CELLS` cells."""
-        return max(1, min(ROWS, CELLS // max(1, len(self.columns))))
+        return self._most
 
     def chunks(self, rows: int | None = None) -> Iterator[Chunk]:
         """Read chunks of at most ``rows`` rows, in the order of the files."""
         for shard in self.shards:
             yield from self.chunks_of(shard, rows)
 
-    def chunks_of(self, shard: Shard, rows: int | None = None) -> Iterator[Chunk]:
-        """The chunks of one file; ``start`` counts from the first row of all."""
-        if not shard.rows:
+    def chunks_of(self, shard: Shard, rows: int | None = None, skip: int = 0) -> Iterator[Chunk]:
+        """The chunks of one file from its row ``skip`` on; ``start`` counts from the first row of all."""
+        if skip >= shard.rows:
             return
         with shard.here() as path:
             table: Any = shard.table
             for start, frame, raw in table.at(path).chunks(
-                self.chunk_rows() if rows is None else rows, self.schema
+                self.chunk_rows() if rows is None else rows, self.schema, skip
             ):
                 frame.index = pd.RangeIndex(shard.start + start, shard.start + start + len(frame))
                 yield Chunk(shard.start + start, frame, raw)
 
-    def groups(self) -> Iterator[tuple[int, pd.DataFrame]]:
-        """All rows, as many at a time whatever the cut into files, so that sums over them are the same to the bit.
-
-        With each the number of rows before it.
+    def groups(self, first: int = 0) -> Iterator[tuple[int, pd.DataFrame]]:
+        """All rows from group ``first`` on, as many at a time whatever the cut into files, so that sums over them are the same
+        to the bit; with each its number.
         """
-        most = self.chunk_rows()
+        most, start = self.chunk_rows(), self.group_start(first)
         held: list[pd.DataFrame] = []
-        start = 0
-        for chunk in self.chunks(most):
-            held.append(chunk.frame)
-            while (count := sum(map(len, held))) >= most:
-                rows = self._joined(held)
-                yield start, rows.iloc[:most]
-                held, start = [rows.iloc[most:]] * (count > most), start + most
+        group = first
+        for shard in self.shards:
+            for chunk in self.chunks_of(shard, most, max(0, start - shard.start)):
+                held.append(chunk.frame)
+                while (count := sum(map(len, held))) >= most:
+                    rows = self._joined(held)
+                    yield group, rows.iloc[:most]
+                    held, group = [rows.iloc[most:]] * (count > most), group + 1
         if held:
-            yield start, self._joined(held)
+            yield group, self._joined(held)
+
+    def group_start(self, group: int) -> int:
+        """The number of rows before a group."""
+        return group * self.chunk_rows()
+
+    def shard_at(self, row: int) -> Shard:
+        """The file that a row is in."""
+        return self.shards[bisect_right(self.shards, row, key=lambda shard: shard.start) - 1]
 
     def where(self, row: int) -> tuple[str, int]:
-        """The file that a row is in, and its place there."""
-        shard = next(s for s in reversed(self.shards) if s.start <= row and s.rows)
+        """The path of the file that a row is in, and its place there."""
+        shard = self.shard_at(row)
         return shard.path, row - shard.start
 
     def read(self) -> pd.DataFrame:
@@ -299,9 +245,14 @@ def given(X: Any) -> Shards | None:
     """
     if isinstance(X, Shards):
         return X
-    if is_many(X) or (isinstance(X, str | os.PathLike) and is_table(X) and Path(X).is_file()):
-        return Shards(X)
-    return None
+    return Shards(X) if in_files(X) else None
+
+
+def in_files(X: Any) -> bool:
+    """Tell whether a table in files is meant, one or many."""
+    if isinstance(X, Shards) or is_many(X):
+        return True
+    return isinstance(X, str | os.PathLike) and is_table(X) and Path(X).is_file()
 
 
 def to_fit(X: Any, random_state: Any, passes: bool = False) -> tuple[Any, Shards | None]:
@@ -319,95 +270,6 @@ def to_fit(X: Any, random_state: Any, passes: bool = False) -> tuple[Any, Shards
         )
     seed = random_state if isinstance(random_state, int) else int(np.random.default_rng().integers(2**31))
     return source.sample(most, seed), source if passes and source.rows > most else None
-
-
-# ---------------------------------------------------------------- names
-
-
-def _is_dataset(source: Any) -> bool:
-    return type(source).__module__.startswith("pyarrow._dataset")
-
-
-def _is_data(name: str) -> bool:
-    hidden = any(part.startswith((".", "_")) for part in name.split("/"))
-    return not hidden and suffix_of(Path(name)) in TABLES
-
-
-def _names_in(folder: Path) -> Iterator[str]:
-    """Tables in a folder and below it, by their names from there."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
-        for name in sorted(names):
-            below = (Path(place) / name).relative_to(folder).as_posix()
-            if _is_data(below):
-                yield below
-
-
-def _listed(source: Any) -> list[Shard]:
-    """The files that are meant, in the order of their names."""
-    if _is_dataset(source):
-        return _of_dataset(source)
-    text = address_of(source)
-    if "://" in text:
-        return _listed_afar(text)
-    folder = Path(text)
-    if folder.is_dir():
-        found = [(name, str(folder / name)) for name in _names_in(folder)]
-    elif _PATTERN.search(text):
-        anchor, paths = _matching(text)
-        found = [(p.relative_to(anchor).as_posix(), str(p)) for p in paths if _is_data(p.name)]
-    else:
-        found = [(folder.name, text)] if folder.exists() else []
-    if not found:
-        raise FileNotFoundError(f"{text}: no file there is a table; expected {', '.join(TABLES)}")
-    return [Shard(name, path, None, os.path.getsize(path)) for name, path in sorted(found)]
-
-
-def _matching(text: str) -> tuple[Path, list[Path]]:
-    """Files that match a pattern, and the folder above its first wildcard."""
-    parts = Path(text).parts
-    first = next(i for i, part in enumerate(parts) if _PATTERN.search(part))
-    anchor = Path(*parts[:first]) if first else Path()
-    return anchor, [p for p in anchor.glob(str(Path(*parts[first:]))) if p.is_file()]
-
-
-def _listed_afar(text: str) -> list[Shard]:
-    """Files by fsspec."""
-    import fsspec
-
-    try:
-        files, root = fsspec.core.url_to_fs(text)
-        if _PATTERN.search(root):
-            paths = files.glob(root)
-            root = root[: _PATTERN.search(root).start()].rpartition("/")[0]  # pyright: ignore[reportOptionalMemberAccess]
-        else:
-            paths = files.find(root)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{text} cannot be opened: {error}") from error
-    found = []
-    for path in sorted(paths):
-        below = path[len(root) :].lstrip("/") or posixpath.basename(path)
-        if _is_data(below):
-            found.append((below, path))
-    if not found:
-        raise FileNotFoundError(f"{text}: no file there is a table; expected {', '.join(TABLES)}")
-    return [Shard(name, path, files, files.size(path)) for name, path in found]
-
-
-def _of_dataset(source: Any) -> list[Shard]:
-    """The files of a data set of pyarrow; one that is a filter or holds tables in memory has none."""
-    paths = getattr(source, "files", None)
-    if not paths:
-        raise ValueError("a data set must be of files, got one without; give its table, dataset.to_table()")
-    from fsspec.implementations.arrow import ArrowFSWrapper
-
-    files: Any = source.filesystem
-    afar: Any = None
-    if type(files).__name__ != "LocalFileSystem":
-        afar = files.handler.fs if hasattr(files, "handler") else ArrowFSWrapper(files)
-    size = os.path.getsize if afar is None else afar.size
-    root = os.path.commonpath([posixpath.dirname(p) for p in paths])
-    return [Shard(posixpath.relpath(p, root) if root else p, p, afar, size(p)) for p in sorted(paths)]
 
 
 # ---------------------------------------------------------------- differences

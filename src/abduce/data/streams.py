@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from abduce.data.arrow import arrow_writer, frame_of, opened_arrow
+from abduce.data.arrow import after, arrow_writer, frame_of, opened_arrow
 from abduce.data.dialect import Dialect
 from abduce.data.files import ARROWS, TABLES, atomic, check_folder, naming, suffix_of
 from abduce.data.text import NoRows, TextFile, write_text
@@ -97,14 +97,16 @@ class TableFile:
             other.text.path = path
         return other
 
-    def chunks(self, rows: int | None = None, schema: pa.Schema | None = None) -> Iterator[Chunk]:
-        """Read chunks of ``rows`` rows (default: :meth:`chunk_rows`), the last one shorter; frames are of another ``schema``
-        where one is given."""
+    def chunks(
+        self, rows: int | None = None, schema: pa.Schema | None = None, skip: int = 0
+    ) -> Iterator[Chunk]:
+        """Read chunks of ``rows`` rows (default: :meth:`chunk_rows`), the last one shorter, from row ``skip`` on; frames are
+        of another ``schema`` where one is given."""
         rows = self.chunk_rows() if rows is None else rows
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}")
-        start = 0
-        for table in self._tables(rows):
+        start = skip
+        for table in self._tables(rows, skip):
             frame = self._frame(table if schema in (None, table.schema) else table.cast(schema))
             if self.text is not None:
                 frame.index = pd.RangeIndex(start, start + len(frame))
@@ -148,20 +150,20 @@ class TableFile:
 
     # ------------------------------------------------------------ rows as the file holds them
 
-    def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, rows: int, skip: int) -> Iterator[pa.RecordBatch]:
         if self.text is not None:
-            yield from self.text.batches()
+            yield from after(self.text.batches(), skip)
             return
         with opened_arrow(self.path, self.suffix, _BUFFER) as file:
-            yield from file.batches(rows)
+            yield from file.batches(rows, skip)
 
-    def _tables(self, rows: int) -> Iterator[pa.Table]:
-        """Tables of ``rows`` rows, however the file groups them."""
+    def _tables(self, rows: int, skip: int = 0) -> Iterator[pa.Table]:
+        """Tables of ``rows`` rows from row ``skip`` on, however the file groups them."""
         schema = self.schema or self.text.schema  # pyright: ignore[reportOptionalMemberAccess]
         with naming(self.path, self.suffix):
             held: list[pa.RecordBatch] = []
             count = 0
-            for batch in self._batches(rows):
+            for batch in self._batches(rows, skip):
                 held.append(batch)
                 count += len(batch)
                 if count < rows:

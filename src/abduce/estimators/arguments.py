@@ -41,6 +41,20 @@ class Arguments:
 
 
 @preset
+class PassingArguments(Arguments):
+    """What every method takes that passes over all rows of a table in files, besides :class:`Arguments`.
+
+    Parameters
+    ----------
+    callback : callable or None
+        Called with a record as a pass goes on: ``pass``, its number, of at most ``passes``; ``rows`` done of how many, ``of``;
+        ``train``, the mean log p of the pass before, None in the first (of k-means less the mean energy).
+    """
+
+    callback: Callable[[dict[str, Any]], Any] | None = None
+
+
+@preset
 class TrainingArguments(Arguments):
     """What every method takes that is trained by gradients, besides :class:`Arguments`.
 

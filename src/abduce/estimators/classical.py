@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abduce.checks import check_count, check_number
 from abduce.data.seen import Seen
-from abduce.estimators.arguments import Arguments, check_components, preset
+from abduce.estimators.arguments import Arguments, PassingArguments, check_components, preset
 from abduce.estimators.estimator import RunOptions
 from abduce.estimators.fitted import FittedEnergy
 from abduce.fit import classical as fitters
@@ -23,12 +23,12 @@ from abduce.models.mixture import FactorAnalyzersEnergy
 
 
 @preset
-class PCA(Arguments, FittedEnergy):
+class PCA(PassingArguments, FittedEnergy):
     """Probabilistic principal components: p(y) = N(μ, W Wᵀ + σ² I), or the distance to the principal subspace as energy.
 
     Everything is exact, fills and log p of rows with blanks included; blanks in the training rows are met by EM.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ class PCA(Arguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean log p", 1.0, " nats")
     components: int | str = "auto"
     form: str = "probabilistic"
 
@@ -69,9 +70,9 @@ class PCA(Arguments, FittedEnergy):
         if self.form == "reconstruction":  # its β is fitted to the rows held out
             x, observed = x[rows], observed[rows]
         fitted = fitters.principal_components(x, observed, int(q), self.form)  # pyright: ignore[reportArgumentType]
-        if run.parts is None:
+        if run.passes is None:
             return fitted
-        return passes.principal_components(fitted, run.parts, Seen(x, observed))
+        return passes.principal_components(fitted, run.passes, Seen(x, observed))
 
 
 @preset
@@ -101,12 +102,12 @@ class ICA(Arguments, FittedEnergy):
 
 
 @preset
-class KMeans(Arguments, FittedEnergy):
+class KMeans(PassingArguments, FittedEnergy):
     """k-means: E(y) = min_k ‖y − w_k‖², a probability with as many round wells.
 
     The inverse temperature is fitted to held-out rows; draws and conditionals are exact, by rejection.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -128,20 +129,21 @@ class KMeans(Arguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean energy", -1.0, "")
     components: int = 8
 
     def _learn(
         self, x: Tensor, observed: Tensor, rows: Tensor, held: Tensor, seed: int, run: RunOptions
     ) -> Energy:
         fitted = fitters.k_means(x[rows], check_components("components", self.components, len(rows)), seed)
-        return fitted if run.parts is None else passes.k_means(fitted, run.parts)
+        return fitted if run.passes is None else passes.k_means(fitted, run.passes)
 
 
 @preset
-class GaussianMixture(Arguments, FittedEnergy):
+class GaussianMixture(PassingArguments, FittedEnergy):
     """A mixture of Gaussians: E(y) = −log Σ_k π_k N(y; μ_k, C_k), everything exact; blanks are met by EM.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -164,6 +166,7 @@ class GaussianMixture(Arguments, FittedEnergy):
     """
 
     passes = True
+    progress = ("mean log p", 1.0, " nats")
     components: int = 5
     covariance_type: str = "full"
     reg_covar: float = 1e-3
@@ -174,19 +177,19 @@ class GaussianMixture(Arguments, FittedEnergy):
         k = check_components("components", self.components, len(x))
         kind: Any = self.covariance_type
         fitted = fitters.gaussian_mixture(x, observed, k, kind, self.reg_covar, seed, whole=x)
-        if run.parts is None:
+        if run.passes is None:
             return fitted
-        return passes.gaussian_mixture(fitted, run.parts, Seen(x, observed), kind, self.reg_covar)
+        return passes.gaussian_mixture(fitted, run.passes, Seen(x, observed), kind, self.reg_covar)
 
 
 @preset
-class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
+class MixtureOfFactorAnalyzers(PassingArguments, FittedEnergy):
     """A mixture of Gaussians of a few factors each: C_k = W_k W_kᵀ + Ψ_k; everything exact, blanks are met by EM.
 
     For tables with more columns than a covariance for each cluster can be told from; with one component it is factor
     analysis.  Components lean on one another by ``pseudo_rows`` rows of the covariance within clusters.
 
-    Other arguments as in :class:`~abduce.estimators.arguments.Arguments`.
+    Other arguments as in :class:`~abduce.estimators.arguments.PassingArguments`.
 
     Parameters
     ----------
@@ -214,6 +217,8 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
     True
     """
 
+    passes = True
+    progress = ("mean log p", 1.0, " nats")
     components: int = 5
     factors: int | str = "auto"
     pseudo_rows: float = 20.0
@@ -229,4 +234,7 @@ class MixtureOfFactorAnalyzers(Arguments, FittedEnergy):
         check_number("pseudo_rows", self.pseudo_rows, 0)
         with one_thread():
             law = factor_mixture(x, observed, k, int(q), float(self.pseudo_rows), seed=seed)
-        return FactorAnalyzersEnergy.of(law)
+        fitted = FactorAnalyzersEnergy.of(law)
+        if run.passes is None:
+            return fitted
+        return passes.factor_analyzers(fitted, run.passes, Seen(x, observed), float(self.pseudo_rows))

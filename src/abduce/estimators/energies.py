@@ -21,6 +21,8 @@ from abduce.checks import check_count, check_number
 from abduce.data.fields import Field, listing
 from abduce.data.infer import resolve_kinds
 from abduce.data.schema import Schema
+from abduce.data.shards import in_files
+from abduce.engines import ALONE, Engine
 from abduce.estimators.estimator import Estimator, M
 from abduce.fit import classical
 from abduce.inference import partition as ladder
@@ -50,19 +52,42 @@ class EnergyEstimator(Estimator[M]):
     # ------------------------------------------------------------------ fit
 
     def fit(
-        self, X, y=None, *, checkpoint: str | Path | None = None, redraw: Callable[[int], Any] | None = None
+        self,
+        X,
+        y=None,
+        *,
+        checkpoint: str | Path | None = None,
+        redraw: Callable[[int], Any] | None = None,
+        engine: str | None = None,
+        workers: int | None = None,
     ):
         """Fit the model to X: an array, images or a data frame; NaN is a blank.
 
-        Of a table in files with more rows than a fit takes at once, mixtures of Gaussians, principal components and k-means
-        pass over all; other methods take a sample.  Methods that need complete rows are fitted to rows completed by draws of
-        a Gaussian fitted to the observed cells.
-        ``checkpoint`` and ``redraw`` as in :meth:`abduce.VAE.fit`, for energies that are trained by gradients.  Where log Z
-        has a closed form it is known afterwards; elsewhere the first question that needs it estimates it, as
-        :meth:`normalize` does.
+        Of a table in files with more rows than a fit takes at once, mixtures of Gaussians and of factor analysers, principal
+        components and k-means pass over all; other methods take a sample.  Methods that need complete rows are fitted to rows
+        completed by draws of a Gaussian fitted to the observed cells.
+        ``checkpoint`` and ``redraw`` as in :meth:`abduce.VAE.fit`, for energies that are trained by gradients, the first for
+        passes too.  ``engine`` ("plain", "processes", "ray" or "ray://HOST:PORT") and ``workers`` say who sums the rows of
+        files in a pass (:mod:`abduce.engines`); the model is the same to the bit.  Where log Z has a closed form it is known
+        afterwards; elsewhere the first question that needs it estimates it, as :meth:`normalize` does.
         """
-        self._fit_rows(X, checkpoint, redraw)
+        self._fit_rows(X, checkpoint, redraw, self._passing(X, engine, workers))
         return self
+
+    def _passing(self, X, engine: str | None, workers: int | None) -> Engine:
+        """Who passes over all rows; ValueError where nobody does."""
+        if (engine, workers) == (None, None):
+            return ALONE
+        name = "engine" if engine is not None else "workers"
+        if not self.passes:
+            raise ValueError(
+                f"{name} is for methods that pass over all rows of files, and {type(self).__name__} takes a sample of them"
+            )
+        if not in_files(X):
+            raise ValueError(
+                f"{name} is for tables in files, got {type(X).__name__}, which one process fits to"
+            )
+        return Engine.of(engine, workers)
 
     def _check_arguments(self) -> None:
         check_number("contamination", self.contamination, 0, 0.5, above=True)

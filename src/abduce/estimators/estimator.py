@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import abc
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -35,11 +35,14 @@ from abduce.data.foreign import native
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen, Unanswerable
 from abduce.data.shards import Shards, to_fit
+from abduce.engines import ALONE, Engine, hired
 from abduce.estimators.bootstrap import Encoded
-from abduce.estimators.folder import keep, state
+from abduce.estimators.folder import estimator_to_json, keep, state
 from abduce.estimators.odd_rows import OddRows
 from abduce.estimators.restoring import Restoring
-from abduce.fit.checkpoint import fingerprint
+from abduce.fit.all_rows import AllRows, GroupSums
+from abduce.fit.checkpoint import TrainingState, data_digest, fingerprint
+from abduce.fit.passes import Passes
 from abduce.fit.settings import Settings
 from abduce.models.model import Model
 
@@ -57,11 +60,11 @@ class Rows(NamedTuple):
 
 class RunOptions(NamedTuple):
     """A folder that keeps the state of a run, and another draw of the rows for each epoch, in model space; where the rows are
-    a sample and the fit is to pass over all, these, a part at a time."""
+    a sample of files and the fit is to pass over all, the passes."""
 
     checkpoint: Path | None = None
     redraw: Callable[[int], Tensor] | None = None
-    parts: Callable[[], Iterable[Seen]] | None = None
+    passes: Passes | None = None
 
 
 class Estimator(
@@ -113,8 +116,14 @@ class Estimator(
     def _fit(self, rows: Rows, run: RunOptions) -> tuple[M, Seen]:
         """The fitted model, and the rows whose log p set ``offset_``; sets ``history_`` and ``interrupted_``."""
 
-    def _fit_rows(self, X, checkpoint: str | Path | None, redraw: Callable[[int], Any] | None) -> None:
-        """Fit to what X holds, whatever its form."""
+    def _fit_rows(
+        self,
+        X,
+        checkpoint: str | Path | None,
+        redraw: Callable[[int], Any] | None,
+        engine: Engine = ALONE,
+    ) -> None:
+        """Fit to what X holds, whatever its form; the ``engine`` is who passes over files."""
         X, source = to_fit(X, self.random_state, self.passes)
         X = native(X)
         self._check_columns(X, reset=True)
@@ -129,12 +138,29 @@ class Estimator(
         self.history_, self.interrupted_ = [], False
         rows = Rows(torch.from_numpy(values), torch.from_numpy(observed), schema, seed)
         draws = None if redraw is None else self._redraws(redraw, rows.x.shape)
-        parts = None if source is None else partial(_parts, schema, source)
-        self.model_, judged = self._fit(
-            rows, RunOptions(Path(checkpoint) if checkpoint else None, draws, parts)
-        )
+        folder = Path(checkpoint) if checkpoint else None
+        with self._passes_over(source, rows, folder, engine) as passes:
+            self.model_, judged = self._fit(rows, RunOptions(folder, draws, passes))
+        if passes is not None:
+            self.history_, self.interrupted_ = passes.history, passes.interrupted
         self.n_iter_ = max(1, len(self.history_))
         self._set_offset(judged)
+
+    @contextmanager
+    def _passes_over(
+        self, source: Shards | None, sample: Rows, folder: Path | None, engine: Engine
+    ) -> Iterator[Passes | None]:
+        """Passes over all rows of files, whose state is kept in a folder; None where there are no files to pass over."""
+        if source is None:
+            yield None
+            return
+        kept = None
+        if folder is not None:
+            files = [[shard.name, shard.size, shard.rows] for shard in source.shards]
+            data = {"sample": data_digest(sample.x, sample.mask), "files": files}
+            kept = TrainingState(folder, estimator_to_json(self) | data)
+        with hired(GroupSums(source, sample.schema), engine) as crew:
+            yield Passes(AllRows(source, engine, crew), self._report, kept)
 
     def _redraws(self, redraw: Callable[[int], Any], shape: torch.Size) -> Callable[[int], Tensor]:
         def rows(epoch: int) -> Tensor:
@@ -345,14 +371,3 @@ class Estimator(
         """Write the fitted model to a folder (safetensors + JSON), atomically."""
         check_is_fitted(self)
         keep(self, folder)
-
-
-def _parts(schema: Schema, source: Shards) -> Iterator[Seen]:
-    """All rows of files in model space, a part at a time; ValueError naming the file of one that does not fit."""
-    for start, frame in source.groups():
-        try:
-            y, mask = schema.encode(native(frame))
-        except ValueError as error:
-            path, row = source.where(start)
-            raise ValueError(f"{error} (rows counted from row {row} of {path})") from error
-        yield Seen(torch.from_numpy(y), torch.from_numpy(mask))

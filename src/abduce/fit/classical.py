@@ -149,8 +149,7 @@ def gaussian_mixture(
         covariances = full(_tensor(found.covariances_), covariance_type, *means.shape)
         law = GaussianMixtureLaw(_tensor(found.weights_).log(), means, covariances)
         if observed is not None and not bool(observed.all()):
-            seen = Seen(x, observed)
-            law = gaussian_fit.gaussian_mixture(law, lambda: [seen], covariance_type, reg_covar)
+            law = gaussian_fit.gaussian_mixture(law, Seen(x, observed), covariance_type, reg_covar)
     except ValueError as error:
         raise ValueError(
             f"covariance of a component is singular with components={components} and reg_covar={reg_covar}"

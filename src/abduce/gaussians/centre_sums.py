@@ -58,9 +58,9 @@ class CentreSums(NamedTuple):
         )
 
     @property
-    def mean_energy(self) -> float:
-        """Mean squared distance of a row from its centre."""
-        return float(self.energy) / self.rows
+    def value(self) -> float:
+        """Less the mean squared distance of a row from its centre."""
+        return -float(self.energy) / self.rows
 
     def solve(self, centres: Tensor) -> Tensor:
         """The means of the rows of each of the ``centres`` that they were summed with; one without rows stays."""

@@ -14,19 +14,14 @@ Sources: Ghahramani & Hinton 1996; Liu, Rubin & Wu 1998 (PX-EM); Fraley & Rafter
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Generator, Tensor
 
 from abduce.data.seen import Seen
-from abduce.distributions.cells import LOG_2PI
-from abduce.gaussians.em import Scatter, alone, climb, heed, k_means, principal_factors, regressed, varying
-from abduce.gaussians.factor_law import FEW, FactorMixtureLaw
-from abduce.gaussians.mixture import patterns_of, slices
+from abduce.gaussians.em import Scatter, alone, climb, k_means, principal_factors, regressed, varying
+from abduce.gaussians.factor_law import FactorMixtureLaw
+from abduce.gaussians.factor_sums import Expected, each_apart, many_patterns, patternwise
 
-NEGLIGIBLE = 1e-3  # share of a row from which on a component learns from it
-NEAR = 20.0  # nats below a row's likeliest component from which on the next steps do without
 AFRESH = 5  # steps after which all components are asked again
 FLOOR = 0.01  # smallest noise standard deviation, in units of the cells
 
@@ -84,144 +79,24 @@ class _Steps:
     def __init__(self, seen: Seen, pseudo_rows: float, floor: float):
         self.seen, self.pseudo_rows, self.floor = seen.to(torch.float32), pseudo_rows, floor
         self.blanks = not bool(seen.mask.all())
-        self.many = self.blanks and len(patterns_of(seen.mask)[0]) > FEW
+        self.many = many_patterns(seen.mask)
         self.taken, self.near = 0, None
 
     def __call__(self, law: FactorMixtureLaw) -> tuple[FactorMixtureLaw, float]:
         """One step; the mean log p that it started from comes with it."""
         single = FactorMixtureLaw(*(t.float() for t in (law.log_weights, law.means, law.loadings, law.noise)))
-        sums = _Sums.zero(single, self.blanks)
+        sums = Expected.zero(single, self.blanks)
         if self.many:
             if self.taken % AFRESH == 0:
                 self.near = None
-            total, self.near = _each_apart(single, self.seen, sums, self.near)
+            total, self.near = each_apart(single, self.seen, sums, self.near)
             self.taken += 1
         else:
-            total = _alike(single, self.seen, sums, self.blanks)
-        return _maximised(law, sums.whole(self.blanks), self.pseudo_rows, self.floor), total / len(
-            self.seen.y
-        )
+            total = patternwise(single, self.seen, sums, self.blanks)
+        return maximised(law, sums.whole(self.blanks), self.pseudo_rows, self.floor), total / len(self.seen.y)
 
 
-class _Sums(NamedTuple):
-    """What an M-step asks of the rows: for each component the rows (K,), Σ x² (K, D), Σ x E[(z, 1)] (K, D, q + 1), and
-    Σ E[(z, 1) (z, 1)ᵀ], flattened, over the rows where a cell was seen (K, D or 1, ·) and over all (K, ·)."""
-
-    size: Tensor
-    design: Tensor
-    target: Tensor
-    power: Tensor
-    every: Tensor
-
-    @classmethod
-    def zero(cls, law: FactorMixtureLaw, blanks: bool) -> _Sums:
-        k, d, q = law.loadings.shape
-        zeros, square = law.means.new_zeros, (q + 1) ** 2
-        return cls(
-            zeros(k), zeros(k, d if blanks else 1, square), zeros(k, d, q + 1), zeros(k, d), zeros(k, square)
-        )
-
-    def add(self, c: int, x: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
-        """Add rows x (b, D), zero where not seen, that belong to a component by ``weight`` (b, 1): (E[z], 1), (b, q + 1)."""
-        one = torch.cat([mean, torch.ones_like(weight)], 1)
-        self.target[c] += x.mT @ (weight * one)
-        self.power[c] += (weight * x * x).sum(0)
-        return one
-
-    def whole(self, blanks: bool) -> tuple[Tensor, ...]:
-        """In double precision, as matrices."""
-        d, width = self.target.shape[1:]
-        design = self.design if blanks else self.every.unsqueeze(1).expand(-1, d, -1)
-        square = (width, width)
-        parts = (
-            self.size,
-            design.unflatten(2, square),
-            self.target,
-            self.power,
-            self.every.unflatten(1, square),
-        )
-        return tuple(t.double() for t in parts)
-
-
-def _each_apart(law: FactorMixtureLaw, seen: Seen, sums: _Sums, near: Tensor | None) -> tuple[float, Tensor]:
-    """An E-step of rows that each have their own blanks, over the components that are ``near``, bool (n, K), None for all.
-
-    Gives Σ log p, and which components are near in the end.
-    """
-    k, d, q = law.loadings.shape
-    precision = 1 / law.noise
-    scaled = law.loadings * precision.unsqueeze(-1)
-    constant = law.noise.log() + LOG_2PI
-    eye = torch.eye(q, dtype=law.means.dtype)
-    outer = (scaled.unsqueeze(-1) * law.loadings.unsqueeze(-2)).flatten(2)  # (K, D, q²)
-    total = 0.0
-    found = torch.empty(len(seen.y), k, dtype=torch.bool)
-    for rows in slices(len(seen.y), k * max(q * q, d)):
-        x, mask = seen.y[rows], seen.mask[rows].to(seen.y)
-        log_joint = x.new_full((len(x), k), -torch.inf)
-        kept = []
-        for c in range(k):
-            heed()
-            own = torch.arange(len(x)) if near is None else near[rows, c].nonzero().squeeze(1)
-            observed, known = mask[own], x[own]
-            root = torch.linalg.cholesky((observed @ outer[c]).unflatten(1, (q, q)) + eye)
-            residual = known - observed * law.means[c]
-            pulled = (residual @ scaled[c]).unsqueeze(-1)
-            half = torch.linalg.solve_triangular(root, pulled, upper=False)
-            log_det = 2 * torch.diagonal(root, dim1=1, dim2=2).log().sum(1) + observed @ constant[c]
-            distance = residual.square() @ precision[c] - half.square().sum((1, 2))
-            log_joint[own, c] = law.log_weights[c] - 0.5 * (distance + log_det)
-            kept.append((own, root, half))
-        total += float(torch.logsumexp(log_joint, 1).double().sum())
-        found[rows] = log_joint > log_joint.amax(1, keepdim=True) - NEAR
-        shares = torch.softmax(log_joint, 1)
-        sums.size.add_(shares.sum(0))
-        for c, (own, root, half) in enumerate(kept):
-            some = shares[own, c] > NEGLIGIBLE
-            own, root, half = own[some], root[some], half[some]
-            mean = torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(-1)
-            weight = shares[own, c].unsqueeze(1)
-            one = sums.add(c, x[own], weight, mean)
-            second = one.unsqueeze(2) * one.unsqueeze(1)
-            second[:, :q, :q] += torch.cholesky_inverse(root)
-            second = second.flatten(1) * weight
-            sums.every[c] += second.sum(0)
-            sums.design[c] += mask[own].mT @ second
-    return total, found
-
-
-def _alike(law: FactorMixtureLaw, seen: Seen, sums: _Sums, blanks: bool) -> float:
-    """An E-step of rows of a few patterns of blanks: those with the same blanks are summed by one product.  Gives Σ log p."""
-    q, total = law.loadings.shape[2], 0.0
-    for rows, f in law.chunks(seen):
-        heed()
-        r, x = f.shares, seen.y[rows]
-        total += float(torch.logsumexp(f.log_joint, 1).double().sum())
-        sums.size.add_(r.sum(0))
-        patterns = x.new_empty(len(f.root), x.shape[1])
-        patterns[f.which] = seen.mask[rows].to(x)
-        for c in range(len(law.means)):
-            heed()
-            own = (r[:, c] > NEGLIGIBLE).nonzero().squeeze(1)
-            weight = r[own, c].unsqueeze(1)
-            one = sums.add(c, x[own], weight, f.mean[own, c])
-            if not blanks:
-                second = (weight * one).mT @ one
-                second[:q, :q] += weight.sum() * torch.cholesky_inverse(f.root[0, c])
-                sums.every[c] += second.flatten()
-                continue
-            alike = f.which[own].argsort()
-            counts = torch.bincount(f.which[own], minlength=len(patterns)).tolist()
-            parts = zip(one[alike].split(counts), weight[alike].split(counts), strict=True)
-            second = torch.stack([(w * o).mT @ o for o, w in parts])
-            second[:, :q, :q] += second[:, q:, q:] * torch.cholesky_inverse(f.root[:, c])
-            second = second.flatten(1)
-            sums.every[c] += second.sum(0)
-            sums.design[c] += patterns.mT @ second
-    return total
-
-
-def _maximised(
+def maximised(
     law: FactorMixtureLaw, sums: tuple[Tensor, ...], pseudo_rows: float, floor: float
 ) -> FactorMixtureLaw:
     """The M-step, with the pseudo-rows, from the sums over rows that the E-step made."""

@@ -70,6 +70,11 @@ class FactorMixtureLaw(Mixture):
         self.means, self.loadings, self.noise = means, loadings, noise
         self._kept: Tensor | None = None
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What it is made of."""
+        return self.log_weights, self.means, self.loadings, self.noise
+
     def cells(self, some: Tensor) -> FactorMixtureLaw:
         """The law of some cells, marked in (D,)."""
         return FactorMixtureLaw(

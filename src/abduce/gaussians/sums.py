@@ -3,15 +3,15 @@
     n,   Σ log p(x_obs),   N_k = Σ r_k,   Σ r_k E[x],   Σ r_k E[x xᵀ]
 
 They add up: over parts of the rows, whatever the cut and the order of merging, they are those of all rows.  So a step needs a
-part of the rows in memory, and parts may be summed anywhere.
+part of the rows in memory, and parts may be summed anywhere.  A :class:`SumTree` merges those of numbered parts in one form,
+so that they are the same to the bit too whoever summed which.
 
 Source: Dempster, Laird & Rubin 1977; Neal & Hinton 1998 (steps by parts of the data).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,18 +24,71 @@ S = TypeVar("S", bound="RowSums")
 
 
 class RowSums(Protocol):
-    """Sums over rows under a law, to which rows may be added."""
+    """Sums over rows under a law."""
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        ...
+
+    @classmethod
+    def zero(cls: type[S], law: Any, /) -> S:
+        """Sums over no row."""
+        ...
 
     def add(self: S, law: Any, seen: Seen, /) -> S:
         """The sums with some rows more."""
         ...
 
+    def merge(self: S, other: S, /) -> S:
+        """The sums over the rows of both."""
+        ...
 
-def summed(zero: S, law: Any, parts: Iterable[Seen]) -> S:
-    """Sums over the rows of all parts, beginning with ``zero``, those over none."""
-    for seen in parts:
-        zero = zero.add(law, seen)
-    return zero
+    @property
+    def value(self) -> float:
+        """What no step lowers, a row: the mean log p, of k-means less the mean energy."""
+        ...
+
+
+class Node(NamedTuple, Generic[S]):
+    """Sums over the 2^``level`` parts that end before part (``place`` + 1) 2^``level``."""
+
+    level: int
+    place: int
+    sums: S
+
+
+class SumTree(Generic[S]):
+    """Sums of parts 0, 1, 2, ... that come in this order, merged two by two: 0 with 1, 2 with 3, these four, and so on.
+
+    What merges with what follows from their numbers alone, so a run of parts may be merged elsewhere as far as it goes, and
+    its ``nodes`` added here: the whole is the same to the bit.  Of n parts at most about 2 log₂ n sums are held.
+
+    >>> law = GaussianMixtureLaw.gaussian(torch.zeros(1).double(), torch.ones(1, 1).double())
+    >>> here, there = SumTree[MixtureSums](), SumTree[MixtureSums]()
+    >>> for k, tree in ((0, here), (1, there), (2, there)):
+    ...     tree.add(Node(0, k, MixtureSums.zero(law).add(law, Seen.whole(torch.tensor([[0.1 * k]]).double()))))
+    >>> for node in there.nodes:
+    ...     here.add(node)
+    >>> [(node.level, node.place) for node in here.nodes], here.whole().rows
+    ([(1, 0), (0, 2)], 3)
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node[S]] = []
+
+    def add(self, node: Node[S]) -> None:
+        """Take what comes next, and merge what has both halves."""
+        while self.nodes and self.nodes[-1][:2] == (node.level, node.place - 1) and node.place % 2:
+            node = Node(node.level + 1, node.place // 2, self.nodes.pop().sums.merge(node.sums))
+        self.nodes.append(node)
+
+    def whole(self) -> S:
+        """The sums over all parts."""
+        *before, last = (node.sums for node in self.nodes)
+        for sums in reversed(before):
+            last = sums.merge(last)
+        return last
 
 
 class MixtureSums(NamedTuple):
@@ -72,7 +125,7 @@ class MixtureSums(NamedTuple):
         return MixtureSums(self.rows + other.rows, *moments)  # pyright: ignore[reportArgumentType]
 
     @property
-    def mean_log_prob(self) -> float:
+    def value(self) -> float:
         """Mean log p of a row under the law that the sums were made with, nats."""
         return float(self.log_prob) / self.rows
 

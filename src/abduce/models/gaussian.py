@@ -166,6 +166,13 @@ class PrincipalComponentsEnergy(Energy):
             )
 
 
+def gaussian_of(mean: Tensor, directions: Tensor, variances: Tensor, noise: Tensor) -> GaussianMixtureLaw:
+    """The Gaussian whose principal components these are."""
+    law = PrincipalComponentsEnergy.of(mean, directions, variances, noise).law()
+    assert law is not None
+    return law
+
+
 class IndependentComponentsEnergy(Energy):
     """Independent components, E(y) = Σ_i log cosh(w_iᵀ (y−μ)), with W square; ``represent`` gives the sources W (y−μ).
 

@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 
 import abduce
-from abduce.cli import engines, sharding
+from abduce import engines
+from abduce.bulk import answering, sharded_run
 
 RAY = importlib.util.find_spec("ray") is not None
 NEEDS_RAY = pytest.mark.skipif(not RAY, reason="needs Ray: pip install 'abduce[ray]'")
@@ -61,7 +62,7 @@ def cluster():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(sharding, "LEAST_GROUPS", 0)
+    monkeypatch.setattr(sharded_run, "LEAST_GROUPS", 0)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -107,13 +108,18 @@ def dying(folder: str, at: int, times: int, files: Sequence[int]) -> int:
     return len(files)
 
 
+def done_by(engine, task, workers=2):
+    with engines.hired(task, engines.Engine(engine, workers), "; resume") as crew:
+        return list(crew.each(BLOCKS))
+
+
 BLOCKS = [engines.Block((k, k + 1), (f"{k}.csv", f"{k + 1}.csv")) for k in range(0, 10, 2)]
 
 
 @pytest.mark.parametrize("engine", SEVERAL)
 def test_what_a_killed_process_left_is_done_again(tmp_path, cluster, engine):
     write = functools.partial(dying, str(tmp_path), 4, engines.ATTEMPTS - 1)
-    done = list(engines.run_blocks(write, BLOCKS, engine, 2))
+    done = done_by(engine, write)
     assert sorted(done) == [(block, 2) for block in BLOCKS]
     assert len(list(tmp_path.glob("file-*"))) == 10
     assert len(list(tmp_path.glob("death-*"))) == engines.ATTEMPTS - 1
@@ -122,15 +128,15 @@ def test_what_a_killed_process_left_is_done_again(tmp_path, cluster, engine):
 @pytest.mark.parametrize("engine", SEVERAL)
 def test_what_dies_each_time_is_named(tmp_path, cluster, engine):
     write = functools.partial(dying, str(tmp_path), 4, 100)
-    with pytest.raises(RuntimeError, match=r"died 3 times while .*4\.csv, 5\.csv.*--resume"):
-        list(engines.run_blocks(write, BLOCKS, engine, 2))
+    with pytest.raises(RuntimeError, match=r"died 3 times at work on 4\.csv, 5\.csv.*; resume"):
+        done_by(engine, write)
 
 
 @NEEDS_RAY
 @pytest.mark.parametrize("workers", [0, 50])
 def test_a_cluster_is_asked_for_no_more_than_it_has(tmp_path, cluster, workers):
     write = functools.partial(dying, str(tmp_path), -1, 0)
-    assert sorted(engines.run_blocks(write, BLOCKS, "ray", workers)) == [(block, 2) for block in BLOCKS]
+    assert sorted(done_by("ray", write, workers)) == [(block, 2) for block in BLOCKS]
 
 
 def failing(files: Sequence[int]) -> int:
@@ -140,7 +146,7 @@ def failing(files: Sequence[int]) -> int:
 @pytest.mark.parametrize("engine", SEVERAL)
 def test_an_error_is_the_writers_own(cluster, engine):
     with pytest.raises(OSError, match="No space left on device"):
-        list(engines.run_blocks(failing, BLOCKS, engine, 2))
+        done_by(engine, failing)
 
 
 def running(world, output, *more):
@@ -244,19 +250,19 @@ def test_what_cannot_be_read_any_more_is_named(world, ask, tmp_path, small_block
     (tmp_path / "data").mkdir()
     for path in (world / "data").iterdir():
         (tmp_path / "data" / path.name).write_bytes(path.read_bytes())
-    check = sharding._check
+    check = answering._check
 
     def spoilt(*arguments):
         check(*arguments)
         (tmp_path / "data" / "part-3.parquet").write_bytes(b"PAR1 no more")
 
-    monkeypatch.setattr(sharding, "_check", spoilt)
+    monkeypatch.setattr(answering, "_check", spoilt)
     arguments = "score", tmp_path / "data", "-m", world / "model", "-o", tmp_path / "out", "--workers", 2
     status, _, error = ask(*arguments)
     assert status == 1
     assert "part-3.parquet" in error
     (tmp_path / "data" / "part-3.parquet").write_bytes((world / "data" / "part-3.parquet").read_bytes())
-    monkeypatch.setattr(sharding, "_check", check)
+    monkeypatch.setattr(answering, "_check", check)
     assert ask(*arguments, "--resume")[0] == 0
     assert ask(*arguments[:4], "-o", tmp_path / "one")[0] == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "one")
@@ -267,12 +273,12 @@ def test_what_cannot_be_read_any_more_is_named(world, ask, tmp_path, small_block
     [
         ("spark", None, "engine must be 'plain', 'processes', 'ray' or an address"),
         ("plain", 2, "'plain' is one process, got workers 2"),
-        (None, 0, "workers must be at least 1, got 0"),
+        (None, 0, "workers must be an int >= 1, got 0"),
     ],
 )
 def test_an_engine_that_there_is_not(engine, workers, said):
     with pytest.raises(ValueError, match=said):
-        engines.check_engine(engine, workers)
+        engines.Engine.of(engine, workers)
 
 
 def test_one_file_needs_no_engine(world, ask):

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 import abduce
-from abduce import load
+from abduce import answer_files, load
+from abduce.bulk import answering
 from abduce.data import readers
 
 CUTS = [0, 100, 2500, 2501, 7000, 9000]
@@ -91,11 +92,112 @@ def test_other_answers_are_those_of_one_file_to_the_bit(world, ask, tmp_path, qu
     assert ask(question, world / "parquet", *model, "-o", tmp_path / "many", "-q")[0] == 0
     assert ask(question, world / "one.parquet", *model, "-o", tmp_path / "one.parquet", "-q")[0] == 0
     one, many = pd.read_parquet(tmp_path / "one.parquet"), joined(tmp_path / "many", ".parquet")
-    if question == "flag":  # of one file by a false discovery rate, for which all rows are ranked
-        found = load(world / "model")._flags(readers.read(world / "one.parquet"))
-        assert (many.pop("flagged") == (found["predict"] == -1)).all()
-        del one["flagged"]
     pd.testing.assert_frame_equal(many, one, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def odd(world):
+    """Files of which the second holds all odd rows: a false discovery rate of each for itself would flag others."""
+    rows = frame().iloc[:3000]
+    rng = np.random.default_rng(1)
+    for row in rng.choice(np.arange(1000, 2000), 60, replace=False):
+        rows.loc[row, ["a", "a2"]] = [4.0, -2.0 + 0.05 * rng.normal()]
+    (world / "odd").mkdir()
+    for i in range(3):
+        put(world / "odd" / f"part-{i}.csv", rows.iloc[1000 * i : 1000 * (i + 1)])
+    put(world / "odd.csv", rows)
+    return world
+
+
+SHARES = [("--alpha", 0.05), ("--alpha", 0.3), ("--contamination", 0.03)]
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_flags_hold_over_all_files_together(odd, ask, tmp_path, share):
+    model = "-m", odd / "model"
+    status, out, error = ask("flag", odd / "odd", *model, "-o", tmp_path / "many", *share, "--json")
+    assert status == 0, error
+    assert ask("flag", odd / "odd.csv", *model, "-o", tmp_path / "one.csv", *share, "-q")[0] == 0
+    assert joined(tmp_path / "many", ".csv") == (tmp_path / "one.csv").read_text()
+    flagged = pd.read_csv(tmp_path / "one.csv")["flagged"].to_numpy()
+    assert json.loads(out)["flagged"] == flagged.sum()
+    assert sorted(os.listdir(tmp_path / "many")) == ["manifest.json", *(f"part-{i}.csv" for i in range(3))]
+    fitted = load(odd / "model")
+    if share[0] == "--alpha":
+        assert (fitted.flag(readers.read(odd / "odd.csv"), share[1]) == flagged).all()
+        each = [fitted.flag(readers.read(odd / "odd" / f"part-{i}.csv"), share[1]) for i in range(3)]
+        assert (np.concatenate(each) != flagged).any()  # file by file it is another thing
+    else:
+        assert flagged.sum() == 90
+    again = ask("flag", odd / "odd", *model, "-o", tmp_path / "many", *share, "--json", "--resume")
+    assert json.loads(again[1]) == json.loads(out) | {"written": 0}
+
+
+def test_flags_that_were_cut_go_on_without_another_score(odd, tmp_path, monkeypatch):
+    fitted = load(odd / "model")
+    done = answer_files(fitted, "flag", odd / "odd", tmp_path / "whole", alpha=0.2)
+    assert done._replace(counted=0) == (3000, 3, 3, 0)
+    assert done.counted > 30
+    seen, with_flags = [], answering._with_flags
+
+    def cut(path, flagged):
+        seen.append(path.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return with_flags(path, flagged)
+
+    monkeypatch.setattr(answering, "_with_flags", cut)
+    with pytest.raises(KeyboardInterrupt):
+        answer_files(fitted, "flag", odd / "odd", tmp_path / "cut", alpha=0.2)
+    assert sorted(p.name for p in (tmp_path / "cut").glob("*.csv")) == ["part-0.csv"]
+    monkeypatch.setattr(answering, "_with_flags", with_flags)
+    monkeypatch.setattr(type(fitted), "_flags", None)  # would be called to score rows again
+    with pytest.raises(ValueError, match="its arguments is not this one's"):
+        answer_files(fitted, "flag", odd / "odd", tmp_path / "cut", alpha=0.1, resume=True)
+    again = answer_files(fitted, "flag", odd / "odd", tmp_path / "cut", alpha=0.2, resume=True)
+    assert again == done._replace(written=2)
+    names = sorted(os.listdir(tmp_path / "whole"))
+    assert sorted(os.listdir(tmp_path / "cut")) == names
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("question", answering.QUESTIONS)
+def test_python_writes_what_the_command_line_writes(world, ask, tmp_path, question):
+    more = () if question == "embed" else ("--json",)
+    status, out, error = ask(question, world / "csv", "-m", world / "model", "-o", tmp_path / "asked", *more)
+    assert status == 0, error
+    told = []
+    how = {"show": lambda *words: told.append(words)}
+    done = answer_files(load(world / "model"), question, f"{world}/csv/*.csv", tmp_path / "own", **how)
+    assert told[-1][1:] == (9000, 9000)
+    assert done[:3] == (9000, 5, 5)
+    known = json.loads(out) if more else {}
+    assert done.counted == next(
+        (known[name] for name in ("filled", "bytes", "flagged") if name in known), 9000
+    )
+    names = sorted(os.listdir(tmp_path / "asked"))
+    assert sorted(os.listdir(tmp_path / "own")) == names
+    for name in names:
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "asked" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"question": "guess"}, "question must be one of"),
+        ({"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),
+        ({"contamination": -1}, r"contamination must be in \[0, 1\], got -1"),
+        ({"engine": "spark"}, "engine must be"),
+        ({"workers": 0}, "workers must be an int >= 1"),
+        ({"data": pd.DataFrame({"a": [1.0]})}, "data must be a table in files, got DataFrame"),
+    ],
+)
+def test_what_python_refuses(world, tmp_path, given, said):
+    arguments = {"question": "flag", "data": world / "csv", "out": tmp_path / "out"} | given
+    with pytest.raises(ValueError, match=said):
+        answer_files(load(world / "model"), **arguments)
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_file_is_compressed_for_itself(world, ask, tmp_path):
@@ -168,7 +270,7 @@ def test_what_was_killed_in_a_file_goes_on_to_the_same_answers(world, ask, tmp_p
     before = {name: (tmp_path / "many" / name).stat().st_mtime_ns for name in done}
     status, _, error = ask(*arguments)
     assert status != 0
-    assert "holds the answers of an earlier run; --resume goes on with it" in error
+    assert "holds the answers of an earlier run; resume (--resume) goes on with it" in error
     status, out, error = ask(*arguments, "--resume", "--json")
     assert status == 0, error
     assert json.loads(out)["written"] == 6 - dies_in
@@ -208,7 +310,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(world, ask, tmp_pa
         assert status != 0
         return " ".join(error.split())
 
-    assert "name a folder for them with -o" in refused("fill", world / "csv", *model)
+    assert "name a folder for them (-o)" in refused("fill", world / "csv", *model)
     assert "whose files are read" in refused("fill", world / "csv", *model, "-o", world / "csv" / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "cat.jpg").touch()

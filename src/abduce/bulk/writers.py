@@ -1,0 +1,164 @@
+"""What writes answers about the files of a table: a task that any process can have.
+
+Rows are handed to the model in groups that depend neither on the files nor on which of them are done: the answers are those
+about one table of all rows, to the bit, and those of a run that was resumed are those of one that was not.
+"""
+
+from __future__ import annotations
+
+import abc
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from abduce.bulk.streaming import GROUP, Filling
+from abduce.data import streams
+from abduce.data.files import atomic
+from abduce.data.located import Shard
+from abduce.data.shards import Shards
+
+
+class GroupedAnswers:
+    """Answers to the rows that ``pick`` takes of each file, of which there are ``counts``; ``ask`` gets :data:`GROUP` at a
+    time, across files, and the last group the rest."""
+
+    def __init__(
+        self,
+        source: Shards,
+        counts: list[int],
+        pick: Callable[[Any], Any],
+        ask: Callable[[Any], pd.DataFrame],
+    ):
+        self.source, self.pick, self.ask = source, pick, ask
+        self.starts = [*accumulate(counts, initial=0)]
+        self._group: tuple[int, pd.DataFrame] | None = None
+        self._rows: Iterator[Any] = iter(())
+        self._held: list[Any] = []
+        self._next = -1  # the first row that is held
+
+    def of(self, k: int) -> Iterator[pd.DataFrame]:
+        """Answers to the rows of file ``k``, some at a time."""
+        first, last = self.starts[k], self.starts[k + 1]
+        for group in range(first // GROUP, -(-last // GROUP)):
+            if self._group is None or self._group[0] != group:
+                self._group = group, self.ask(self._taken(group * GROUP, (group + 1) * GROUP))
+            start = group * GROUP
+            yield self._group[1].iloc[max(0, first - start) : last - start].reset_index(drop=True)
+
+    def _taken(self, start: int, stop: int) -> pd.DataFrame:
+        """Rows ``start`` to ``stop`` of those picked; files before are not read again."""
+        k = max(0, min(bisect_right(self.starts, start) - 1, len(self.source.shards) - 1))
+        held = sum(map(len, self._held))
+        if self._next < 0 or start < self._next or self.starts[k] > self._next + held:
+            self._rows, self._held, self._next, held = self._from(k), [], self.starts[k], 0
+        while self._next + held < min(stop, self.starts[-1]):
+            self._held.append(next(self._rows))
+            held += len(self._held[-1])
+        rows = pd.concat(self._held, ignore_index=True)
+        self._held, offset = [rows.iloc[stop - self._next :]], start - self._next
+        taken = rows.iloc[offset : stop - self._next].reset_index(drop=True)
+        self._next = min(stop, self.starts[-1])
+        return taken
+
+    def _from(self, k: int) -> Iterator[Any]:
+        for shard in self.source.shards[k:]:
+            for chunk in self.source.chunks_of(shard):
+                yield self.pick(chunk.frame)
+
+
+class Writer(abc.ABC):
+    """What answers files and writes them to their ``targets``; ``told`` the row that it has come to.  It can be pickled, and
+    then is silent."""
+
+    def __init__(self, source: Shards):
+        self.source = source
+        self.targets: dict[int, Path] = {}
+        self.told: Callable[[int], Any] = _silent
+
+    def __call__(self, files: Sequence[int]) -> int:
+        """Write files by their number, one after the other; what was counted.  This is the task of a crew."""
+        counted = 0
+        for k in files:
+            shard = self.source.shards[k]
+            try:
+                counted += self.write(self.targets[k], k, shard)
+            except (ValueError, OSError) as error:
+                if shard.path in str(error):
+                    raise
+                raise type(error)(f"{shard.path}: {error}") from error
+            self.told(shard.start + shard.rows)
+        return counted
+
+    @abc.abstractmethod
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        """Write the answers about one file; a number to be summed over files."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "told": _silent}
+
+
+class FillWriter(Writer):
+    """Fill blanks; counts them."""
+
+    def __init__(self, filling: Filling):
+        super().__init__(filling.source)  # pyright: ignore[reportArgumentType]
+        self.filling = filling
+        counts = [
+            sum(n for start, n in filling.gaps.items() if s.start <= start < s.start + s.rows)
+            for s in self.source.shards
+        ]
+        filling.show = self._come
+        self.answers = GroupedAnswers(self.source, counts, filling.with_gaps, filling.fill)
+
+    def _come(self, title: str, row: int, rows: int) -> None:
+        self.told(row)
+
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        before = self.filling.filled
+        self.filling.write_shard(target, shard, self.answers.of(k))
+        return self.filling.filled - before
+
+
+class AskWriter(Writer):
+    """A row of answers for each row; counts rows."""
+
+    def __init__(self, source: Shards, ask: Callable[[Any], pd.DataFrame]):
+        super().__init__(source)
+        self.answers = GroupedAnswers(source, [s.rows for s in source.shards], _all_rows, ask)
+
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        def pieces() -> Iterator[pd.DataFrame]:
+            row = shard.start
+            for part in self.answers.of(k):
+                yield part
+                row += len(part)
+                self.told(row)
+
+        streams.write(target, pieces(), swept=True)
+        return shard.rows
+
+
+class CompressWriter(Writer):
+    """Compress each file for itself; counts bytes."""
+
+    def __init__(self, source: Shards, fitted: Any):
+        super().__init__(source)
+        self.fitted = fitted
+
+    def write(self, target: Path, k: int, shard: Shard) -> int:
+        rows = pd.concat([chunk.frame for chunk in self.source.chunks_of(shard)], ignore_index=True)
+        packed = self.fitted.compress(rows)
+        atomic(target, lambda file: file.write(packed), swept=True)
+        return len(packed)
+
+
+def _silent(*told: Any) -> None:
+    pass
+
+
+def _all_rows(frame: Any) -> Any:
+    return frame
