@@ -34,6 +34,7 @@ FACTORS = 20
 FEW_COMPONENTS = 5
 # of each of more components: as good in a third of the time, but in wide tables one for so many cells
 FEW_FACTORS, CELLS_A_FACTOR = 10, 3
+STEPS_OF_ONE, STEPS, MORE_STEPS = 40, 20, 20  # of EM at most: of one Gaussian, of mixtures, and of those that go on
 ROWS_A_COMPONENT = 15
 ROWS_A_FACTOR = 20
 MOST_FACTORS = 64
@@ -110,7 +111,8 @@ class GaussianFamily:
             if not (only is None or title in {*only, *beside} or (k == 1 and not start)):
                 continue
             # a mixture that stops early predicts as well, and is done in half the time
-            iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
+            iterations = STEPS_OF_ONE if k == 1 else MORE_STEPS if start else STEPS
+            tolerance = 1e-3 if k == 1 else 2e-3
             factors = wide if k == 1 else q if k <= FEW_COMPONENTS else many
             old = _inner(start[title]).law if start else None
             law = factor_mixture(
