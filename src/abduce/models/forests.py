@@ -141,7 +141,9 @@ class Forests(nn.Module):
                 if not self.levels[j]:
                     value[part] = self.get_buffer(f"value_{i}")[:, 0].numpy()
             roots = self.get_buffer("roots").numpy() + start[:-1, None]
-            self._nodes = Nodes(feature, self.threshold.numpy(), self.right.numpy() + own, value, roots, start)
+            self._nodes = Nodes(
+                feature, self.threshold.numpy(), self.right.numpy() + own, value, roots, start
+            )
         return self._nodes
 
     def trees_of(self, cell: int) -> Trees:
@@ -221,7 +223,9 @@ def _descended(nodes: Nodes, flat: np.ndarray, begin: np.ndarray, place: np.ndar
 def _averaged(values: np.ndarray) -> np.ndarray:
     """Mean over trees of values (trees, ...)."""
     total = values[0]
-    for value in values[1:]:  # one after the other, so that a row's sum does not hang on how many rows there are
+    for value in values[
+        1:
+    ]:  # one after the other, so that a row's sum does not hang on how many rows there are
         total = total + value
     return total / len(values)
 
