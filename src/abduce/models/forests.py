@@ -27,14 +27,13 @@ MOST = 17  # levels of a class that has an indicator for each; of more its code 
 
 class Trees(NamedTuple):
     """The trees of one cell: ``feature`` (N,) that a node asks about and ``threshold`` (N,), ``right`` (N,) where a row goes
-    that is above it, a leaf's own place; ``value`` (N, outputs); ``roots`` (trees,); ``depth``, levels of the deepest."""
+    that is above it, a leaf's own place; ``value`` (N, outputs); ``roots`` (trees,)."""
 
     feature: Tensor
     threshold: Tensor
     right: Tensor
     value: Tensor
     roots: Tensor
-    depth: int
 
 
 class Nodes(NamedTuple):
@@ -50,7 +49,7 @@ class Nodes(NamedTuple):
 
 
 class Forests(nn.Module):
-    """Forests of the ``cells`` of rows with ``levels`` (D,), 0 for a number; ``nodes`` and ``depths`` say how large each is.
+    """Forests of the ``cells`` of rows with ``levels`` (D,), 0 for a number; ``nodes`` are how many each has.
 
     Numbers are read and told in standard deviations from their mean, ``loc`` and ``scale`` (D,) in data units, 0 and 1 of
     classes; so units and transforms do not matter.  ``lean`` (D,) is the
@@ -69,18 +68,17 @@ class Forests(nn.Module):
         levels: Sequence[int],
         cells: Sequence[int],
         nodes: Sequence[int],
-        depths: Sequence[int],
         trees: int,
     ):
         super().__init__()
         if not cells or not all(0 <= c < len(levels) for c in cells) or len(set(cells)) < len(cells):
             raise ValueError(f"cells must be different ones of {len(levels)}, got {list(cells)}")
-        if not len(cells) == len(nodes) == len(depths) or min([*nodes, trees]) < 1 or min(depths) < 0:
+        if len(cells) != len(nodes) or min([*nodes, trees]) < 1:
             raise ValueError(
-                f"nodes and depths must be a number each of {len(cells)} cells, got {nodes} and {depths}"
+                f"nodes must be a number each of {len(cells)} cells, and trees 1 or more, got {nodes} and {trees}"
             )
         self.levels, self.cells, self.trees = [int(v) for v in levels], [int(c) for c in cells], int(trees)
-        self.nodes, self.depths = [int(n) for n in nodes], [int(d) for d in depths]
+        self.nodes = [int(n) for n in nodes]
         total = sum(self.nodes)
         self.register_buffer("feature", torch.zeros(total, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(total, dtype=torch.float64))
@@ -98,7 +96,7 @@ class Forests(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What rebuilds it, with its buffers."""
-        names = ("levels", "cells", "nodes", "depths", "trees")
+        names = ("levels", "cells", "nodes", "trees")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -109,7 +107,6 @@ class Forests(nn.Module):
             levels,
             list(forests),
             [len(p.feature) for p in parts],
-            [p.depth for p in parts],
             len(parts[0].roots),
         )
         return filled(
@@ -157,7 +154,6 @@ class Forests(nn.Module):
             self.right[part],
             self.get_buffer(f"value_{i}"),
             self.get_buffer("roots")[i],
-            self.depths[i],
         )
 
     def revised(self, cell: int, said: Tensor, seen: Tensor, complete: Tensor) -> Tensor:
