@@ -276,3 +276,15 @@ def test_log_slope_is_that_of_the_code(values, where):
     low, high = into(scores, np.array([v - h, v + h]))
     step = (v + h) - (v - h)
     assert np.exp(slope(scores, np.array([v]))[0]) == pytest.approx((high - low) / step, rel=1e-2)
+
+
+@pytest.mark.parametrize(("n", "off"), [(100, 0.25), (1000, 0.07), (20_000, 0.02)])
+def test_knots_are_few_enough_for_a_density_and_reach_into_the_tails(n, off):
+    rng = np.random.default_rng(0)
+    v, new = rng.exponential(size=n), rng.exponential(size=20_000)
+    scores = NormalScores.of(v)
+    assert scores.knots[0] <= 8 * np.cbrt(n) + 2
+    inside = new[new < v.max()]
+    log_p = -0.5 * into(scores, inside) ** 2 - 0.5 * np.log(2 * np.pi) + slope(scores, inside)
+    assert np.mean(-inside - log_p) == pytest.approx(0, abs=off)  # nats that are lost
+    np.testing.assert_allclose(back(scores, into(scores, np.sort(v)[-3:])), np.sort(v)[-3:], rtol=0.05)

@@ -85,6 +85,20 @@ def test_seen_cells_are_left_and_others_drawn_toward_the_forest(rows, forests):
     forests.lean.zero_()
 
 
+def test_all_numbers_are_revised_as_one_by_one(rows, forests):
+    rng = np.random.default_rng(3)
+    said, seen = torch.from_numpy(rng.normal(size=(300, 2))), torch.from_numpy(rng.random((300, 4)) < 0.5)
+    assert torch.equal(forests.numbers([0, 2], said, seen, rows), said)  # none leans yet
+    forests.lean[[0, 2]] = torch.tensor([0.25, 0.7], dtype=torch.float64)
+    together = forests.numbers([0, 2], said, seen, rows)
+    for i, j in enumerate((0, 2)):
+        assert torch.equal(together[:, [i]], forests.revised(j, said[:, [i]], seen[:, j], rows))
+    for one in range(3):
+        part = [t[one : one + 1] for t in (said, seen, rows)]
+        assert torch.equal(together[one : one + 1], forests.numbers([0, 2], *part))
+    forests.lean.zero_()
+
+
 def test_they_are_built_again_from_what_is_kept(rows, forests):
     again = Forests(**json.loads(json.dumps(forests.config)))
     again.load_state_dict(forests.state_dict())

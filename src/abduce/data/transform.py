@@ -22,9 +22,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
-KNOTS = 100  # at most, of a column's distribution
+KNOTS = 8.0  # times the cube root of the number of values: knots of a column's distribution
 ATOM = 0.01  # share of rows from which on a repeated value keeps its interval of scores
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -169,8 +169,11 @@ class NormalScores(Transform):
     between the ranks of its neighbours: `to` gives the mean of a normal variable there, and `back` leads from every score in
     the interval to it, so draws repeat it as often as the data do.
 
-    Knots of all columns stand one after the other, ``knots`` (d,) of them a column: ``values`` and ``scores`` for the way
-    in, ``back_scores`` and ``back_values``, two a knot, for the way back.
+    Knots are as many as eight times the cube root of the number of values: of more the density is rough, of fewer fills are.
+    Half of them lie at even ranks, half at even scores, which tails need.
+
+    Those of all columns stand one after the other, ``knots`` (d,) of them a column: ``values`` and ``scores`` for the way in,
+    ``back_scores`` and ``back_values``, two a knot, for the way back.
     """
 
     values: np.ndarray
@@ -188,14 +191,15 @@ class NormalScores(Transform):
         bottom = top - count / n
         centre = _centre(bottom, top)
         atom = (count >= max(2, ATOM * n)) if len(found) > 1 else np.ones(1, bool)
-        if len(found) > KNOTS:  # knots at even ranks, the ends, and every atom between its neighbours
-            keep = np.searchsorted(top, np.linspace(0, 1, KNOTS))
+        floor, half = ndtri(0.5 / n), int(KNOTS / 2 * np.cbrt(n))
+        if len(found) > 2 * half:  # the ends, and every atom between its neighbours, too
+            ranks = np.concatenate([np.linspace(0, 1, half), ndtr(np.linspace(floor, -floor, half))])
             near = np.flatnonzero(atom)[:, None] + [-1, 0, 1]
-            keep = np.unique(np.append(keep, near).clip(0, len(found) - 1))
+            keep = np.concatenate([[0, len(found) - 1], np.searchsorted(top, ranks), near.ravel()])
+            keep = np.unique(keep.clip(0, len(found) - 1))
         else:
             keep = np.arange(len(found))
         values, scores = found[keep], centre[keep]
-        floor = ndtri(0.5 / n)
         low, high = bottom[keep].clip(0.5 / n, 1), top[keep].clip(0, 1 - 0.5 / n)
         ends = np.stack([ndtri(low), ndtri(high)], 1).clip(floor, -floor)
         single = ~atom[keep]

@@ -95,6 +95,7 @@ class Auto(Arguments, DensityEstimator[Pool]):
     callback: Callable[[dict[str, Any]], Any] | None = None
 
     supports = ("mixed",)
+    judged = 1000  # training rows, at most, that set `offset_`: log p of many members takes long
 
     def _check_own(self) -> None:
         check_count("rows", self.rows)

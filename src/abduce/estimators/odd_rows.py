@@ -34,6 +34,7 @@ REFERENCES = 1000  # of the model's own samples
 class OddRows(abc.ABC):
     """Score, flag and explain odd rows."""
 
+    judged: ClassVar[int] = JUDGED
     beside_edge: ClassVar[int] = 0  # rows on either side of the one at the edge that are kept with it
     model_: Model
     schema_: Schema
@@ -102,7 +103,7 @@ class OddRows(abc.ABC):
         """What log p rows should have, by what is seen of them; made when first asked for."""
         if self._cuts is None:
             rows = self.model_.sample(
-                self._judged(JUDGED), torch.Generator().manual_seed(self.inference_seed_)
+                self._judged(self.judged), torch.Generator().manual_seed(self.inference_seed_)
             )
 
             def score(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -115,7 +116,7 @@ class OddRows(abc.ABC):
 
     def _judged(self, n: int) -> int:
         """How many training rows set ``offset_``; of very wide ones fewer."""
-        return min(n, max(200, min(JUDGED, JUDGED_CELLS // self.model_.n_cells)))
+        return min(n, max(200, min(self.judged, JUDGED_CELLS // self.model_.n_cells)))
 
     # ------------------------------------------------------------------ how odd
 

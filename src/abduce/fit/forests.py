@@ -99,7 +99,6 @@ def _grown(features: np.ndarray, target: np.ndarray, trees: int, seed: int) -> T
         torch.from_numpy(np.concatenate(right)).int(),
         torch.from_numpy(np.concatenate([t.value[:, :, 0] for t in found])),
         torch.from_numpy(begin[:-1].copy()),
-        max(t.max_depth for t in found),
     )
 
 

@@ -52,7 +52,8 @@ class Family(Protocol):
     """Members that are fitted together."""
 
     repeats: bool  # whether draws repeat values as often as the data do
-    alternatives: Sequence[Sequence[str]]  # titles of which one is to be kept: the best of each list
+    # titles of which one is to be kept: the best of each list, along which errors fall and then rise
+    alternatives: Sequence[Sequence[str]]
 
     def fit(self, observed: np.ndarray, start: Members | None, only: Members | None) -> Members:
         """Members for the rows' observed cells (n, D); with ``start``, from where they were; with ``only``, of its titles."""
@@ -342,10 +343,30 @@ class _Judge:
         dropped: set[str] = set()
         for titles in family.alternatives:
             rows = cells.rows(*CHOOSING)
-            said = self.predictions(self.said([members[t] for t in titles], rows, cells), rows, cells)
-            error = np.square(said.numbers - said.truth[:, None]).sum(0) - np.log(said.classes).sum(0)
-            dropped |= set(titles) - {titles[int(np.argmin(error))]}
+
+            def error(place: int, titles: Sequence[str] = titles, rows: np.ndarray = rows) -> float:
+                said = self.predictions(self.said([members[titles[place]]], rows, cells), rows, cells)
+                return float(np.square(said.numbers[:, 0] - said.truth).sum() - np.log(said.classes).sum())
+
+            dropped |= set(titles) - {titles[valley(len(titles), error)]}
         return {title: member for title, member in members.items() if title not in dropped}
+
+
+def valley(count: int, height: Callable[[int], float]) -> int:
+    """Which of ``count`` places is lowest, on a way that falls and then rises, walked downhill from its middle.
+
+    >>> valley(5, lambda place: abs(place - 3.2))
+    3
+    """
+    place = count // 2
+    low = height(place)
+    for step in (1, -1):
+        moved = False
+        while 0 <= place + step < count and (next_ := height(place + step)) < low:
+            place, low, moved = place + step, next_, True
+        if moved:
+            break
+    return place
 
 
 def _repeating(families: Sequence[Family], parts: Sequence[Members]) -> list[bool]:

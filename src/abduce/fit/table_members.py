@@ -6,12 +6,13 @@ latent classes beside them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from abduce.data.coding import Coding
 from abduce.data.fields import CODED
@@ -34,6 +35,7 @@ FACTORS = 20
 FEW_COMPONENTS = 5
 # of each of more components: as good in a third of the time, but in wide tables one for so many cells
 FEW_FACTORS, CELLS_A_FACTOR = 10, 3
+MISSED_ROWS = 500  # rows, at most, whose hidden cells say when EM of mixtures has gone far enough
 ROWS_A_COMPONENT = 15
 ROWS_A_FACTOR = 20
 MOST_FACTORS = 64
@@ -82,7 +84,8 @@ class GaussianFamily:
         seed: int,
         windows: bool = True,
     ):
-        self.coding, self.values, self.components, self.seed = coding, values, components, seed
+        self.coding, self.values, self.known = coding, values, observed
+        self.components, self.seed = components, seed
         self.about = "scores" if coding.scores else "numbers"
         self.repeats = coding.scores
         coded = (torch.from_numpy(a) for a in coding.code(values, observed))
@@ -98,6 +101,7 @@ class GaussianFamily:
         # one Gaussian has the rows for more factors
         wide = max(1, min(f - 1, max(FACTORS, min(MOST_FACTORS, n // ROWS_A_FACTOR))))
         many = min(q, max(FEW_FACTORS, f // CELLS_A_FACTOR))
+        miss = self._miss(features, mask, observed)
         laws: dict[str, FactorMixtureLaw] = {}
         windows = [t for t in self.windows if only is None or t in only]
         sizes = {self._title(k): k for k in (min(s, max(1, n // ROWS_A_COMPONENT)) for s in self.components)}
@@ -113,9 +117,8 @@ class GaussianFamily:
             iterations, tolerance = (40, 1e-3) if k == 1 else (20, 2e-3)
             factors = wide if k == 1 else q if k <= FEW_COMPONENTS else many
             old = _inner(start[title]).law if start else None
-            law = factor_mixture(
-                features, mask, k, factors, 20.0, FLOOR, iterations, tolerance, self.seed, one=one, start=old
-            )
+            how = (k, factors, 20.0, FLOOR, iterations, tolerance, self.seed)
+            law = factor_mixture(features, mask, *how, one=one, start=old, miss=miss)
             one = law if k == 1 else one
             few = law if few is None or k <= FEW_COMPONENTS else few
             laws[title] = law
@@ -142,6 +145,21 @@ class GaussianFamily:
             law = ParzenLaw(centres, window.loadings[0], window.noise[0], self.windows[title], keys)
             out[title] = self._member(ParzenEnergy.of(law))
         return out
+
+    def _miss(
+        self, features: Tensor, mask: Tensor, observed: np.ndarray
+    ) -> Callable[[FactorMixtureLaw], float] | None:
+        """By how much a law misses cells that were hidden, of some rows: the mean squared error of their features; None where
+        all that is known is ``observed``."""
+        hidden = self.known & ~observed
+        rows = np.flatnonzero(hidden.any(1))
+        if not len(rows):
+            return None
+        rows = rows[:: -(-len(rows) // MISSED_ROWS)]
+        truth, known = (torch.from_numpy(a) for a in self.coding.code(self.values[rows], self.known[rows]))
+        seen = Seen(features[rows], mask[rows])
+        place = known & ~seen.mask
+        return lambda law: float((law.mean(seen) - truth)[place].square().mean())
 
     def _title(self, k: int) -> str:
         return f"Gaussian of {self.about}" if k == 1 else f"{k} factor analysers of {self.about}"

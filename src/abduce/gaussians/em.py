@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 T = TypeVar("T")
+CHECK = 2  # steps of EM after which is asked what a law misses
 _thread = threading.local()
 
 
@@ -47,18 +48,31 @@ def heed() -> None:
         raise KeyboardInterrupt
 
 
-def climb(law: T, step: Callable[[T], tuple[T, float]], iterations: int, tolerance: float) -> T:
+def climb(
+    law: T,
+    step: Callable[[T], tuple[T, float]],
+    iterations: int,
+    tolerance: float,
+    miss: Callable[[T], float] | None = None,
+) -> T:
     """Take steps of EM until one started less than ``tolerance`` above the one before; ``-inf`` takes all ``iterations``.
 
-    ``step`` gives the next law, and the mean log p of the one that it started from.
+    ``step`` gives the next law, and the mean log p of the one that it started from.  ``miss`` says by how much a law misses
+    what was hidden from it: the climb ends where that has risen, and gives the law of before.
 
     >>> climb(1.0, lambda x: (0.5 * x, -x), 100, 0.1)
     0.03125
     """
     before = -float("inf")
-    for _ in range(iterations):
+    best, least = law, float("inf")
+    for i in range(iterations):
         heed()
         law, value = step(law)
+        if miss is not None and i % CHECK == CHECK - 1:
+            missed = miss(law)
+            if missed > least:
+                return best
+            best, least = law, missed
         if value - before < tolerance:
             break
         before = value

@@ -14,6 +14,8 @@ Sources: Ghahramani & Hinton 1996; Liu, Rubin & Wu 1998 (PX-EM); Fraley & Rafter
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -38,23 +40,28 @@ def factor_mixture(
     seed: int = 0,
     one: FactorMixtureLaw | None = None,
     start: FactorMixtureLaw | None = None,
+    miss: Callable[[FactorMixtureLaw], float] | None = None,
 ) -> FactorMixtureLaw:
     """Fit K components of q factors to rows x (n, D), blank cells of which may hold anything.
 
     One component is fitted first (or given as ``one``); more grow from k-means clusters of rows completed by its draws.
-    With ``start``, EM goes on from there.  It stops when the mean log p rises by less than ``tolerance`` nats a cell.
+    With ``start``, EM goes on from there.  It stops when the mean log p rises by less than ``tolerance`` nats a cell; that of
+    more components also where ``miss``, by how much a law misses cells that were hidden from it, has risen.
     Constant and empty cells stand by themselves, so that the rest does not depend on them.
     """
     if not bool((some := varying(x, observed)).all()):
         old = {name: law and law.cells(some) for name, law in (("one", one), ("start", start))}
         inner = None if observed is None else observed[:, some]
         how = (components, min(factors, int(some.sum())), pseudo_rows, floor, iterations, tolerance, seed)
-        return factor_mixture(x[:, some], inner, *how, **old).among(some, *alone(x, observed, floor**2))
+        rest = alone(x, observed, floor**2)
+        misses = None if miss is None else lambda law, whole=miss: whole(law.among(some, *rest))
+        return factor_mixture(x[:, some], inner, *how, **old, miss=misses).among(some, *rest)
     seen = Seen.whole(x) if observed is None else Seen(torch.where(observed, x, 0.0), observed)
     cells = float(seen.mask.double().sum(1).mean())
 
     def climbed(law: FactorMixtureLaw, pull: float) -> FactorMixtureLaw:
-        return climb(law, _Steps(seen, pull, floor), iterations, tolerance * cells)
+        judge = miss if len(law.means) > 1 else None
+        return climb(law, _Steps(seen, pull, floor), iterations, tolerance * cells, judge)
 
     if start is not None:
         return climbed(start, pseudo_rows)

@@ -68,7 +68,7 @@ class FactorMixtureLaw(Mixture):
             raise ValueError(f"noise must be above zero, got {float(noise.min())}")
         self.log_weights = torch.log_softmax(log_weights, 0)
         self.means, self.loadings, self.noise = means, loadings, noise
-        self._kept: Tensor | None = None
+        self._kept: tuple[Tensor, ...] | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,21 +104,24 @@ class FactorMixtureLaw(Mixture):
         """The factors' posterior under each component, for rows that fit into memory at once."""
         x, mask = seen.y, seen.mask
         q = self.loadings.shape[2]
-        precision = 1 / self.noise
-        scaled = self.loadings * precision.unsqueeze(-1)  # Ψ⁻¹ W, (K, D, q)
+        precision, scaled, outer, constants, _ = self._products()
         patterns, which = patterns_of(mask)
         if (
             FEW < len(patterns) > len(mask) // 2
         ):  # nearly all different: each row by itself, without a copy for each
             patterns, which = mask, torch.arange(len(mask))
         pattern = patterns.to(x)
-        gram = (pattern @ self._outer()).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
+        gram = (pattern @ outer).transpose(0, 1).unflatten(2, (q, q))  # (U, K, q, q)
         root = torch.linalg.cholesky(gram + torch.eye(q, dtype=x.dtype, device=x.device))
         log_det = 2 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1)
-        constant = pattern @ (self.noise.log() + LOG_2PI).mT + log_det
+        constant = pattern @ constants + log_det
         residual = torch.where(mask, x, 0.0).unsqueeze(0) - mask.to(x) * self.means.unsqueeze(1)  # (K, B, D)
         h = residual @ scaled  # (K, B, q)
-        if len(root) <= FEW:  # then rows with the same blanks are solved for together
+        if len(root) == 1:
+            half = torch.linalg.solve_triangular(root[0], h.mT, upper=False)  # (K, q, B)
+            mean = torch.linalg.solve_triangular(root[0].mT, half, upper=True).permute(2, 0, 1)
+            explained = half.square().sum(1).mT
+        elif len(root) <= FEW:  # then rows with the same blanks are solved for together
             mean, explained = x.new_empty(len(x), *h.shape[::2]), x.new_empty(len(x), len(h))
             for u, rows in alike(torch.arange(len(x)), which):
                 half = torch.linalg.solve_triangular(root[u], h[:, rows].mT, upper=False)  # (K, q, b)
@@ -133,13 +136,16 @@ class FactorMixtureLaw(Mixture):
         log_joint = self.log_weights - 0.5 * (quadratic - explained + constant[which])
         return Factors(log_joint, mean, root, which)
 
-    def _outer(self) -> Tensor:
-        """Wᵀ Ψ⁻¹ W of each cell by itself, (K, D, q²); kept where that is little, as it takes longer than one row."""
+    def _products(self) -> tuple[Tensor, ...]:
+        """Ψ⁻¹ (K, D), Ψ⁻¹ W (K, D, q), Wᵀ Ψ⁻¹ W of each cell by itself (K, D, q²), log 2π Ψ (D, K) and Wᵀ (K q, D); kept
+        where they are little, as they take longer than one row."""
         if self._kept is not None:
             return self._kept
-        scaled = self.loadings * (1 / self.noise).unsqueeze(-1)
-        found = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)
-        self._kept = found if found.numel() <= KEPT else None
+        precision = 1 / self.noise
+        scaled = self.loadings * precision.unsqueeze(-1)
+        outer = (scaled.unsqueeze(-1) * self.loadings.unsqueeze(-2)).flatten(2)
+        found = precision, scaled, outer, (self.noise.log() + LOG_2PI).mT, self.loadings.mT.flatten(0, 1)
+        self._kept = found if outer.numel() <= KEPT else None
         return found
 
     def chunks(self, seen: Seen) -> Iterator[tuple[slice, Factors]]:
@@ -156,7 +162,7 @@ class FactorMixtureLaw(Mixture):
 
             def regress(shares: Tensor, f: Factors = f) -> Tensor:
                 weighted = shares.unsqueeze(-1) * f.mean
-                return torch.einsum("bkq,kdq->bd", weighted, self.loadings) + shares @ self.means
+                return weighted.flatten(1) @ self._products()[-1] + shares @ self.means
 
             yield Given(rows, f.log_joint, regress)
 

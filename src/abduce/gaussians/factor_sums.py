@@ -110,12 +110,14 @@ def each_apart(
             own, root, half = own[some], root[some], half[some]
             mean = torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(-1)
             weight = shares[own, c].unsqueeze(1)
-            one = sums.add(c, x[own], weight, mean)
-            second = one.unsqueeze(2) * one.unsqueeze(1)
-            second[:, :q, :q] += torch.cholesky_inverse(root)
-            second = second.flatten(1) * weight
-            sums.every[c] += second.sum(0)
-            sums.design[c] += mask[own].mT @ second
+            sums.add(c, x[own], weight, mean)
+            # E[(z, 1) (z, 1)ᵀ] = Bᵀ B with B of rows (root⁻¹, 0) and (E[z], 1)
+            both = x.new_zeros(len(own), q + 1, q + 1)
+            both[:, :q, :q] = torch.linalg.solve_triangular(root, eye, upper=False)
+            both[:, q, :q], both[:, q, q] = mean, 1.0
+            second = (both.mT @ both).flatten(1)
+            sums.every[c] += weight[:, 0] @ second
+            sums.design[c] += (weight * mask[own]).mT @ second
     return total, found
 
 

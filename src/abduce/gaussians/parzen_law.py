@@ -137,8 +137,13 @@ class ParzenLaw(Mixture):
         # a few patterns at a time, so that what is squared stays in the cache
         few = half.split(max(1, CACHE // (half.shape[1] * len(self.means))))
         explained = torch.cat([(part @ self.means.mT).square_().sum(1) for part in few])
-        out = precision @ self.means.square().mT - explained
+        out = precision @ self._squares - explained
         return out if len(out) == 1 else out[which]
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        """The centres' features squared, (F, n)."""
+        return self.means.square().mT.contiguous()
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:

@@ -90,8 +90,10 @@ class EnergyModel(Model):
         return VIEWS[self.energy.support] if law is None else law.views
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Answer:
-        self.check(seen)
-        if (law := self.law) is not None:
+        law = self.law
+        if law is None or seen.view.name not in law.views:
+            self.check(seen)
+        if law is not None:
             return Exact(law, seen, self.energy.represent, self.layout.levels)
         if self.start is None:
             raise Unanswerable(f"{type(self.energy).__name__} needs a start to anneal from, and has none")

@@ -203,12 +203,7 @@ class _Pooled(Answer):
         forests, seen = self.pool.forests, self.seen
         if forests is None:
             return self._together
-        out = self._together.clone()
-        for i, j in enumerate(self.pool.units.cells):
-            said = out[:, i : i + 1]
-            if forests.lean[j] and not bool(seen.mask[:, j].all()):
-                out[:, i : i + 1] = forests.revised(j, said, seen.mask[:, j], self.completed)
-        return out
+        return forests.numbers(self.pool.units.cells, self._together, seen.mask, self.completed)
 
     @cached_property
     def completed(self) -> Tensor:
