@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ JUDGED = 400_000  # cells of series that are cut off
 class SeriesPlan:
     """What is asked for: ``horizon`` steps that forecasts are weighed for (None: a season, or 12), ``periods`` (None: found),
     those that calendars have ``suggested``, ``own``: whether series differ so much that each has seasons of its own, ``seed``,
-    who is told how far the fit is, and ``deep``: whether a model whose dynamics bend is tried.
+    who is told how far the fit is, and ``deep``: whether a model whose dynamics bend is tried.  The last ``given`` features
+    are indicators of classes, those of one class ``together``.
     """
 
     horizon: int | None = None
@@ -61,9 +62,21 @@ class SeriesPlan:
     seed: int = 0
     show: Callable[[str, float], Any] = field(default=lambda text, share: None)
     deep: bool = False
+    given: int = 0
+    together: Sequence[Sequence[int]] = ()
 
 
-def fit_sequences(seen: Seen, plan: SeriesPlan) -> SequencePool:
+class Trials(NamedTuple):
+    """Pools that have not seen everything, for who is weighed beside them: ``early`` knows what lies before the cuts, ``inside``
+    all but the cells ``hidden`` (N, T, F); ``horizon`` steps are cut off."""
+
+    early: SequencePool
+    inside: SequencePool
+    hidden: Tensor
+    horizon: int
+
+
+def fit_sequences(seen: Seen, plan: SeriesPlan) -> tuple[SequencePool, Trials]:
     """Fit to series (N, T, F) of about unit variance."""
     with one_thread():
         return _Fitting(seen, plan).pool()
@@ -94,10 +107,12 @@ class _Fitting:
         self.stride = self.period if self.period > 1 else BLOCK // 2
         self.steps = steps if steps * f <= WIDEST and length >= steps else 0
 
-    def pool(self) -> SequencePool:
+    def pool(self) -> tuple[SequencePool, Trials]:
         """Fit, weigh, fit again."""
         plan, seen = self.plan, self.seen
         hidden = like_blanks(seen.mask, plan.seed)
+        for group in plan.together:
+            hidden[..., list(group)] = hidden[..., group[:1]]
         kept = seen._replace(mask=seen.mask & ~hidden)
         if not bool(hidden.any()):
             kept = seen
@@ -115,23 +130,29 @@ class _Fitting:
         trial = self._autoregression(kept, trial)
         deep = deep and self._deep(kept, trial, deep)
         windows = windows and self._windows(kept, trial, strength, 2)
-        judged += self._filled(self._members(kept, trial, windows, settings, deep), kept, hidden)
+        inside = self._members(kept, trial, windows, settings, deep)
+        judged += self._filled(inside, kept, hidden)
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
         last = self._autoregression(seen, trial)
         self.shared = self._shared(seen)
         whole = windows and self._windows(seen, last, strength, 4)
-        final = self._members(seen, last, whole, settings, deep and self._deep(seen, last, deep))
+        final = self._members(
+            seen, last.giving(plan.given), whole, settings, deep and self._deep(seen, last, deep)
+        )
         if list(final) != list(
             members
         ):  # with all that was seen a member more can be fitted, which has no weight yet
             final = {name: final.get(name, members[name]) for name in members}
         pool = SequencePool(list(final.values()), order=0)
+        tried = [SequencePool([some.get(name, m) for name, m in final.items()], 0) for some in (members, inside)]
         if codes is not None and len(codes.truth):
             pool.shares, pool.errors = weigh(codes, self.features)
             pool.reports = reports(codes, list(members), pool.shares)
+        for trial_pool in tried:
+            trial_pool.shares, trial_pool.errors = pool.shares, pool.errors
         plan.show("everything", 1.0)
-        return pool
+        return pool, Trials(*tried, hidden, self.horizon)
 
     # ------------------------------------------------------------------ members
 
