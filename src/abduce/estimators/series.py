@@ -16,19 +16,17 @@ from sklearn.utils.validation import check_is_fitted
 from abduce.answers.answer import Effort
 from abduce.checks import check_choice, check_count, check_number, check_share
 from abduce.data.foreign import native, same_make
-from abduce.data.seen import Seen
-from abduce.distributions.cells import LOG_2PI
 from abduce.estimators import series_folder
 from abduce.sequences import writing
-from abduce.sequences.asking import Question, about, beyond, each_stretch, in_stretches
+from abduce.sequences.asking import about, beyond
 from abduce.sequences.backtest import backtest
 from abduce.sequences.coding import coded, counted
 from abduce.sequences.fit import SeriesPlan, fit_sequences
+from abduce.sequences.look import Asked, Look
 from abduce.sequences.mixed import Entries, MixedPool, fit_mixed
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.panel import Form, SeriesPanel, form_of, read
-from abduce.sequences.scale import Scaler, Scaling
-from abduce.sequences.seasons import running_mean
+from abduce.sequences.scale import Scaling
 from abduce.sequences.surprise import flagged, surprises
 
 WIDEST_DEEP = 32  # columns whose dynamics may bend: each step of each particle costs their square
@@ -299,15 +297,8 @@ class Series(BaseEstimator):
         if online:
             panel = self._read(X)
             return writing.by_step(X, panel, surprises(self._drawn_out(panel), panel.size, self._repeats))
-        panel, seen, scaler = self._scaled(X)
-        effort = Effort(seed=self.inference_seed_)
-        inner = self.model_.numbers(seen)
-        log_p = each_stretch(self._lead, inner, lambda a: a.step_log_prob, seen.y[..., 0], effort).numpy()
-        numbers = len(self.entries_.numbers)
-        log_p = log_p + scaler.log_slope(seen.y.numpy(), seen.mask.numpy())[..., :numbers].sum(2)
-        for c, chains in enumerate(self.model_.classes):
-            log_p = log_p + in_stretches(chains.step_log_prob, self.model_.column(seen, c)).numpy()
-        return writing.by_step(X, panel, -log_p)
+        panel = self._read(X)
+        return writing.by_step(X, panel, self._look(panel).by_step())
 
     def flag(self, X, rate: float = 0.001, rest: int = 0) -> np.ndarray:
         """Whether each row is an alarm, told from the rows before it alone; booleans, (rows,) as `anomaly_score` has them.
@@ -333,28 +324,15 @@ class Series(BaseEstimator):
     @same_make
     def explain(self, X):
         """Oddness of each cell, −log p of it given all other cells of its series, before it and after; NaN at blanks."""
-        panel, seen, scaler = self._scaled(X)
-
-        def cells(answer: Any) -> torch.Tensor:
-            mean, variance = answer.left_out
-            return 0.5 * ((answer.seen.y - mean).square() / variance + variance.log() + LOG_2PI)
-
-        inner = self.model_.numbers(seen)
-        surprise = each_stretch(self._lead, inner, cells, inner.y, Effort(seed=self.inference_seed_)).numpy()
-        slope = scaler.log_slope(seen.y.numpy(), seen.mask.numpy())
-        parts = [surprise - slope[..., : self.entries_.pooled]]
-        for c, chains in enumerate(self.model_.classes):
-            column = self.model_.column(seen, c)
-            parts.append(in_stretches(chains.surprise, column).unsqueeze(2).numpy())
-        surprise = self.entries_.back(np.concatenate(parts, 2))
+        panel = self._read(X)
+        surprise = self._look(panel).by_cell()
         return writing.whole(X, panel, np.where(panel.mask, surprise, np.nan))
 
     @same_make
     def smooth(self, X):
         """X without its noise, as far as the autoregression tells it from what lasts; blanks are filled, classes stay."""
-        panel, seen, scaler = self._scaled(X)
-        clean = panel.values.copy()
-        clean[..., list(self.entries_.numbers)] = self._in_units(self._clean(seen), seen, scaler)
+        panel = self._read(X)
+        clean = self._look(panel).clean()
         return writing.whole(X, panel, np.where(panel.mask, clean, self._about(panel).mean()), named=True)
 
     def decompose(self, X) -> dict[str, Any]:
@@ -365,27 +343,16 @@ class Series(BaseEstimator):
         """
         check_is_fitted(self)
         X = native(X)
-        panel, seen, scaler = self._scaled(X)
-        seasons: Any = self._lead.seasons
-        season = seasons.of(self.model_.numbers(seen))
-        level = running_mean(self._clean(seen) - season, seasons.periods[0] if seasons.periods else 1)
-        numbers = list(self.entries_.numbers)
-        below = self._in_units(level, seen, scaler)
-        adds = scaler.additive(self._padded(season, seen), self._padded(level, seen))[..., : len(numbers)]
-        parts = {"level": below, "season": adds}
-        parts["rest"] = np.where(panel.mask, panel.values, np.nan)[..., numbers] - below - adds
-        out = {}
-        for name, part in parts.items():
-            whole = np.full(panel.values.shape, np.nan)
-            whole[..., numbers] = part
-            out[name] = writing.whole(X, panel, whole)
-        return out
+        panel = self._read(X)
+        parts = self._look(panel).parts()
+        return {name: writing.whole(X, panel, part) for name, part in parts.items()}
 
     def backtest(self, X, horizon: int, windows: int = 10, level: float = 0.8) -> pd.DataFrame:
         """How well the last steps of X would have been forecast, from ``windows`` origins, ``horizon`` steps apart.
 
-        Of the columns of numbers: CRPS, WQL (weighted quantile loss), coverage of intervals of ``level``, MASE and MAE; rows for this model, the
-        last season repeated and the last value.  Parameters stay those of the fit: leave the steps out of it that are judged.
+        Of the columns of numbers: CRPS, WQL (weighted quantile loss), coverage of intervals of ``level``, MASE and MAE; rows
+        for this model, the last season repeated and the last value.  Parameters stay those of the fit: leave the steps out of
+        it that are judged.
         """
         check_is_fitted(self)
         check_count("horizon", horizon)
@@ -425,25 +392,9 @@ class Series(BaseEstimator):
         """The member that says what is odd and what lasts."""
         return self.model_.pool.parts[self.model_.pool.order]
 
-    def _scaled(self, X: Any) -> tuple[SeriesPanel, Seen, Scaler]:
-        """The panel, and the cells that enter models in their units."""
-        panel = self._read(X)
-        wide = self.entries_.spread(panel)
-        scaler = self.scaling_.fitted(wide.values, wide.mask)
-        return panel, wide.seen(scaler.to(wide.values, wide.mask)), scaler
-
-    def _clean(self, seen: Seen) -> torch.Tensor:
-        """What lasts of the pool's cells of series, (N, T, G), in model units."""
-        inner = self.model_.numbers(seen)
-        return each_stretch(self._lead, inner, lambda a: a.centre, inner.y, Effort(seed=self.inference_seed_))
-
-    def _padded(self, pooled: torch.Tensor, seen: Seen) -> np.ndarray:
-        """The pool's cells (N, T, G) with those of classes behind them."""
-        return torch.cat([pooled, seen.y[..., self.entries_.pooled :]], 2).numpy()
-
-    def _in_units(self, pooled: torch.Tensor, seen: Seen, scaler: Scaler) -> np.ndarray:
-        """Numbers among the pool's cells (N, T, G), in the data's units."""
-        return scaler.back(self._padded(pooled, seen))[..., : len(self.entries_.numbers)]
+    def _look(self, panel: SeriesPanel) -> Look:
+        effort = Effort(seed=self.inference_seed_)
+        return Look(self.model_, self.entries_, self.scaling_, panel, effort)
 
     def _drawn_out(self, panel: SeriesPanel) -> np.ndarray:
         """Numbers and indicators of classes (N, T, G), of which each is a series of its own."""
@@ -472,37 +423,6 @@ class Series(BaseEstimator):
         return pd.DataFrame(self.model_.classes[list(self.levels_).index(column)].report()).set_index(
             "member"
         )
-
-
-class Asked(NamedTuple):
-    """A question to the models, and its answers in a panel's cells; what is drawn of whole numbers is whole."""
-
-    question: Question
-    entries: Entries
-    form: Form
-
-    def mean(self) -> np.ndarray:
-        """Centres of numbers and the most probable classes, (N, n, F)."""
-        return self.entries.back(self.question.mean())
-
-    def quantiles(self, levels: list[float]) -> np.ndarray:
-        """Quantiles, (levels, N, n, F)."""
-        return self._whole(self.question.quantiles(levels))
-
-    def draws(self, n: int, generator: torch.Generator) -> np.ndarray:
-        """Whole paths, (n, N, n, F)."""
-        return self._whole(self.question.draws(n, generator))
-
-    def chances(self, place: int) -> np.ndarray:
-        """Chances of the classes of the column at ``place``, (N, n, K)."""
-        c = self.entries.classes.index(place)
-        return self.question.chances(c, len(self.form.kinds[place].levels))
-
-    def _whole(self, cells: np.ndarray) -> np.ndarray:
-        values = self.entries.back(cells)
-        whole = [j for j, kind in enumerate(self.form.kinds) if kind.kind == "whole"]
-        values[..., whole] = np.rint(values[..., whole])
-        return values
 
 
 class _Beyond(NamedTuple):

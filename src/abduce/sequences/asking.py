@@ -68,8 +68,7 @@ class Question:
 
     def chances(self, c: int, levels: int) -> np.ndarray:
         """Chances of the classes of the column at place ``c`` behind the numbers, (N, n, levels)."""
-        n, length, _ = self.seen.y.shape
-        steps = length if self.places is None else self.places.shape[1]
+        steps = self.seen.y.shape[1] if self.places is None else self.places.shape[1]
         codes = self.seen.y[..., self.seen.y.shape[2] - len(self.model.classes) + c].round().long()
         out = torch.nn.functional.one_hot(codes[:, :steps], levels).double().numpy()
         for rows, start, places, answer in self.parts():

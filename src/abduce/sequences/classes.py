@@ -12,8 +12,8 @@
 | other columns | what the pool of numbers, which sees indicators of the classes, makes of the indicator of j |
 
 Chains are fitted by expectation-maximisation, and exact under any blanks (:mod:`abduce.sequences.markov`).  Weights maximise
-log p of cells that are hidden as the blanks lie, and of series that are cut off.  A whole path follows one member where weights
-allow: one number decides for all of its cells which member draws them.
+log p of cells that are hidden as the blanks lie, and of series that are cut off.  A whole path follows one member where
+weights allow: one number decides for all of its cells which member draws them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class ClassColumn(nn.Module):
     """Chains of ``levels`` classes over a ``period`` of steps (1: none), and of the pool's features those at ``places`` that
     are indicators of the levels ``told``.
 
-    ``frequency`` (K,), ``rest`` s, ``season`` (P, K), ``moves`` (K, K), ``seasonal`` (P, K, K); ``shares`` (places · distances,
-    M) weigh the members; ``loc`` and ``scale`` bring indicators back to chances.
+    ``frequency`` (K,), ``rest`` s, ``season`` (P, K), ``moves`` (K, K), ``seasonal`` (P, K, K); ``shares`` (situations, M)
+    weigh the members by place and distance; ``loc`` and ``scale`` bring indicators back to chances.
     """
 
     frequency: Tensor
@@ -80,8 +80,8 @@ class ClassColumn(nn.Module):
     # ------------------------------------------------------------------ ask
 
     def chances(self, seen: Seen, numbers: Tensor | None) -> Tensor:
-        """Chances (N, T, K) of the classes of series of codes (N, T, 1), given all other cells of them; ``numbers``, the pool's
-        centres of its features (N, T, G)."""
+        """Chances (N, T, K) of the classes of series of codes (N, T, 1), given all other cells of them; ``numbers`` are the
+        pool's centres of its features (N, T, G)."""
         out = torch.empty(*seen.y.shape[:2], self.levels, dtype=torch.float64)
         for rows in self._parts(seen):
             some = None if numbers is None else numbers[rows]
@@ -263,7 +263,7 @@ class ClassColumn(nn.Module):
 
 
 def _mixed(told: Tensor, group: Tensor, towards: Tensor, rounds: int = 100) -> Tensor:
-    """Weights (G, M) that maximise Σ log Σ_m w_m p_m of the cells (cells, M) of each group, pulled ``towards`` others by `PULL`."""
+    """Weights (G, M) that maximise Σ log Σ_m w_m p_m of the cells (cells, M) of groups, pulled ``towards`` others."""
     shares = towards.clone()
     count = torch.bincount(group, minlength=len(towards)).unsqueeze(1)
     for _ in range(rounds):
@@ -276,7 +276,7 @@ def _mixed(told: Tensor, group: Tensor, towards: Tensor, rounds: int = 100) -> T
 
 def _blocks(codes: Tensor, mask: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Series (N, T) cut into blocks of steps in which something was seen, at most `BLOCKS` of them."""
-    n, steps = codes.shape
+    steps = codes.shape[1]
     pad = -steps % BLOCK if steps > BLOCK else 0
     size = BLOCK if steps > BLOCK else steps
     parts = [nn.functional.pad(v, (0, pad)).view(-1, size) for v in (codes, mask, phase)]

@@ -47,7 +47,7 @@ def coded(scaling: Scaling, values: np.ndarray, mask: np.ndarray, seed: int) -> 
 
 
 def counted(scaling: Scaling, values: np.ndarray, mask: np.ndarray, whole: list[int], seed: int) -> Scaling:
-    """The scaling with roots for those of the ``whole`` numbers of series (N, T, F) that never are negative and gain by them."""
+    """The scaling with roots for those of the ``whole`` numbers of series (N, T, F) that are never negative, if they gain."""
     rng = np.random.default_rng(seed)
     counts = [j for j in whole if scaling.positive[j] and mask[..., j].sum() >= FEWEST]
     if not counts:

@@ -67,8 +67,8 @@ class SeriesPlan:
 
 
 class Trials(NamedTuple):
-    """Pools that have not seen everything, for who is weighed beside them: ``early`` knows what lies before the cuts, ``inside``
-    all but the cells ``hidden`` (N, T, F); ``horizon`` steps are cut off."""
+    """Pools that have not seen everything, for who is weighed beside them: ``early`` knows what lies before the cuts, which
+    are ``horizon`` steps before the ends, ``inside`` all but the cells ``hidden`` (N, T, F)."""
 
     early: SequencePool
     inside: SequencePool
@@ -145,14 +145,16 @@ class _Fitting:
         ):  # with all that was seen a member more can be fitted, which has no weight yet
             final = {name: final.get(name, members[name]) for name in members}
         pool = SequencePool(list(final.values()), order=0)
-        tried = [SequencePool([some.get(name, m) for name, m in final.items()], 0) for some in (members, inside)]
+        tried = [
+            SequencePool([some.get(name, m) for name, m in final.items()], 0) for some in (members, inside)
+        ]
         if codes is not None and len(codes.truth):
             pool.shares, pool.errors = weigh(codes, self.features)
             pool.reports = reports(codes, list(members), pool.shares)
         for trial_pool in tried:
             trial_pool.shares, trial_pool.errors = pool.shares, pool.errors
         plan.show("everything", 1.0)
-        return pool, Trials(*tried, hidden, self.horizon)
+        return pool, Trials(tried[0], tried[1], hidden, self.horizon)
 
     # ------------------------------------------------------------------ members
 

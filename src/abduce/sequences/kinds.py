@@ -34,7 +34,7 @@ class Kind:
         """Whether cells hold classes."""
         return self.kind == "classes"
 
-    def codes(self, column: pd.Series, label: Any, name: str) -> np.ndarray:
+    def codes(self, column: Any, label: Any, name: str) -> np.ndarray:
         """Cells as numbers, NaN where blank; ValueError or TypeError, naming the column, for what is none of this kind."""
         if not self.classes:
             return numbers(column, label, name)
@@ -44,8 +44,8 @@ class Kind:
         if (code < 0).any():
             odd = column[~blank].iloc[int((code < 0).argmax())]
             raise ValueError(
-                f"column {label!r} of {name} holds {odd!r}, which was not seen in training: its classes are {list(self.levels)}; "
-                "leave these cells blank, or fit to data that have the class"
+                f"column {label!r} of {name} holds {odd!r}, which was not seen in training: its classes are "
+                f"{list(self.levels)}; leave these cells blank, or fit to data that have the class"
             )
         out[~blank] = code
         return out
@@ -64,7 +64,7 @@ class Kind:
             )
         return values
 
-    def put(self, column: pd.Series, values: np.ndarray, blank: np.ndarray) -> pd.Series:
+    def put(self, column: Any, values: np.ndarray, blank: np.ndarray) -> pd.Series:
         """A column with its blanks filled by numbers or codes (rows,), in its own dtype."""
         out, at = column.copy(), np.flatnonzero(blank)
         kind: Any = column.dtype
@@ -84,7 +84,7 @@ class Kind:
 NUMBER = Kind()
 
 
-def kind_of(column: pd.Series, label: Any, name: str = "X") -> Kind:
+def kind_of(column: Any, label: Any, name: str = "X") -> Kind:
     """What a column of training data holds.
 
     >>> kind_of(pd.Series(["on", None, "off", "on", "off"]), "state").levels
@@ -106,7 +106,7 @@ def kind_of(column: pd.Series, label: Any, name: str = "X") -> Kind:
         return _few(levels, "ordered" if dtype.ordered else "category", label, name)
     seen = column.dropna()
     if pd.api.types.is_bool_dtype(dtype) or (
-        dtype == object and len(seen) and all(isinstance(v, bool | np.bool_) for v in seen)
+        dtype.kind == "O" and len(seen) and all(isinstance(v, bool | np.bool_) for v in seen)
     ):
         return Kind("classes", (False, True), str(dtype))
     if pd.api.types.is_string_dtype(dtype) and not _reads_as_numbers(column):
@@ -131,12 +131,13 @@ def kind_of(column: pd.Series, label: Any, name: str = "X") -> Kind:
 def _few(levels: Sequence[Any], dtype: str, label: Any, name: str) -> Kind:
     if len(levels) > MOST_LEVELS:
         raise TypeError(
-            f"column {label!r} of {name} has {len(levels)} categories, expected at most {MOST_LEVELS}: leave it out, or join some"
+            f"column {label!r} of {name} has {len(levels)} categories, expected at most {MOST_LEVELS}: leave it out, or join "
+            "some"
         )
     return Kind("classes", tuple(levels), dtype)
 
 
-def _reads_as_numbers(column: pd.Series) -> bool:
+def _reads_as_numbers(column: Any) -> bool:
     """Whether a column of objects is one of numbers written as such."""
     if column.dtype != object:
         return False
@@ -147,7 +148,7 @@ def _reads_as_numbers(column: pd.Series) -> bool:
     return True
 
 
-def numbers(column: pd.Series, label: Any, name: str) -> np.ndarray:
+def numbers(column: Any, label: Any, name: str) -> np.ndarray:
     """Cells of a column of numbers, NaN where blank."""
     kind: Any = column.dtype
     if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind):
@@ -159,17 +160,16 @@ def numbers(column: pd.Series, label: Any, name: str) -> np.ndarray:
         except (ValueError, TypeError):
             pass
     raise TypeError(
-        f"column {label!r} of {name} holds {kind}, which Series has no model of: leave it out, name it as id or time, or code it "
-        "as numbers, truth values or categories"
+        f"column {label!r} of {name} holds {kind}, which Series has no model of: leave it out, name it as id or time, or code "
+        "it as numbers, truth values or categories"
     )
 
 
 def kinds_of_array(columns: np.ndarray) -> tuple[Kind, ...]:
-    """Of each feature of an array (rows, F), whose blanks are NaN: truth values are classes, numbers that are all whole whole."""
+    """What each feature of an array (rows, F) holds, whose blanks are NaN: truth values are classes."""
     if columns.dtype == bool:
         return (Kind("classes", (False, True), "bool"),) * columns.shape[1]
     finite = np.isfinite(columns)
-    whole = (np.where(finite, columns == np.rint(np.where(finite, columns, 0.0)), True)).all(0) & finite.any(
-        0
-    )
+    odd = finite & (columns != np.rint(np.where(finite, columns, 0.0)))
+    whole = (~odd.any(0) & finite.any(0)).tolist()
     return tuple(Kind("whole" if w else "number", (), str(columns.dtype)) for w in whole)

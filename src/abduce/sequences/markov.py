@@ -4,9 +4,10 @@ Chain m of series n goes from class i to class j of a step in phase φ of its se
 
     p_m(j | i, φ, n) = stay_m [i = j] + own_m f_n(j) + table_m[φ, i, j]
 
-f_n being frequencies of the series' own; each row sums to one, and a chain has either f or a table.  A cell is seen exactly or not at all.  Forward, p(x_t | what
-was seen before); backward, b_t(i) ∝ p(what is seen later | x_t = i).  Their product is the law of a cell given all *others*,
-which of a blank cell is its posterior.  Steps are a loop; chains and series are batched in it.
+f_n being frequencies of the series' own; each row sums to one, and a chain has either f or a table.  A cell is seen exactly
+or not at all.  Forward, p(x_t | what was seen before); backward, b_t(i) ∝ p(what is seen later | x_t = i).  Their product is
+the law of a cell given all *others*, which of a blank cell is its posterior.  Steps are a loop; chains and series are batched
+in it.
 
 Sources: Baum, Petrie, Soules & Weiss 1970 (forward and backward); Scott 2002 (draws).
 """
@@ -22,8 +23,8 @@ LEAST = 1e-12
 
 
 class Chains(NamedTuple):
-    """``stay`` and ``own`` (M,), ``usual`` f (N or 1, K), ``table`` (M, P, K, K), and ``start`` (M, P, K), the law of a cell of
-    which nothing near was seen, without the part of ``own``.
+    """``stay`` and ``own`` (M,), ``usual`` f (N or 1, K), ``table`` (M, P, K, K), and ``start`` (M, P, K), the law of a
+    cell of which nothing near was seen, without the part of ``own``.
 
     >>> moves = torch.tensor([[0.9, 0.1], [0.3, 0.7]]).double().view(1, 1, 2, 2)
     >>> chain = Chains(torch.zeros(1), torch.zeros(1), torch.zeros(1, 2), moves, settled(moves))
@@ -63,8 +64,8 @@ class Chains(NamedTuple):
 
 
 class Inferred(NamedTuple):
-    """``chances`` (M, N, T, K) of each cell given all other cells of its series, ``log_prob`` (M, N, T) of what was seen of each
-    step given those before, nats, and the ``filtered`` laws (M, N, T, K), of each step given it and those before."""
+    """``chances`` (M, N, T, K) of each cell given all other cells of its series, ``log_prob`` (M, N, T) of what was seen of
+    each step given those before, nats, and the ``filtered`` laws (M, N, T, K), of each step given it and those before."""
 
     chances: Tensor
     log_prob: Tensor

@@ -1,4 +1,4 @@
-"""Series of numbers and classes: the pool of numbers sees indicators of the classes, each column of classes has its own chains.
+"""Series of numbers and classes: the pool of numbers sees indicators of the classes, columns of classes have their own chains.
 
 What enters the models of a panel (N, T, F) are the cells of `Entries`, (N, T, G + C):
 
@@ -251,7 +251,10 @@ def _weigh(model: MixedPool, column: ClassColumn, c: int, seen: Seen, trials: Tr
     cut = cuts(seen, trials.horizon, CONTEXT)
     some = torch.linspace(0, len(cut.series) - 1, min(len(cut.series), max(1, JUDGED // CONTEXT)))
     some = some.round().long()
-    ahead, future = cut.seen.rows(some), _cell(cut.seen._replace(mask=cut.future), model.pool.n_cells + c).mask[some]
+    ahead, future = (
+        cut.seen.rows(some),
+        _cell(cut.seen._replace(mask=cut.future), model.pool.n_cells + c).mask[some],
+    )
     judged, fitted = [], []
     for pool, kept, which, learnt in (
         (trials.inside, inside._replace(mask=inside.mask & ~_telling(model, column, c, hide)), hide, ~hidden),
