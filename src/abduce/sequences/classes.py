@@ -118,7 +118,9 @@ class ClassColumn(nn.Module):
         shares = (shares / shares.sum().clamp_min(LEAST)).clamp_min(1e-3).log()
         out = torch.empty(seen.y.shape[:2], dtype=torch.float64)
         for rows in self._parts(seen):
-            found = self._asked(seen.rows(rows), None)[1]
+            codes, mask = self._codes(seen.rows(rows))
+            chains = self.of(codes, torch.zeros_like(mask))  # whose frequencies know nothing of what comes later
+            found = inferred(chains, codes, mask, phases(seen.rows(rows), self.period))
             out[rows] = torch.logsumexp(found.log_prob + shares[:, None, None], 0)
         return torch.where(seen.mask[..., 0], out - shares.exp().sum().log(), 0.0)
 
@@ -140,14 +142,18 @@ class ClassColumn(nn.Module):
         return self._asked(seen, numbers)[0]
 
     def _asked(self, seen: Seen, numbers: Tensor | None) -> tuple[Tensor, Inferred, Chains, Tensor, Tensor]:
-        mask = seen.mask[..., 0]
-        codes = torch.where(mask, seen.y[..., 0], 0.0).round().long()
+        codes, mask = self._codes(seen)
         chains, phase = self.of(codes, mask), phases(seen, self.period)
         found = inferred(chains, codes, mask, phase)
         said = found.chances
         if self.places and numbers is not None:
             said = torch.cat([said, self._told(numbers).unsqueeze(0)])
         return said, found, chains, codes, phase
+
+    def _codes(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Codes (N, T), 0 at blanks, and their mask."""
+        mask = seen.mask[..., 0]
+        return torch.where(mask, seen.y[..., 0], 0.0).round().long(), mask
 
     def of(self, codes: Tensor, mask: Tensor) -> Chains:
         """The chains of series with these codes and mask (N, T)."""
@@ -193,8 +199,7 @@ class ClassColumn(nn.Module):
 
     def fit(self, seen: Seen) -> ClassColumn:
         """Fit frequencies, season and chains to series of codes (N, T, 1)."""
-        mask = seen.mask[..., 0]
-        codes = torch.where(mask, seen.y[..., 0], 0.0).round().long()
+        codes, mask = self._codes(seen)
         phase = phases(seen, self.period)
         k = self.levels
         key = (phase * k + codes)[mask]
