@@ -108,7 +108,7 @@ def test_paths_have_the_probabilities_that_are_told(model):
         often = np.stack([(drawn == k).mean(0) for k in range(told.shape[1])], 1)
         np.testing.assert_allclose(often, told, atol=0.08)
     assert sold[promo == 1].mean() > sold[promo == 0].mean() + 6  # drawn given the promotion
-    assert (state[:, 1:] == state[:, :-1]).mean() > 0.65  # and states last
+    assert (state[:, 1:] == state[:, :-1]).mean() > 0.6  # and states last
 
 
 def test_what_is_known_of_classes_tells_of_numbers(model):
@@ -247,6 +247,11 @@ def test_what_cannot_be_modelled_is_refused_with_a_remedy(model, holes):
     odd.loc[odd.index[3], "state"] = "new"
     with pytest.raises(ValueError, match="column 'state' of X holds 'new', which was not seen in training"):
         model.fill(odd)
+    days = model.forecast(2).index
+    with pytest.raises(
+        ValueError, match="column 'promo' of known holds 3, expected positions of its classes"
+    ):
+        model.forecast(2, known=np.array([[np.nan, 3.0, np.nan, np.nan]] * len(days)))
     with pytest.raises(ValueError, match=r"column must be one of classes, of which there are .*got 'price'"):
         model.class_probabilities(holes, "price")
 

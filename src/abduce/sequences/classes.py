@@ -119,7 +119,9 @@ class ClassColumn(nn.Module):
         out = torch.empty(seen.y.shape[:2], dtype=torch.float64)
         for rows in self._parts(seen):
             codes, mask = self._codes(seen.rows(rows))
-            chains = self.of(codes, torch.zeros_like(mask))  # whose frequencies know nothing of what comes later
+            chains = self.of(
+                codes, torch.zeros_like(mask)
+            )  # whose frequencies know nothing of what comes later
             found = inferred(chains, codes, mask, phases(seen.rows(rows), self.period))
             out[rows] = torch.logsumexp(found.log_prob + shares[:, None, None], 0)
         return torch.where(seen.mask[..., 0], out - shares.exp().sum().log(), 0.0)

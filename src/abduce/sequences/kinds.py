@@ -57,11 +57,10 @@ class Kind:
             if self.dtype in ("category", "ordered"):
                 return pd.Categorical.from_codes(code, list(self.levels), ordered=self.dtype == "ordered")  # pyright: ignore
             return pd.array(np.array(self.levels, object)[code], dtype=self.dtype)  # pyright: ignore
-        if self.kind == "whole" and self.dtype.lower().lstrip("u").startswith("int"):
-            ends = np.iinfo(self.dtype.lower())
-            return pd.array(
-                np.clip(np.rint(values), ends.min, ends.max).astype(self.dtype.lower()), dtype=self.dtype
-            )
+        plain = self.dtype.lower().partition("[")[0]  # of nullable ones and Arrow's too
+        if self.kind == "whole" and plain.lstrip("u").startswith("int"):
+            ends = np.iinfo(plain)
+            return pd.array(np.clip(np.rint(values), ends.min, ends.max).astype(plain), dtype=self.dtype)
         return values
 
     def put(self, column: Any, values: np.ndarray, blank: np.ndarray) -> pd.Series:
@@ -69,8 +68,8 @@ class Kind:
         out, at = column.copy(), np.flatnonzero(blank)
         kind: Any = column.dtype
         if self.classes:
-            if isinstance(kind, pd.CategoricalDtype) and len(kind.categories) < len(self.levels):
-                out = out.astype(pd.CategoricalDtype(list(self.levels), kind.ordered))
+            if isinstance(kind, pd.CategoricalDtype):
+                out = out.cat.add_categories([v for v in self.levels if v not in kind.categories])
             out.iloc[at] = np.array(self.levels, object)[np.rint(values[at]).astype(np.int64)]
             return out
         if pd.api.types.is_integer_dtype(kind):

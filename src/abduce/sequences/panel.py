@@ -180,6 +180,7 @@ def _panel(form: Form, table, series, place, start, ids, stamps, name: str) -> S
         raise ValueError(
             f"{name} has an infinite value in row {row}, column {form.columns[column]!r}; expected numbers or NaN"
         )
+    check_positions(table, form, name)
     size = np.zeros(len(ids), int)
     np.maximum.at(size, series, place + 1)
     values = np.full((len(ids), int(size.max()) if len(ids) else 0, len(form.columns)), np.nan)
@@ -187,6 +188,18 @@ def _panel(form: Form, table, series, place, start, ids, stamps, name: str) -> S
     return SeriesPanel(
         form, values, np.isfinite(values), np.asarray(start, float), size, series, place, ids, stamps
     )
+
+
+def check_positions(table: np.ndarray, form: Form, name: str) -> None:
+    """Refuse cells (..., F) of classes that are no positions of their levels."""
+    for j in form.classes:
+        cells, levels = table[..., j], form.kinds[j].levels
+        odd = np.isfinite(cells) & ~np.isin(cells, np.arange(len(levels)))
+        if odd.any():
+            raise ValueError(
+                f"column {form.columns[j]!r} of {name} holds {cells[odd][0]:g}, expected positions of its classes "
+                f"{list(levels)}, 0 to {len(levels) - 1}, or NaN"
+            )
 
 
 # ---------------------------------------------------------------- frames

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from abduce.sequences.panel import FRAMES, SeriesPanel, read
+from abduce.sequences.panel import FRAMES, SeriesPanel, check_positions, read
 
 
 def put(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
@@ -131,6 +131,7 @@ def known_of(panel: SeriesPanel, n: int, known: Any) -> np.ndarray:
             raise ValueError(
                 f"known must have the n = {n} rows that are asked for, shape {out.shape}, got {array.shape}"
             )
+        check_positions(array.reshape(out.shape), form, "known")
         return array.reshape(out.shape)
     odd = [c for c in known.columns if c not in (*form.columns, form.id, form.time)]
     if odd:
