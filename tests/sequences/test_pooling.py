@@ -112,7 +112,7 @@ def test_hidden_cells_are_shaped_like_the_blanks(kind):
 
 def test_series_are_cut_off_before_what_they_are_asked():
     y = torch.arange(100.0).double().view(1, 100, 1)
-    seen, future, late, series = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
+    seen, future, late, series, turn = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
     assert not bool((seen.mask & future).any())
     assert bool(future[:, -5:].all())
     assert seen.y[0, -5:, 0].tolist() == [95.0, 96.0, 97.0, 98.0, 99.0]

@@ -254,14 +254,15 @@ class _Fitting:
 
     # ------------------------------------------------------------------ hidden cells
 
-    def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor]:
-        """Series cut off at origins, the cells to be forecast, and which series they are of; of many or wide ones some."""
-        cut, future, _, series = cuts
+    def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor, Tensor]:
+        """Series cut off at origins, the cells to be forecast, which series they are of and which turns; of many or wide ones
+        some."""
+        cut, future, series, turn = cuts.seen, cuts.future, cuts.series, cuts.turn
         most = max(1, JUDGED // (cut.y.shape[1] * self.features))
         if len(cut.y) > most:
             chosen = torch.linspace(0, len(cut.y) - 1, most).round().long()
-            cut, future, series = cut.rows(chosen), future[chosen], series[chosen]
-        return cut, future, series
+            cut, future, series, turn = cut.rows(chosen), future[chosen], series[chosen], turn[chosen]
+        return cut, future, series, turn
 
     def _shorter(self) -> tuple[int, ...]:
         """Lengths of pieces in which members are judged too, so that weights serve series shorter than those fitted to."""
@@ -280,13 +281,13 @@ class _Fitting:
         late = int(steps[-1]) + 1 + 2 * self.block
         moves = self.moves[rows]
         some, truth, hidden = stretch(some, early, late), truth[:, early:late], hidden[:, early:late]
-        yield self._said(members, some, truth, hidden, moves, False)
+        yield self._said(members, some, truth, hidden, moves, torch.full((len(moves),), -1))
 
     def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled]:
         for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
-            cut, future, series = self._cut_off(cut_off)
+            cut, future, series, turn = self._cut_off(cut_off)
             if bool(future.any()):
-                yield self._said(members, cut, cut.y, future, self.moves[series], True)
+                yield self._said(members, cut, cut.y, future, self.moves[series], turn)
 
     def _said(
         self,
@@ -295,9 +296,10 @@ class _Fitting:
         truth: Tensor,
         hidden: Tensor,
         moves: Tensor,
-        ahead: bool,
+        turn: Tensor,
     ) -> Filled:
-        """What members say of hidden cells, either between observed steps or ``ahead`` of them."""
+        """What members say of hidden cells, either between observed steps, or ahead of them where ``turn`` (N,) is not −1."""
+        ahead = bool((turn >= 0).all())
         code = situation(seen.mask).code
         first = int(hidden.any(2).any(0).nonzero()[0])
         said = []
@@ -308,7 +310,7 @@ class _Fitting:
                 continue
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
-        return Filled.of(said, truth, hidden, code, moves)
+        return Filled.of(said, truth, hidden, code, moves, turn)
 
 
 def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:
