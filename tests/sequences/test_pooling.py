@@ -121,6 +121,8 @@ def test_series_are_cut_off_before_what_they_are_asked():
     assert len(set(ends.tolist())) == len(ends) == 21
     assert late[0].nonzero().min() == ends.min() - 4 >= 75
     assert torch.equal(series, torch.zeros(len(ends), dtype=torch.long))
+    assert turn[ends.argsort(descending=True)].tolist() == sorted(turn.tolist())  # the last cut first
+    assert len(set(turn.tolist())) == 21
 
 
 def test_scales_are_shared_by_windows_of_one_process_and_not_by_others():
