@@ -22,7 +22,7 @@ from abduce.sequences.asking import about, beyond
 from abduce.sequences.backtest import backtest
 from abduce.sequences.coding import coded, counted
 from abduce.sequences.fit import SeriesPlan, fit_sequences
-from abduce.sequences.look import Asked, Look
+from abduce.sequences.look import PanelQuestion, Look
 from abduce.sequences.mixed import Entries, MixedPool, fit_mixed
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.panel import Form, SeriesPanel, form_of, read
@@ -185,9 +185,9 @@ class Series(BaseEstimator):
         check_is_fitted(self)
         return read(X, self.form_)
 
-    def _about(self, panel: SeriesPanel) -> Asked:
+    def _about(self, panel: SeriesPanel) -> PanelQuestion:
         wide, effort = self.entries_.spread(panel), Effort(seed=self.inference_seed_)
-        return Asked(about(self.model_, self.scaling_, wide, effort), self.entries_, self.form_)
+        return PanelQuestion(about(self.model_, self.scaling_, wide, effort), self.entries_, self.form_)
 
     def _generator(self, random_state: Any) -> torch.Generator:
         given = self.random_state if random_state is None else random_state
@@ -244,7 +244,9 @@ class Series(BaseEstimator):
             beyond.asked, beyond.panel, column, lambda chances: chances.reshape(-1, chances.shape[2])
         )
 
-    def _of_classes(self, asked: Asked, panel: SeriesPanel, column: Any, rows: Callable) -> pd.DataFrame:
+    def _of_classes(
+        self, asked: PanelQuestion, panel: SeriesPanel, column: Any, rows: Callable
+    ) -> pd.DataFrame:
         if column not in self.levels_:
             raise ValueError(
                 f"column must be one of classes, of which there are {list(self.levels_)}; got {column!r}"
@@ -275,7 +277,7 @@ class Series(BaseEstimator):
         effort = Effort(seed=self.inference_seed_)
         wide, known_cells = self.entries_.spread(panel), self.entries_.to(cells)
         question = beyond(self.model_, self.scaling_, wide, places, known_cells, effort)
-        asked_of = Asked(question, self.entries_, self.form_)
+        asked_of = PanelQuestion(question, self.entries_, self.form_)
         found = _Beyond(asked_of, panel, sign * int(n), cells, self.make_)
         if X is None and known is None:
             self._last = asked, found
@@ -428,7 +430,7 @@ class Series(BaseEstimator):
 class _Beyond(NamedTuple):
     """Rows beyond a panel that are asked for, ``count`` of them, negative before the first, with what is ``known`` of them."""
 
-    asked: Asked
+    asked: PanelQuestion
     panel: SeriesPanel
     count: int
     known: np.ndarray

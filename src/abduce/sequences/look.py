@@ -17,7 +17,7 @@ from abduce.sequences.scale import Scaling
 from abduce.sequences.seasons import running_mean
 
 
-class Asked(NamedTuple):
+class PanelQuestion(NamedTuple):
     """A question to the models, and its answers in a panel's cells; what is drawn of whole numbers is whole."""
 
     question: Question

