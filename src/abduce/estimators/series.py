@@ -22,7 +22,7 @@ from abduce.sequences.asking import about, beyond
 from abduce.sequences.backtest import backtest
 from abduce.sequences.coding import coded, counted
 from abduce.sequences.fit import SeriesPlan, fit_sequences
-from abduce.sequences.look import PanelQuestion, Look
+from abduce.sequences.look import Look, PanelQuestion
 from abduce.sequences.mixed import Entries, MixedPool, fit_mixed
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.panel import Form, SeriesPanel, form_of, read
