@@ -92,7 +92,7 @@ def test_what_comes_next_is_of_its_kind(model):
     assert (low["state"] <= high["state"]).all()
     chances = model.forecast_probabilities(7, "state")
     assert list(chances.columns) == LEVELS
-    np.testing.assert_allclose(chances.sum(1), 1)
+    np.testing.assert_allclose(chances.sum(axis=1), 1)
     assert chances["never"].max() < 0.01
     seen = model.class_probabilities(shop().head(5), "state")
     assert (seen.to_numpy().max(1) == 1).all()
