@@ -161,5 +161,5 @@ def test_forecasts_are_not_worse_than_those_of_the_best_member():
     def error(answer):
         return float((answer.centre[rows, beyond.places] - truth).abs().mean())
 
-    alone = [error(late_answer(member, beyond.seen, first)) for member in model.model_.parts]
+    alone = [error(late_answer(member, beyond.seen, first)) for member in model.model_.pool.parts]
     assert error(model.model_.answer(beyond.seen)) < 1.02 * min(alone)
