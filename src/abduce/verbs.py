@@ -23,7 +23,7 @@ TAKES = {
     "bytes": "what `compress` gave",
     "nothing": "no data: the model alone",
     "models": "fitted models and the rows to compare them on",
-    "series": "series of numbers over time, which a `Series` is fitted to on the spot",
+    "series": "series over time, which a `Series` is fitted to on the spot",
 }
 GIVES = {
     "rows": "rows in the form of the training data; with `draws` a list of copies",
@@ -204,7 +204,7 @@ QUESTIONS = (
     Verb(
         "forecast",
         "forecast",
-        "Forecast the rows that come after those of DATA, series of numbers over time, blanks and gaps among them.",
+        "Forecast the rows that come after those of DATA, series over time, blanks and gaps among them.",
         "series",
         "rows",
         (Argument("n", int, "Rows to forecast, of each series.", least=1, option="-n"),),

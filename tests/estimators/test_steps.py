@@ -1,5 +1,6 @@
 """Sequences of vectors of cells: chains that sum to one, blanks by enumeration, a Markov chain's entropy, what is refused."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -181,6 +182,24 @@ def test_blanks_of_a_markov_chain(markov, fitted):
     assert fitted.sample_paths(4, 3, np.ones((7, 3))).shape == (3, 4, 3)
     assert fitted.sample(2, 5).shape == (2, 5, 3)
     assert fitted.sample(20, 50)[..., 2].all()
+
+
+def test_whole_steps_in_the_middle_are_inferred_from_both_sides(fitted):
+    """Three steps between a one and a zero: by sums over all ways of the chain, and not what those before alone would say."""
+    x = np.zeros((9, 3))
+    x[:, 2], x[:3, :2] = 1, 1
+    x[3:6] = np.nan
+    stay = {True: 0.9, False: 0.1}
+    ways = np.array(list(itertools.product((0, 1), repeat=3)))
+    chain = np.column_stack([np.ones(8), ways, np.zeros(8)])
+    weight = np.prod([[stay[bool(s)] for s in row] for row in chain[:, 1:] == chain[:, :-1]], 1)
+    expected = (weight[:, None] * ways).sum(0) / weight.sum()
+    many = copy.copy(fitted)
+    many.particles = 4000
+    found = many.fill_proba(x)[3:6, 0]
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    before = fitted.forecast_proba(3, x[:3], draws=4000)[:, 0]
+    assert (before - found).min() > 0.1
 
 
 def test_seeds_and_folders(markov, fitted, tmp_path):

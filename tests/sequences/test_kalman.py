@@ -151,3 +151,19 @@ def test_blocks_of_series_change_nothing(monkeypatch):
         assert torch.allclose(
             torch.where(torch.isfinite(a), a, 0.0), torch.where(torch.isfinite(b), b, 0.0), atol=1e-12
         )
+
+
+def test_log_p_of_some_features_given_the_others_of_the_same_step():
+    """log p of all features less that of those given, with the same steps before and nothing of the step but these."""
+    space, steps, f = space_of(3, states=6, seen=3), 6, 3
+    g = torch.Generator().manual_seed(4)
+    y = torch.randn(5, steps, f, generator=g, dtype=torch.float64)
+    mask = torch.rand(5, steps, f, generator=g) < 0.6
+    given = torch.tensor([False, False, True])
+    found = kalman.smoothed(space, y, mask, given).log_prob
+    whole = kalman.smoothed(space, y, mask).log_prob
+    for t in range(steps):
+        some = mask.clone()
+        some[:, t, :2] = False
+        alone = kalman.smoothed(space, y, some).log_prob[:, t]
+        torch.testing.assert_close(found[:, t], whole[:, t] - alone)

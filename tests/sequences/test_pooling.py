@@ -112,7 +112,7 @@ def test_hidden_cells_are_shaped_like_the_blanks(kind):
 
 def test_series_are_cut_off_before_what_they_are_asked():
     y = torch.arange(100.0).double().view(1, 100, 1)
-    seen, future, late, series = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
+    seen, future, late, series, turn = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
     assert not bool((seen.mask & future).any())
     assert bool(future[:, -5:].all())
     assert seen.y[0, -5:, 0].tolist() == [95.0, 96.0, 97.0, 98.0, 99.0]
@@ -121,6 +121,8 @@ def test_series_are_cut_off_before_what_they_are_asked():
     assert len(set(ends.tolist())) == len(ends) == 21
     assert late[0].nonzero().min() == ends.min() - 4 >= 75
     assert torch.equal(series, torch.zeros(len(ends), dtype=torch.long))
+    assert turn[ends.argsort(descending=True)].tolist() == sorted(turn.tolist())  # the last cut first
+    assert len(set(turn.tolist())) == 21
 
 
 def test_scales_are_shared_by_windows_of_one_process_and_not_by_others():

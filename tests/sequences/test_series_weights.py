@@ -9,7 +9,7 @@ from abduce import Series
 from abduce.data.seen import Seen
 from abduce.sequences.lookback import Lookback, Setting
 from abduce.sequences.pool import DISTANCES, SPANS, combined, late_answer
-from abduce.sequences.weights import Filled, usual_moves, weigh
+from abduce.sequences.weights import HELD, Filled, usual_moves, weigh, widening
 
 
 def cells(spreads, n, seed, span=2, bias=0.0):
@@ -21,7 +21,8 @@ def cells(spreads, n, seed, span=2, bias=0.0):
     )
     code = torch.randint(0, 5, (n,), generator=g) + (3 * span + 1) * DISTANCES
     zero = torch.zeros(n, dtype=torch.float64)
-    return Filled(errors + bias, torch.ones_like(errors), zero, code, torch.zeros(n).long(), zero + 1.0)
+    turn = torch.arange(n) % 3
+    return Filled(errors + bias, torch.ones_like(errors), zero, code, torch.zeros(n).long(), zero + 1.0, turn)
 
 
 @pytest.mark.parametrize("spreads", [[1.0, 1.0], [1.0, 3.0, 10.0], [0.5, 0.6, 0.7, 5.0], [1.0, 1.05]])
@@ -54,6 +55,26 @@ def test_a_member_that_needs_a_long_past_is_not_believed_on_a_short_one():
     none[:, 0] = torch.nan
     alone = weigh(short._replace(centres=none), 1)[0]
     assert float(alone[DISTANCES, 0, 1]) == pytest.approx(1.0)
+
+
+def test_intervals_widen_where_series_err_together():
+    """Errors of three turns with a shock each, many times: with the factor more of a fourth turn's lie inside."""
+    g = torch.Generator().manual_seed(0)
+    level = torch.tensor([0.5 - HELD / 2, 0.5 + HELD / 2], dtype=torch.float64)
+    held = {"as they are": [], "wider": []}
+    turn = torch.arange(3).repeat_interleave(300)
+    for _ in range(60):
+        shock = torch.randn(4, 1, generator=g, dtype=torch.float64)
+        error = shock + torch.randn(4, 300, generator=g, dtype=torch.float64)
+        factor = widening(error[:3].flatten(), torch.zeros(900).long(), turn)
+        low, high = torch.quantile(error[:3].flatten(), level)
+        for name, by in (("as they are", 1.0), ("wider", factor)):
+            held[name].append(float(((error[3] > by * low) & (error[3] < by * high)).double().mean()))
+    before, after = (sum(v) / len(v) for v in held.values())
+    assert before < 0.74
+    assert before + 0.04 < after < HELD + 0.05
+    alone = torch.randn(900, generator=g, dtype=torch.float64)
+    assert widening(alone, torch.zeros(900).long(), turn) < 1.1
 
 
 def test_series_count_by_how_far_they_move():
@@ -129,7 +150,7 @@ def test_forecasts_are_not_worse_than_those_of_the_best_member():
     starts = range(1992, 2600 - 360, 24)  # arrays have no time: begin at one phase
     asked = np.stack([y[s : s + 336] for s in starts])
     truth = np.stack([y[s + 336 : s + 360] for s in starts])
-    beyond = model._beyond(24, None, asked).asked
+    beyond = model._beyond(24, None, asked).asked.question
     truth = (torch.from_numpy(truth) - torch.from_numpy(beyond.scaler.loc)) / torch.from_numpy(
         beyond.scaler.scale
     )
@@ -140,5 +161,5 @@ def test_forecasts_are_not_worse_than_those_of_the_best_member():
     def error(answer):
         return float((answer.centre[rows, beyond.places] - truth).abs().mean())
 
-    alone = [error(late_answer(member, beyond.seen, first)) for member in model.model_.parts]
+    alone = [error(late_answer(member, beyond.seen, first)) for member in model.model_.pool.parts]
     assert error(model.model_.answer(beyond.seen)) < 1.02 * min(alone)

@@ -100,7 +100,7 @@ def decompose(data, filler, output, time, id, random_state, quiet):
     X, model = fitted_to(data, filler, time, id, None, random_state, quiet)
     parts = model.decompose(X)
     answer = X.drop(columns=list(model.form_.columns)) if hasattr(X, "columns") else table_of(X).iloc[:, :0]
-    for column in model.form_.columns:
+    for column in (c for c in model.form_.columns if c not in model.levels_):
         for name, part in parts.items():
             answer[f"{column}_{name}"] = table_of(part)[column]
     write_answer(answer, output)
@@ -221,7 +221,7 @@ def table_of(answer: Any) -> Any:
 
 
 def draw(path: Path, model: Any, X: Any, answer: Any, ends: Any, level: float, quiet: bool) -> None:
-    """Write the picture of the first series: what was seen of it, its blanks filled, and what comes next."""
+    """Write the picture of the first series: what was seen of it, its blanks filled, and what comes next; of its numbers."""
     import numpy as np
 
     from abduce.data.files import atomic
@@ -230,22 +230,25 @@ def draw(path: Path, model: Any, X: Any, answer: Any, ends: Any, level: float, q
 
     form = model.form_
     panel = read_panel(X, form)
-    past = np.where(panel.mask[0], panel.values[0], np.nan)[: panel.size[0]]
+    numbers = [j for j, column in enumerate(form.columns) if column not in model.levels_]
+    if not numbers:
+        raise ValueError("a picture shows columns of numbers, and the data have none")
+    past = np.where(panel.mask[0], panel.values[0], np.nan)[: panel.size[0], numbers]
 
     def first(part: Any) -> np.ndarray:
-        cells = (
-            part[list(form.columns)].to_numpy(float) if hasattr(part, "columns") else np.asarray(part, float)
-        )
-        return cells.reshape(len(panel.ids), -1, len(form.columns))[0]
+        names = [form.columns[j] for j in numbers]
+        cells = part[names].to_numpy(float) if hasattr(part, "columns") else np.asarray(part, float)
+        return cells.reshape(len(panel.ids), -1, len(numbers))[0]
 
     filled = None
     if np.isnan(past).any():
         cells = read_panel(model.fill(X), form).values[0]
-        filled = np.asarray(cells)[: len(past)]
+        filled = np.asarray(cells)[: len(past), numbers]
     last = f", {panel.stamps[0][1]}" if form.labels is not None else ""
     with plots.theme("light"):
         parts = map(first, (answer, *ends))
-        figure = plots.fan(past, *parts, names=form.columns, level=level, last=last, filled=filled)
+        names = [form.columns[j] for j in numbers]
+        figure = plots.fan(past, *parts, names=names, level=level, last=last, filled=filled)
         picture = plots.png(figure)
     atomic(path, lambda file: file.write(picture))
     remark(f"picture: {path}", quiet)

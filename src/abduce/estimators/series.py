@@ -16,26 +16,24 @@ from sklearn.utils.validation import check_is_fitted
 from abduce.answers.answer import Effort
 from abduce.checks import check_choice, check_count, check_number, check_share
 from abduce.data.foreign import native, same_make
-from abduce.data.seen import Seen
-from abduce.distributions.cells import LOG_2PI
 from abduce.estimators import series_folder
 from abduce.sequences import writing
-from abduce.sequences.asking import Question, about, beyond, each_stretch
+from abduce.sequences.asking import about, beyond
 from abduce.sequences.backtest import backtest
-from abduce.sequences.coding import coded
+from abduce.sequences.coding import coded, counted
 from abduce.sequences.fit import SeriesPlan, fit_sequences
+from abduce.sequences.look import Look, PanelQuestion
+from abduce.sequences.mixed import Entries, MixedPool, fit_mixed
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.panel import Form, SeriesPanel, form_of, read
-from abduce.sequences.pool import SequencePool
-from abduce.sequences.scale import Scaler, Scaling
-from abduce.sequences.seasons import running_mean
+from abduce.sequences.scale import Scaling
 from abduce.sequences.surprise import flagged, surprises
 
 WIDEST_DEEP = 32  # columns whose dynamics may bend: each step of each particle costs their square
 
 
 class Series(BaseEstimator):
-    """Fill, forecast, backcast, clean and flag series of numbers whose blanks may lie anywhere.
+    """Fill, forecast, backcast, clean and flag series whose blanks may lie anywhere.
 
         p(x_blank | x_seen) = Σ_m w_m(situation) p_m(x_blank | x_seen)
 
@@ -45,6 +43,10 @@ class Series(BaseEstimator):
     the first, near and far.  So the pool is hardly ever worse than a straight line or the last season.
 
     Time that elapsed between stamps decides what lies how far apart; gaps are blanks.  New stamps go on as the old ones do.
+
+    Columns hold numbers, whole numbers, or classes: categories, text of few values, truth values.  Classes have Markov chains
+    and seasonal frequencies of their own, weighed alike, and numbers are inferred given what is known of the classes.  What is
+    drawn of whole numbers is whole; answers about classes are classes, in the column's dtype.
 
     Parameters
     ----------
@@ -80,7 +82,8 @@ class Series(BaseEstimator):
     [25.0, 25.0, 25.0, 25.0, 20.0, 20.0, 25.0]
     """
 
-    model_: SequencePool
+    model_: MixedPool
+    entries_: Entries
     form_: Form
     scaling_: Scaling
     panel_: SeriesPanel
@@ -112,17 +115,17 @@ class Series(BaseEstimator):
         form = form_of(X, self.id, self.time)
         panel = read(X, form)
         writing.check_size(panel)
-        self._check_width(len(form.columns))
-        self.form_, self.panel_ = form, panel
+        self.form_, self.panel_, self.entries_ = form, panel, Entries.of(panel)
+        self._check_width(self.entries_.pooled)
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.n_features_in_ = len(form.columns)
-        own = {"auto": None, "shared": False, "own": True}[self.scale]
-        scaling = Scaling.of(panel.values, panel.mask, own)
-        self.scaling_ = coded(scaling, panel.values, panel.mask, self.inference_seed_)
+        wide = self.entries_.spread(panel)
+        self.scaling_ = self._scaling(wide)
         periods = None if self.periods is None else [int(p) for p in self.periods]
-        seen = panel.seen(self.scaling_.fitted(panel.values, panel.mask).to(panel.values, panel.mask))
-        self.model_ = fit_sequences(
-            seen,
+        seen = wide.seen(self.scaling_.fitted(wide.values, wide.mask).to(wide.values, wide.mask))
+        g = self.entries_.pooled
+        pool, trials = fit_sequences(
+            seen._replace(y=seen.y[..., :g], mask=seen.mask[..., :g]),
             SeriesPlan(
                 self.horizon,
                 periods,
@@ -131,9 +134,23 @@ class Series(BaseEstimator):
                 self.inference_seed_,
                 self._show,
                 self.dynamics == "deep",
+                len(self.entries_.indicators),
+                [places for j in form.classes if (places := self.entries_.places(j))],
             ),
         )
+        levels = [len(form.kinds[j].levels) for j in self.entries_.classes]
+        units = self.scaling_.loc, self.scaling_.scale
+        self.model_ = fit_mixed(pool, trials, seen, levels, self.entries_, units, self.inference_seed_)
         return self
+
+    def _scaling(self, panel: SeriesPanel) -> Scaling:
+        """Units of the models, for a panel of the cells that enter them."""
+        own, entries = {"auto": None, "shared": False, "own": True}[self.scale], self.entries_
+        values, mask, seed = panel.values, panel.mask, self.inference_seed_
+        scaling = Scaling.of(values, mask, own, entries.fixed, len(entries.classes))
+        kinds = [self.form_.kinds[j].kind for j in entries.numbers]
+        whole = [i for i, kind in enumerate(kinds) if kind == "whole"]
+        return coded(counted(scaling, values, mask, whole, seed), values, mask, seed)
 
     def _check_arguments(self) -> None:
         if self.horizon is not None:
@@ -147,7 +164,8 @@ class Series(BaseEstimator):
     def _check_width(self, columns: int) -> None:
         if self.dynamics == "deep" and columns > WIDEST_DEEP:
             raise ValueError(
-                f"dynamics='deep' is for at most {WIDEST_DEEP} columns, got {columns}; take dynamics='linear'"
+                f"dynamics='deep' is for at most {WIDEST_DEEP} columns, got {columns} with indicators of classes; take "
+                "dynamics='linear'"
             )
 
     def _show(self, text: str, share: float) -> None:
@@ -167,8 +185,9 @@ class Series(BaseEstimator):
         check_is_fitted(self)
         return read(X, self.form_)
 
-    def _about(self, panel: SeriesPanel) -> Question:
-        return about(self.model_, self.scaling_, panel, Effort(seed=self.inference_seed_))
+    def _about(self, panel: SeriesPanel) -> PanelQuestion:
+        wide, effort = self.entries_.spread(panel), Effort(seed=self.inference_seed_)
+        return PanelQuestion(about(self.model_, self.scaling_, wide, effort), self.entries_, self.form_)
 
     def _generator(self, random_state: Any) -> torch.Generator:
         given = self.random_state if random_state is None else random_state
@@ -213,8 +232,33 @@ class Series(BaseEstimator):
         beyond = self._beyond(n, known, X)
         return tuple(beyond.rows(end) for end in beyond.asked.quantiles(_ends(level)))
 
+    def class_probabilities(self, X, column: Any) -> pd.DataFrame:
+        """Probability of each class of a column in each row of X, (rows, classes): ones and zeros where it was seen."""
+        panel = self._read(native(X))
+        return self._of_classes(self._about(panel), panel, column, lambda chances: panel.rows(chances))
+
+    def forecast_probabilities(self, n: int, column: Any, known=None, X=None) -> pd.DataFrame:
+        """Probability of each class of a column in the ``n`` rows after the last, as :meth:`forecast` has them."""
+        beyond = self._beyond(n, known, X)
+        return self._of_classes(
+            beyond.asked, beyond.panel, column, lambda chances: chances.reshape(-1, chances.shape[2])
+        )
+
+    def _of_classes(
+        self, asked: PanelQuestion, panel: SeriesPanel, column: Any, rows: Callable
+    ) -> pd.DataFrame:
+        if column not in self.levels_:
+            raise ValueError(
+                f"column must be one of classes, of which there are {list(self.levels_)}; got {column!r}"
+            )
+        place = self.form_.columns.index(column)
+        return pd.DataFrame(rows(asked.chances(place)), columns=list(self.levels_[column]))
+
     def sample_paths(self, horizon: int, n: int = 100, known=None, X=None, random_state=None) -> np.ndarray:
-        """Draw ``n`` futures of ``horizon`` rows: an array (n, horizon, F), of several series (n, N, horizon, F)."""
+        """Draw ``n`` futures of ``horizon`` rows: an array (n, horizon, F), of several series (n, N, horizon, F).
+
+        Classes are positions among the column's levels, ``levels_[column]``.
+        """
         check_count("n", n)
         beyond = self._beyond(horizon, known, X, name="horizon")
         drawn = beyond.asked.draws(int(n), self._generator(random_state))
@@ -231,8 +275,10 @@ class Series(BaseEstimator):
         cells = writing.known_of(panel, int(n), None if known is None else native(known, "known"))
         places = writing.places_of(panel, sign * int(n))
         effort = Effort(seed=self.inference_seed_)
-        question = beyond(self.model_, self.scaling_, panel, places, cells, effort)
-        found = _Beyond(question, panel, sign * int(n), cells, self.make_)
+        wide, known_cells = self.entries_.spread(panel), self.entries_.to(cells)
+        question = beyond(self.model_, self.scaling_, wide, places, known_cells, effort)
+        asked_of = PanelQuestion(question, self.entries_, self.form_)
+        found = _Beyond(asked_of, panel, sign * int(n), cells, self.make_)
         if X is None and known is None:
             self._last = asked, found
         return found
@@ -242,6 +288,8 @@ class Series(BaseEstimator):
     def anomaly_score(self, X, online: bool = False) -> np.ndarray:
         """Oddness of each row, −log p of what was seen of it given the rows before it, nats in the data's units; (rows,).
 
+        Of rows with classes that of the classes given those before, and of the numbers given these and all rows before.
+
         Of arrays (N, T, F) the shape is (N, T); of a list it is a list.  A row of which nothing was seen has score 0.
 
         With ``online`` the score is learned from each series' own past alone, whatever its law and however that drifts, and no
@@ -250,12 +298,9 @@ class Series(BaseEstimator):
         X = native(X)
         if online:
             panel = self._read(X)
-            return writing.by_step(X, panel, surprises(panel.values, panel.size, self._repeats))
-        panel, seen, scaler = self._scaled(X)
-        effort = Effort(seed=self.inference_seed_)
-        log_p = each_stretch(self._lead, seen, lambda a: a.step_log_prob, seen.y[..., 0], effort).numpy()
-        log_p = log_p + scaler.log_slope(seen.y.numpy(), panel.mask).sum(2)
-        return writing.by_step(X, panel, -log_p)
+            return writing.by_step(X, panel, surprises(self._drawn_out(panel), panel.size, self._repeats))
+        panel = self._read(X)
+        return writing.by_step(X, panel, self._look(panel).by_step())
 
     def flag(self, X, rate: float = 0.001, rest: int = 0) -> np.ndarray:
         """Whether each row is an alarm, told from the rows before it alone; booleans, (rows,) as `anomaly_score` has them.
@@ -268,7 +313,7 @@ class Series(BaseEstimator):
         check_number("rest", rest, 0)
         X = native(X)
         panel = self._read(X)
-        found = flagged(panel.values, panel.size, float(rate), int(rest), self._repeats)
+        found = flagged(self._drawn_out(panel), panel.size, float(rate), int(rest), self._repeats)
         return writing.by_step(X, panel, found)
 
     def _flags(self, X) -> dict[str, np.ndarray]:
@@ -281,61 +326,62 @@ class Series(BaseEstimator):
     @same_make
     def explain(self, X):
         """Oddness of each cell, −log p of it given all other cells of its series, before it and after; NaN at blanks."""
-        panel, seen, scaler = self._scaled(X)
-
-        def cells(answer: Any) -> torch.Tensor:
-            mean, variance = answer.left_out
-            return 0.5 * ((answer.seen.y - mean).square() / variance + variance.log() + LOG_2PI)
-
-        surprise = each_stretch(self._lead, seen, cells, seen.y, Effort(seed=self.inference_seed_)).numpy()
-        surprise = surprise - scaler.log_slope(seen.y.numpy(), panel.mask)
+        panel = self._read(X)
+        surprise = self._look(panel).by_cell()
         return writing.whole(X, panel, np.where(panel.mask, surprise, np.nan))
 
     @same_make
     def smooth(self, X):
-        """X without its noise, as far as the autoregression tells it from what lasts; blanks are filled."""
-        panel, seen, scaler = self._scaled(X)
-        clean = scaler.back(self._clean(seen).numpy())
-        return writing.whole(X, panel, np.where(panel.mask, clean, self._about(panel).mean()))
+        """X without its noise, as far as the autoregression tells it from what lasts; blanks are filled, classes stay."""
+        panel = self._read(X)
+        clean = self._look(panel).clean()
+        return writing.whole(X, panel, np.where(panel.mask, clean, self._about(panel).mean()), named=True)
 
     def decompose(self, X) -> dict[str, Any]:
         """``level``, ``season`` and ``rest`` of X, each in its form; they sum to what was seen.
 
         The level is what is left of the smoothed series without its seasons, averaged over a season; ``rest`` is
-        NaN at blanks.
+        NaN at blanks.  Columns of classes are NaN in all three.
         """
         check_is_fitted(self)
         X = native(X)
-        panel, seen, scaler = self._scaled(X)
-        seasons: Any = self._lead.seasons
-        season = seasons.of(seen)
-        level = running_mean(self._clean(seen) - season, seasons.periods[0] if seasons.periods else 1)
-        parts = {"level": scaler.back(level.numpy()), "season": scaler.additive(season.numpy())}
-        parts["rest"] = np.where(panel.mask, panel.values - parts["level"] - parts["season"], np.nan)
+        panel = self._read(X)
+        parts = self._look(panel).parts()
         return {name: writing.whole(X, panel, part) for name, part in parts.items()}
 
     def backtest(self, X, horizon: int, windows: int = 10, level: float = 0.8) -> pd.DataFrame:
         """How well the last steps of X would have been forecast, from ``windows`` origins, ``horizon`` steps apart.
 
-        Columns CRPS, WQL (weighted quantile loss), coverage of intervals of ``level``, MASE and MAE; rows for this model, the
-        last season repeated and the last value.  Parameters stay those of the fit: leave the steps out of it that are judged.
+        Of the columns of numbers: CRPS, WQL (weighted quantile loss), coverage of intervals of ``level``, MASE and MAE; rows
+        for this model, the last season repeated and the last value.  Parameters stay those of the fit: leave the steps out of
+        it that are judged.
         """
         check_is_fitted(self)
         check_count("horizon", horizon)
         check_count("windows", windows)
         check_share("level", level)
-        panel = self._read(native(X))
-        period = self.season_
-        models = {"abduce": (self.model_, True), "last value": (Interpolation(self.n_features_in_, 1), False)}
+        numbers = len(self.entries_.numbers)
+        if not numbers:
+            raise ValueError(
+                "backtest is of columns of numbers, and X has none; hold rows out and ask forecast_probabilities"
+            )
+        panel = self.entries_.spread(self._read(native(X)))
+        period, width = self.season_, self.model_.n_cells
+        models = {"abduce": (self.model_, True), "last value": (Interpolation(width, 1), False)}
         if period > 1:
-            models["seasonal naive"] = (Interpolation(self.n_features_in_, period), False)
-        return backtest(models, self.scaling_, panel, int(horizon), int(windows), level, period)
+            models["seasonal naive"] = (Interpolation(width, period), False)
+        return backtest(models, self.scaling_, panel, int(horizon), int(windows), level, period, numbers)
 
     @property
     def season_(self) -> int:
         """Steps of the season that explains most, 1 if there is none."""
         seasons: Any = self._lead.seasons
         return seasons.periods[0] if seasons.periods else 1
+
+    @property
+    def levels_(self) -> dict[Any, tuple[Any, ...]]:
+        """The classes of each column that holds some."""
+        return {self.form_.columns[j]: self.form_.kinds[j].levels for j in self.entries_.classes}
 
     @property
     def _repeats(self) -> list[int]:
@@ -346,17 +392,15 @@ class Series(BaseEstimator):
     @property
     def _lead(self) -> Any:
         """The member that says what is odd and what lasts."""
-        return self.model_.parts[self.model_.order]
+        return self.model_.pool.parts[self.model_.pool.order]
 
-    def _scaled(self, X: Any) -> tuple[SeriesPanel, Seen, Scaler]:
-        """Series in model units."""
-        panel = self._read(X)
-        scaler = self.scaling_.fitted(panel.values, panel.mask)
-        return panel, panel.seen(scaler.to(panel.values, panel.mask)), scaler
+    def _look(self, panel: SeriesPanel) -> Look:
+        effort = Effort(seed=self.inference_seed_)
+        return Look(self.model_, self.entries_, self.scaling_, panel, effort)
 
-    def _clean(self, seen: Seen) -> torch.Tensor:
-        """What lasts of series, (N, T, F), in model units."""
-        return each_stretch(self._lead, seen, lambda a: a.centre, seen.y, Effort(seed=self.inference_seed_))
+    def _drawn_out(self, panel: SeriesPanel) -> np.ndarray:
+        """Numbers and indicators of classes (N, T, G), of which each is a series of its own."""
+        return self.entries_.to(panel.values)[..., : self.entries_.pooled]
 
     # ------------------------------------------------------------------ keep
 
@@ -369,13 +413,24 @@ class Series(BaseEstimator):
         """Members with their weights, and their mean errors on hidden cells in standard deviations: between observed cells
         ("inside"), and beyond the last ("ahead")."""
         check_is_fitted(self)
-        return pd.DataFrame(self.model_.reports).set_index("member")
+        return pd.DataFrame(self.model_.pool.reports).set_index("member")
+
+    def class_members(self, column: Any) -> pd.DataFrame:
+        """The members of a column of classes with their weights: between observed cells ("inside") and beyond the last."""
+        check_is_fitted(self)
+        if column not in self.levels_:
+            raise ValueError(
+                f"column must be one of classes, of which there are {list(self.levels_)}; got {column!r}"
+            )
+        return pd.DataFrame(self.model_.classes[list(self.levels_).index(column)].report()).set_index(
+            "member"
+        )
 
 
 class _Beyond(NamedTuple):
     """Rows beyond a panel that are asked for, ``count`` of them, negative before the first, with what is ``known`` of them."""
 
-    asked: Question
+    asked: PanelQuestion
     panel: SeriesPanel
     count: int
     known: np.ndarray

@@ -24,12 +24,22 @@ from abduce.estimators.folder import (
 )
 from abduce.fit import checkpoint
 from abduce.sequences import families
+from abduce.sequences.kinds import Kind
+from abduce.sequences.mixed import Entries
 from abduce.sequences.panel import Form, SeriesPanel
 from abduce.sequences.scale import Scaling
 from abduce.sequences.times import Grid, Labels
 
 KIND = "series"
 ASKED = 50  # steps of a series that a folder is tried with
+
+
+class KindJson(TypedDict):
+    """What a column holds: see :class:`~abduce.sequences.kinds.Kind`."""
+
+    kind: Literal["number", "whole", "classes"]
+    levels: list[str | int | float | bool]
+    dtype: str
 
 
 class FormJson(TypedDict):
@@ -41,6 +51,7 @@ class FormJson(TypedDict):
     labels: tuple[Literal["time", "period", "text"], str, str | None] | None
     grid: dict[str, Any]
     columns: list[str | int | float]
+    kinds: list[KindJson]
     order: list[str | int | float]
 
 
@@ -51,6 +62,8 @@ class ScalingJson(TypedDict):
     loc: list[float]
     scale: list[float]
     positive: list[bool]
+    roots: list[bool]
+    fixed: list[bool]
     scores: dict[str, list[list[float]]]
 
 
@@ -59,6 +72,7 @@ class SeriesFolder(FolderHeader):
 
     model: dict[str, Any]
     form: FormJson
+    indicators: list[tuple[int, int]]
     scaling: ScalingJson
     ids: list[str | int | float | bool | None]
     stamps: list[tuple[str | None, str | None]]
@@ -79,6 +93,7 @@ def describe(estimator: Any) -> Contents:
         **estimator_to_json(estimator),
         "model": families.describe(estimator.model_),
         "form": _form_to_json(panel.form),
+        "indicators": [list(pair) for pair in estimator.entries_.indicators],
         "scaling": estimator.scaling_.to_json(),
         "ids": [plain(i) for i in panel.ids],
         "stamps": [[None if s is None else str(s) for s in ends] for ends in panel.stamps],
@@ -100,7 +115,8 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     model = families.rebuild_pool(body["model"], f"{CONFIG}.model")
     fill(model, weights)
     estimator.model_, estimator.panel_, estimator.form_ = model.eval(), panel, panel.form
-    estimator.scaling_ = _scaling_from_json(body["scaling"], len(panel.form.columns))
+    estimator.entries_ = _entries_from_json(body["indicators"], panel.form)
+    estimator.scaling_ = _scaling_from_json(body["scaling"], model.n_cells)
     estimator.make_, estimator.inference_seed_ = body["make"], body["seed"]
     estimator.n_features_in_ = len(panel.form.columns)
     return estimator
@@ -138,8 +154,19 @@ def _panel_from(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Serie
     return SeriesPanel(form, **arrays, ids=body["ids"], stamps=stamps)
 
 
+def _entries_from_json(pairs: list[Any], form: Form) -> Entries:
+    """Which cells enter the models; ValueError where an indicator is of no class of the form."""
+    for j, k in pairs:
+        if j not in form.classes or not 0 <= k < len(form.kinds[j].levels):
+            raise ValueError(
+                f"{CONFIG}.indicators has {[j, k]}, expected a column of classes and one of its levels"
+            )
+    numbers = tuple(j for j in range(len(form.columns)) if j not in form.classes)
+    return Entries(numbers, tuple(form.classes), tuple((j, k) for j, k in pairs))
+
+
 def _scaling_from_json(body: dict[str, Any], features: int) -> Scaling:
-    for name in ("loc", "scale", "positive"):
+    for name in ("loc", "scale", "positive", "roots", "fixed"):
         if len(body[name]) != features:
             raise ValueError(f"{CONFIG}.scaling.{name} must hold {features} entries, got {len(body[name])}")
     if not all(s > 0 for s in body["scale"]):
@@ -155,7 +182,7 @@ def _scaling_from_json(body: dict[str, Any], features: int) -> Scaling:
 
 def ask(estimator: Any) -> list[Any]:
     """The step after the last ones of the first series, in the data's units."""
-    panel: SeriesPanel = estimator.panel_
+    panel: SeriesPanel = estimator.entries_.spread(estimator.panel_)
     first, last = slice(0, 1), slice(max(0, panel.values.shape[1] - ASKED), None)
     values, mask = panel.values[first, last], panel.mask[first, last].copy()
     mask[:, -1] = False
@@ -182,6 +209,7 @@ def _form_to_json(form: Form) -> dict[str, Any]:
         "time": form.time,
         "labels": labels,
         "grid": form.grid.to_json(),
+        "kinds": [{"kind": k.kind, "levels": list(k.levels), "dtype": k.dtype} for k in form.kinds],
         **lists,
     }
 
@@ -201,12 +229,20 @@ def _form_from_json(body: dict[str, Any]) -> Form:
         raise ValueError(
             f"{CONFIG}.form: id and time must be among the columns {body['order']}, got {wrong[0]!r}"
         )
+    if len(body["kinds"]) != len(body["columns"]):
+        raise ValueError(
+            f"{CONFIG}.form.kinds must hold one for each of {len(body['columns'])} columns, got {len(body['kinds'])}"
+        )
+    kinds = tuple(Kind(k["kind"], tuple(k["levels"]), k["dtype"]) for k in body["kinds"])
+    if odd := [k for k in kinds if k.classes != bool(k.levels) or len(set(k.levels)) < len(k.levels)]:
+        raise ValueError(f"{CONFIG}.form.kinds must have levels, each once, for classes alone, got {odd[0]}")
     return Form(
         body["kind"],
         id=body["id"],
         time=body["time"],
         labels=labels,
         grid=Grid.from_json(body["grid"]),
+        kinds=kinds,
         **names,
     )
 

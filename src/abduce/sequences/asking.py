@@ -16,9 +16,9 @@ from torch import Generator, Tensor
 
 from abduce.answers.answer import Effort
 from abduce.data.seen import Seen
+from abduce.sequences.mixed import MixedPool
 from abduce.sequences.panel import SeriesPanel
 from abduce.sequences.paths import stretch
-from abduce.sequences.pool import SequencePool
 from abduce.sequences.scale import Scaler, Scaling
 
 LONG = 3072
@@ -26,6 +26,7 @@ CORE = 1024
 AROUND = 1024
 BEHIND = 2048
 CELLS = 2**21  # of series at once
+POINTS = 15  # of a cell's distribution that its mean is taken over
 
 
 class Part(NamedTuple):
@@ -41,7 +42,7 @@ class Question:
     """Steps of series that a model is asked about: all of ``seen``, or those at ``places`` (N, n)."""
 
     def __init__(
-        self, model: SequencePool, scaler: Scaler, seen: Seen, effort: Effort, places: Tensor | None = None
+        self, model: MixedPool, scaler: Scaler, seen: Seen, effort: Effort, places: Tensor | None = None
     ):
         self.model, self.scaler, self.seen, self.effort, self.places = model, scaler, seen, effort, places
         self._kept: list[
@@ -49,8 +50,13 @@ class Question:
         ] = []  # answers about new rows, which may be asked for means, quantiles and paths
 
     def mean(self) -> np.ndarray:
-        """Centres, (N, n, F); observed cells as they are."""
-        return self._gathered(1, lambda answer: [answer.mean()])[0]
+        """Centres, (N, n, F); observed cells as they are.  Of counts that models see the roots of, means."""
+        out = self._gathered(1, lambda answer: [answer.mean()])[0]
+        roots = self.scaler.scaling.roots
+        if roots.any() and self.model.spreads:  # the mean of squares is above the square of the mean
+            points = self._gathered(POINTS, lambda answer: list(answer.points(POINTS)), POINTS)
+            out[..., roots] = points[..., roots].mean(0)
+        return out
 
     def quantiles(self, levels: list[float]) -> np.ndarray:
         """Quantiles, (levels, N, n, F)."""
@@ -59,6 +65,16 @@ class Question:
     def draws(self, n: int, generator: Generator) -> np.ndarray:
         """Whole paths, (n, N, n, F)."""
         return self._gathered(n, lambda answer: list(answer.draws(n, generator)), n)
+
+    def chances(self, c: int, levels: int) -> np.ndarray:
+        """Chances of the classes of the column at place ``c`` behind the numbers, (N, n, levels)."""
+        steps = self.seen.y.shape[1] if self.places is None else self.places.shape[1]
+        codes = self.seen.y[..., self.seen.y.shape[2] - len(self.model.classes) + c].round().long()
+        out = torch.nn.functional.one_hot(codes[:, :steps], levels).double().numpy()
+        for rows, start, places, answer in self.parts():
+            index = (torch.arange(len(rows)).unsqueeze(1), places)
+            out[rows.numpy(), start : start + places.shape[1]] = answer.class_chances(c)[index].numpy()
+        return out
 
     def parts(self, draws: int = 1) -> Iterator[Part]:
         """Answers, a part of the series at a time."""
@@ -128,14 +144,26 @@ def each_stretch(
     return out
 
 
-def about(model: SequencePool, scaling: Scaling, panel: SeriesPanel, effort: Effort) -> Question:
+def in_stretches(ask: Callable[[Seen], Tensor], seen: Seen) -> Tensor:
+    """What is asked of series (N, T, 1) of which each cell tells little of those far away, (N, T); long ones in stretches."""
+    length = seen.y.shape[1]
+    if length <= LONG:
+        return ask(seen)
+    out = []
+    for start in range(0, length, CORE):
+        early, late = max(0, start - AROUND), min(length, start + CORE + AROUND)
+        out.append(ask(stretch(seen, early, late))[:, start - early : start - early + CORE])
+    return torch.cat(out, 1)
+
+
+def about(model: MixedPool, scaling: Scaling, panel: SeriesPanel, effort: Effort) -> Question:
     """All steps of a panel."""
     scaler = scaling.fitted(panel.values, panel.mask)
     return Question(model, scaler, panel.seen(scaler.to(panel.values, panel.mask)), effort)
 
 
 def beyond(
-    model: SequencePool,
+    model: MixedPool,
     scaling: Scaling,
     panel: SeriesPanel,
     places: np.ndarray,

@@ -36,8 +36,9 @@ def backtest(
     windows: int,
     level: float,
     season: int,
+    features: int,
 ) -> pd.DataFrame:
-    """A row for each model by name; with it comes whether it gives quantiles."""
+    """A row for each model by name; with it comes whether it gives quantiles.  The first ``features`` are judged."""
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     for turn in range(windows):
         cut = panel.size - (turn + 1) * horizon
@@ -46,7 +47,7 @@ def backtest(
             break
         past, truth = _cut(panel, able, cut[able], horizon)
         places = cut[able][:, None] + np.arange(horizon)
-        nothing = np.full(truth.shape, np.nan)
+        nothing, truth = np.full(truth.shape, np.nan), truth[..., :features]
         for name, (model, spread) in models.items():
             question = beyond(model, scaling, past, places, nothing, Effort())
             rows[name].append(measures(question, truth, past, level, season, spread))
@@ -61,11 +62,12 @@ def measures(
     question: Question, truth: np.ndarray, past: SeriesPanel, level: float, season: int, spread: bool
 ) -> dict[str, float]:
     """All figures of one forecast of ``truth`` (N, n, F)."""
-    mean = question.mean()
+    f = truth.shape[2]
+    mean = question.mean()[..., :f]
     known = np.isfinite(truth)
     miss = np.where(known, np.abs(truth - mean), 0.0)
     count = np.maximum(known.sum(1), 1)
-    scale = seasonal_scale(past, season)
+    scale = seasonal_scale(past, season)[:, :f]
     with np.errstate(invalid="ignore"):
         mase = np.where(
             known.any(1) & (scale > 0), miss.sum(1) / count / np.where(scale > 0, scale, 1.0), np.nan
@@ -74,7 +76,7 @@ def measures(
     coverage = np.nan
     if spread:
         ends = [0.5 - level / 2, 0.5 + level / 2]
-        values = question.quantiles([*LEVELS, *DECILES, *ends])
+        values = question.quantiles([*LEVELS, *DECILES, *ends])[..., :f]
         pinball = _pinball(values[:-2], truth, np.r_[LEVELS, DECILES], known)
         out["CRPS"] = 2 * pinball[: len(LEVELS)].mean() / known.sum()
         out["WQL"] = 2 * pinball[len(LEVELS) :].mean() / np.abs(np.where(known, truth, 0.0)).sum()

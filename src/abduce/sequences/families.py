@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from abduce.declared import conform, made
+from abduce.sequences.classes import ClassColumn
 from abduce.sequences.deep_kalman import DeepKalman
 from abduce.sequences.lookback import Lookback
+from abduce.sequences.mixed import MixedPool
 from abduce.sequences.naive import Interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel
 from abduce.sequences.pool import SequencePool
@@ -21,18 +23,25 @@ FAMILIES: dict[str, type[SequenceModel]] = {
 }
 
 
-def describe(pool: SequencePool) -> dict[str, Any]:
+def describe(model: MixedPool) -> dict[str, Any]:
     """What :func:`rebuild_pool` needs, JSON-able."""
-    return {"members": [_describe(m) for m in pool.parts], "order": pool.order, "reports": pool.reports}
+    pool = model.pool
+    return {
+        "members": [_describe(m) for m in pool.parts],
+        "order": pool.order,
+        "reports": pool.reports,
+        "classes": [column.config for column in model.classes],
+    }
 
 
-def rebuild_pool(body: Any, place: str = "model") -> SequencePool:
+def rebuild_pool(body: Any, place: str = "model") -> MixedPool:
     """A pool ready for its ``state_dict``; ValueError naming the ``place`` for what is not declared."""
     conform(body, _PoolJson, place)
     if not body["members"]:
         raise ValueError(f"{place}.members must hold at least one model, got none")
     members = [_rebuild(m, f"{place}.members[{i}]") for i, m in enumerate(body["members"])]
-    return SequencePool(members, body["order"], body["reports"])
+    columns = [made(ClassColumn, c, f"{place}.classes[{i}]") for i, c in enumerate(body["classes"])]
+    return MixedPool(SequencePool(members, body["order"], body["reports"]), columns)
 
 
 def _describe(model: SequenceModel) -> dict[str, Any]:
@@ -56,6 +65,7 @@ class _PoolJson(TypedDict):
     members: list[dict[str, Any]]
     order: int
     reports: list[dict[str, Any]]
+    classes: list[dict[str, Any]]
 
 
 class _SeasonalJson(TypedDict):

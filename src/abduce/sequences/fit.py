@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ JUDGED = 400_000  # cells of series that are cut off
 class SeriesPlan:
     """What is asked for: ``horizon`` steps that forecasts are weighed for (None: a season, or 12), ``periods`` (None: found),
     those that calendars have ``suggested``, ``own``: whether series differ so much that each has seasons of its own, ``seed``,
-    who is told how far the fit is, and ``deep``: whether a model whose dynamics bend is tried.
+    who is told how far the fit is, and ``deep``: whether a model whose dynamics bend is tried.  The last ``given`` features
+    are indicators of classes, those of one class ``together``.
     """
 
     horizon: int | None = None
@@ -61,9 +62,21 @@ class SeriesPlan:
     seed: int = 0
     show: Callable[[str, float], Any] = field(default=lambda text, share: None)
     deep: bool = False
+    given: int = 0
+    together: Sequence[Sequence[int]] = ()
 
 
-def fit_sequences(seen: Seen, plan: SeriesPlan) -> SequencePool:
+class Trials(NamedTuple):
+    """Pools that have not seen everything, for who is weighed beside them: ``early`` knows what lies before the cuts, which
+    are ``horizon`` steps before the ends, ``inside`` all but the cells ``hidden`` (N, T, F)."""
+
+    early: SequencePool
+    inside: SequencePool
+    hidden: Tensor
+    horizon: int
+
+
+def fit_sequences(seen: Seen, plan: SeriesPlan) -> tuple[SequencePool, Trials]:
     """Fit to series (N, T, F) of about unit variance."""
     with one_thread():
         return _Fitting(seen, plan).pool()
@@ -94,10 +107,12 @@ class _Fitting:
         self.stride = self.period if self.period > 1 else BLOCK // 2
         self.steps = steps if steps * f <= WIDEST and length >= steps else 0
 
-    def pool(self) -> SequencePool:
+    def pool(self) -> tuple[SequencePool, Trials]:
         """Fit, weigh, fit again."""
         plan, seen = self.plan, self.seen
         hidden = like_blanks(seen.mask, plan.seed)
+        for group in plan.together:
+            hidden[..., list(group)] = hidden[..., group[:1]]
         kept = seen._replace(mask=seen.mask & ~hidden)
         if not bool(hidden.any()):
             kept = seen
@@ -115,23 +130,31 @@ class _Fitting:
         trial = self._autoregression(kept, trial)
         deep = deep and self._deep(kept, trial, deep)
         windows = windows and self._windows(kept, trial, strength, 2)
-        judged += self._filled(self._members(kept, trial, windows, settings, deep), kept, hidden)
+        inside = self._members(kept, trial, windows, settings, deep)
+        judged += self._filled(inside, kept, hidden)
         codes = Filled(*(torch.cat(parts) for parts in zip(*judged, strict=True))) if judged else None
         plan.show("everything", 0.7)
         last = self._autoregression(seen, trial)
         self.shared = self._shared(seen)
         whole = windows and self._windows(seen, last, strength, 4)
-        final = self._members(seen, last, whole, settings, deep and self._deep(seen, last, deep))
+        final = self._members(
+            seen, last.giving(plan.given), whole, settings, deep and self._deep(seen, last, deep)
+        )
         if list(final) != list(
             members
         ):  # with all that was seen a member more can be fitted, which has no weight yet
             final = {name: final.get(name, members[name]) for name in members}
         pool = SequencePool(list(final.values()), order=0)
+        tried = [
+            SequencePool([some.get(name, m) for name, m in final.items()], 0) for some in (members, inside)
+        ]
         if codes is not None and len(codes.truth):
             pool.shares, pool.errors = weigh(codes, self.features)
             pool.reports = reports(codes, list(members), pool.shares)
+        for trial_pool in tried:
+            trial_pool.shares, trial_pool.errors = pool.shares, pool.errors
         plan.show("everything", 1.0)
-        return pool
+        return pool, Trials(tried[0], tried[1], hidden, self.horizon)
 
     # ------------------------------------------------------------------ members
 
@@ -231,14 +254,15 @@ class _Fitting:
 
     # ------------------------------------------------------------------ hidden cells
 
-    def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor]:
-        """Series cut off at origins, the cells to be forecast, and which series they are of; of many or wide ones some."""
-        cut, future, _, series = cuts
+    def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor, Tensor]:
+        """Series cut off at origins, the cells to be forecast, which series they are of and which turns; of many or wide ones
+        some."""
+        cut, future, series, turn = cuts.seen, cuts.future, cuts.series, cuts.turn
         most = max(1, JUDGED // (cut.y.shape[1] * self.features))
         if len(cut.y) > most:
             chosen = torch.linspace(0, len(cut.y) - 1, most).round().long()
-            cut, future, series = cut.rows(chosen), future[chosen], series[chosen]
-        return cut, future, series
+            cut, future, series, turn = cut.rows(chosen), future[chosen], series[chosen], turn[chosen]
+        return cut, future, series, turn
 
     def _shorter(self) -> tuple[int, ...]:
         """Lengths of pieces in which members are judged too, so that weights serve series shorter than those fitted to."""
@@ -257,13 +281,13 @@ class _Fitting:
         late = int(steps[-1]) + 1 + 2 * self.block
         moves = self.moves[rows]
         some, truth, hidden = stretch(some, early, late), truth[:, early:late], hidden[:, early:late]
-        yield self._said(members, some, truth, hidden, moves, False)
+        yield self._said(members, some, truth, hidden, moves, torch.full((len(moves),), -1))
 
     def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled]:
         for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
-            cut, future, series = self._cut_off(cut_off)
+            cut, future, series, turn = self._cut_off(cut_off)
             if bool(future.any()):
-                yield self._said(members, cut, cut.y, future, self.moves[series], True)
+                yield self._said(members, cut, cut.y, future, self.moves[series], turn)
 
     def _said(
         self,
@@ -272,9 +296,10 @@ class _Fitting:
         truth: Tensor,
         hidden: Tensor,
         moves: Tensor,
-        ahead: bool,
+        turn: Tensor,
     ) -> Filled:
-        """What members say of hidden cells, either between observed steps or ``ahead`` of them."""
+        """What members say of hidden cells, either between observed steps, or ahead of them where ``turn`` (N,) is not −1."""
+        ahead = bool((turn >= 0).all())
         code = situation(seen.mask).code
         first = int(hidden.any(2).any(0).nonzero()[0])
         said = []
@@ -285,7 +310,7 @@ class _Fitting:
                 continue
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
-        return Filled.of(said, truth, hidden, code, moves)
+        return Filled.of(said, truth, hidden, code, moves, turn)
 
 
 def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:

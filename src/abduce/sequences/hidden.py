@@ -83,13 +83,14 @@ def _made_up(shape: torch.Size, generator: Generator) -> Tensor:
 
 class CutOff(NamedTuple):
     """Series cut off before their end: what is ``seen`` of them (R, L + horizon, F), the mask of the cells that were cut off,
-    which steps (N, T) of the series lie after the earliest cut, so that who is judged by them does not learn from them, and
-    which series (R,) each is of."""
+    which steps (N, T) of the series lie after the earliest cut, so that who is judged by them does not learn from them,
+    which series (R,) each is of, and which ``turn`` (R,), the last of each series' cuts being 0."""
 
     seen: Seen
     future: Tensor
     late: Tensor
     series: Tensor
+    turn: Tensor
 
 
 def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
@@ -104,7 +105,7 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     size = torch.where(spans, at + 1, 0).amax(1)
     begin = torch.where(spans, at, length).amin(1)
     turns = max(AGAIN, min(ORIGINS, 8 * ORIGINS // max(1, n)))
-    rows, ends = [], []
+    rows, ends, turned = [], [], []
     late = torch.zeros(n, length, dtype=torch.bool)
     # steps that the earliest cut may lie before the last: what is late is learnt from only in the end
     room = (LATEST * (size - begin)).long() - horizon
@@ -118,6 +119,7 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
         before = back
         rows.append(able.nonzero().squeeze(1))
         ends.append(end[able])
+        turned.append(torch.full_like(ends[-1], turn))
         late |= able.unsqueeze(1) & (at >= (end - horizon).unsqueeze(1))
     row, end = torch.cat(rows), torch.cat(ends)
     keep = min(length, most + horizon)
@@ -130,4 +132,4 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     time = torch.where(there, time, time[:, -1:] - (keep - 1 - torch.arange(keep)).double())
     future = torch.zeros_like(mask)
     future[:, -horizon:] = mask[:, -horizon:]
-    return CutOff(Seen(y, mask & ~future, time=time), future, late, row)
+    return CutOff(Seen(y, mask & ~future, time=time), future, late, row, torch.cat(turned))

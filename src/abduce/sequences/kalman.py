@@ -89,13 +89,18 @@ class Moments(NamedTuple):
     log_prob: float
 
 
-def smoothed(space: StateSpace, y: Tensor, mask: Tensor) -> Smoothed:
-    """Smooth series y (B, T, F) with their mask; values at blanks do not count."""
+def smoothed(space: StateSpace, y: Tensor, mask: Tensor, given: Tensor | None = None) -> Smoothed:
+    """Smooth series y (B, T, F) with their mask; values at blanks do not count.
+
+    Of features ``given`` (F,) the own log p is not counted: ``log_prob`` is that of the others given these of the same step.
+    """
     out: list[Smoothed] = []
     for part, which, patterns in _blocks(mask, space):
         gains = gains_of(space, patterns)
         seen = mask[part]
         ahead, pulled, log_prob = _forward(space, gains, which, y[part].unsqueeze(1), seen)
+        if given is not None:
+            log_prob = _of_others(gains, which, pulled, seen, given)
         means, r = [], None
         variances, left, left_variance = [], [], []
         n = torch.zeros_like(gains.ahead[0])
@@ -251,6 +256,22 @@ def _forward(
         pulled.append(w)
         a = (a + v @ gains.gain[t][which].mT) @ space.transition.mT
     return ahead, pulled, torch.stack(log_prob, 2)
+
+
+def _of_others(gains: Gains, which: Tensor, pulled: list[Tensor], mask: Tensor, given: Tensor) -> Tensor:
+    """log p (B, n, T) of the features of each step that are not ``given``, given those that are and all steps before.
+
+    With Λ the innovations' precision and w = Λ v, these have precision Λ_oo and miss their mean by Λ_oo⁻¹ w_o.
+    """
+    out = []
+    for t, w in enumerate(pulled):
+        other = (mask[:, t] & ~given).to(w)
+        inner = gains.precision[t][which] * other.unsqueeze(1) * other.unsqueeze(2)
+        root = torch.linalg.cholesky(inner + torch.diag_embed(1 - other))
+        half = torch.linalg.solve_triangular(root, (w * other.unsqueeze(1)).mT, upper=False)
+        size = other.sum(1) * LOG_2PI - 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+        out.append(-0.5 * (half.square().sum(1) + size.unsqueeze(1)))
+    return torch.stack(out, 2)
 
 
 def _backward(

@@ -8,7 +8,8 @@
 | array (N, T, F), list of arrays (T_i, F) | N | none |
 
 Each series begins at its first stamp and has blank steps where stamps are missing; rows may come in any order.  What goes back
-has the rows, order, index and dtypes that came, and the cells that were there to the bit.
+has the rows, order, index and dtypes that came, and the cells that were there to the bit.  Classes are the positions of their
+levels meanwhile (:mod:`abduce.sequences.kinds`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 import torch
 
 from abduce.data.seen import Seen
+from abduce.sequences.kinds import NUMBER, Kind, kind_of, kinds_of_array
 from abduce.sequences.times import Grid, Labels, check_stamps, find_grid, read_stamps
 
 FRAMES = ("frame", "long", "column")
@@ -30,7 +32,8 @@ ROWS = Grid()
 @dataclass(frozen=True)
 class Form:
     """What training data were: ``kind`` "frame", "long", "column", "array1", "array2", "array3" or "list"; ``columns``
-    that are modelled, in order; columns of ``id`` and ``time``, where there are; how stamps are written, and their grid.
+    that are modelled, in order, and their ``kinds``; columns of ``id`` and ``time``, where there are; how stamps are written,
+    and their grid.
     """
 
     kind: str
@@ -40,6 +43,12 @@ class Form:
     labels: Labels | None = None
     grid: Grid = ROWS
     order: tuple[Any, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+
+    @property
+    def classes(self) -> list[int]:
+        """Places of the columns of classes."""
+        return [j for j, kind in enumerate(self.kinds) if kind.classes]
 
     @property
     def many(self) -> bool:
@@ -105,12 +114,14 @@ def form_of(X: Any, id: Any = None, time: Any = None) -> Form:
             time = _time_column(X, id)
         modelled = tuple(c for c in columns if c not in (id, time))
         if not modelled:
-            raise ValueError("X has no column besides those of id and time, expected at least one of numbers")
-        form = Form("frame" if id is None else "long", modelled, id, time, order=tuple(columns))
+            raise ValueError("X has no column besides those of id and time, expected at least one")
+        kinds = tuple(kind_of(X[c], c) for c in modelled)
+        form = Form("frame" if id is None else "long", modelled, id, time, order=tuple(columns), kinds=kinds)
     elif id is not None or time is not None:
         raise ValueError(f"id and time name columns of a DataFrame, got X of type {type(X).__name__}")
     elif isinstance(X, pd.Series):
-        form = Form("column", (X.name if X.name is not None else 0,))
+        label = X.name if X.name is not None else 0
+        form = Form("column", (label,), kinds=(kind_of(X, label),))
     elif (
         isinstance(X, list | tuple) and len(X) and all(np.ndim(x) in (1, 2) and not np.isscalar(x) for x in X)
     ):
@@ -118,6 +129,10 @@ def form_of(X: Any, id: Any = None, time: Any = None) -> Form:
         if len(widths) > 1:
             raise ValueError(f"X has series of {sorted(widths)} features, expected as many in each")
         form = Form("list", tuple(range(widths.pop())))
+        flat = np.concatenate([np.asarray(x).reshape(len(x), -1) for x in X])
+        form = replace(
+            form, kinds=kinds_of_array(flat) if flat.dtype.kind in "biuf" else (NUMBER,) * flat.shape[1]
+        )
     else:
         array = np.asarray(X)
         if array.ndim not in (1, 2, 3) or array.dtype.kind not in "biuf":
@@ -129,7 +144,9 @@ def form_of(X: Any, id: Any = None, time: Any = None) -> Form:
             raise ValueError(
                 f"X has no cell, it has shape {array.shape}; expected at least 2 steps of a number"
             )
-        form = Form(f"array{array.ndim}", tuple(range(array.shape[-1] if array.ndim > 1 else 1)))
+        width = array.shape[-1] if array.ndim > 1 else 1
+        kinds = kinds_of_array(array.reshape(-1, width))
+        form = Form(f"array{array.ndim}", tuple(range(width)), kinds=kinds)
     if form.kind not in FRAMES:
         return form
     given = _stamps(X, form)
@@ -163,6 +180,7 @@ def _panel(form: Form, table, series, place, start, ids, stamps, name: str) -> S
         raise ValueError(
             f"{name} has an infinite value in row {row}, column {form.columns[column]!r}; expected numbers or NaN"
         )
+    check_positions(table, form, name)
     size = np.zeros(len(ids), int)
     np.maximum.at(size, series, place + 1)
     values = np.full((len(ids), int(size.max()) if len(ids) else 0, len(form.columns)), np.nan)
@@ -170,6 +188,18 @@ def _panel(form: Form, table, series, place, start, ids, stamps, name: str) -> S
     return SeriesPanel(
         form, values, np.isfinite(values), np.asarray(start, float), size, series, place, ids, stamps
     )
+
+
+def check_positions(table: np.ndarray, form: Form, name: str) -> None:
+    """Refuse cells (..., F) of classes that are no positions of their levels."""
+    for j in form.classes:
+        cells, levels = table[..., j], form.kinds[j].levels
+        odd = np.isfinite(cells) & ~np.isin(cells, np.arange(len(levels)))
+        if odd.any():
+            raise ValueError(
+                f"column {form.columns[j]!r} of {name} holds {cells[odd][0]:g}, expected positions of its classes "
+                f"{list(levels)}, 0 to {len(levels) - 1}, or NaN"
+            )
 
 
 # ---------------------------------------------------------------- frames
@@ -231,7 +261,7 @@ def _read_frame(X: Any, form: Form, name: str) -> SeriesPanel:
         parts += [f"has also {extra}"] if extra else []
         raise ValueError(f"{name} must have the columns seen in training: it {' and '.join(parts)}")
     table = (
-        np.stack([_numbers(X[c], c, name) for c in form.columns], 1)
+        np.stack([k.codes(X[c], c, name) for c, k in zip(form.columns, form.kinds, strict=True)], 1)
         if len(X)
         else np.zeros((0, len(form.columns)))
     )
@@ -268,21 +298,6 @@ def _apart(step: np.ndarray, stamps: pd.DatetimeIndex, form: Form) -> np.ndarray
     out = np.empty_like(step)
     out[order] = ranked
     return out
-
-
-def _numbers(column: Any, label: Any, name: str) -> np.ndarray:
-    kind: Any = column.dtype
-    if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    if pd.api.types.is_object_dtype(kind):
-        try:
-            numbers: Any = pd.to_numeric(column)
-            return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-        except (ValueError, TypeError):
-            pass
-    raise TypeError(
-        f"column {label!r} of {name} holds {kind}, Series models numbers: leave it out, name it as id or time, or code it"
-    )
 
 
 # ---------------------------------------------------------------- arrays

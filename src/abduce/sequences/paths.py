@@ -29,6 +29,7 @@ class SequenceModel(Model):
     views = frozenset({"blanks"})
     memory: int | None = None  # steps beyond which what was seen hardly tells it anything; None: all tell
     between: bool = True  # whether it has an opinion of cells between observed steps
+    spreads: bool = False  # whether the distributions of its cells are held against hidden ones
 
     def __init__(self, features: int):
         super().__init__()

@@ -83,6 +83,7 @@ class SequencePool(SequenceModel):
     """``members`` with weights ``shares`` (situations, F, M), and ``errors`` (situations, LEVELS), quantiles of its errors in
     units of its deviation.  ``order`` is the member that says how cells move together, and what is odd."""
 
+    spreads = True
     shares: Tensor
     errors: Tensor
 

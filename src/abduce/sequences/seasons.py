@@ -61,7 +61,7 @@ class Seasons(nn.Module):
             return self._split(seen)[0]
         out = torch.zeros_like(seen.y)
         for i, period in enumerate(self.periods):
-            out += self.get_buffer(f"profile_{i}")[_phases(seen, period)]
+            out += self.get_buffer(f"profile_{i}")[phases(seen, period)]
         return out
 
     def fit(self, seen: Seen) -> Seasons:
@@ -77,8 +77,8 @@ class Seasons(nn.Module):
         left, out, profiles = seen.y, torch.zeros_like(seen.y), []
         group = torch.arange(n) if self.own else torch.zeros(n, dtype=torch.long)
         for period in self.periods:
-            level = _cycle_means(left, seen.mask, _phases(seen, period), period)
-            phase = _phases(seen, period)
+            level = _cycle_means(left, seen.mask, phases(seen, period), period)
+            phase = phases(seen, period)
             count, total = _by_phase(left - level, seen.mask, phase, period, group)
             profile = _shrunk(left - level, seen.mask, phase, group, count, total)
             season = profile[group.unsqueeze(1), phase]
@@ -131,7 +131,7 @@ def find_periods(seen: Seen, suggested: Sequence[int] = (), own: bool = True) ->
     return found
 
 
-def _phases(seen: Seen, period: int) -> Tensor:
+def phases(seen: Seen, period: int) -> Tensor:
     """Phase of each step in a period, (N, T)."""
     if seen.time is None:
         return torch.remainder(torch.arange(seen.y.shape[1]), period).expand(len(seen.y), -1)

@@ -36,6 +36,8 @@ AGAIN = 3  # rounds that go on from a fit to other cells
 class VectorAutoregression(SequenceModel):
     """``coefficients`` (F, p F), newest lag first, ``noise`` Q (F, F), ``first`` (p F, p F), ``spread`` R (F,).
 
+    The last ``given`` features are no numbers but indicators of classes: log p of a step is that of the others given these.
+
     >>> model = VectorAutoregression(1, 1).load(coefficients=torch.tensor([[0.5]]), noise=torch.tensor([[0.75]]))
     >>> y = torch.tensor([[[2.0], [0.0]]]).double()
     >>> model.answer(Seen(y, torch.tensor([[[True], [False]]]))).mean()[0, 1]
@@ -48,9 +50,10 @@ class VectorAutoregression(SequenceModel):
     first: Tensor
     spread: Tensor
 
-    def __init__(self, features: int, lags: int):
+    def __init__(self, features: int, lags: int, given: int = 0):
         super().__init__(features)
-        self.lags, self.config = lags, {"features": features, "lags": lags}
+        self.lags, self.given = lags, given
+        self.config = {"features": features, "lags": lags, "given": given}
         shapes = {
             "coefficients": (features, lags * features),
             "noise": (features, features),
@@ -68,6 +71,12 @@ class VectorAutoregression(SequenceModel):
         model.first.copy_(kalman.stationary(model.space.transition, model.space.noise))
         return model
 
+    def giving(self, given: int) -> VectorAutoregression:
+        """The same, the last ``given`` features of which are indicators."""
+        out = VectorAutoregression(self.n_cells, self.lags, given)
+        out.load_state_dict(self.state_dict())
+        return out
+
     @property
     def space(self) -> StateSpace:
         """The state space over the last p steps."""
@@ -82,7 +91,8 @@ class VectorAutoregression(SequenceModel):
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:
         self.check(seen)
         space = self.space
-        found = kalman.smoothed(space, seen.y, seen.mask)
+        given = torch.arange(self.n_cells) >= self.n_cells - self.given if self.given else None
+        found = kalman.smoothed(space, seen.y, seen.mask, given)
         deviation = (found.variance + space.spread).sqrt()
 
         def draw(n: int, generator: Generator) -> Tensor:

@@ -16,12 +16,14 @@ GOOD = 1000.0
 ALIKE = 10_000.0
 ROUNDS = 4  # of weights and cells' weights in turn
 SMALL = 1.0  # of the mean absolute error: smaller ones count as this
+HELD = 0.8  # share of a turn's errors that intervals of other turns are to hold
+WIDEST = 2.0
 USUAL = 50.0  # hidden cells that the usual distribution of errors counts as
 
 
 class Filled(NamedTuple):
-    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), and ``scale``, how far its
-    series usually moves, so that each series counts alike."""
+    """Hidden cells: what members said, (cells, M) each; the truth, situation and feature, (cells,), ``scale``, how far its
+    series usually moves, so that each series counts alike, and the ``turn`` in which it was cut off, −1 of others."""
 
     centres: Tensor
     deviations: Tensor
@@ -29,16 +31,24 @@ class Filled(NamedTuple):
     code: Tensor
     feature: Tensor
     scale: Tensor
+    turn: Tensor
 
     @classmethod
     def of(
-        cls, said: list[tuple[Tensor, Tensor]], truth: Tensor, hidden: Tensor, code: Tensor, scale: Tensor
+        cls,
+        said: list[tuple[Tensor, Tensor]],
+        truth: Tensor,
+        hidden: Tensor,
+        code: Tensor,
+        scale: Tensor,
+        turn: Tensor,
     ) -> Filled:
-        """Of the cells marked ``hidden`` of series (N, T, F) of ``scale`` (N, F), from what members say of these cells."""
+        """Of the cells marked ``hidden`` of series (N, T, F) of ``scale`` (N, F) and ``turn`` (N,), from what members say of
+        these cells."""
         centres, deviations = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
         feature = torch.arange(hidden.shape[2]).expand(hidden.shape)[hidden]
         row = torch.arange(len(hidden))[:, None, None].expand(hidden.shape)[hidden]
-        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row, feature])
+        return cls(centres, deviations, truth[hidden], code[hidden], feature, scale[row, feature], turn[row])
 
 
 def usual_moves(y: Tensor, mask: Tensor, period: int, own: bool) -> Tensor:
@@ -110,7 +120,13 @@ def _of_place(filled: Filled, features: int) -> Tensor:
 
 def _of_able(filled: Filled, able: Tensor, features: int) -> Tensor:
     """Weights (distances, F, M) of the members that are ``able`` (M,), from cells; 0 of the others."""
-    centres, _, truth, code, feature, scale = filled
+    centres, truth, code, feature, scale = (
+        filled.centres,
+        filled.truth,
+        filled.code,
+        filled.feature,
+        filled.scale,
+    )
     said = centres[:, able] - truth.unsqueeze(1)
     # who has no opinion of a cell errs there as the others do on average
     said = torch.where(torch.isfinite(said), said, said.nanmean(1, keepdim=True)).nan_to_num()
@@ -155,8 +171,7 @@ def _errors(filled: Filled, shares: Tensor) -> Tensor:
         some = some[torch.isfinite(some)]
         if not len(some):
             return before
-        picked = some if len(some) <= 2**20 else some[:: len(some) // 2**20 + 1]
-        found = torch.quantile(picked, levels)
+        found = torch.quantile(_picked(some), levels)
         return (len(some) * found + USUAL * before) / (len(some) + USUAL)
 
     out = usual.repeat(CODES, 1).view(len(SPANS) + 1, len(PLACES), DISTANCES, LEVELS)
@@ -170,10 +185,42 @@ def _errors(filled: Filled, shares: Tensor) -> Tensor:
             for d in range(DISTANCES):
                 out[s, p, d] = toward(whole, error[near & (dist == d)])
     if bool((place == 1).any()):
+        out[:, 1] *= widening(error[place == 1], dist[place == 1], filled.turn[place == 1])
         # time turned round: the shape of errors stays, only their sign may differ
         ahead = out[:, 1]
         out[:, 2] = 0.5 * (ahead - ahead.flip(2))
     return out.flatten(0, 2)
+
+
+def widening(error: Tensor, distance: Tensor, turn: Tensor) -> float:
+    """By how much intervals must be wider than errors of known turns say, so that those of a turn not known hold as stated.
+
+    Series that are cut off together may err together, so that the errors of a few turns look more alike than the next ones
+    will be.  Each turn is left out once: the factor with which `HELD` of such errors lie in the interval that the others give,
+    at least one.
+
+    >>> round(widening(torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.zeros(4).long(), torch.tensor([0, 0, 1, 1])), 2)
+    1.25
+    """
+    known = torch.isfinite(error) & (turn >= 0)
+    error, distance, turn = error[known], distance[known], turn[known]
+    ends = torch.tensor([0.5 - HELD / 2, 0.5 + HELD / 2], dtype=error.dtype)
+    reached = []
+    for left_out in turn.unique().tolist():
+        for d in distance.unique().tolist():
+            here = distance == d
+            others, own = _picked(error[here & (turn != left_out)]), _picked(error[here & (turn == left_out)])
+            if len(others) and len(own):
+                low, high = torch.quantile(others, ends)
+                reached.append(torch.where(own < 0, own / low.clamp_max(-1e-9), own / high.clamp_min(1e-9)))
+    if not reached:
+        return 1.0
+    return float(torch.quantile(_picked(torch.cat(reached)), HELD).clamp(1.0, WIDEST))
+
+
+def _picked(some: Tensor) -> Tensor:
+    """Some of many numbers."""
+    return some if len(some) <= 2**20 else some[:: len(some) // 2**20 + 1]
 
 
 def _grams(errors: Tensor, key: Tensor, groups: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from abduce.sequences.panel import FRAMES, SeriesPanel, read
+from abduce.sequences.panel import FRAMES, SeriesPanel, check_positions, read
 
 
 def put(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
@@ -19,7 +19,7 @@ def put(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
         out = X.to_frame(form.columns[0]) if form.kind == "column" else X.copy()
         for j, label in enumerate(form.columns):
             if blank[:, j].any():
-                out[label] = _put_column(out[label], rows[:, j], blank[:, j])
+                out[label] = form.kinds[j].put(out[label], rows[:, j], blank[:, j])
         return out[form.columns[0]].rename(X.name) if form.kind == "column" else out
     parts = _apart(panel, rows)
     holes = _apart(panel, blank)
@@ -33,16 +33,14 @@ def put(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
     return np.stack(filled) if form.kind == "array3" else filled[0]
 
 
-def whole(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
-    """All cells of the rows of X as ``values`` (N, T, F) say, in floats."""
+def whole(X: Any, panel: SeriesPanel, values: np.ndarray, named: bool = False) -> Any:
+    """All cells of the rows of X as ``values`` (N, T, F) say, in floats; with ``named`` classes by their names."""
     form, rows = panel.form, panel.rows(values)
-    if form.kind == "column":
-        return pd.Series(rows[:, 0], X.index, name=X.name)
     if form.kind in FRAMES:
-        out = X.copy()
-        for j, label in enumerate(form.columns):
-            out[label] = rows[:, j]
-        return out
+        out = X.to_frame(form.columns[0]) if form.kind == "column" else X.copy()
+        for j, (label, kind) in enumerate(zip(form.columns, form.kinds, strict=True)):
+            out[label] = kind.column(rows[:, j]) if named and kind.classes else rows[:, j]
+        return out[form.columns[0]].rename(X.name) if form.kind == "column" else out
     parts = _apart(panel, rows)
     if form.kind == "list":
         return [p.reshape(np.shape(x)) for p, x in zip(parts, X, strict=True)]
@@ -60,15 +58,18 @@ def by_step(X: Any, panel: SeriesPanel, values: np.ndarray) -> Any:
 def new(panel: SeriesPanel, values: np.ndarray, count: int) -> Any:
     """New rows of values (N, |count|, F): after each series' last, or before its first if ``count`` is negative."""
     form = panel.form
-    if form.kind == "list":
-        return list(values)
-    if form.kind == "array3":
-        return values
-    if form.kind.startswith("array"):
+    if form.kind not in FRAMES:
+        if all(kind.dtype == "bool" or np.dtype(kind.dtype).kind in "iu" for kind in form.kinds):
+            values = np.rint(values).astype(form.kinds[0].dtype)
+        if form.kind == "list":
+            return list(values)
+        if form.kind == "array3":
+            return values
         return values[0] if form.kind == "array2" else values[0, :, 0]
     frames = []
     for i in range(len(values)):
-        frame = pd.DataFrame(values[i], columns=list(form.columns))
+        columns = {j: kind.column(values[i][:, j]) for j, kind in enumerate(form.kinds)}
+        frame = pd.DataFrame(columns).set_axis(list(form.columns), axis=1)
         labels = labels_of(panel, i, count)
         if form.id is not None:
             frame[form.id] = pd.Series([panel.ids[i]] * len(frame))
@@ -109,20 +110,6 @@ def places_of(panel: SeriesPanel, count: int) -> np.ndarray:
     return out
 
 
-def _put_column(column: pd.Series, values: np.ndarray, blank: np.ndarray) -> pd.Series:
-    """A column with its blanks filled, in its dtype: whole numbers are rounded."""
-    kind: Any = column.dtype
-    out = column.copy()
-    if pd.api.types.is_integer_dtype(kind):
-        out[blank] = np.rint(values[blank]).astype(np.int64)
-    elif pd.api.types.is_bool_dtype(kind):
-        out[blank] = values[blank] > 0.5
-    else:
-        out = out.astype(np.float64) if pd.api.types.is_object_dtype(kind) else out
-        out.iloc[np.flatnonzero(blank)] = values[blank]
-    return out
-
-
 def _apart(panel: SeriesPanel, rows: np.ndarray) -> list[np.ndarray]:
     """Rows of each series, in order: arrays have them one after the other."""
     return np.split(rows, np.cumsum(np.bincount(panel.series, minlength=len(panel.ids)))[:-1])
@@ -144,6 +131,7 @@ def known_of(panel: SeriesPanel, n: int, known: Any) -> np.ndarray:
             raise ValueError(
                 f"known must have the n = {n} rows that are asked for, shape {out.shape}, got {array.shape}"
             )
+        check_positions(array.reshape(out.shape), form, "known")
         return array.reshape(out.shape)
     odd = [c for c in known.columns if c not in (*form.columns, form.id, form.time)]
     if odd:
