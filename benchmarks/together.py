@@ -2,14 +2,14 @@
 
 python benchmarks/together.py [--rows 20000] [--epochs 6]
 
-A VAE with the 784-200-200-50 tanh network on binary rows, batches of 1,000, by one process and by two that ``torchrun`` starts, each
-with one thread; beside them the seconds of a step of a part of the batch alone, and of an exchange of gradients alone.  A step of W
-processes is modelled as
+A VAE with the 784-200-200-50 tanh network on binary rows, batches of 1,000, by one process and by two that ``torchrun``
+starts, each with one thread; beside them the seconds of a step of a part of the batch alone, and of an exchange of gradients
+alone.  A step of W processes is modelled as
 
     t(W) = c(B / W) + 2 (W − 1)/W · bytes / bandwidth + 2 (W − 1) · delay          (a ring: every process sends to the next)
 
-with c(b) the seconds that one process takes for b rows, measured; bandwidth and delay are measured between two processes here, and
-taken for a network where there are more machines.  Compared with the seconds that two processes took.
+with c(b) the seconds that one process takes for b rows, measured; bandwidth and delay are measured between two processes
+here, and taken for a network where there are more machines.
 """
 
 from __future__ import annotations
@@ -63,10 +63,7 @@ def one_case(case: str, rows: int, epochs: int) -> dict[str, float]:
     )
     ends: list[float] = []
     model.set_params(callback=lambda record: ends.append(record["seconds"]))
-    try:
-        model.fit(X)
-    except KeyboardInterrupt:
-        pass
+    model.fit(X)
     steps = rows // batch
     weights = sum(p.numel() for p in model.model_.parameters())
     return {
@@ -174,8 +171,8 @@ def main() -> None:
     )
     report.keep("measured", {"turns": turns, "cost": {str(b): c for b, c in cost.items()}, "exchange": times})
     report.remark(
-        f"{turns[0]['one']['weights']:,} weights, {size / 2**20:.2f} MiB of gradients a step. Batches that grow with the machines are "
-        "other batches: they need fewer, larger steps, and what that does to the model is not in this table."
+        f"{turns[0]['one']['weights']:,} weights, {size / 2**20:.2f} MiB of gradients a step. Batches that grow with the "
+        "machines are other batches: they need fewer, larger steps, and what that does to the model is not in this table."
     )
     report.save()
 

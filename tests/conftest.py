@@ -21,8 +21,10 @@ settings.load_profile("abduce")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Before each test and its fixtures: what is given no seed draws one from NumPy's, and a test must not hang on luck."""
+    """Before each test and its fixtures: what is given no seed draws one from NumPy's or torch's, not from luck."""
     np.random.seed(0)  # noqa: NPY002 - the state that random_state=None stands for
+    if torch := sys.modules.get("torch"):  # what hangs on it, else, hangs on which tests ran before
+        torch.manual_seed(0)
 
 
 @pytest.fixture

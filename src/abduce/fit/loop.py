@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Generator, Tensor
 
 from abduce.fit.checkpoint import TrainingState, data_digest
@@ -85,7 +85,8 @@ def train(
     observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
     place = launched()
     fabric = _fabric(settings.device, place)
-    state, identity = None, {"settings": {**asdict(settings), "device": None}}
+    state: TrainingState | None = None
+    identity: dict[str, Any] = {"settings": {**asdict(settings), "device": None}}
     if checkpoint or place.count > 1:
         identity["data"] = data_digest(x, observed)
         _check_alike(identity, place)

@@ -23,7 +23,16 @@ from torch import Generator, Tensor
 from abduce.data.seen import Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.mixture import Given, Mixture, alike, choose_evenly, patterns_of, slices
+from abduce.gaussians.mixture import (
+    Given,
+    Mixture,
+    alike,
+    choose,
+    choose_evenly,
+    patterns_of,
+    slices,
+    standard_normal,
+)
 
 KEPT = 2**20  # numbers that a law may keep beside its own
 FEW = 32  # patterns of blanks up to which rows are taken pattern by pattern
@@ -223,15 +232,21 @@ class FactorMixtureLaw(Mixture):
         return self.means[c] + z @ self.loadings[c].mT + self.noise[c].sqrt() * e
 
     def draws(self, seen: Seen, n: int, generator: Generator | None = None, shared: bool = False) -> Tensor:
-        if shared or not seen.exact:
+        if not seen.exact:
             return self.dense().draws(seen, n, generator, shared)
         x, (_, d, q) = seen.y, self.loadings.shape
         out = x.new_empty(n, len(x), d)
+        if shared and generator is None:
+            generator = Generator().manual_seed(int(torch.randint(2**31 - 1, ())))
+        begin = generator.get_state() if shared and generator is not None else None
         for rows, f in self.chunks(seen):
+            if begin is not None and generator is not None:  # every chunk meets the same numbers
+                generator.set_state(begin)
             count = len(f.log_joint)
-            chosen = torch.multinomial(f.shares, n, replacement=True, generator=generator)  # (B, n)
-            noise = torch.randn(count, n, q, generator=generator, dtype=x.dtype)
-            each = torch.randn(count, n, d, generator=generator, dtype=x.dtype)
+            own = 1 if shared else count
+            chosen = choose(f.shares, n, generator, shared).mT  # (B, n)
+            noise = standard_normal((own, n, q), x, generator).expand(count, n, q)
+            each = standard_normal((own, n, d), x, generator).expand(count, n, d)
             # the draws of one row and component share a factor; a step solves for all draws with that component
             for c in chosen.unique().tolist():
                 b, s = (chosen == c).nonzero(as_tuple=True)
