@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from abduce.bulk.halving import by_halves
 from abduce.data import streams
 from abduce.data.arrow import column_like
 from abduce.data.columns import build_column, put
@@ -172,9 +173,9 @@ class Filling:
                 some = pd.concat(held, ignore_index=True)
                 whole = count // GROUP * GROUP
                 held, count = [some.iloc[whole:]], count - whole
-                yield self.fill(some.iloc[:whole].reset_index(drop=True))
+                yield by_halves(self.fill, some.iloc[:whole].reset_index(drop=True))
         if count:
-            yield self.fill(pd.concat(held, ignore_index=True))
+            yield by_halves(self.fill, pd.concat(held, ignore_index=True))
 
     def _frames(self, written: bool = True, filled: Filled | None = None) -> Iterator[pd.DataFrame]:
         """Frames to write; of text, for text, what was there is as it was written."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from abduce.bulk.halving import by_halves
 from abduce.bulk.streaming import GROUP, Filling
 from abduce.data import streams
 from abduce.data.files import atomic
@@ -45,7 +46,8 @@ class GroupedAnswers:
         first, last = self.starts[k], self.starts[k + 1]
         for group in range(first // GROUP, -(-last // GROUP)):
             if self._group is None or self._group[0] != group:
-                self._group = group, self.ask(self._taken(group * GROUP, (group + 1) * GROUP))
+                rows = self._taken(group * GROUP, (group + 1) * GROUP)
+                self._group = group, by_halves(self.ask, rows)
             start = group * GROUP
             yield self._group[1].iloc[max(0, first - start) : last - start].reset_index(drop=True)
 
