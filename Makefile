@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
-.PHONY: demo test test-scale test-kill fuzz lint hooks bench docs docs-quick clean
+.PHONY: demo test test-scale test-wheel test-kill fuzz lint hooks bench docs docs-quick clean
 .DEFAULT_GOAL := demo
 
 # The demonstration: a report in out/demo/report.html. Three minutes.
@@ -31,6 +31,18 @@ test-kill: $(VENV)/.installed-test
 # Ten thousand damaged files for each reader, model folders and what compress wrote; defects in out/fuzz/. An hour or two.
 fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz_many.py
+
+# The wheel, built, installed into an empty environment and tested from there; of another Python: make test-wheel PYTHON=python3.13.
+# Ten minutes, most of them the installation; WHEEL_TESTS=tests is all tests.
+WHEEL := out/wheel
+WHEEL_TESTS ?= tests/test_package.py tests/test_verbs.py tests/cli/test_cli.py tests/estimators/test_estimator.py tests/golden
+test-wheel:
+	rm -rf $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)/env
+	$(WHEEL)/env/bin/python -m pip wheel --quiet --no-deps -w $(WHEEL) .
+	$(WHEEL)/env/bin/python -m pip install --quiet -c constraints.txt "$$(ls $(WHEEL)/abduce-*.whl)[test]"
+	cp -r tests pyproject.toml $(WHEEL)/
+	cd $(WHEEL) && PYTHONPATH= OMP_NUM_THREADS=1 env/bin/python -m pytest -q -n $(WORKERS) $(WHEEL_TESTS)
 
 # Style, types, and which room may import which. 40 seconds, nearly all of it pyright's.
 lint: $(VENV)/.installed-lint
