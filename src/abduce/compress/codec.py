@@ -43,6 +43,7 @@ from abduce.compress.mixture_codec import MixtureCodec
 from abduce.compress.stack import BitStack
 from abduce.compress.steady import steady
 from abduce.data.schema import Schema
+from abduce.gaussians.em import awaited
 from abduce.gaussians.factor_law import FactorMixtureLaw
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
 from abduce.inference.latent import LatentVariableModel
@@ -146,7 +147,7 @@ def compress(model: Any, schema: Schema, X: Any, fingerprint: bytes, name: str |
                 stacklevel=3,
             )
         beat = min((len(data) for data, _ in forms), default=math.inf)
-        plain = beside.result() if beside else by_columns(schema, X, fingerprint, beat)
+        plain = awaited(beside) if beside else by_columns(schema, X, fingerprint, beat)
     forms.append((plain, None))
     wrong: list[ValueError] = []
     for data, codes in sorted(forms, key=lambda form: len(form[0])):
