@@ -25,8 +25,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -39,7 +38,6 @@ from abduce.checks import check_count
 ATTEMPTS = 3  # times that a block is begun before it is given up
 ENGINES = ("plain", "processes", "ray")
 BLOCKS = 8  # a process, so that none waits long for the last
-LOOK = 0.2  # seconds
 MANY = 64  # processes of a cluster, for all that is known
 
 Task = Callable[..., Any]  # the parts of a block, and what a round says; what came of it
@@ -216,11 +214,8 @@ class Processes(Crew):
                 jobs[self.pool.submit(_done, block.parts, said)] = block
         except BrokenProcessPool:  # one died meanwhile
             pass
-        left = set(jobs)
-        while left:  # Ctrl-C that another thread gets does not wake one that waits for long
-            done, left = futures.wait(left, LOOK, futures.FIRST_COMPLETED)
-            for job in done:
-                yield job, jobs[job]
+        for job in as_completed(jobs):
+            yield job, jobs[job]
 
     def leave(self) -> None:
         if self.pool is None:
