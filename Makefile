@@ -41,7 +41,7 @@ test-wheel:
 	$(PYTHON) -m venv $(WHEEL)/env
 	$(WHEEL)/env/bin/python -m pip wheel --quiet --no-deps -w $(WHEEL) .
 	$(WHEEL)/env/bin/python -m pip install --quiet -c constraints.txt "$$(ls $(WHEEL)/abduce-*.whl)[test]"
-	cp -r tests pyproject.toml $(WHEEL)/
+	cp -r tests pyproject.toml constraints.txt Makefile README.md $(WHEEL)/
 	cd $(WHEEL) && PYTHONPATH= OMP_NUM_THREADS=1 env/bin/python -m pytest -q -n $(WORKERS) $(WHEEL_TESTS)
 
 # Style, types, and which room may import which. 40 seconds, nearly all of it pyright's.
