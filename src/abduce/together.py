@@ -108,8 +108,10 @@ def gathered(rows: Tensor) -> Tensor:
 def average(tensors: list[Tensor], place: Place) -> None:
     """Put the mean over processes in the place of each tensor."""
     if place.count > 1:
+        # begun all at once, they wait for the network once
+        for job in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            job.wait()  # pyright: ignore[reportOptionalMemberAccess]
         for tensor in tensors:
-            distributed.all_reduce(tensor)
             tensor /= place.count
 
 
