@@ -80,9 +80,9 @@ def test_they_are_expectations_of_factors_given_each_row():
             target[k] += share[k] * torch.outer(torch.where(mask, y, 0.0), mean)
             design[k] += share[k] * mask[:, None, None] * second
     assert found.value == pytest.approx(float(law.log_prob(seen).mean()))
-    torch.testing.assert_close(found.target, target)
-    torch.testing.assert_close(found.every.unflatten(1, (Q + 1, Q + 1)), every)
-    torch.testing.assert_close(found.design.unflatten(2, (Q + 1, Q + 1)), design)
+    torch.testing.assert_close(found.expected.target, target)
+    torch.testing.assert_close(found.expected.every.unflatten(1, (Q + 1, Q + 1)), every)
+    torch.testing.assert_close(found.expected.design.unflatten(2, (Q + 1, Q + 1)), design)
 
 
 def test_steps_never_lower_the_mean_log_p():

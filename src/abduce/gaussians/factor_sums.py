@@ -153,27 +153,23 @@ def patternwise(law: FactorMixtureLaw, seen: Seen, sums: Expected, blanks: bool)
 
 
 class FactorSums(NamedTuple):
-    """``rows`` summed over, their ``log_prob`` () in nats, and what is :class:`Expected` of them, cell by cell.
+    """``rows`` summed over, their ``log_prob`` () in nats, and what is ``expected`` of them, cell by cell.
 
     >>> law = FactorMixtureLaw(torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2, 1), torch.ones(1, 2))
     >>> one, other = (FactorSums.zero(law).add(law, Seen.whole(torch.tensor([[v, v]]))) for v in (1.0, 3.0))
     >>> both = one.merge(other)
-    >>> both.rows, both.power.tolist()
+    >>> both.rows, both.expected.power.tolist()
     (2, [[10.0, 10.0]])
     """
 
     rows: int
     log_prob: Tensor
-    size: Tensor
-    design: Tensor
-    target: Tensor
-    power: Tensor
-    every: Tensor
+    expected: Expected  # what an M-step asks of them
 
     @classmethod
     def zero(cls, law: FactorMixtureLaw) -> FactorSums:
         """Sums over no row, for a mixture like ``law``."""
-        return cls(0, law.means.new_zeros(()), *Expected.zero(law, True))
+        return cls(0, law.means.new_zeros(()), Expected.zero(law, True))
 
     def add(self, law: FactorMixtureLaw, seen: Seen) -> FactorSums:
         """The sums with some rows more, their blanks integrated out under ``law``: the E-step of EM."""
@@ -182,19 +178,14 @@ class FactorSums(NamedTuple):
             total, _ = each_apart(law, seen, sums, None)
         else:
             total = patternwise(law, seen, sums, True)
-        return self.merge(FactorSums(len(seen.y), law.means.new_tensor(total), *sums))
+        return self.merge(FactorSums(len(seen.y), law.means.new_tensor(total), sums))
 
     def merge(self, other: FactorSums) -> FactorSums:
         """The sums over the rows of both."""
-        parts = (one + two for one, two in zip(self[1:], other[1:], strict=True))
-        return FactorSums(self.rows + other.rows, *parts)  # pyright: ignore[reportArgumentType]
+        both = Expected(*(one + two for one, two in zip(self.expected, other.expected, strict=True)))
+        return FactorSums(self.rows + other.rows, self.log_prob + other.log_prob, both)
 
     @property
     def value(self) -> float:
         """Mean log p of a row under the law that the sums were made with, nats."""
         return float(self.log_prob) / self.rows
-
-    @property
-    def expected(self) -> Expected:
-        """What an M-step asks of them."""
-        return Expected(*self[2:])
