@@ -26,6 +26,7 @@ from abduce import GaussianMixture
 COLUMNS, FACTORS, BLANK, PER_FILE = 20, 5, 0.1, 125_000
 MODELS = {
     "one Gaussian": ("--model", "gaussian-mixture", "--set", "components=1"),
+    "a VAE": ("--model", "vae"),
     "the default pool": ("--model", "auto"),
 }
 

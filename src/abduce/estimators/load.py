@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from abduce.answers.answer import Effort
 from abduce.checks import check_count
 from abduce.data.schema import Schema
 from abduce.data.seen import Seen
-from abduce.estimators import series_folder, sound_folder, steps_folder, text_folder, world_folder
 from abduce.estimators.folder import (
     CONFIG,
     FolderKind,
@@ -23,11 +23,6 @@ from abduce.estimators.folder import (
     opened,
 )
 from abduce.estimators.methods import METHODS
-from abduce.estimators.series import Series
-from abduce.estimators.sound import Sound
-from abduce.estimators.steps import Steps
-from abduce.estimators.text import Text
-from abduce.estimators.world_model import WorldModel
 from abduce.fit import checkpoint, registry
 from abduce.models.families import rebuild
 
@@ -40,11 +35,11 @@ def load(folder: str | Path):
     """
     body, tensors = checkpoint.load(folder)
     kind = str(body.get("kind"))
-    if kind not in KINDS or (kind == "model" and str(body.get("estimator")) not in METHODS):
+    if kind not in (*KINDS, "model") or (kind == "model" and str(body.get("estimator")) not in METHODS):
         raise checkpoint.ModelFolderError(
             f"folder {str(folder)!r} holds {body.get('kind')!r} {body.get('estimator')!r}, expected one of {sorted(METHODS)}"
         )
-    return opened(folder, body, tensors, KINDS[kind])
+    return opened(folder, body, tensors, _folder_kind(kind))
 
 
 def _rows(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
@@ -105,11 +100,20 @@ def _from_json(value: Any) -> Any:
     return value
 
 
-KINDS = {
-    "model": FolderKind(TableFolder, _rows, describe, _ask_rows),
-    series_folder.KIND: series_folder.folder_kind(Series),
-    text_folder.KIND: text_folder.folder_kind(Text),
-    world_folder.KIND: world_folder.folder_kind(WorldModel),
-    sound_folder.KIND: sound_folder.folder_kind(Sound),
-    steps_folder.KIND: steps_folder.folder_kind(Steps),
+ROWS = FolderKind(TableFolder, _rows, describe, _ask_rows)
+KINDS = {  # a kind's estimator, and its module; `<kind>_folder` says how folders of it are opened
+    "series": ("series", "Series"),
+    "text": ("text", "Text"),
+    "world": ("world_model", "WorldModel"),
+    "sound": ("sound", "Sound"),
+    "steps": ("steps", "Steps"),
 }
+
+
+def _folder_kind(kind: str) -> FolderKind:
+    """How folders of a kind are opened; what a model of rows does without is not imported for one."""
+    if kind == "model":
+        return ROWS
+    home, name = KINDS[kind]
+    estimator = getattr(import_module(f"abduce.estimators.{home}"), name)
+    return import_module(f"abduce.estimators.{kind}_folder").folder_kind(estimator)

@@ -21,11 +21,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Generator, Tensor
 
 from abduce.fit.checkpoint import TrainingState, data_digest
@@ -45,6 +43,9 @@ from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
 from abduce.together import Place, agreed, average, launched, meet, mine, share, within
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Callback = Callable[[dict[str, float]], Any]
 Redraw = Callable[[int], Tensor]
@@ -287,6 +288,10 @@ def _go_back(run: Run, parts: Parts, epoch: int, value: float, loss: float, fail
 
 def _fabric(device: str, place: Place) -> Fabric:
     """The device that rows and parameters lie on, and the tie to other processes; ValueError for one that is not there."""
+    # Fabric takes seconds to import, and a fitted model answers without it.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
     try:
         if place.count == 1:
             return Fabric(accelerator=device, devices=1)
