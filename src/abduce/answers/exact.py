@@ -20,7 +20,8 @@ class Exact(Answer):
 
     ``represent`` makes features of complete rows; ``levels`` (D,) are the classes of each cell, 0 for a number.
 
-    Evidence runs in padded chunks of one shape, so that a row's value does not depend on its neighbours to the last bit.
+    Evidence runs in padded chunks of one shape, so that a row's value does not depend on its neighbours to the last bit; of
+    laws that see to this themselves, in one.
     Means take rows by the thousand, so that those with the same blanks share a factorisation; there neighbours show in the
     last bits at most.
     """
@@ -33,6 +34,8 @@ class Exact(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
+        if self.law.each and self.seen.exact:
+            return self.law.log_prob(self.seen).double()
         return joined([self.law.log_prob(part)[:n] for part, n in padded_chunks(self.seen)]).double()
 
     @property

@@ -8,6 +8,7 @@ Given cells o of a row, each component's factors z have a Gaussian posterior,
     log N(x_o) = −½ [rᵀ Ψ_o⁻¹ r − hᵀ P_k⁻¹ h + log det P_k + log det Ψ_o + |o| log 2π],   h = W_oᵀ Ψ_o⁻¹ r,
 
 and a blank cell j the mean μ_j + W_j m_k and the variance Ψ_j + W_j P_k⁻¹ W_jᵀ.  A pattern of blanks costs D q² + q³, not D³.
+Where factors are no fewer than half the cells, scores and means are found from precisions instead.
 
 Sources: Ghahramani & Hinton 1996 (mixtures of factor analysers); Rubin & Thayer 1982.
 """
@@ -15,6 +16,7 @@ Sources: Ghahramani & Hinton 1996 (mixtures of factor analysers); Rubin & Thayer
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -33,6 +35,7 @@ from abduce.gaussians.mixture import (
     slices,
     standard_normal,
 )
+from abduce.gaussians.precisions import Conditioned, Precisions, apart, may_have
 
 KEPT = 2**20  # numbers that a law may keep beside its own
 FEW = 32  # patterns of blanks up to which rows are taken pattern by pattern
@@ -163,46 +166,84 @@ class FactorMixtureLaw(Mixture):
         for rows in slices(len(seen.y), k * max(q * q, d)):
             yield rows, self.factors(seen.rows(rows))
 
-    def given(self, seen: Seen) -> Iterator[Given]:
+    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
         if not seen.exact:
             yield from self.dense().given(seen)
             return
-        for rows, f in self.chunks(seen):
+        y = seen.y.to(self.means)
+        shared, blocks = self._apart(seen, each)
+        for block in blocks:
+            yield block.given(y)
+        for rows, f in self.chunks(seen.rows(shared)):
 
             def regress(shares: Tensor, f: Factors = f) -> Tensor:
                 weighted = shares.unsqueeze(-1) * f.mean
                 return weighted.flatten(1) @ self._products()[-1] + shares @ self.means
 
-            yield Given(rows, f.log_joint, regress)
+            yield Given(shared[rows], f.log_joint, regress)
+
+    @property
+    def each(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._precisions is not None
+
+    def _apart(self, seen: Seen, each: bool = False) -> tuple[Tensor, Iterator[Conditioned]]:
+        """Rows that are taken by their factors, and the others given what was seen of them, found from precisions."""
+        rows = torch.arange(len(seen.y), device=seen.y.device)
+        if self._precisions is None:
+            return rows, iter(())
+        shared, single = (rows[:0], rows) if each else apart(seen.mask)
+        blocks = self._precisions.given(seen.y.to(self.means)[single], seen.mask[single])
+        return shared, (block._replace(rows=single[block.rows]) for block in blocks)
+
+    @cached_property
+    def _precisions(self) -> Precisions | None:
+        _, d, q = self.loadings.shape
+        if 2 * q < d or not may_have(self.means):
+            return None
+        covariances = self.covariances
+        return Precisions.of(self.log_weights, self.means, covariances, torch.linalg.cholesky(covariances))
 
     def points(self, seen: Seen, count: int) -> Tensor:
         """``count`` points that stand for the law of each cell given the row, (count, rows, D), equally likely.
 
         Components are chosen systematically by their shares, each point at another quantile of its Gaussian.
         """
-        out = seen.y.new_empty(count, *seen.y.shape)
-        k = len(self.means)
-        for rows, f in self.chunks(seen):
+        out = seen.y.repeat(count, 1, 1)
+        shared, blocks = self._apart(seen)
+        for block in blocks:
+            chosen, nodes = choose_evenly(torch.softmax(block.log_joint, 1), count)
+            row, of, place = self._pairs(chosen)
+            spread = torch.cholesky_inverse(block.roots[row, of])
+            deviation = torch.diagonal(spread, dim1=-2, dim2=-1).sqrt()
+            values = block.means[row, of][place] + nodes[:, None] * deviation[place]  # (R, count, m)
+            some = out[:, block.rows]
+            cells = block.cells.expand(count, -1, -1)
+            out[:, block.rows] = some.scatter_(2, cells, values.transpose(0, 1).to(out))
+        for rows, f in self.chunks(seen.rows(shared)):
             chosen, nodes = choose_evenly(f.shares, count)
-            # moments of the components that any point of a row is of, few of all
-            pairs, place = torch.unique(
-                chosen + k * torch.arange(len(chosen)).unsqueeze(1), return_inverse=True
-            )
-            row, of = pairs // k, pairs % k
-            mean, deviation = self.means.new_empty(2, len(pairs), out.shape[2])
-            if len(pairs) <= FEW:  # of a row or two: at once
+            row, of, place = self._pairs(chosen)
+            mean, deviation = self.means.new_empty(2, len(row), out.shape[2])
+            if len(row) <= FEW:  # of a row or two: at once
                 W = self.loadings[of]
                 mean = self.means[of] + (W @ f.mean[row, of].unsqueeze(-1)).squeeze(-1)
                 half = torch.linalg.solve_triangular(f.root[f.which[row], of], W.mT, upper=False)
                 deviation = (self.noise[of] + half.square().sum(1)).sqrt()
-            for c, own in alike(torch.arange(len(pairs)), of) if len(pairs) > FEW else ():
+            for c, own in alike(torch.arange(len(row)), of) if len(row) > FEW else ():
                 mean[own] = self.means[c] + f.mean[row[own], c] @ self.loadings[c].mT
                 half = torch.linalg.solve_triangular(
                     f.root[f.which[row[own]], c], self.loadings[c].mT, upper=False
                 )
                 deviation[own] = (self.noise[c] + half.square().sum(1)).sqrt()
-            out[:, rows] = (mean[place] + nodes[:, None] * deviation[place]).transpose(0, 1)  # (B, count, D)
+            found = mean[place] + nodes[:, None] * deviation[place]  # (B, count, D)
+            out[:, shared[rows]] = found.transpose(0, 1).to(out)
         return torch.where(seen.mask, seen.y, out)
+
+    def _pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and their components that any of the choices (B, count) is of, few of all: rows (P,), components (P,), and
+        which pair each choice is, (B, count)."""
+        k = len(self.means)
+        pairs, place = torch.unique(chosen + k * torch.arange(len(chosen)).unsqueeze(1), return_inverse=True)
+        return pairs // k, pairs % k, place
 
     def moments(self, seen: Seen) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Law of each cell given the row, a mixture of Gaussians: shares (B, K), means and variances (B, K, D).

@@ -17,7 +17,7 @@ Source: Ghahramani & Jordan 1994 (mixtures with missing cells).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from abduce.data.seen import CELLS, Seen
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.mixture import BUDGET, DenseMixture, Given, Look, Sight, patterns_of, slices
+from abduce.gaussians.precisions import Precisions, apart
 
 
 class Statistics(NamedTuple):
@@ -69,16 +70,41 @@ class GaussianMixtureLaw(DenseMixture):
         """N(mean, covariance)."""
         return cls(mean.new_zeros(1), mean.unsqueeze(0), covariance.unsqueeze(0))
 
-    def given(self, seen: Seen) -> Iterator[Given]:
-        y, mask = seen.y, seen.mask
-        if seen.exact and bool(mask.all()):
-            for rows in slices(len(y), self.means.numel()):
+    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
+        y, mask = seen.y.to(self.means), seen.mask
+        if not seen.exact:
+            image, cross, _ = self._image(seen)
+            for block in image._blocks(y, mask):
+                yield block.given(self.means, cross)
+            return
+        shared, single = self._apart(mask, each)
+        if self._precisions is not None:
+            for block in self._precisions.given(y[single], mask[single]):
+                yield block._replace(rows=single[block.rows]).given(y)
+        if bool(mask[shared].all()):
+            for part in slices(len(shared), self.means.numel()):
+                rows = shared[part]
                 log_joint = self.log_weights + whole_log_density(self.means, self.roots, y[rows])
                 yield Given(rows, log_joint, lambda shares, x=y[rows]: x)
             return
-        image, cross, _ = self._image(seen)
-        for block in image._blocks(y, mask):
-            yield block.given(self.means, cross)
+        for block in self._blocks(y[shared], mask[shared]):
+            found = block.given(self.means, self.covariances)
+            yield found._replace(rows=shared[found.rows])
+
+    @property
+    def each(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._precisions is not None
+
+    def _apart(self, mask: Tensor, each: bool = False) -> tuple[Tensor, Tensor]:
+        """Rows that are taken by patterns of blanks, and those that are taken one by one."""
+        rows = torch.arange(len(mask), device=mask.device)
+        if self._precisions is None:
+            return rows, rows[:0]
+        return (rows[:0], rows) if each else apart(mask)
+
+    @cached_property
+    def _precisions(self) -> Precisions | None:
+        return Precisions.of(self.log_weights, self.means, self.covariances, self.roots)
 
     def root(self, g: int) -> Tensor:
         return self.roots[g]
@@ -91,13 +117,29 @@ class GaussianMixtureLaw(DenseMixture):
     def statistics(self, seen: Seen) -> Statistics:
         """Expected sufficient statistics of rows, blanks integrated out: the E-step of EM."""
         size, first, second = (torch.zeros_like(t) for t in (self.log_weights, self.means, self.covariances))
+        k, d = self.means.shape
         log_prob = seen.y.new_empty(len(seen.y))
-        for block in self._blocks(seen.y, seen.mask):
-            log_prob[block.rows[block.first]] = torch.logsumexp(block.log_joint, 1)[block.first]
+        shared, single = self._apart(seen.mask)
+        y, mask = seen.y[single], seen.mask[single]
+        for block in () if self._precisions is None else self._precisions.given(y, mask):
+            log_prob[single[block.rows]] = torch.logsumexp(block.log_joint, 1)
+            r = torch.softmax(block.log_joint, 1)
+            filled = block.completed(y)
+            weighted = (r.unsqueeze(2) * filled).transpose(0, 1)  # (K, R, D)
+            size += r.sum(0)
+            first += weighted.sum(1)
+            second += weighted.mT @ filled.transpose(0, 1)
+            if block.cells.shape[1]:
+                place = d * block.cells.unsqueeze(2) + block.cells.unsqueeze(1)
+                left = (r[..., None, None] * block.spread()).transpose(0, 1)  # cov[x | x_obs], at the blanks
+                second.view(k, -1).index_add_(1, place.flatten(), left.flatten(1))
+        y, mask = seen.y[shared], seen.mask[shared]
+        for block in self._blocks(y, mask) if len(shared) else ():
+            log_prob[shared[block.rows[block.first]]] = torch.logsumexp(block.log_joint, 1)[block.first]
             r = torch.softmax(block.log_joint, 1) * block.first.unsqueeze(1)  # a padded row counts once
             known = block.pattern[:, None, :, None]
             filled = self.means.unsqueeze(-1) + self.covariances @ block.solved()
-            filled = torch.where(known, seen.y[block.rows].mT.unsqueeze(1), filled)
+            filled = torch.where(known, y[block.rows].mT.unsqueeze(1), filled)
             weighted = r.unsqueeze(2) * filled
             explained = torch.linalg.solve_triangular(block.root, known * self.covariances, upper=False)
             left = self.covariances - explained.mT @ explained  # cov[x | x_obs]

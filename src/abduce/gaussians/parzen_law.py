@@ -171,7 +171,7 @@ class ParzenLaw(Mixture):
         for rows in slices(len(seen.y), max(4 * n, f * max(f, self.loadings.shape[1]))):
             yield rows, seen.rows(rows)
 
-    def given(self, seen: Seen) -> Iterator[Given]:
+    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
         for rows, part in self.chunks(seen):
             if not seen.exact:
                 for block in self.shared().given(part):

@@ -141,10 +141,11 @@ class Pool(Model):
 
 
 def log_evidences(members: Sequence[Model], seen: Seen, effort: Effort = EFFORT) -> Tensor:
-    """log p(seen) under each member, nats, (rows, M); chunk by chunk: members with one coding code its rows once."""
+    """log p(seen) under each member, nats, (rows, M); of rows with classes chunk by chunk: members with one coding code the
+    rows of a chunk once."""
+    chunks = padded_chunks(seen) if members[0].layout.classes else [(seen, len(seen.y))]
     parts = [
-        torch.stack([m.answer(chunk, effort).log_evidence for m in members], 1)[:n]
-        for chunk, n in padded_chunks(seen)
+        torch.stack([m.answer(chunk, effort).log_evidence for m in members], 1)[:n] for chunk, n in chunks
     ]
     return joined(parts, len(members))
 

@@ -128,6 +128,10 @@ class _ThroughCoding(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
+        if (
+            not self.coding.classes
+        ):  # the model's own answer sees to it that rows don't depend on their neighbours
+            return self._evidence(self.seen)
         return joined([self._evidence(chunk)[:n] for chunk, n in padded_chunks(self.seen)])
 
     def _evidence(self, chunk: Seen) -> Tensor:
