@@ -26,7 +26,7 @@ from abduce.data.files import ARROWS
 from abduce.data.shards import Shard, Shards
 from abduce.data.text import rewritten
 
-GROUP = 4096  # rows with blanks that the model fills at once: a multiple of the chunks that inference runs in
+GROUP = 8192  # rows with blanks that the model fills at once: a multiple of the chunks that inference runs in
 
 
 Filled = Iterator[tuple[streams.Chunk, dict[Any, Any]]]

@@ -169,7 +169,7 @@ def write(
 
 def _write_arrow(path: Path, table: pa.Table) -> Path:
     def fill(file: IO[bytes]) -> None:
-        with arrow_writer(file, table.schema, suffix_of(path)) as writer:
+        with arrow_writer(file, table.schema, suffix_of(path), table) as writer:
             writer.write_table(table)
 
     return atomic(path, fill)

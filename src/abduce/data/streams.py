@@ -214,7 +214,7 @@ def _write_arrow(file: IO[bytes], pieces: Iterable[Any], schema: pa.Schema | Non
                 table = pa.Table.from_pandas(piece.rename(columns=str), schema=schema, preserve_index=False)
             if writer is None:
                 schema = schema or table.schema
-                writer = stack.enter_context(arrow_writer(file, schema, suffix))
+                writer = stack.enter_context(arrow_writer(file, schema, suffix, table))
             writer.write_table(table)
 
 

@@ -31,6 +31,7 @@ from abduce.gaussians.sums import CovarianceType, full
 from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalComponentsEnergy, PrincipalEnergy
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
+COMPLETING = 20_000  # rows that the Gaussian is fitted to by which others are completed
 FLOOR = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
 ENOUGH = 0.95  # of the variance
 
@@ -203,7 +204,7 @@ def dictionary(x: Tensor, code: int, sparsity: float, seed: int = 0) -> Tensor:
 def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     """Complete each row by one draw from a Gaussian fitted by EM to the observed cells; observed cells stay as they are.
 
-    The Gaussian is factor analysis with at most 20 factors, fewer where rows are few.
+    The Gaussian is factor analysis with at most 20 factors, fewer where rows are few; of many rows it is fitted to COMPLETING.
     """
     if observed is None or bool(observed.all()):
         return x
@@ -214,8 +215,11 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     n, d = x.shape
     generator = torch.Generator().manual_seed(seed)
     clean = torch.where(observed, x, 0.0)
+    some = torch.randperm(n, generator=generator)[:COMPLETING] if n > COMPLETING else slice(None)
     with one_thread():
-        path = linear.fit(clean, observed, max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR)
+        path = linear.fit(
+            clean[some], observed[some], max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR
+        )
     return path.dense().draws(Seen(clean, observed), 1, generator)[0]
 
 

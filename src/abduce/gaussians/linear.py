@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from abduce.distributions.cells import LOG_2PI
 from abduce.gaussians.em import climb, k_means, one_thread, principal_factors, regressed
 from abduce.gaussians.gaussian_law import GaussianMixtureLaw
-from abduce.gaussians.mixture import standard_normal
+from abduce.gaussians.mixture import patterns_of, standard_normal
 
 CHUNK = 256
 COPIES = 3  # completed draws of each row that a mixture is grown on
@@ -70,7 +70,7 @@ class LinearPath:
             scaled = seen * residual / self.noise
             constant = (seen @ (torch.log(self.noise) + LOG_2PI)).unsqueeze(-1)
             # one factorisation for each pattern of blanks, of which a table often has few
-            patterns, which = torch.unique(observed, dim=0, return_inverse=True)
+            patterns, which = patterns_of(observed)
             outer = (self.W.unsqueeze(-1) * self.W.unsqueeze(-2)).flatten(1)
             gram = ((patterns / self.noise) @ outer).view(-1, 1, *precision.shape[1:])
         chol = torch.linalg.cholesky(precision + gram)

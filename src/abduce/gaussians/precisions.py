@@ -103,7 +103,9 @@ class Precisions:
                     pull[:, rows].gather(2, blanks.expand(len(pull), -1, -1)).transpose(0, 1)
                 )  # (R, K, m)
                 if not m:
-                    yield Conditioned(start + rows, blanks, pulled, pulled.unsqueeze(-1), log_joint)
+                    yield Conditioned(
+                        start + rows, blanks, pulled, pulled.new_empty(*pulled.shape, 0), log_joint
+                    )
                     continue
                 inner = self.precisions[:, blanks.unsqueeze(2), blanks.unsqueeze(1)].transpose(0, 1)
                 roots = torch.linalg.cholesky(inner)
