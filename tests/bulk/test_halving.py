@@ -23,30 +23,30 @@ def table(n: int = 6000) -> pd.DataFrame:
     return pd.DataFrame({"a": np.arange(float(n)), "b": np.sin(np.arange(n))})
 
 
-def by_numpy(rows: pd.DataFrame) -> pd.DataFrame:
+def by_numpy(_, rows: pd.DataFrame) -> pd.DataFrame:
     """Twice b, by way of all distances among rows, n² of them: 275 MiB for 6,000 rows."""
     x = rows["a"].to_numpy()
     apart = np.abs(x[:, None] - x)
     return pd.DataFrame({"found": 2 * rows["b"] + np.diag(apart)})
 
 
-def by_torch(rows: pd.DataFrame) -> pd.DataFrame:
+def by_torch(_, rows: pd.DataFrame) -> pd.DataFrame:
     x = torch.from_numpy(rows[["a"]].to_numpy(copy=True))
     return pd.DataFrame({"found": 2 * rows["b"] + torch.diagonal(torch.cdist(x, x)).numpy()})
 
 
 def _short(ask, folder: str, answers) -> None:
     """Answer files where 64 MiB more than now can be had."""
-    by_torch(table(10))  # what is made on first use
+    by_torch(None, table(10))  # what is made on first use
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + 64 * MIB, resource.RLIM_INFINITY))
-    writer = AskWriter(Shards(folder), ask)
+    writer = AskWriter(Shards(folder), None, ask)
     target = Path(folder).parent / "answers.parquet"
     writer.targets = {0: target}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        writer([0])
+        writer.answer([0])
     answers.put(sorted({str(w.message) for w in told if "memory" in str(w.message)}))
 
 

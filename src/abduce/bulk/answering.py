@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from abduce.bulk.sharded_run import ShardedRun, Show
-from abduce.bulk.streaming import Filling, check_rows
 from abduce.bulk.writers import AskWriter, CompressWriter, FillWriter
 from abduce.checks import check_choice, check_number
 from abduce.data import streams
@@ -102,18 +101,16 @@ def answer_files(
     show = _silent if show is None else show
     if question == "score":
         model._know_log_z()
-    if question != "fill":
-        _check(source, model, show)
     match question:
         case "fill":
-            counted = run.write(FillWriter(Filling(source, model, show)), by, show, "filling")
+            counted = run.write(FillWriter(source, model), by, show, "filling")
         case "compress":
             run.write(CompressWriter(source, model), by, show, "compressing")
             counted = sum(path.stat().st_size for path in run.targets.values())
         case "flag":
             counted = _flag(run, model, by, show, alpha, contamination)
         case _:
-            counted = run.write(AskWriter(source, Ask(model, ASKED[question])), by, show, "asking")
+            counted = run.write(AskWriter(source, model, ASKED[question]), by, show, "asking")
     run.end()
     return Answered(source.rows, len(source.shards), run.left, counted)
 
@@ -132,29 +129,11 @@ def files_for(model: Any, data: Any, na: Iterable[str] = ()) -> Shards:
     return Shards(data, na, texts)
 
 
-def _check(source: Shards, model: Any, show: Show) -> None:
-    """Look through all rows for one that the model does not take, before hours are spent on others."""
-    for chunk in source.chunks():
-        check_rows(model, source, chunk)
-        show("checking", chunk.start + len(chunk.frame), source.rows)
-
-
 def _silent(*told: Any) -> None:
     pass
 
 
 # ---------------------------------------------------------------- a row of answers for each row
-
-
-class Ask(NamedTuple):
-    """A model and how it is asked, which can be pickled."""
-
-    model: Any
-    ask: Callable[[Any, Any], pd.DataFrame]
-
-    def __call__(self, rows: Any) -> pd.DataFrame:
-        """The answers about rows."""
-        return self.ask(self.model, rows)
 
 
 def scored(model: Any, rows: Any) -> pd.DataFrame:
@@ -197,7 +176,7 @@ def _flag(
     source, place = run.source, run.folder / SCORED
     if run.left:
         scores = {k: place / f"{k:06d}.arrow" for k in run.targets}
-        run.write(AskWriter(source, Ask(model, oddness)), by, show, "asking", scores)
+        run.write(AskWriter(source, model, oddness), by, show, "asking", scores)
         wanted = "p_value" if contamination is None else "anomaly_score"
         column = np.concatenate([p[wanted].to_numpy() for path in scores.values() for p in _pieces(path)])
         flagged = chosen(column, column, alpha, contamination)

@@ -74,8 +74,8 @@ class ShardedRun:
     def write(
         self, writer: Writer, engine: Engine, show: Show, title: str, targets: dict[int, Path] | None = None
     ) -> int:
-        """Let ``writer`` write the files that are missing, under their names or as other ``targets``, by their numbers; what
-        it counted in all of them."""
+        """Let ``writer`` look through all files, and write those that are missing, under their names or as other ``targets``,
+        by their numbers; what it counted in all of them."""
         targets = self.targets if targets is None else targets
         missing = {k: path for k, path in targets.items() if not path.exists()}
         for path in missing.values():
@@ -83,13 +83,21 @@ class ShardedRun:
         writer.targets = missing
         shards = self.source.shards
         counted, done = 0, self.source.rows - sum(shards[k].rows for k in missing)
+        rows = self.source.rows
         if engine.name == "plain":
-            writer.told = lambda row: show(title, row, self.source.rows)
+            writer.told = lambda what, row: show(what or title, row, rows)
         with hired(writer, engine, HINT) as crew:
-            for block, count in crew.each(_blocks([(k, shards[k]) for k in missing], engine)):
+            looks: dict[int, Any] = {}
+            looked = 0
+            for block, found in crew.each(_blocks(list(enumerate(shards)), engine)):
+                looks |= zip(block.parts, found, strict=True)
+                looked += sum(shards[k].rows for k in block.parts)
+                show("checking", looked, rows)
+            blocks = _blocks([(k, shards[k]) for k in missing], engine)
+            for block, count in crew.each(blocks, [looks[k] for k in range(len(shards))]):
                 counted += count
                 done += sum(shards[k].rows for k in block.parts)
-                show(title, done, self.source.rows)
+                show(title, done, rows)
         return counted
 
     def end(self) -> None:

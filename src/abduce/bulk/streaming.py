@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,9 +32,20 @@ GROUP = 8192  # rows with blanks that the model fills at once: a multiple of the
 Filled = Iterator[tuple[streams.Chunk, dict[Any, Any]]]
 
 
+class Look(NamedTuple):
+    """What looking through some rows found: ``blank`` cells, and of them the ``modelled`` in columns of the model by their
+    labels, rows with any of these (``gaps``), and the labels of columns of ``whole`` numbers."""
+
+    blank: int
+    modelled: dict[Any, int]
+    gaps: int
+    whole: frozenset[Any]
+
+
 class Filling:
     """A table in a file and the model that fills it; looks through the whole file when it is made.
 
+    Many files can be looked through by many (:meth:`look`), and what all have found is then :meth:`learnt <learn>`.
     ``show`` is told what is being done, how many rows are done and how many there are; ``rows`` are read at once (None: what
     suits the file).  ValueError names a column and a value that the model does not take.
     """
@@ -53,26 +64,43 @@ class Filling:
         self.modelled: dict[Any, int] = {}  # blank cells of each column of the model
         self.widened: set[Any] = set()  # columns of whole numbers that get fractions
         self.untyped: set[Any] = set()  # columns without a value, whose type says nothing
-        self.gaps: dict[int, int] = {}  # rows with blanks of each chunk, by its first row
-        self._look_through()
+        if not isinstance(source, Shards):
+            self.learn([self.look(source.chunks(rows))])
 
-    def _look_through(self) -> None:
-        """Check every row against the model, and count the blanks; ValueError names the column and the value."""
-        for chunk in self.source.chunks(self.rows):
+    def look(self, chunks: Iterator[streams.Chunk]) -> Look:
+        """Check every row of chunks against the model, and count the blanks; ValueError names the column and the value."""
+        blank, gaps = 0, 0
+        modelled: dict[Any, int] = {}
+        whole: frozenset[Any] = frozenset()
+        for chunk in chunks:
             check_rows(self.fitted, self.source, chunk)
-            if not self.fields:
-                labels = {str(c): c for c in chunk.frame.columns}
-                schema = self.fitted.schema_
-                constant = [f for f in schema.left_out if f.kind == "constant"]  # filled with their one value
-                self.fields = [(labels[f.name], f) for f in (*schema.fields, *constant)]
-                self.modelled = dict.fromkeys((label for label, _ in self.fields), 0)
+            labels = [label for label, _ in self._fields(chunk.frame)]
             missing: Any = chunk.frame.isna()
-            self.blank += int(missing.to_numpy().sum())
-            for label, _ in self.fields:
-                self.modelled[label] += int(missing[label].sum())
-            self.gaps[chunk.start] = int(missing[[label for label, _ in self.fields]].any(axis=1).sum())
+            blank += int(missing.to_numpy().sum())
+            for label in labels:
+                modelled[label] = modelled.get(label, 0) + int(missing[label].sum())
+            gaps += int(missing[labels].any(axis=1).sum())
+            whole = frozenset(c for c in labels if pd.api.types.is_integer_dtype(chunk.frame[c]))
             self.show("checking", chunk.start + len(chunk.frame), self.source.rows)
-            types = chunk.frame.dtypes
+        return Look(blank, modelled, gaps, whole)
+
+    def _fields(self, frame: pd.DataFrame) -> list[tuple[Any, Field]]:
+        if not self.fields:
+            labels = {str(c): c for c in frame.columns}
+            schema = self.fitted.schema_
+            constant = [f for f in schema.left_out if f.kind == "constant"]  # filled with their one value
+            self.fields = [(labels[f.name], f) for f in (*schema.fields, *constant)]
+        return self.fields
+
+    def learn(self, looks: list[Look]) -> None:
+        """Take what was found in all rows."""
+        if not self.fields:
+            self._fields(next(iter(self.source.chunks(self.rows))).frame)
+        self.blank = sum(look.blank for look in looks)
+        self.modelled = {
+            label: sum(look.modelled.get(label, 0) for look in looks) for label, _ in self.fields
+        }
+        whole = frozenset[Any]().union(*(look.whole for look in looks))
         for label, known in self.fields:
             if not self.modelled[label]:
                 continue
@@ -83,7 +111,7 @@ class Filling:
                 typed = not pa.types.is_null(self.source.schema.field(str(label)).type)
             if not typed:
                 self.untyped.add(label)
-            elif pd.api.types.is_integer_dtype(types[label]) and _fractional(known):
+            elif label in whole and _fractional(known):
                 self.widened.add(label)
 
     def write(self, output: str) -> None:

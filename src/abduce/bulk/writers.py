@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from abduce.bulk.halving import by_halves
-from abduce.bulk.streaming import GROUP, Filling
+from abduce.bulk.streaming import GROUP, Filling, Look, check_rows
 from abduce.data import streams
 from abduce.data.files import atomic
 from abduce.data.located import Shard
@@ -73,16 +74,40 @@ class GroupedAnswers:
 
 
 class Writer(abc.ABC):
-    """What answers files and writes them to their ``targets``; ``told`` the row that it has come to.  It can be pickled, and
-    then is silent."""
+    """What looks through files and then answers them, to ``targets``; ``told`` what it does, and the row that it has come to.
+    It can be pickled, and then is silent."""
 
-    def __init__(self, source: Shards):
-        self.source = source
+    def __init__(self, source: Shards, fitted: Any):
+        self.source, self.fitted = source, fitted
         self.targets: dict[int, Path] = {}
-        self.told: Callable[[int], Any] = _silent
+        self.told: Callable[[str, int], Any] = _silent
+        self.knows = False  # what was found in all files
 
-    def __call__(self, files: Sequence[int]) -> int:
-        """Write files by their number, one after the other; what was counted.  This is the task of a crew."""
+    def __call__(self, files: Sequence[int], looks: list[Any] | None = None) -> Any:
+        """The task of a crew: look through files by their numbers, or, told what was found in all, write the answers."""
+        if looks is None:
+            return [self.look(self.source.shards[k]) for k in files]
+        if not self.knows:
+            self.learn(looks)
+            self.knows = True
+        return self.answer(files)
+
+    @abc.abstractmethod
+    def look(self, shard: Shard) -> Any:
+        """Check every row of a file, so that one which the model does not take is found before hours are spent on others."""
+
+    @abc.abstractmethod
+    def learn(self, looks: list[Any]) -> None:
+        """Take what was found in each file."""
+
+    def check(self, shard: Shard) -> None:
+        """Look only for rows that the model does not take."""
+        for chunk in self.source.chunks_of(shard):
+            check_rows(self.fitted, self.source, chunk)
+            self.told("checking", chunk.start + len(chunk.frame))
+
+    def answer(self, files: Sequence[int]) -> int:
+        """Write files, one after the other; what was counted."""
         counted = 0
         for k in files:
             shard = self.source.shards[k]
@@ -92,7 +117,7 @@ class Writer(abc.ABC):
                 if shard.path in str(error):
                     raise
                 raise type(error)(f"{shard.path}: {error}") from error
-            self.told(shard.start + shard.rows)
+            self.told("", shard.start + shard.rows)
         return counted
 
     @abc.abstractmethod
@@ -106,18 +131,20 @@ class Writer(abc.ABC):
 class FillWriter(Writer):
     """Fill blanks; counts them."""
 
-    def __init__(self, filling: Filling):
-        super().__init__(filling.source)  # pyright: ignore[reportArgumentType]
-        self.filling = filling
-        counts = [
-            sum(n for start, n in filling.gaps.items() if s.start <= start < s.start + s.rows)
-            for s in self.source.shards
-        ]
-        filling.show = self._come
-        self.answers = GroupedAnswers(self.source, counts, filling.with_gaps, filling.fill)
+    def __init__(self, source: Shards, fitted: Any):
+        super().__init__(source, fitted)
+        self.filling = Filling(source, fitted, self._come)
+
+    def look(self, shard: Shard) -> Look:
+        return self.filling.look(self.source.chunks_of(shard))
+
+    def learn(self, looks: list[Look]) -> None:
+        self.filling.learn(looks)
+        counts = [look.gaps for look in looks]
+        self.answers = GroupedAnswers(self.source, counts, self.filling.with_gaps, self.filling.fill)
 
     def _come(self, title: str, row: int, rows: int) -> None:
-        self.told(row)
+        self.told(title, row)
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
         before = self.filling.filled
@@ -126,11 +153,19 @@ class FillWriter(Writer):
 
 
 class AskWriter(Writer):
-    """A row of answers for each row; counts rows."""
+    """A row of answers for each row, those that ``ask`` gets of the model; counts rows."""
 
-    def __init__(self, source: Shards, ask: Callable[[Any], pd.DataFrame]):
-        super().__init__(source)
-        self.answers = GroupedAnswers(source, [s.rows for s in source.shards], _all_rows, ask)
+    def __init__(self, source: Shards, fitted: Any, ask: Callable[[Any, Any], pd.DataFrame]):
+        super().__init__(source, fitted)
+        self.answers = GroupedAnswers(
+            source, [s.rows for s in source.shards], _all_rows, partial(ask, fitted)
+        )
+
+    def look(self, shard: Shard) -> None:
+        self.check(shard)
+
+    def learn(self, looks: list[None]) -> None:
+        pass
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
         def pieces() -> Iterator[pd.DataFrame]:
@@ -138,7 +173,7 @@ class AskWriter(Writer):
             for part in self.answers.of(k):
                 yield part
                 row += len(part)
-                self.told(row)
+                self.told("", row)
 
         streams.write(target, pieces(), swept=True)
         return shard.rows
@@ -147,9 +182,11 @@ class AskWriter(Writer):
 class CompressWriter(Writer):
     """Compress each file for itself; counts bytes."""
 
-    def __init__(self, source: Shards, fitted: Any):
-        super().__init__(source)
-        self.fitted = fitted
+    def look(self, shard: Shard) -> None:
+        self.check(shard)
+
+    def learn(self, looks: list[None]) -> None:
+        pass
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
         rows = pd.concat([chunk.frame for chunk in self.source.chunks_of(shard)], ignore_index=True)

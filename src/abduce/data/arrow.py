@@ -110,7 +110,8 @@ def arrow_writer(file: IO[bytes], schema: pa.Schema, suffix: str, first: pa.Tabl
     says."""
     writer: Any = None
     if suffix == ".parquet":
-        writer = pq.ParquetWriter(file, schema, use_dictionary=_repeating(first))
+        repeating: Any = _repeating(first)
+        writer = pq.ParquetWriter(file, schema, use_dictionary=repeating)
     else:
         writer = ipc.new_file(file, schema)
     try:
