@@ -5,7 +5,8 @@ python benchmarks/scale.py [--sizes 10000 100000 1000000] [--threads 1]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured; those of several processes also in the processes that they start.  A process that
-only loads the package says what of a time and of a peak is no data.  Rows that a fit needs: log p of 20,000 new rows under
+only loads the package says what of a time and of a peak is no data.  The picture of both by rows goes to
+docs/images/scale.png, with --quick to out/benchmarks.  Rows that a fit needs: log p of 20,000 new rows under
 mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import Report, arguments, parse, say, timed
+from common import ROOT, Report, arguments, parse, say, timed
 from streaming import MAIN, START, measured
 
 from abduce import GaussianMixture
@@ -52,6 +53,33 @@ def same(one: Path, other: Path) -> bool:
     if names != sorted(path.name for path in other.iterdir()):
         return False
     return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
+
+
+def picture(found: dict[str, dict[str, float]], path: Path) -> None:
+    """Seconds and peak memory of each model and question by rows, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    marks = dict(zip(("fit", "fill", "score"), "o^s", strict=True))
+    for colour, name in zip(("tab:blue", "tab:orange", "tab:green"), MODELS, strict=True):
+        for question, mark in marks.items():
+            known = [key.split(" | ") for key in found]
+            sizes = sorted(int(k[1]) for k in known if len(k) == 3 and k[0] == name and k[2] == question)
+            runs = [found[f"{name} | {rows} | {question}"] for rows in sizes]
+            for axis, what in zip(axes, ("seconds", "peak"), strict=True):
+                values = [run[what] for run in runs]
+                axis.plot(sizes, values, marker=mark, color=colour, label=f"{name}, {question}", lw=1, ms=4)
+    axes[1].axhline(1500, color="gray", ls=":", lw=1)
+    for axis, title in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="rows of 20 numbers", title=title)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def rows_needed(args, report: Report) -> None:
@@ -152,11 +180,12 @@ def main() -> None:
                 ["engine", "processes", "seconds", "as fast as one plain process", "the same bytes"],
                 lines,
             )
+    picture(found, ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png")
     rows_needed(args, report)
     report.remark(
         f"The package alone: {alone['seconds']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` of the "
         "pool takes a uniform sample of at most two million cells, of one Gaussian it passes over all. Every command looks "
-        "through all rows before it answers the first."
+        "through all rows before it answers the first; several processes do so together."
     )
     report.save()
 

@@ -3,8 +3,8 @@
 python benchmarks/together.py [--rows 20000] [--epochs 6]
 
 A VAE with the 784-200-200-50 tanh network on binary rows, batches of 1,000, by one process and by two that ``torchrun``
-starts, each with one thread; beside them the seconds of a step of a part of the batch alone, and of an exchange of gradients
-alone.  A step of W processes is modelled as
+starts, each with one thread; beside them the seconds of a step of a part of the batch alone, of half of it by each of two
+processes that exchange nothing, which is what two can come to here, and of an exchange of gradients alone.  A step of W processes is modelled as
 
     t(W) = c(B / W) + 2 (W − 1)/W · bytes / bandwidth + 2 (W − 1) · delay          (a ring: every process sends to the next)
 
@@ -90,15 +90,27 @@ def exchange() -> dict[str, float]:
 
 def run(processes: int, case: str, args) -> dict[str, float]:
     """A case in processes of its own; the figures of the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "found.json"
-        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-        words += [__file__, "--case", case, "--target", target, "--rows", args.rows, "--epochs", args.epochs]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([str(w) for w in words], check=True, env=environment, stdout=subprocess.DEVNULL)
-        found = json.loads(target.read_text())
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    found = started([launcher], case, args)[0]
     say(case, processes, found)
     return found
+
+
+def started(launchers: list[list], case: str, args) -> list[dict[str, float]]:
+    """A case begun at once by each of some launchers, words before this file's name; the figures of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        targets = [Path(folder) / f"found-{i}.json" for i in range(len(launchers))]
+        running = []
+        for launcher, target in zip(launchers, targets, strict=True):
+            words = [sys.executable, *launcher, __file__, "--case", case, "--target", target]
+            words += ["--rows", args.rows, "--epochs", args.epochs]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            running.append(
+                subprocess.Popen([str(w) for w in words], env=environment, stdout=subprocess.DEVNULL)
+            )
+        if any([process.wait() for process in running]):
+            sys.exit(f"case {case} failed")
+        return [json.loads(target.read_text()) for target in targets]
 
 
 def modelled(
@@ -131,6 +143,7 @@ def main() -> None:
     ]
     one, two = (statistics.median(turn[w]["step"] for turn in turns) for w in ("one", "two"))
     cost = {b: one if b == BATCH else run(1, str(b), args)["step"] for b in PARTS}
+    apart = max(found["step"] for found in started([[], []], str(BATCH // 2), args))
     times = run(2, "exchange", args)
     size = 4 * turns[0]["one"]["weights"]
     small, large = times[str(SIZES[0])], times[str(SIZES[-1])]
@@ -142,6 +155,12 @@ def main() -> None:
         [
             ["1", f"{1e3 * one:.1f}", "1.00", ""],
             ["2", f"{1e3 * two:.1f}", f"{one / two:.2f}", f"{1e3 * said:.1f}"],
+            [
+                "2 that exchange nothing, half of the rows each",
+                f"{1e3 * apart:.1f}",
+                f"{one / apart:.2f}",
+                "",
+            ],
         ],
     )
     report.table(
@@ -169,7 +188,10 @@ def main() -> None:
         header,
         lines,
     )
-    report.keep("measured", {"turns": turns, "cost": {str(b): c for b, c in cost.items()}, "exchange": times})
+    report.keep(
+        "measured",
+        {"turns": turns, "cost": {str(b): c for b, c in cost.items()}, "exchange": times, "apart": apart},
+    )
     report.remark(
         f"{turns[0]['one']['weights']:,} weights, {size / 2**20:.2f} MiB of gradients a step. Batches that grow with the "
         "machines are other batches: they need fewer, larger steps, and what that does to the model is not in this table."
