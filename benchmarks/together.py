@@ -4,7 +4,8 @@ python benchmarks/together.py [--rows 20000] [--epochs 6]
 
 A VAE with the 784-200-200-50 tanh network on binary rows, batches of 1,000, by one process and by two that ``torchrun``
 starts, each with one thread; beside them the seconds of a step of a part of the batch alone, of half of it by each of two
-processes that exchange nothing, which is what two can come to here, and of an exchange of gradients alone.  A step of W processes is modelled as
+processes that exchange nothing, which is what two can come to here, and of an exchange of gradients alone.  A step of W
+processes is modelled as
 
     t(W) = c(B / W) + 2 (W − 1)/W · bytes / bandwidth + 2 (W − 1) · delay          (a ring: every process sends to the next)
 
@@ -108,8 +109,9 @@ def started(launchers: list[list], case: str, args) -> list[dict[str, float]]:
             running.append(
                 subprocess.Popen([str(w) for w in words], env=environment, stdout=subprocess.DEVNULL)
             )
-        if any([process.wait() for process in running]):
-            sys.exit(f"case {case} failed")
+        for process in running:
+            if process.wait():
+                sys.exit(f"case {case} failed")
         return [json.loads(target.read_text()) for target in targets]
 
 
