@@ -80,6 +80,8 @@ class ShardedRun:
         missing = {k: path for k, path in targets.items() if not path.exists()}
         for path in missing.values():
             path.parent.mkdir(parents=True, exist_ok=True)
+        if not missing:
+            return 0
         writer.targets = missing
         shards = self.source.shards
         counted, done = 0, self.source.rows - sum(shards[k].rows for k in missing)

@@ -32,7 +32,7 @@ GROUP = 8192  # rows with blanks that the model fills at once: a multiple of the
 Filled = Iterator[tuple[streams.Chunk, dict[Any, Any]]]
 
 
-class Look(NamedTuple):
+class Inspection(NamedTuple):
     """What looking through some rows found: ``blank`` cells, and of them the ``modelled`` in columns of the model by their
     labels, rows with any of these (``gaps``), and the labels of columns of ``whole`` numbers."""
 
@@ -67,7 +67,7 @@ class Filling:
         if not isinstance(source, Shards):
             self.learn([self.look(source.chunks(rows))])
 
-    def look(self, chunks: Iterator[streams.Chunk]) -> Look:
+    def look(self, chunks: Iterator[streams.Chunk]) -> Inspection:
         """Check every row of chunks against the model, and count the blanks; ValueError names the column and the value."""
         blank, gaps = 0, 0
         modelled: dict[Any, int] = {}
@@ -82,7 +82,7 @@ class Filling:
             gaps += int(missing[labels].any(axis=1).sum())
             whole = frozenset(c for c in labels if pd.api.types.is_integer_dtype(chunk.frame[c]))
             self.show("checking", chunk.start + len(chunk.frame), self.source.rows)
-        return Look(blank, modelled, gaps, whole)
+        return Inspection(blank, modelled, gaps, whole)
 
     def _fields(self, frame: pd.DataFrame) -> list[tuple[Any, Field]]:
         if not self.fields:
@@ -92,7 +92,7 @@ class Filling:
             self.fields = [(labels[f.name], f) for f in (*schema.fields, *constant)]
         return self.fields
 
-    def learn(self, looks: list[Look]) -> None:
+    def learn(self, looks: list[Inspection]) -> None:
         """Take what was found in all rows."""
         if not self.fields:
             self._fields(next(iter(self.source.chunks(self.rows))).frame)

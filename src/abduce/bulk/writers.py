@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from abduce.bulk.halving import by_halves
-from abduce.bulk.streaming import GROUP, Filling, Look, check_rows
+from abduce.bulk.streaming import GROUP, Filling, Inspection, check_rows
 from abduce.data import streams
 from abduce.data.files import atomic
 from abduce.data.located import Shard
@@ -86,11 +87,31 @@ class Writer(abc.ABC):
     def __call__(self, files: Sequence[int], looks: list[Any] | None = None) -> Any:
         """The task of a crew: look through files by their numbers, or, told what was found in all, write the answers."""
         if looks is None:
-            return [self.look(self.source.shards[k]) for k in files]
+            found = []
+            for k in files:
+                with self._at(k) as shard:
+                    found.append(self.look(shard))
+            return found
         if not self.knows:
             self.learn(looks)
             self.knows = True
-        return self.answer(files)
+        counted = 0
+        for k in files:
+            with self._at(k) as shard:
+                counted += self.write(self.targets[k], k, shard)
+            self.told("", shard.start + shard.rows)
+        return counted
+
+    @contextmanager
+    def _at(self, k: int) -> Iterator[Shard]:
+        """A file by its number; an error in what is done with it names it."""
+        shard = self.source.shards[k]
+        try:
+            yield shard
+        except (ValueError, OSError) as error:
+            if shard.path in str(error):
+                raise
+            raise type(error)(f"{shard.path}: {error}") from error
 
     @abc.abstractmethod
     def look(self, shard: Shard) -> Any:
@@ -105,20 +126,6 @@ class Writer(abc.ABC):
         for chunk in self.source.chunks_of(shard):
             check_rows(self.fitted, self.source, chunk)
             self.told("checking", chunk.start + len(chunk.frame))
-
-    def answer(self, files: Sequence[int]) -> int:
-        """Write files, one after the other; what was counted."""
-        counted = 0
-        for k in files:
-            shard = self.source.shards[k]
-            try:
-                counted += self.write(self.targets[k], k, shard)
-            except (ValueError, OSError) as error:
-                if shard.path in str(error):
-                    raise
-                raise type(error)(f"{shard.path}: {error}") from error
-            self.told("", shard.start + shard.rows)
-        return counted
 
     @abc.abstractmethod
     def write(self, target: Path, k: int, shard: Shard) -> int:
@@ -135,10 +142,10 @@ class FillWriter(Writer):
         super().__init__(source, fitted)
         self.filling = Filling(source, fitted, self._come)
 
-    def look(self, shard: Shard) -> Look:
+    def look(self, shard: Shard) -> Inspection:
         return self.filling.look(self.source.chunks_of(shard))
 
-    def learn(self, looks: list[Look]) -> None:
+    def learn(self, looks: list[Inspection]) -> None:
         self.filling.learn(looks)
         counts = [look.gaps for look in looks]
         self.answers = GroupedAnswers(self.source, counts, self.filling.with_gaps, self.filling.fill)
