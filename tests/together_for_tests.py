@@ -13,6 +13,7 @@ from models_for_tests import factor_rows, generator, plain_model
 from safetensors.torch import save_file
 
 from abduce import together
+from abduce.data.schema import Schema
 from abduce.fit.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
 from abduce.fit.contrastive import NCE, ContrastiveDivergence, MinimumProbabilityFlow, PseudoLikelihood
 from abduce.fit.loop import train
@@ -24,6 +25,8 @@ from abduce.inference.gibbs import BlockGibbs
 from abduce.inference.langevin import Langevin
 from abduce.models.autoencoder import AutoencoderEnergy
 from abduce.models.boltzmann import RBMEnergy
+from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 from abduce.models.network import NetworkEnergy
 
 CELLS, EPOCHS = 6, 10  # of twenty steps each
@@ -40,6 +43,20 @@ def latent(objective, kind: str = "real", holes: bool = False, **settings) -> Ca
         x = BITS if kind == "binary" else ROWS
         mask = torch.rand(x.shape, generator=generator()) < 0.7 if holes else None
         return LatentStep(model, objective, replace(SETTINGS, **settings), len(x)), x, mask, settings
+
+    return build
+
+
+def dropping(objective, shape: tuple[int, ...] = (CELLS,), **asked) -> Callable[[], tuple]:
+    """A VAE whose networks leave out units, of rows or of images."""
+
+    def build():
+        schema = Schema.infer(ROWS.numpy().reshape(-1, *shape), "real")
+        torch.manual_seed(0)
+        choice = Choice(2, (8, 8), dropout=0.3, linear_path=False, **asked)
+        pseudo = torch.randn(24, 2 * CELLS) if asked.get("prior") == "vamp" else None
+        model = build_vae(schema, choice, pseudo=pseudo).double()
+        return LatentStep(model, objective, SETTINGS, len(ROWS)), ROWS, None, {}
 
     return build
 
@@ -84,6 +101,9 @@ CASES: dict[str, Callable[[], tuple]] = {
     "miwae": latent(MIWAE(2, 3)),
     "piwae": latent(PIWAE(2, 3)),
     "ciwae": latent(CIWAE(0.5, 4)),
+    "dropout": dropping(IWAE(3)),
+    "dropout of images": dropping(IWAE(3), (3, 2), network="conv"),
+    "dropout of pseudo-inputs": dropping(ELBO(), prior="vamp", components=24),
     "cd": energy(machine, ContrastiveDivergence(2), BlockGibbs, binary=True),
     "pcd": energy(machine, ContrastiveDivergence(1, True, 20, 0.05), BlockGibbs, binary=True),
     "cd of numbers": energy(network, ContrastiveDivergence(2), langevin),

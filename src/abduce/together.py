@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 ALONE = Place(0, 1)
-_place = ALONE  # where steps are taken now
+_place, _part = ALONE, 1  # where steps are taken now, and with how many rows of a batch
 
 
 def launched() -> Place:
@@ -72,21 +72,28 @@ def meet() -> None:
 
 
 @contextmanager
-def within(place: Place) -> Iterator[None]:
-    """Take steps as the process of this place; :data:`ALONE` works on all rows that it gets, whoever does the same."""
-    global _place
-    before, _place = _place, place
+def within(place: Place, rows: int = 1) -> Iterator[None]:
+    """Take steps as the process of this place, of so many rows; :data:`ALONE` works on all that it gets, whoever does the same."""
+    global _place, _part
+    before = _place, _part
+    _place, _part = place, rows
     try:
         yield
     finally:
-        _place = before
+        _place, _part = before
 
 
 def of_rows(draw: Callable[..., Tensor], shape: Sequence[int], axis: int, **how: Any) -> Tensor:
-    """``draw(shape, **how)``, random numbers for the rows along an axis: this process's part of those for the whole batch."""
+    """``draw(shape, **how)``, random numbers for the rows along an axis: this process's part of those for the whole batch.
+
+    The axis may hold several draws of all rows, one draw after the other.
+    """
+    if _place.count == 1:
+        return draw(list(shape), **how)
     whole = list(shape)
     whole[axis] *= _place.count
-    return mine(draw(whole, **how), axis)
+    draws = shape[axis] // _part
+    return mine(draw(whole, **how).unflatten(axis, (draws, -1)), axis + 1).flatten(axis, axis + 1)
 
 
 def total(rows: int) -> int:

@@ -42,6 +42,7 @@ from abduce.fit.optimizer import (
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
+from abduce.nets.dropout import Dropout
 from abduce.together import Place, agreed, average, launched, meet, mine, share, within
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def train(
     total, every = epochs * n_steps, max(1, epochs // 100)
     averaged = Average(step, settings.average * total)
     parts: Parts = step, optimizer, generator, averaged
-    drops = any(isinstance(module, torch.nn.Dropout) for module in step.modules())
+    drops = any(isinstance(module, Dropout) for module in step.modules())
     run, epoch = Run(), 0
 
     def descend(index: Tensor, values: Tensor, progress: float) -> Tensor:
@@ -123,7 +124,7 @@ def train(
         for gradient in gradients:
             gradient.zero_()
         try:
-            with within(place):
+            with within(place, part):
                 own = mine(index)
                 seen = None if mask is None else mask.index_select(0, own)
                 loss, value = step(values.index_select(0, own), seen, progress, generator)
@@ -140,8 +141,8 @@ def train(
     def learn(epoch: int) -> tuple[float, float]:
         """Take an epoch's steps; the means of the value and of the loss."""
         step.train()
-        if drops:  # a run that goes on from a checkpoint leaves out the same units
-            torch.manual_seed(settings.seed + epoch + epochs * place.rank)
+        if drops:  # all processes, and a run that goes on from a checkpoint, leave out the same units
+            torch.manual_seed(settings.seed + epoch)
         values = x if redraw is None else fabric.to_device(redraw(epoch))
         shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
         told = x.new_zeros(2)
