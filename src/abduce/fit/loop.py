@@ -43,7 +43,7 @@ from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
 from abduce.nets.dropout import Dropout
-from abduce.together import Place, agreed, average, launched, meet, mine, share, within
+from abduce.together import Place, agreed, average, launched, meet, mine, share, unlike, within
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -325,12 +325,12 @@ def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:
 
 
 def _check_alike(identity: dict[str, Any], place: Place) -> None:
-    """Refuse processes that were given different rows or settings: they can't train one model."""
-    if agreed(identity, place) != identity:
+    """Refuse, in all of them, processes that were given different rows or settings: they can't train one model."""
+    if others := unlike(identity, place):
         raise ValueError(
-            f"process {place.rank} of {place.count} was given other rows or other settings than the first one: all that a "
-            "launcher starts train one model together, and must be given the same X, arguments and random_state (a number, as "
-            "None draws another one in each process)"
+            f"process {', '.join(map(str, others))} of {place.count} was given other rows or other settings than the first "
+            "one: all that are launched together train one model, and must be given the same X, arguments and random_state "
+            "(a number, as None draws another one in each process)"
         )
 
 
