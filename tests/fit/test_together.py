@@ -1,4 +1,4 @@
-"""Processes that train together: the weights of one, whatever the objective, how many launchers there are, and what is killed."""
+"""Processes that train together: the weights of one, whatever the objective, however many launchers, whatever is killed."""
 
 from __future__ import annotations
 
