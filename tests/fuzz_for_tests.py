@@ -191,7 +191,7 @@ def _sounds() -> Target:
 
 KINDS = (
     *("PCA", "GaussianMixture", "LatentClasses", "Text", "Steps", "WorldModel", "Sound", "VAE"),
-    *("MixtureOfFactorAnalyzers", "Series", "Auto", "words"),
+    *("MixtureOfFactorAnalyzers", "Series", "Auto"),
 )
 
 
@@ -267,8 +267,10 @@ def _models() -> Target:
         except checkpoint.ModelFolderError:
             pass
         else:
-            found = _numbers(ask(model))
-            if not all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, known, strict=True)):
+            if type(model) is made and not all(
+                np.allclose(a, b, rtol=1e-4, atol=1e-4)
+                for a, b in zip(_numbers(ask(model)), known, strict=True)
+            ):
                 raise Defect("what passes its checksums answers otherwise")
         body = json.loads(text)  # the same with checksums that are right
         if not isinstance(body, dict):

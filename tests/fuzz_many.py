@@ -76,7 +76,7 @@ def _many(name: str, runs: int) -> None:
         atheris.Setup(
             [sys.argv[0], *limits, f"-artifact_prefix={OUT / name}/", corpus],
             lambda data: _kept(name, data),
-            custom_mutator=lambda data, size, seed: _either(atheris, name, data, size, seed),
+            custom_mutator=lambda data, size, seed: _either(atheris, name, seeds, data, size, seed),
         )
         atheris.Fuzz()
 
@@ -94,9 +94,11 @@ def _follow(atheris: Any) -> None:
             atheris.instrument_func(function)
 
 
-def _either(atheris: Any, name: str, data: bytes, size: int, seed: int) -> bytes:
-    """A change of libFuzzer's or one of ours."""
-    return atheris.Mutate(data, size) if seed % 2 else damaged(name, data, random.Random(seed))[:size]
+def _either(atheris: Any, name: str, seeds: list[bytes], data: bytes, size: int, seed: int) -> bytes:
+    """A change of libFuzzer's, or one of ours, to what there is or to a file that is whole."""
+    chance = random.Random(seed)
+    start = data if chance.random() < 0.5 else chance.choice(seeds)
+    return atheris.Mutate(data, size) if seed % 2 else damaged(name, start, chance)[:size]
 
 
 def main() -> int:
