@@ -30,6 +30,8 @@ import folders_for_tests as folders
 import numpy as np
 import pandas as pd
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 
 import abduce
 from abduce.compress.container import MAGIC, VERSION, Reader, varint
@@ -46,10 +48,12 @@ class Defect(AssertionError):
 
 
 class Target(NamedTuple):
-    """Something that reads: files that are whole, and what is asked of any bytes; ``check`` raises what reading does."""
+    """Something that reads: files that are whole, what is asked of any bytes (``check`` raises what reading does), and how
+    they are damaged."""
 
     seeds: Callable[[], list[bytes]]
     check: Callable[[bytes, Path], None]
+    damage: Callable[[bytes, random.Random], bytes] | None = None
 
 
 # ---------------------------------------------------------------- readers
@@ -185,17 +189,64 @@ def _sounds() -> Target:
 
 # ---------------------------------------------------------------- models and what they pack
 
-KINDS = ("PCA", "GaussianMixture", "LatentClasses", "Text", "Steps", "WorldModel", "Sound", "VAE")
+KINDS = (
+    *("PCA", "GaussianMixture", "LatentClasses", "Text", "Steps", "WorldModel", "Sound", "VAE"),
+    *("MixtureOfFactorAnalyzers", "Series", "Auto"),
+)
 
 
 @cache
-def _model(kind: str) -> tuple[bytes, Callable[[Any], list[Any]], list[np.ndarray]]:
+def _model(kind: str) -> tuple[bytes, type, Callable[[Any], list[Any]], list[np.ndarray]]:
     model, ask = folders.MAKERS[kind]()
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
         text, weights = ((Path(folder) / name).read_bytes() for name in ("model.json", "weights.safetensors"))
     body = json.dumps(json.loads(text)).encode()
-    return struct.pack("<BI", KINDS.index(kind), len(body)) + body + weights, ask, _numbers(ask(model))
+    return _one(KINDS.index(kind), body, weights), type(model), ask, _numbers(ask(model))
+
+
+def _one(kind: int, text: bytes, weights: bytes) -> bytes:
+    """The two files of a folder as one."""
+    return struct.pack("<BI", kind, len(text)) + text + weights
+
+
+def _files(data: bytes) -> tuple[int, bytes, bytes]:
+    kind, size = struct.unpack("<BI", data[:5])
+    return kind, data[5 : 5 + size], data[5 + size :]
+
+
+def _reworked(data: bytes, chance: random.Random) -> bytes:
+    """A folder that can be read, with other values in places of its JSON and other tensors."""
+    try:
+        kind, text, weights = _files(data)
+        body, tensors = json.loads(text), load_tensors(weights)
+    except (ValueError, struct.error, SafetensorError, RecursionError):
+        return mutated(data, chance)
+    if not isinstance(body, dict) or chance.random() < 0.3:
+        return mutated(data, chance)
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        if tensors and chance.random() < 0.4:
+            name = chance.choice(sorted(tensors))
+            other = folders.CHANGES[chance.choice(sorted(folders.CHANGES))](
+                tensors.pop(name), chance.randrange(999)
+            )
+            if other is not None:
+                tensors[chance.choice((name, name, name, *tensors))] = other.contiguous()
+        elif spots := list(folders.places(body)):
+            spot = chance.choice(spots)
+            old = _within(body, spot)
+            if isinstance(old, int | float) and not isinstance(old, bool) and chance.random() < 0.5:
+                new = chance.choice((old + 1, old - 1, -old, 2 * old, old / 2, old * 1e6, float(old)))
+            else:
+                new = chance.choice((*folders.VALUES, _within(body, chance.choice(spots))))
+            body = folders.with_change(body, spot, new)
+    return _one(kind, json.dumps(body).encode(), checkpoint.save_tensors(tensors))
+
+
+def _within(body: Any, spot: tuple) -> Any:
+    for key in spot:
+        body = body[key]
+    return body
 
 
 def _numbers(answers: list[Any]) -> list[np.ndarray]:
@@ -206,9 +257,8 @@ def _models() -> Target:
     def check(data: bytes, folder: Path) -> None:
         if len(data) < 5:
             return
-        kind, size = struct.unpack("<BI", data[:5])
-        _, ask, known = _model(KINDS[kind % len(KINDS)])
-        text, weights = data[5 : 5 + size], data[5 + size :]
+        kind, text, weights = _files(data)
+        _, made, ask, known = _model(KINDS[kind % len(KINDS)])
         (folder / "m").mkdir(exist_ok=True)
         (folder / "m" / "weights.safetensors").write_bytes(weights)
         (folder / "m" / "model.json").write_bytes(text)
@@ -217,8 +267,10 @@ def _models() -> Target:
         except checkpoint.ModelFolderError:
             pass
         else:
-            found = _numbers(ask(model))
-            if not all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, known, strict=True)):
+            if type(model) is made and not all(
+                np.allclose(a, b, rtol=1e-4, atol=1e-4)
+                for a, b in zip(_numbers(ask(model)), known, strict=True)
+            ):
                 raise Defect("what passes its checksums answers otherwise")
         body = json.loads(text)  # the same with checksums that are right
         if not isinstance(body, dict):
@@ -228,12 +280,10 @@ def _models() -> Target:
         body["sha256"] = checkpoint._digest(checkpoint._canonical(body))
         (folder / "m" / "model.json").write_text(json.dumps(body))
         model = abduce.load(folder / "m")
-        if KINDS[kind % len(KINDS)] == type(model).__name__ and not all(
-            np.isfinite(answer).all() for answer in _numbers(ask(model))
-        ):
+        if type(model) is made and not all(np.isfinite(answer).all() for answer in _numbers(ask(model))):
             raise Defect("answers that are no numbers")
 
-    return Target(lambda: [_model(kind)[0] for kind in KINDS], check)
+    return Target(lambda: [_model(kind)[0] for kind in KINDS], check, _reworked)
 
 
 @cache
@@ -309,6 +359,11 @@ TARGETS = {
 }
 
 # ---------------------------------------------------------------- inputs
+
+
+def damaged(name: str, data: bytes, chance: random.Random) -> bytes:
+    """A file of a target with something changed."""
+    return (TARGETS[name].damage or mutated)(data, chance)
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

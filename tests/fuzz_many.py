@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from fuzz_for_tests import SECONDS, TARGETS, mutated, put
+from fuzz_for_tests import SECONDS, TARGETS, damaged, put
 
 OUT = Path("out/fuzz")
 
@@ -59,7 +59,7 @@ def _many(name: str, runs: int) -> None:
         print(f"{name}: no atheris here, so by seeded random changes that know nothing of paths", flush=True)
         chance = random.Random(name)
         for _ in range(runs):
-            _kept(name, mutated(chance.choice(seeds), chance))
+            _kept(name, damaged(name, chance.choice(seeds), chance))
         return
     with tempfile.TemporaryDirectory() as corpus:
         for k, seed in enumerate(seeds):
@@ -76,7 +76,7 @@ def _many(name: str, runs: int) -> None:
         atheris.Setup(
             [sys.argv[0], *limits, f"-artifact_prefix={OUT / name}/", corpus],
             lambda data: _kept(name, data),
-            custom_mutator=lambda data, size, seed: _either(atheris, data, size, seed),
+            custom_mutator=lambda data, size, seed: _either(atheris, name, seeds, data, size, seed),
         )
         atheris.Fuzz()
 
@@ -94,9 +94,11 @@ def _follow(atheris: Any) -> None:
             atheris.instrument_func(function)
 
 
-def _either(atheris: Any, data: bytes, size: int, seed: int) -> bytes:
-    """A change of libFuzzer's or one of ours."""
-    return atheris.Mutate(data, size) if seed % 2 else mutated(data, random.Random(seed))[:size]
+def _either(atheris: Any, name: str, seeds: list[bytes], data: bytes, size: int, seed: int) -> bytes:
+    """A change of libFuzzer's, or one of ours, to what there is or to a file that is whole."""
+    chance = random.Random(seed)
+    start = data if chance.random() < 0.5 else chance.choice(seeds)
+    return atheris.Mutate(data, size) if seed % 2 else damaged(name, start, chance)[:size]
 
 
 def main() -> int:

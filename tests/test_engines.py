@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from engines_for_tests import NEEDS_PROC, workers_of
 
 import abduce
 from abduce import engines
@@ -167,30 +168,18 @@ def succeed(process):
     assert process.returncode == 0, error
 
 
-def children(pid: int) -> list[int]:
-    """Processes that a process spawned which do work, oldest first."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        try:
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory):
+    """What one process writes."""
     target = tmp_path_factory.mktemp("undisturbed") / "out"
-    process = running(world, target)
-    succeed(process)
+    abduce.answer_files(abduce.load(world / "model"), "fill", world / "data", target)
     return files_of(target)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@NEEDS_PROC
 def test_a_killed_worker_costs_nothing_but_time(world, tmp_path, undisturbed):
     process = running(world, tmp_path / "out")
-    while not (workers := children(process.pid)) and process.poll() is None:
+    while not (workers := workers_of(process.pid)) and process.poll() is None:
         time.sleep(0.01)
     assert workers
     os.kill(workers[0], signal.SIGKILL)
@@ -198,10 +187,10 @@ def test_a_killed_worker_costs_nothing_but_time(world, tmp_path, undisturbed):
     assert files_of(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@NEEDS_PROC
 def test_a_killed_run_leaves_no_process_and_goes_on(world, tmp_path, undisturbed):
     process = running(world, tmp_path / "out")
-    while not (workers := children(process.pid)) and process.poll() is None:
+    while not (workers := workers_of(process.pid)) and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     process.wait()

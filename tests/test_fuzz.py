@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from fuzz_for_tests import TARGETS, mutated, put
+from fuzz_for_tests import TARGETS, damaged, put
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +16,7 @@ def test_a_length_beyond_all_memory_is_an_error():
     """Of a chunk of a PNG, which Pillow reads with its length alone."""
     png = TARGETS["images"].seeds()[0]
     place = png.index(b"IDAT") - 4
-    damaged = png[:place] + struct.pack(">I", 2**32 - 1) + png[place + 4 :]
-    assert not put("images", damaged)
+    assert not put("images", png[:place] + struct.pack(">I", 2**32 - 1) + png[place + 4 :])
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -28,6 +27,6 @@ def test_what_is_damaged_gives_the_right_answer_or_a_clear_error(name):
     @settings(max_examples=EXAMPLES.get(name, 60), database=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(seeds), st.randoms(use_true_random=False))
     def check(seed, chance):
-        put(name, mutated(seed, chance))
+        put(name, damaged(name, seed, chance))
 
     check()

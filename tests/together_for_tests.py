@@ -1,9 +1,10 @@
-"""What one process and several train alike: ``python together_for_tests.py FOLDER CASE...``, by a launcher or without one."""
+"""What one process and several do alike, and what several refuse: a launcher runs ``together_for_tests.py FOLDER TABLE``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 from models_for_tests import factor_rows, generator, plain_model
 from safetensors.torch import save_file
 
-from abduce import together
+from abduce import VAE, cli, together
+from abduce.data.schema import Schema
 from abduce.fit.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
 from abduce.fit.contrastive import NCE, ContrastiveDivergence, MinimumProbabilityFlow, PseudoLikelihood
 from abduce.fit.loop import train
@@ -24,9 +26,11 @@ from abduce.inference.gibbs import BlockGibbs
 from abduce.inference.langevin import Langevin
 from abduce.models.autoencoder import AutoencoderEnergy
 from abduce.models.boltzmann import RBMEnergy
+from abduce.models.build import build_vae
+from abduce.models.choice import Choice
 from abduce.models.network import NetworkEnergy
 
-CELLS, EPOCHS = 6, 10  # of twenty steps each
+CELLS, EPOCHS = 6, 3  # of twenty steps each
 SETTINGS = Settings(EPOCHS, 48, learning_rate=1e-2, patience=None, device="cpu", seed=1, event_shape=(CELLS,))
 ROWS = torch.from_numpy(factor_rows(1067, CELLS))
 BITS = (ROWS > 0).to(ROWS)
@@ -40,6 +44,20 @@ def latent(objective, kind: str = "real", holes: bool = False, **settings) -> Ca
         x = BITS if kind == "binary" else ROWS
         mask = torch.rand(x.shape, generator=generator()) < 0.7 if holes else None
         return LatentStep(model, objective, replace(SETTINGS, **settings), len(x)), x, mask, settings
+
+    return build
+
+
+def dropping(objective, shape: tuple[int, ...] = (CELLS,), **asked) -> Callable[[], tuple]:
+    """A VAE whose networks leave out units, of rows or of images."""
+
+    def build():
+        schema = Schema.infer(ROWS.numpy().reshape(-1, *shape), "real")
+        torch.manual_seed(0)
+        choice = Choice(2, (8, 8), dropout=0.3, linear_path=False, **asked)
+        pseudo = torch.randn(24, 2 * CELLS) if asked.get("prior") == "vamp" else None
+        model = build_vae(schema, choice, pseudo=pseudo).double()
+        return LatentStep(model, objective, SETTINGS, len(ROWS)), ROWS, None, {}
 
     return build
 
@@ -84,6 +102,9 @@ CASES: dict[str, Callable[[], tuple]] = {
     "miwae": latent(MIWAE(2, 3)),
     "piwae": latent(PIWAE(2, 3)),
     "ciwae": latent(CIWAE(0.5, 4)),
+    "dropout": dropping(IWAE(3)),
+    "dropout of images": dropping(IWAE(3), (3, 2), network="conv"),
+    "dropout of pseudo-inputs": dropping(ELBO(), prior="vamp", components=24),
     "cd": energy(machine, ContrastiveDivergence(2), BlockGibbs, binary=True),
     "pcd": energy(machine, ContrastiveDivergence(1, True, 20, 0.05), BlockGibbs, binary=True),
     "cd of numbers": energy(network, ContrastiveDivergence(2), langevin),
@@ -105,10 +126,45 @@ def trained(case: str) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in step.state_dict().items()}
 
 
-def main(folder: str, *cases: str) -> None:
-    for case in cases:
-        rank = together.launched().rank
+def fitted(X: np.ndarray, **arguments) -> None:
+    """A fit that is refused before its first step."""
+    VAE(max_epochs=1, random_state=0, **arguments).fit(X)
+
+
+def command(method: str, output: Path, table: Path) -> list[object]:
+    """The arguments of a command that fits, and goes on where it was stopped."""
+    return [
+        "fit",
+        table,
+        "-o",
+        output,
+        "--model",
+        method,
+        "--resume",
+        *["--max-epochs", 10] * (method == "vae"),
+    ]
+
+
+REFUSED: dict[str, Callable[[], None]] = {
+    "other rows": lambda: fitted(ROWS[: 60 + together.launched().rank].numpy()),
+    "a batch of one row": lambda: fitted(ROWS[:60].numpy(), batch_size=1),
+}
+
+
+def main(folder: str, table: str) -> None:
+    """Write the weights of each case, what is said of each that is refused, and the models of a command."""
+    rank = together.launched().rank
+    for case in CASES:
         save_file(trained(case), Path(folder) / f"{case} {rank}.safetensors")
+    for case, refused in REFUSED.items():
+        try:
+            refused()
+        except ValueError as error:
+            Path(folder, f"{case} {rank}.txt").write_text(str(error))
+    for name in ("vae", "pca"):  # the second is fitted by the first process, and the other ends
+        sys.argv = ["abduce", *map(str, command(name, Path(folder) / name, Path(table)))]
+        with suppress(SystemExit):
+            cli.main()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ that answers are those of one process, to the bit; a process that dies, or is ki
 again.
 
     plain             here, one block after the other
-    processes         ``workers`` of them, spawned
+    processes         ``workers`` of them, forked from one that has imported what they need, or spawned
     ray               ``workers`` actors, on the machines of RAY_ADDRESS, or here where there is none
     ray://host:port   the cluster there; all machines must see the files by the same names
 
@@ -23,6 +23,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -31,6 +32,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from abduce.checks import check_count
@@ -164,6 +166,19 @@ def _leave_with(parent: Any) -> None:
     os._exit(1)
 
 
+def _context(origin: str) -> BaseContext:
+    """How processes are begun for a task of the module ``origin``.
+
+    To import torch takes seconds: on Linux one process does it for all that come after, and has no threads, so that a fork of
+    it is a process like a new one.  Elsewhere system libraries may not survive a fork, and each begins anew.
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch", origin])
+    return context
+
+
 def _done(parts: tuple[int, ...], more: bytes) -> bytes:
     """Do a block; tensors go as bytes, else torch would hand over memory that dies with its process."""
     assert _task is not None
@@ -178,10 +193,11 @@ def _one_thread() -> None:
 
 
 class Processes(Crew):
-    """Processes of this machine, spawned when there is work; new ones where one has died."""
+    """Processes of this machine, begun when there is work; new ones where one has died."""
 
     def __init__(self, task: Task, workers: int, hint: str):
         self.payload, self.workers, self.hint = pickle.dumps(task), workers, hint
+        self.origin = type(task).__module__
         self.pool: ProcessPoolExecutor | None = None
         self.busy = False
 
@@ -207,7 +223,7 @@ class Processes(Crew):
         """Jobs as they end, one way or the other."""
         if self.pool is None:
             count = min(self.workers, len(blocks))
-            self.pool = ProcessPoolExecutor(count, get_context("spawn"), _arm, (self.payload,))
+            self.pool = ProcessPoolExecutor(count, _context(self.origin), _arm, (self.payload,))
         jobs: dict[Future[bytes], Block] = {}
         try:
             for block in blocks:

@@ -18,13 +18,16 @@ what it got.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.nn.functional import all_gather
 
 T = TypeVar("T")
@@ -38,7 +41,7 @@ class Place(NamedTuple):
 
 
 ALONE = Place(0, 1)
-_place = ALONE  # where steps are taken now
+_place, _part = ALONE, 1  # where steps are taken now, and with how many rows of a batch
 
 
 def launched() -> Place:
@@ -53,40 +56,74 @@ def launched() -> Place:
 
 
 def meet() -> None:
-    """Tie this process to those that were launched with it, where that has not been done.
-
-    A launcher on one machine keeps one list of addresses for all its attempts, those of processes that died among them: each
-    attempt has a part of its own.  Of several machines each counts its own attempts, so that there the launcher has to do.
-    """
+    """Tie this process to those that were launched with it, where that has not been done."""
     place = launched()
     if place.count == 1 or distributed.is_initialized():
         return
     told = os.environ
-    if told.get("LOCAL_WORLD_SIZE") != told["WORLD_SIZE"]:
-        distributed.init_process_group()
-        return
     hosts = place.rank == 0 and told.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    store = TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=hosts)
-    own = PrefixStore(f"attempt {told.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    distributed.init_process_group(store=own, rank=place.rank, world_size=place.count)
+    store = TCPStore(
+        told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=hosts, timeout=default_pg_timeout
+    )
+    distributed.init_process_group(
+        store=PrefixStore(_attempt(store, place), store), rank=place.rank, world_size=place.count
+    )
+
+
+def _attempt(store: Store, place: Place) -> str:
+    """A name for this attempt to meet, the same for all that live: what those that died have written is under another one.
+
+    A launcher keeps its store for all its attempts, and those of several machines count theirs each for itself.  So the first
+    process makes up a name, all answer it by names of their own, and it is taken by those that it has heard.
+    """
+    own = uuid4().hex
+    if place.rank == 0:
+        store.set("attempt", own)
+        answers = [f"{own} {rank}" for rank in range(1, place.count)]
+        store.wait(answers)
+        store.set(f"{own} heard", " ".join(store.get(answer).decode() for answer in answers))
+        return own
+    end = time.monotonic() + default_pg_timeout.total_seconds()
+    while time.monotonic() < end:
+        attempt = store.get(
+            "attempt"
+        ).decode()  # of a first process that is dead, perhaps, until there is another
+        store.set(f"{attempt} {place.rank}", own)
+        heard = f"{attempt} heard"
+        if store.check([heard]) and own in store.get(heard).decode().split():
+            return attempt
+        time.sleep(0.05)
+    raise RuntimeError(
+        f"process {place.rank} of {place.count} was not heard by the first one for {default_pg_timeout}"
+    )
 
 
 @contextmanager
-def within(place: Place) -> Iterator[None]:
-    """Take steps as the process of this place; :data:`ALONE` works on all rows that it gets, whoever does the same."""
-    global _place
-    before, _place = _place, place
+def within(place: Place, rows: int = 1) -> Iterator[None]:
+    """Take steps as the process of this place, on so many rows of a batch.
+
+    As :data:`ALONE` it works on all that it gets, whoever does the same.
+    """
+    global _place, _part
+    before = _place, _part
+    _place, _part = place, rows
     try:
         yield
     finally:
-        _place = before
+        _place, _part = before
 
 
 def of_rows(draw: Callable[..., Tensor], shape: Sequence[int], axis: int, **how: Any) -> Tensor:
-    """``draw(shape, **how)``, random numbers for the rows along an axis: this process's part of those for the whole batch."""
+    """``draw(shape, **how)``, random numbers for the rows along an axis: this process's part of those for the whole batch.
+
+    The axis may hold several draws of all rows, one draw after the other.
+    """
+    if _place.count == 1:
+        return draw(list(shape), **how)
     whole = list(shape)
     whole[axis] *= _place.count
-    return mine(draw(whole, **how), axis)
+    draws = shape[axis] // _part
+    return mine(draw(whole, **how).unflatten(axis, (draws, -1)), axis + 1).flatten(axis, axis + 1)
 
 
 def total(rows: int) -> int:
@@ -132,3 +169,12 @@ def agreed(found: T, place: Place) -> T:
     box = [found]
     distributed.broadcast_object_list(box, 0)
     return box[0]
+
+
+def unlike(found: Any, place: Place) -> list[int]:
+    """Which processes found something else than the first one did; all of them know."""
+    if place.count == 1:
+        return []
+    alike: list[Any] = [None] * place.count
+    distributed.all_gather_object(alike, agreed(found, place) == found)
+    return [rank for rank, same in enumerate(alike) if not same]

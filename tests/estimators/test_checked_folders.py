@@ -160,3 +160,34 @@ def test_numbers_that_json_has_not(kept, tmp_path):
         (tmp_path / "m" / "model.json").write_text(text.replace(number, wrong))
         with pytest.raises(ModelFolderError, match=r"model.json is damaged"):
             abduce.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("points", "far away"),
+        ("root", "far away"),
+        ("span", "negative"),
+        ("span", "zero"),
+        ("tail", "zero"),
+        ("judges", "huge"),
+        ("judges", "negative"),
+        ("far", "negated"),
+        ("known", "negated"),
+    ],
+)
+def test_what_tells_odd_rows_is_asked_too(kept, tmp_path, name, change):
+    body, tensors, _ = kept("Auto")
+    key = f"oddness.{name}"
+    other = 1e200 * tensors[key] if change == "far away" else CHANGES[change](tensors[key], 1)
+    with pytest.raises(ModelFolderError, match=f"'{name}' holds numbers that no rows give"):
+        opened(tmp_path / "m", body, tensors | {key: other})
+
+
+def test_a_class_beyond_those_that_odd_rows_are_coded_by_is_found_by_asking(kept, tmp_path):
+    body, tensors, _ = kept("Auto")
+    place = ("model", "config", "odd", "gaussian", "config", "arrays")
+    arrays = dict(body["model"]["config"]["odd"]["gaussian"]["config"]["arrays"])
+    arrays["class.5"] = arrays.pop("class.1")
+    with pytest.raises(ModelFolderError, match="asked about a row, the model gives an error"):
+        opened(tmp_path / "m", with_change(body, place, arrays), tensors)

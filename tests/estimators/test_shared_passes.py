@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from engines_for_tests import NEEDS_PROC, workers_of
 
 from abduce import ICA, PCA, GaussianMixture, KMeans, load
 from abduce.cli import models
@@ -89,18 +89,14 @@ def test_actors_of_ray_make_it_too(world, monkeypatch):
     assert_same(alone, MAKERS["mixture"]().fit("parquet/part-*.parquet", engine="ray", workers=2))
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@NEEDS_PROC
 def test_a_killed_process_costs_nothing_but_time(world):
     killed = []
 
     def kill(record):
         if record["pass"] == 2 and not killed:
-            own = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            for child in own:
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    killed.append(int(child))
-                    os.kill(int(child), signal.SIGKILL)
-                    return
+            killed.append(workers_of(os.getpid())[0])
+            os.kill(killed[0], signal.SIGKILL)
 
     found = MAKERS["mixture"](callback=kill).fit(world / "parquet", engine="processes", workers=2)
     assert killed

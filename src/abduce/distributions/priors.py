@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from abduce.distributions.cells import LOG_2PI, standard_log_prob
 from abduce.distributions.posteriors import DiagonalNormal, FullNormal, Posterior
+from abduce.together import ALONE, within
 
 
 class Prior(Protocol):
@@ -144,7 +145,8 @@ class VampPrior(_LearnedMixture):
         self._encode = encode  # the encoder is the model's own; its weights are not kept here again
 
     def _components(self) -> DiagonalNormal | FullNormal:
-        q = self._encode(self.pseudo)
+        with within(ALONE):  # no rows of a batch, which processes share
+            q = self._encode(self.pseudo)
         if not isinstance(q, DiagonalNormal | FullNormal):
             raise TypeError(f"a VampPrior mixes Gaussian posteriors, got {type(q).__name__}")
         return q

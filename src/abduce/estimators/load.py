@@ -80,7 +80,11 @@ def _ask_rows(estimator: Any) -> list[Any]:
     answer = model.answer(seen, Effort(samples=4, seed=0, rounds=0, hmc_steps=0))
     mean = answer.mean()
     rows = schema.decode(mean.numpy(), snap=True)
-    return [answer.log_evidence, mean, schema.encode(rows)[0], estimator._units(seen)]
+    odd = []
+    if model.odd is not None:
+        model.odd.check()
+        odd = [model.odd.score(seen)]
+    return [answer.log_evidence, mean, schema.encode(rows)[0], estimator._units(seen), *odd]
 
 
 def _from_json(value: Any) -> Any:

@@ -42,7 +42,8 @@ from abduce.fit.optimizer import (
 from abduce.fit.settings import Settings
 from abduce.fit.steps import Step
 from abduce.inference.energy import Diverged
-from abduce.together import Place, agreed, average, launched, meet, mine, share, within
+from abduce.nets.dropout import Dropout
+from abduce.together import Place, agreed, average, launched, meet, mine, share, unlike, within
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -115,7 +116,7 @@ def train(
     total, every = epochs * n_steps, max(1, epochs // 100)
     averaged = Average(step, settings.average * total)
     parts: Parts = step, optimizer, generator, averaged
-    drops = any(isinstance(module, torch.nn.Dropout) for module in step.modules())
+    drops = any(isinstance(module, Dropout) for module in step.modules())
     run, epoch = Run(), 0
 
     def descend(index: Tensor, values: Tensor, progress: float) -> Tensor:
@@ -123,7 +124,7 @@ def train(
         for gradient in gradients:
             gradient.zero_()
         try:
-            with within(place):
+            with within(place, part):
                 own = mine(index)
                 seen = None if mask is None else mask.index_select(0, own)
                 loss, value = step(values.index_select(0, own), seen, progress, generator)
@@ -140,8 +141,8 @@ def train(
     def learn(epoch: int) -> tuple[float, float]:
         """Take an epoch's steps; the means of the value and of the loss."""
         step.train()
-        if drops:  # a run that goes on from a checkpoint leaves out the same units
-            torch.manual_seed(settings.seed + epoch + epochs * place.rank)
+        if drops:  # all processes, and a run that goes on from a checkpoint, leave out the same units
+            torch.manual_seed(settings.seed + epoch)
         values = x if redraw is None else fabric.to_device(redraw(epoch))
         shuffled = rows[torch.randperm(len(rows), generator=generator, device=x.device)]
         told = x.new_zeros(2)
@@ -324,12 +325,12 @@ def _keep(state: TrainingState, run: Run, epoch: int, parts: Parts) -> None:
 
 
 def _check_alike(identity: dict[str, Any], place: Place) -> None:
-    """Refuse processes that were given different rows or settings: they can't train one model."""
-    if agreed(identity, place) != identity:
+    """Refuse, in all of them, processes that were given different rows or settings: they can't train one model."""
+    if others := unlike(identity, place):
         raise ValueError(
-            f"process {place.rank} of {place.count} was given other rows or other settings than the first one: all that a "
-            "launcher starts train one model together, and must be given the same X, arguments and random_state (a number, as "
-            "None draws another one in each process)"
+            f"process {', '.join(map(str, others))} of {place.count} was given other rows or other settings than the first "
+            "one: all that are launched together train one model, and must be given the same X, arguments and random_state "
+            "(a number, as None draws another one in each process)"
         )
 
 

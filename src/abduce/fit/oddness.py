@@ -13,7 +13,7 @@ from abduce.gaussians.factor_fit import factor_mixture
 from abduce.gaussians.parzen_law import row_keys
 from abduce.models.energy_model import EnergyModel
 from abduce.models.mixture import FactorAnalyzersEnergy
-from abduce.models.oddness import Oddness
+from abduce.models.oddness import LEAST_SPAN, Oddness
 from abduce.models.transformed import Transformed
 
 FOLDS = 5
@@ -57,7 +57,7 @@ def fit_oddness(schema: Schema, values: np.ndarray, observed: np.ndarray, seed: 
     for k, rows in enumerate(others):
         part = whole[rows]
         span = part.amax(0) - part.amin(0)
-        model.span[k] = torch.where(span > 1e-9, span, 1.0)
+        model.span[k] = torch.where(span > LEAST_SPAN, span, 1.0)
         model.loc[k] = part.mean(0)
         model.root[k] = _whitening(part)
         bags = [rows[torch.from_numpy(rng.permutation(len(rows))[:size])] for _ in range(BAGS)]

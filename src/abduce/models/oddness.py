@@ -39,6 +39,11 @@ NEAR = 1e-3  # nearer than this, times √features, is the same place
 BULK = 0.9  # share of the training rows whose ranks count as they are
 LEAST = 0.1  # of the step from the median to there: the least mean excess of a tail
 SAME = 1e-9  # off a constant column by no more than a rounding error
+LEAST_TAIL = 1e-6  # nats
+LEAST_SPAN = 1e-9
+SORTED = ("keys", "far", "known", "plain")
+BOUNDED = ("span", "loc", "root", "points", "far")
+MOST = 1e60  # of what is squared and summed on the way to a distance
 
 
 class Oddness(nn.Module):
@@ -103,6 +108,20 @@ class Oddness(nn.Module):
         """What, with the ``state_dict``, builds it again."""
         inner = {"family": type(self.gaussian).__name__, "config": self.gaussian.config}
         return {"gaussian": inner, **self.shape, "seed": self.seed}
+
+    def check(self) -> None:
+        """Refuse, by ValueError, numbers that no rows give, as those of a folder that was changed: scores might be none."""
+        sound = {
+            "span": self.span > LEAST_SPAN,
+            "tail": self.tail >= LEAST_TAIL,
+            "judges": (self.judges >= 0).all() & ((self.judges.sum(1) - 1).abs() < SAME),
+        }
+        for name, numbers in self.named_buffers(recurse=False):
+            good = sound.get(name, torch.tensor(True)).all()
+            good &= name not in SORTED or (numbers.diff(dim=-1) >= 0).all()
+            good &= name not in BOUNDED or (numbers.abs() <= MOST).all()
+            if not good:
+                raise ValueError(f"oddness: {name!r} holds numbers that no rows give")
 
     # ------------------------------------------------------------------ how odd
 
@@ -220,10 +239,10 @@ class Oddness(nn.Module):
         middle, quarter, edge = (torch.quantile(self.far, q, dim=1) for q in (0.5, 0.75, BULK))
         beyond = (self.far - edge.unsqueeze(1)).clamp_min(0)
         excess = beyond.sum(1) / (beyond > 0).sum(1).clamp_min(1)
-        self.tail.copy_(torch.maximum(excess, LEAST * (edge - middle)).clamp_min(1e-6))
+        self.tail.copy_(torch.maximum(excess, LEAST * (edge - middle)).clamp_min(LEAST_TAIL))
         inner = (edge - quarter) / math.log(0.25 / (1 - BULK))
         self.known.copy_(self.surprise(found).amax(1).sort()[0])
-        straight = torch.maximum(inner, LEAST * (edge - middle)).clamp_min(1e-6)
+        straight = torch.maximum(inner, LEAST * (edge - middle)).clamp_min(LEAST_TAIL)
         self.plain.copy_(self._shares(found, straight).amax(1).sort()[0])
         return self
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abduce.nets.dropout import Dropout
 from abduce.nets.mlp import PathLayer, activation_of, zeroed
 from abduce.nets.whole import Convolution, Doubling
 
@@ -86,7 +87,7 @@ class ConvolutionalEncoder(nn.Module):
             layers.append(Convolution(before, after, stride=2))
             layers += [*_residuals(after, blocks, activation), activation_of(activation)]
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout, images=True))
         self.net = nn.Sequential(*layers)
         h, w = halvings(self.shape, len(hidden))[-1]
         self.last = nn.Linear(widths[-1] * h * w + extra, out_dim)
@@ -142,7 +143,7 @@ class ConvolutionalDecoder(nn.Module):
             if level > 1 or deep:
                 step.append(activation_of(activation))
             if level > 1 and dropout:
-                step.append(nn.Dropout(dropout))
+                step.append(Dropout(dropout, images=True))
             steps.append(nn.Sequential(*step))
         self.steps = nn.ModuleList(steps)
         self.last = Convolution(LAST, out) if deep else nn.Identity()

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from abduce.nets.dropout import Dropout
+
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU}
 
 
@@ -62,7 +64,7 @@ class MLP(nn.Module):
         for layer in linear[:-1]:
             layers += [layer, activation_of(activation)]
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
         self.net = nn.Sequential(*layers, linear[-1])
         if activation == "tanh":  # torch's own start shrinks what passes each layer of tanh by about √3
             for layer in linear[:-1]:
