@@ -191,3 +191,13 @@ def test_a_class_beyond_those_that_odd_rows_are_coded_by_is_found_by_asking(kept
     arrays["class.5"] = arrays.pop("class.1")
     with pytest.raises(ModelFolderError, match="asked about a row, the model gives an error"):
         opened(tmp_path / "m", with_change(body, place, arrays), tensors)
+
+
+def test_no_member_of_a_pool_of_series_has_a_length_of_zero(kept, tmp_path):
+    body, tensors, _ = kept("Series")
+    lengths = {"period", "lags", "steps", "stride", "horizon"}
+    found = [path for path in places(body["model"]) if path[-1] in lengths]
+    assert {path[-1] for path in found} >= {"period", "lags"}
+    for path in found:
+        with pytest.raises(ModelFolderError, match=f"{path[-1]} must be an int >= 1, got 0"):
+            opened(tmp_path / "m", with_change(body, ("model", *path), 0), tensors)

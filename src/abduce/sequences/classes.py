@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.sequences.markov import LEAST, Chains, Inferred, drawn, inferred, moves, settled
 from abduce.sequences.pool import DISTANCES, PLACES, situation
@@ -60,6 +61,8 @@ class ClassColumn(nn.Module):
 
     def __init__(self, levels: int, period: int, places: Sequence[int] = (), told: Sequence[int] = ()):
         super().__init__()
+        check_count("levels", levels)
+        check_count("period", period)
         self.levels, self.period = levels, period
         self.places, self.told = list(places), list(told)
         self.config = {"levels": levels, "period": period, "places": self.places, "told": self.told}

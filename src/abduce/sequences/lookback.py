@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from abduce.answers.answer import EFFORT, Effort
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.sequences.paths import Paths, SequenceModel
 
@@ -72,8 +73,12 @@ class Lookback(SequenceModel):
 
     def __init__(self, features: int, period: int, settings: Sequence[Sequence[float]]):
         super().__init__(features)
+        check_count("period", period)
         self.period = period
         self.settings = [Setting(int(s[0]), int(s[1]), *(float(v) for v in s[2:])) for s in settings]
+        for setting in self.settings:
+            check_count("context", setting.context)
+            check_count("level", setting.level)
         self.config = {"features": features, "period": period, "settings": [list(s) for s in self.settings]}
 
     def answer(self, seen: Seen, effort: Effort = EFFORT) -> Paths:

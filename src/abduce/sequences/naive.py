@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from abduce.answers.answer import EFFORT, Effort
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.models.model import filled
 from abduce.sequences.paths import Paths, SequenceModel
@@ -39,6 +40,7 @@ class Interpolation(SequenceModel):
 
     def __init__(self, features: int, period: int):
         super().__init__(features)
+        check_count("period", period)
         self.period, self.config = period, {"features": features, "period": period}
         self.register_buffer("step", torch.ones(features, dtype=torch.float64))
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 
 SHRINK = (0.1, 100.0)  # pseudo-observations of a phase, least and most
@@ -50,6 +51,8 @@ class Seasons(nn.Module):
 
     def __init__(self, features: int, periods: Sequence[int], own: bool):
         super().__init__()
+        for period in periods:
+            check_count("period", period)
         self.periods, self.own = [int(p) for p in periods], own
         self.config = {"features": features, "periods": self.periods, "own": own}
         for i, period in enumerate(self.periods):

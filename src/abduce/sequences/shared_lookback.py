@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from abduce.answers.answer import EFFORT, Effort
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.gaussians.em import heed
 from abduce.models.model import filled
@@ -50,8 +51,12 @@ class SharedLookback(SequenceModel):
 
     def __init__(self, features: int, horizon: int, rules: Sequence[Sequence[float]]):
         super().__init__(features)
+        check_count("horizon", horizon)
         self.horizon = horizon
         self.rules = [Rule(int(r[0]), int(r[1]), float(r[2])) for r in rules]
+        for rule in self.rules:
+            check_count("context", rule.context)
+            check_count("level", rule.level)
         self.config = {"features": features, "horizon": horizon, "rules": [list(r) for r in self.rules]}
         for i, rule in enumerate(self.rules):
             for name, shape in _shapes(rule, horizon).items():

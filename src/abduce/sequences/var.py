@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.answers.answer import EFFORT, Effort
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.gaussians.em import heed
 from abduce.models.model import filled
@@ -52,6 +53,7 @@ class VectorAutoregression(SequenceModel):
 
     def __init__(self, features: int, lags: int, given: int = 0):
         super().__init__(features)
+        check_count("lags", lags)
         self.lags, self.given = lags, given
         self.config = {"features": features, "lags": lags, "given": given}
         shapes = {

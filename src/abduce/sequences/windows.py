@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from abduce.answers.answer import EFFORT, Effort
+from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.gaussians.em import heed
 from abduce.models.model import filled
@@ -41,6 +42,8 @@ class WindowGaussian(SequenceModel):
 
     def __init__(self, features: int, steps: int, stride: int):
         super().__init__(features)
+        check_count("steps", steps)
+        check_count("stride", stride)
         self.steps, self.stride, self.memory = steps, stride, 2 * steps
         self.config = {"features": features, "steps": steps, "stride": stride}
         self.register_buffer("covariance", torch.eye(features * steps, dtype=torch.float64))
