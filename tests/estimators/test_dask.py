@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 import abduce
 
@@ -45,3 +49,32 @@ def test_partitions_are_answered_by_workers(client, name):
         lambda part: pd.Series(model.anomaly_score(part), part.index), meta=("odd", float)
     ).compute()
     np.testing.assert_allclose(odd, model.anomaly_score(rows), rtol=1e-9)
+
+
+def test_a_data_frame_of_dask_is_read_as_files_are(tmp_path, monkeypatch):
+    """Fitted to, filled, and answered into files; what was written for it has gone when that is done."""
+    (tmp_path / "between").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "between"))
+    rows = table(3000).reset_index(drop=True)
+    rows.loc[700:1400, "c"] = np.nan  # a partition without a value in a column
+    with dask.config.set({"dataframe.convert-string": False}):
+        parts = dd.from_pandas(rows, npartitions=4)
+    for model in (abduce.Auto(random_state=0, trees=False), abduce.VAE(random_state=0, max_epochs=2)):
+        fitted, other = clone(model).fit(parts), clone(model).fit(rows)
+        pd.testing.assert_frame_equal(fitted.fill(parts), other.fill(rows), check_dtype=False)
+    done = abduce.answer_files(fitted, "fill", parts, tmp_path / "out")
+    assert (done.rows, done.files) == (3000, 4)
+    found = pd.concat(
+        [pd.read_parquet(p) for p in sorted((tmp_path / "out").glob("*.parquet"))], ignore_index=True
+    )
+    pd.testing.assert_frame_equal(found, fitted.fill(rows), check_dtype=False)
+    gc.collect()
+    assert not list((tmp_path / "between").glob("abduce-*"))
+
+
+def test_what_dask_can_not_make_a_table_of_is_named():
+    odd = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [{1}, {2}, {3}, "x"]})
+    with dask.config.set({"dataframe.convert-string": False}):
+        parts = dd.from_pandas(odd, npartitions=1)
+    with pytest.raises(ValueError, match="partition 0 of a data set of dask"):
+        abduce.PCA(components=1).fit(parts)

@@ -95,3 +95,14 @@ def test_a_fit_that_ray_train_begins_again_goes_on_to_the_same_model(tmp_path):
         np.testing.assert_allclose(
             trained.model_.state_dict()[name], value, rtol=1e-6, atol=1e-6, err_msg=name
         )
+
+
+def test_a_data_set_of_ray_is_read_as_files_are():
+    rows = table()[["a", "b", "c"]]
+    data = ray.data.from_pandas([rows.iloc[750 * k : 750 * (k + 1)] for k in range(4)]).map_batches(
+        lambda b: b
+    )
+    found = abduce.GaussianMixture(components=2, random_state=0).fit(data)
+    expected = abduce.GaussianMixture(components=2, random_state=0).fit(rows)
+    np.testing.assert_array_equal(found.score_samples(rows), expected.score_samples(rows))
+    np.testing.assert_array_equal(found.fill(data).to_numpy(float), expected.fill(rows).to_numpy())

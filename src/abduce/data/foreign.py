@@ -7,6 +7,7 @@
 | polars, PyArrow, any eager frame of narwhals | pandas frame | the same, in its types |
 | list of rows | array | array |
 | a file's name, a folder, pattern or address of files, a pyarrow dataset | pandas frame | pandas frame |
+| data frame of Dask, data set of Ray | pandas frame | pandas frame |
 | list of dicts, dict of columns | pandas frame | pandas frame |
 | pandas column of dates, times of day, decimals as objects, or sparse | its plain dtype | the same |
 
@@ -26,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 
 from abduce.data.arrow import frame_of, inward, outward, table_like
+from abduce.data.partitioned import is_partitioned
 from abduce.data.shards import given
 from abduce.data.text import unchanged
 
@@ -71,8 +73,8 @@ def like(given: Any, before: Any, after: Any) -> Any:
         return after
     if isinstance(given, pd.DataFrame):
         return _like_frame(given, before, after)
-    frame = None if isinstance(given, Mapping | list | tuple) else _foreign(given)
-    if frame is None:
+    plain = isinstance(given, Mapping | list | tuple) or is_partitioned(given)
+    if plain or (frame := _foreign(given)) is None:
         return after
     table = table_like(frame.to_arrow(), before, after)
     if frame.implementation.is_pyarrow():

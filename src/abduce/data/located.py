@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from abduce.data.files import TABLES, suffix_of
+from abduce.data.partitioned import is_partitioned
 from abduce.data.streams import TableFile
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -39,7 +40,7 @@ def address_of(source: Any) -> str:
 
 def is_many(source: Any) -> bool:
     """Tell whether tables in many files are meant: an address, a pattern, a data set, or a folder with a table in it."""
-    if is_dataset(source):
+    if is_dataset(source) or is_partitioned(source):
         return True
     if not isinstance(source, str | os.PathLike):
         return False

@@ -29,6 +29,7 @@ import pyarrow as pa
 from abduce.data.fields import listing
 from abduce.data.files import Clear, suffix_of
 from abduce.data.located import Shard, address_of, is_dataset, is_many, located
+from abduce.data.partitioned import is_partitioned, name_of, spilled
 from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
 
 MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
@@ -44,8 +45,12 @@ class Shards:
     """
 
     def __init__(self, source: Any, na: Iterable[str] = (), texts: Iterable[str] = ()):
-        self.path: Any = source if is_dataset(source) else address_of(source)
         self.na, self._texts = tuple(na), set(texts)
+        self.path: Any = source
+        if parted := is_partitioned(source):
+            self.path, source = name_of(source), spilled(source, self)
+        elif not is_dataset(source):
+            self.path = address_of(source)
         self.shards = located(source)
         self.suffix = suffix_of(Path(self.shards[0].name))
         for shard in self.shards:
@@ -56,7 +61,8 @@ class Shards:
                 )
             if not shard.size:
                 raise ValueError(f"{shard.path} is empty (0 bytes)")
-        self._refuse_twice()
+        if not parted:  # partitions may well be alike
+            self._refuse_twice()
         self._look_through()
 
     # ------------------------------------------------------------ what there is
