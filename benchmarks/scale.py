@@ -1,7 +1,7 @@
 """Tables in many files: seconds and peak memory of fit, fill and score as rows grow, what a second process brings, and how
 many rows a fit needs.
 
-python benchmarks/scale.py [--sizes 10000 100000 1000000] [--threads 1]
+python benchmarks/scale.py [--sizes 10000 100000 1000000 10000000] [--threads 1]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured; those of several processes also in the processes that they start.  A process that
@@ -116,9 +116,14 @@ def rows_needed(args, report: Report) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, 1)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="rows")
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000], help="rows"
+    )
     parser.add_argument(
         "--pool-rows", type=int, default=100_000, help="rows that the pool is asked about, at most"
+    )
+    parser.add_argument(
+        "--engine-rows", type=int, default=1_000_000, help="rows that the engines are compared on"
     )
     args = parse(parser)
     sizes = [5000] if args.quick else args.sizes
@@ -157,7 +162,7 @@ def main() -> None:
         header += [f"{q}: {what}" for q in ("fit", "fill", "score") for what in ("seconds", "peak MiB")]
         report.table("As rows grow: one process", header, rows_of)
 
-        rows = sizes[-1]
+        rows = max((size for size in sizes if size <= args.engine_rows), default=sizes[0])
         engines = [("plain", 1), ("processes", 1), ("processes", 2)]
         if importlib.util.find_spec("ray"):
             engines += [("ray", 1), ("ray", 2)]
