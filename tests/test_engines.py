@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from engines_for_tests import NEEDS_PROC, workers_of
+from engines_for_tests import NEEDS_PROC, dying, failing, workers_of
 
 import abduce
 from abduce import engines
@@ -97,18 +96,6 @@ def test_answers_are_those_of_one_process_to_the_bit(
 # ---------------------------------------------------------------- what dies
 
 
-def dying(folder: str, at: int, times: int, files: Sequence[int]) -> int:
-    """Write files; file ``at`` kills its process so often."""
-    for k in files:
-        if k == at:
-            deaths = len(list(Path(folder).glob("death-*")))
-            if deaths < times:
-                Path(folder, f"death-{deaths}").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        Path(folder, f"file-{k}").touch()
-    return len(files)
-
-
 def done_by(engine, task, workers=2):
     with engines.hired(task, engines.Engine(engine, workers), "; resume") as crew:
         return list(crew.each(BLOCKS))
@@ -138,10 +125,6 @@ def test_what_dies_each_time_is_named(tmp_path, cluster, engine):
 def test_a_cluster_is_asked_for_no_more_than_it_has(tmp_path, cluster, workers):
     write = functools.partial(dying, str(tmp_path), -1, 0)
     assert sorted(done_by("ray", write, workers)) == [(block, 2) for block in BLOCKS]
-
-
-def failing(files: Sequence[int]) -> int:
-    raise OSError(28, "No space left on device", f"{files[0]}.csv")
 
 
 @pytest.mark.parametrize("engine", SEVERAL)

@@ -22,6 +22,7 @@ import abc
 import logging
 import os
 import pickle
+import pickletools
 import signal
 import sys
 import threading
@@ -166,16 +167,18 @@ def _leave_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _context(origin: str) -> BaseContext:
-    """How processes are begun for a task of the module ``origin``.
+def _context(payload: bytes) -> BaseContext:
+    """How processes are begun for a task.
 
-    To import torch takes seconds: on Linux one process does it for all that come after, and has no threads, so that a fork of
-    it is a process like a new one.  Elsewhere system libraries may not survive a fork, and each begins anew.
+    To import torch, and the modules that the task names, takes seconds: on Linux one process does it for all that come after,
+    and has no threads, so that a fork of it is a process like a new one.  Elsewhere system libraries may not survive a fork,
+    and each begins anew.
     """
     if sys.platform != "linux":
         return get_context("spawn")
+    said = {word for _, word, _ in pickletools.genops(payload) if isinstance(word, str)}
     context = get_context("forkserver")
-    context.set_forkserver_preload(["torch", origin])
+    context.set_forkserver_preload(["torch", *sorted((said & set(sys.modules)) - {"__main__"})])
     return context
 
 
@@ -197,7 +200,6 @@ class Processes(Crew):
 
     def __init__(self, task: Task, workers: int, hint: str):
         self.payload, self.workers, self.hint = pickle.dumps(task), workers, hint
-        self.origin = type(task).__module__
         self.pool: ProcessPoolExecutor | None = None
         self.busy = False
 
@@ -223,7 +225,7 @@ class Processes(Crew):
         """Jobs as they end, one way or the other."""
         if self.pool is None:
             count = min(self.workers, len(blocks))
-            self.pool = ProcessPoolExecutor(count, _context(self.origin), _arm, (self.payload,))
+            self.pool = ProcessPoolExecutor(count, _context(self.payload), _arm, (self.payload,))
         jobs: dict[Future[bytes], Block] = {}
         try:
             for block in blocks:
