@@ -7,7 +7,7 @@ that answers are those of one process, to the bit; a process that dies, or is ki
 again.
 
     plain             here, one block after the other
-    processes         ``workers`` of them, forked from one that has imported what they need, or spawned
+    processes         ``workers`` of them, spawned
     ray               ``workers`` actors, on the machines of RAY_ADDRESS, or here where there is none
     ray://host:port   the cluster there; all machines must see the files by the same names
 
@@ -22,9 +22,7 @@ import abc
 import logging
 import os
 import pickle
-import pickletools
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -33,7 +31,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from abduce.checks import check_count
@@ -167,21 +164,6 @@ def _leave_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _context(payload: bytes) -> BaseContext:
-    """How processes are begun for a task.
-
-    To import torch, and the modules that the task names, takes seconds: on Linux one process does it for all that come after,
-    and has no threads, so that a fork of it is a process like a new one.  Elsewhere system libraries may not survive a fork,
-    and each begins anew.
-    """
-    if sys.platform != "linux":
-        return get_context("spawn")
-    said = {word for _, word, _ in pickletools.genops(payload) if isinstance(word, str)}
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["torch", *sorted((said & set(sys.modules)) - {"__main__"})])
-    return context
-
-
 def _done(parts: tuple[int, ...], more: bytes) -> bytes:
     """Do a block; tensors go as bytes, else torch would hand over memory that dies with its process."""
     assert _task is not None
@@ -196,7 +178,7 @@ def _one_thread() -> None:
 
 
 class Processes(Crew):
-    """Processes of this machine, begun when there is work; new ones where one has died."""
+    """Processes of this machine, spawned when there is work; new ones where one has died."""
 
     def __init__(self, task: Task, workers: int, hint: str):
         self.payload, self.workers, self.hint = pickle.dumps(task), workers, hint
@@ -225,7 +207,7 @@ class Processes(Crew):
         """Jobs as they end, one way or the other."""
         if self.pool is None:
             count = min(self.workers, len(blocks))
-            self.pool = ProcessPoolExecutor(count, _context(self.payload), _arm, (self.payload,))
+            self.pool = ProcessPoolExecutor(count, get_context("spawn"), _arm, (self.payload,))
         jobs: dict[Future[bytes], Block] = {}
         try:
             for block in blocks:

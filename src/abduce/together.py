@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 
 ALONE = Place(0, 1)
-_place, _part = ALONE, 1  # where steps are taken now, and with how many rows of a batch
+_place, _part = ALONE, 0  # where steps are taken now, and with how many rows of a batch
 
 
 def launched() -> Place:
@@ -85,9 +85,8 @@ def _attempt(store: Store, place: Place) -> str:
         return own
     end = time.monotonic() + default_pg_timeout.total_seconds()
     while time.monotonic() < end:
-        attempt = store.get(
-            "attempt"
-        ).decode()  # of a first process that is dead, perhaps, until there is another
+        # of a first process that is dead, perhaps, until there is another
+        attempt = store.get("attempt").decode()
         store.set(f"{attempt} {place.rank}", own)
         heard = f"{attempt} heard"
         if store.check([heard]) and own in store.get(heard).decode().split():
@@ -99,8 +98,8 @@ def _attempt(store: Store, place: Place) -> str:
 
 
 @contextmanager
-def within(place: Place, rows: int = 1) -> Iterator[None]:
-    """Take steps as the process of this place, on so many rows of a batch.
+def within(place: Place, rows: int = 0) -> Iterator[None]:
+    """Take steps as the process of this place, on so many ``rows`` of a batch: 0 where random numbers are for one draw of it.
 
     As :data:`ALONE` it works on all that it gets, whoever does the same.
     """
@@ -122,7 +121,7 @@ def of_rows(draw: Callable[..., Tensor], shape: Sequence[int], axis: int, **how:
         return draw(list(shape), **how)
     whole = list(shape)
     whole[axis] *= _place.count
-    draws = shape[axis] // _part
+    draws = shape[axis] // _part if _part else 1
     return mine(draw(whole, **how).unflatten(axis, (draws, -1)), axis + 1).flatten(axis, axis + 1)
 
 

@@ -46,7 +46,7 @@ def _short(ask, folder: str, answers) -> None:
     writer.targets = {0: target}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        writer([0], [None])
+        writer([0], "answer")
     answers.put(sorted({str(w.message) for w in told if "memory" in str(w.message)}))
 
 

@@ -149,6 +149,19 @@ def test_log_slopes_are_summed_over_observed_columns():
     np.testing.assert_array_equal(over_observed(np.arange(6.0).reshape(3, 2), observed), [0, 5, 0])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_sum_of_log_slopes_does_not_depend_on_how_many_rows_there_are(order):
+    rng = np.random.default_rng(0)
+    slope, observed = np.asarray(rng.normal(size=(500, 19)), order=order), rng.random((500, 19)) < 0.8
+    for slopes in (slope, slope[0]):
+        whole = over_observed(slopes, observed)
+        each = [
+            over_observed(slopes[i : i + 1] if slopes.ndim > 1 else slopes, observed[i : i + 1])[0]
+            for i in range(500)
+        ]
+        np.testing.assert_array_equal(whole, each)
+
+
 def test_scores_of_columns_stand_side_by_side():
     some = [
         NormalScores.of(RNG.normal(size=30)),

@@ -68,6 +68,8 @@ def test_a_data_frame_of_dask_is_read_as_files_are(tmp_path, monkeypatch):
         [pd.read_parquet(p) for p in sorted((tmp_path / "out").glob("*.parquet"))], ignore_index=True
     )
     pd.testing.assert_frame_equal(found, fitted.fill(rows), check_dtype=False)
+    assert len(list((tmp_path / "between").glob("abduce-*"))) == 1  # for all that was asked
+    del parts
     gc.collect()
     assert not list((tmp_path / "between").glob("abduce-*"))
 
@@ -78,3 +80,23 @@ def test_what_dask_can_not_make_a_table_of_is_named():
         parts = dd.from_pandas(odd, npartitions=1)
     with pytest.raises(ValueError, match="partition 0 of a data set of dask"):
         abduce.PCA(components=1).fit(parts)
+
+
+def test_what_lies_here_is_not_shared_with_a_cluster(tmp_path):
+    with dask.config.set({"dataframe.convert-string": False}):
+        parts = dd.from_pandas(table(100)[["a", "b"]], npartitions=2)
+    model = abduce.GaussianMixture(components=1, random_state=0).fit(parts)
+    with pytest.raises(ValueError, match="engine 'ray' needs files that all its machines see"):
+        abduce.answer_files(model, "fill", parts, tmp_path / "out", engine="ray")
+    with pytest.raises(ValueError, match="engine 'ray' needs files that all its machines see"):
+        model.fit(parts, engine="ray")
+
+
+def test_partitions_without_rows_are_passed_over():
+    rows = table(400)[["a", "b"]].fillna(0.0)
+    with dask.config.set({"dataframe.convert-string": False}):
+        parts = dd.from_pandas(rows, npartitions=4)
+    few = parts[parts.index < 100]  # three partitions are empty
+    assert len(abduce.PCA(components=1, random_state=0).fit(few).fill(few)) == 100
+    with pytest.raises(ValueError, match="a data set of dask has no rows"):
+        abduce.PCA(components=1).fit(parts[parts.index < 0])

@@ -261,3 +261,20 @@ def test_one_column_is_completed_too():
     observed = some_seen(x, 0.6)
     whole = fitters.completed(x, observed)
     assert whole.std().item() == pytest.approx(x[observed].std().item(), abs=0.12)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_many_rows_are_completed_by_a_gaussian_that_has_seen_each_column(monkeypatch, constant):
+    """A column seen in 30 rows of 5,000, or the same in nearly all of them, is not drawn as if it were known."""
+    monkeypatch.setattr(fitters, "COMPLETING", 200)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(5000, 3, generator=g, dtype=torch.float64)
+    observed = torch.rand(x.shape, generator=g) < 0.8
+    if constant:
+        x[30:, 2] = 0.0
+    else:
+        observed[:, 2] = torch.arange(5000) % 170 == 3
+    drawn = fitters.completed(x, observed)
+    assert torch.equal(drawn[observed], x[observed])
+    spread = drawn[~observed[:, 2], 2].std()
+    assert spread == pytest.approx(float(x[observed[:, 2], 2].std()), rel=0.4)

@@ -66,7 +66,7 @@ def test_rows_are_conditioned_as_the_formulas_say():
 def test_a_row_has_its_value_to_the_bit_whatever_comes_along(make):
     law = make()
     seen = rows(law, n=1000)
-    assert law.each
+    assert law.rowwise
     together = law.log_prob(seen)
     for i in (0, 1, 2, 500, 999):
         assert law.log_prob(seen.rows(slice(i, i + 1))) == together[i]
@@ -83,8 +83,8 @@ def test_expected_statistics_are_those_of_factorised_patterns():
 
 def test_factors_and_precisions_say_the_same():
     law, other, seen = factors(), without(factors()), rows(factors())
-    assert law.each
-    assert not other.each
+    assert law.rowwise
+    assert not other.rowwise
     for ask in ("log_prob", "mean", "responsibilities"):
         torch.testing.assert_close(getattr(law, ask)(seen), getattr(other, ask)(seen), atol=1e-10, rtol=0)
     torch.testing.assert_close(law.points(seen, 16), other.points(seen, 16), atol=1e-9, rtol=0)
@@ -114,7 +114,7 @@ def test_what_is_nearly_singular_or_single_is_left_to_factorisations():
         is None
     )
     single = GaussianMixtureLaw(law.log_weights, law.means, narrow)
-    assert not single.each
+    assert not single.rowwise
     assert torch.isfinite(single.log_prob(rows(law))).all()
 
 

@@ -34,7 +34,7 @@ class Exact(Answer):
 
     @property
     def log_evidence(self) -> Tensor:
-        if self.law.each and self.seen.exact:
+        if self.law.rowwise and self.seen.exact:
             return self.law.log_prob(self.seen).double()
         return joined([self.law.log_prob(part)[:n] for part, n in padded_chunks(self.seen)]).double()
 

@@ -15,7 +15,8 @@ from abduce.bulk.writers import AskWriter, CompressWriter, FillWriter
 from abduce.checks import check_choice, check_number
 from abduce.data import streams
 from abduce.data.files import remove
-from abduce.data.shards import Shards, in_files
+from abduce.data.partitioned import check_seen, is_partitioned
+from abduce.data.shards import Shards, given, in_files
 from abduce.engines import Engine
 from abduce.inference.discoveries import discoveries
 
@@ -95,6 +96,7 @@ def answer_files(
     if contamination is not None:
         check_number("contamination", contamination, 0, 1)
     by = Engine.of(engine, workers)
+    check_seen(data, engine)
     source = files_for(model, data, na)
     about = {"alpha": alpha, "contamination": contamination} if question == "flag" else {}
     run = ShardedRun(source, question, model, out, resume, **about)
@@ -119,6 +121,8 @@ def files_for(model: Any, data: Any, na: Iterable[str] = ()) -> Shards:
     """The files of a table that a model is asked about; its classes of text are text in all of them."""
     if isinstance(data, Shards):
         return data
+    if is_partitioned(data) and (found := given(data)) is not None:
+        return found
     if not (isinstance(data, str | os.PathLike) or in_files(data)):
         raise ValueError(
             f"data must be a table in files, got {type(data).__name__}; of that the model itself is asked"

@@ -91,12 +91,13 @@ class ShardedRun:
         with hired(writer, engine, HINT) as crew:
             looks: dict[int, Any] = {}
             looked = 0
-            for block, found in crew.each(_blocks(list(enumerate(shards)), engine)):
+            for block, found in crew.each(_blocks(list(enumerate(shards)), engine), "look"):
                 looks |= zip(block.parts, found, strict=True)
                 looked += sum(shards[k].rows for k in block.parts)
                 show("checking", looked, rows)
             blocks = _blocks([(k, shards[k]) for k in missing], engine)
-            for block, count in crew.each(blocks, [looks[k] for k in range(len(shards))]):
+            joined = writer.joined([looks[k] for k in range(len(shards))])
+            for block, count in crew.each(blocks, "answer", joined):
                 counted += count
                 done += sum(shards[k].rows for k in block.parts)
                 show(title, done, rows)

@@ -8,7 +8,7 @@ depend on the chunks, and a second one puts its answers where the blanks are.  T
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,11 +41,22 @@ class Inspection(NamedTuple):
     gaps: int
     whole: frozenset[Any]
 
+    @classmethod
+    def joined(cls, looks: Sequence[Inspection]) -> Inspection:
+        """What was found in all."""
+        modelled: dict[Any, int] = {}
+        for look in looks:
+            for label, count in look.modelled.items():
+                modelled[label] = modelled.get(label, 0) + count
+        whole = frozenset[Any]().union(*(look.whole for look in looks))
+        return cls(sum(look.blank for look in looks), modelled, sum(look.gaps for look in looks), whole)
+
 
 class Filling:
-    """A table in a file and the model that fills it; looks through the whole file when it is made.
+    """A table in files and the model that fills it.
 
-    Many files can be looked through by many (:meth:`look`), and what all have found is then :meth:`learnt <learn>`.
+    A single file is looked through when this is made; of many files each can be, by whoever (:meth:`look`), and what was found
+    in all is then told to each (:meth:`learn`).
     ``show`` is told what is being done, how many rows are done and how many there are; ``rows`` are read at once (None: what
     suits the file).  ValueError names a column and a value that the model does not take.
     """
@@ -65,7 +76,7 @@ class Filling:
         self.widened: set[Any] = set()  # columns of whole numbers that get fractions
         self.untyped: set[Any] = set()  # columns without a value, whose type says nothing
         if not isinstance(source, Shards):
-            self.learn([self.look(source.chunks(rows))])
+            self.learn(self.look(source.chunks(rows)))
 
     def look(self, chunks: Iterator[streams.Chunk]) -> Inspection:
         """Check every row of chunks against the model, and count the blanks; ValueError names the column and the value."""
@@ -92,15 +103,12 @@ class Filling:
             self.fields = [(labels[f.name], f) for f in (*schema.fields, *constant)]
         return self.fields
 
-    def learn(self, looks: list[Inspection]) -> None:
+    def learn(self, found: Inspection) -> None:
         """Take what was found in all rows."""
         if not self.fields:
             self._fields(next(iter(self.source.chunks(self.rows))).frame)
-        self.blank = sum(look.blank for look in looks)
-        self.modelled = {
-            label: sum(look.modelled.get(label, 0) for look in looks) for label, _ in self.fields
-        }
-        whole = frozenset[Any]().union(*(look.whole for look in looks))
+        self.blank = found.blank
+        self.modelled = {label: found.modelled.get(label, 0) for label, _ in self.fields}
         for label, known in self.fields:
             if not self.modelled[label]:
                 continue
@@ -111,7 +119,7 @@ class Filling:
                 typed = not pa.types.is_null(self.source.schema.field(str(label)).type)
             if not typed:
                 self.untyped.add(label)
-            elif label in whole and _fractional(known):
+            elif label in found.whole and _fractional(known):
                 self.widened.add(label)
 
     def write(self, output: str) -> None:

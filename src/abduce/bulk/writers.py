@@ -82,19 +82,15 @@ class Writer(abc.ABC):
         self.source, self.fitted = source, fitted
         self.targets: dict[int, Path] = {}
         self.told: Callable[[str, int], Any] = _silent
-        self.knows = False  # what was found in all files
+        self._knows = False  # what was found in all files
 
-    def __call__(self, files: Sequence[int], looks: list[Any] | None = None) -> Any:
-        """The task of a crew: look through files by their numbers, or, told what was found in all, write the answers."""
-        if looks is None:
-            found = []
-            for k in files:
-                with self._at(k) as shard:
-                    found.append(self.look(shard))
-            return found
-        if not self.knows:
-            self.learn(looks)
-            self.knows = True
+    def __call__(self, files: Sequence[int], step: str, found: Any = None) -> Any:
+        """The task of a crew with files by their numbers: "look" through each, or "answer" them, told what was ``found``."""
+        if step == "look":
+            return [self._looked(k) for k in files]
+        if not self._knows:  # a process is told with each block
+            self.learn(found)
+            self._knows = True
         counted = 0
         for k in files:
             with self._at(k) as shard:
@@ -113,13 +109,21 @@ class Writer(abc.ABC):
                 raise
             raise type(error)(f"{shard.path}: {error}") from error
 
+    def _looked(self, k: int) -> Any:
+        with self._at(k) as shard:
+            return self.look(shard)
+
     @abc.abstractmethod
     def look(self, shard: Shard) -> Any:
         """Check every row of a file, so that one which the model does not take is found before hours are spent on others."""
 
     @abc.abstractmethod
-    def learn(self, looks: list[Any]) -> None:
-        """Take what was found in each file."""
+    def joined(self, looks: list[Any]) -> Any:
+        """What was found in all files, from what was in each."""
+
+    @abc.abstractmethod
+    def learn(self, found: Any) -> None:
+        """Take what was found in all files."""
 
     def check(self, shard: Shard) -> None:
         """Look only for rows that the model does not take."""
@@ -145,10 +149,13 @@ class FillWriter(Writer):
     def look(self, shard: Shard) -> Inspection:
         return self.filling.look(self.source.chunks_of(shard))
 
-    def learn(self, looks: list[Inspection]) -> None:
-        self.filling.learn(looks)
-        counts = [look.gaps for look in looks]
-        self.answers = GroupedAnswers(self.source, counts, self.filling.with_gaps, self.filling.fill)
+    def joined(self, looks: list[Inspection]) -> tuple[Inspection, list[int]]:
+        return Inspection.joined(looks), [look.gaps for look in looks]
+
+    def learn(self, found: tuple[Inspection, list[int]]) -> None:
+        whole, gaps = found
+        self.filling.learn(whole)
+        self.answers = GroupedAnswers(self.source, gaps, self.filling.with_gaps, self.filling.fill)
 
     def _come(self, title: str, row: int, rows: int) -> None:
         self.told(title, row)
@@ -171,7 +178,10 @@ class AskWriter(Writer):
     def look(self, shard: Shard) -> None:
         self.check(shard)
 
-    def learn(self, looks: list[None]) -> None:
+    def joined(self, looks: list[None]) -> None:
+        pass
+
+    def learn(self, found: None) -> None:
         pass
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
@@ -192,7 +202,10 @@ class CompressWriter(Writer):
     def look(self, shard: Shard) -> None:
         self.check(shard)
 
-    def learn(self, looks: list[None]) -> None:
+    def joined(self, looks: list[None]) -> None:
+        pass
+
+    def learn(self, found: None) -> None:
         pass
 
     def write(self, target: Path, k: int, shard: Shard) -> int:

@@ -120,9 +120,11 @@ def arrow_writer(file: IO[bytes], schema: pa.Schema, suffix: str, first: pa.Tabl
         writer.close()
 
 
-def _repeating(table: pa.Table) -> list[str]:
+def _repeating(table: pa.Table) -> list[str] | bool:
     """Columns whose values a dictionary pays for: not numbers that are nearly all different, which take ten times as long to
-    write with one, and more room."""
+    write with one, and more room.  All of them where some are lists or structures, parts of which have names of their own."""
+    if any(pa.types.is_nested(field.type) for field in table.schema):
+        return True
     some = table.slice(0, _LOOKED_AT)
     number = [pa.types.is_floating(field.type) for field in table.schema]
     return [

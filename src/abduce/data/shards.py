@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -32,6 +33,7 @@ from abduce.data.located import Shard, address_of, is_dataset, is_many, located
 from abduce.data.partitioned import is_partitioned, name_of, spilled
 from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
 
+_spilled: dict[int, Shards] = {}  # of data sets of other libraries that live, by their ids
 MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
 LEAST_ROWS = 50_000  # that it takes however wide they are
 
@@ -251,7 +253,12 @@ def given(X: Any) -> Shards | None:
     """
     if isinstance(X, Shards):
         return X
-    return Shards(X) if in_files(X) else None
+    if not is_partitioned(X):
+        return Shards(X) if in_files(X) else None
+    if id(X) not in _spilled:  # it is computed and written once, for all that is asked of it
+        _spilled[id(X)] = Shards(X)
+        weakref.finalize(X, _spilled.pop, id(X), None)
+    return _spilled[id(X)]
 
 
 def in_files(X: Any) -> bool:

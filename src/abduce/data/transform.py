@@ -390,7 +390,5 @@ def stacked(transforms: Sequence[Any]) -> Any:
 
 
 def over_observed(log_slope: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Sum log slopes over the observed columns of rows, (n,)."""
-    if log_slope.ndim == 1:
-        return observed @ np.broadcast_to(log_slope, observed.shape[1:])
-    return np.where(observed, log_slope, 0.0).sum(axis=1)
+    """Sum log slopes over the observed columns of rows, (n,), in one order however many rows there are."""
+    return np.ascontiguousarray(np.where(observed, log_slope, 0.0)).sum(axis=1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from abduce.checks import check_count, check_number
 from abduce.data.fields import Field, listing
 from abduce.data.infer import resolve_kinds
+from abduce.data.partitioned import check_seen
 from abduce.data.schema import Schema
 from abduce.data.shards import in_files
 from abduce.engines import ALONE, Engine
@@ -87,6 +88,7 @@ class EnergyEstimator(Estimator[M]):
             raise ValueError(
                 f"{name} is for tables in files, got {type(X).__name__}, which one process fits to"
             )
+        check_seen(X, engine)
         return Engine.of(engine, workers)
 
     def _check_arguments(self) -> None:

@@ -215,12 +215,26 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     n, d = x.shape
     generator = torch.Generator().manual_seed(seed)
     clean = torch.where(observed, x, 0.0)
-    some = torch.randperm(n, generator=generator)[:COMPLETING] if n > COMPLETING else slice(None)
+    some = _enough(x, observed, generator)
     with one_thread():
         path = linear.fit(
             clean[some], observed[some], max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR
         )
     return path.dense().draws(Seen(clean, observed), 1, generator)[0]
+
+
+def _enough(x: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor | slice:
+    """Rows to fit to, :data:`COMPLETING` or as many more as it takes to see each cell a hundred times, and vary."""
+    if len(x) <= COMPLETING:
+        return slice(None)
+    order, size = torch.randperm(len(x), generator=generator), COMPLETING
+    wanted = observed.sum(0).clamp_max(100)
+    while size < len(x):
+        some = order[:size]
+        if bool((observed[some].sum(0) >= wanted).all()) and bool(varying(x[some], observed[some]).all()):
+            return some
+        size *= 2
+    return slice(None)
 
 
 def _constant(x: Tensor) -> str:

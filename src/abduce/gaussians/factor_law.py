@@ -166,12 +166,12 @@ class FactorMixtureLaw(Mixture):
         for rows in slices(len(seen.y), k * max(q * q, d)):
             yield rows, self.factors(seen.rows(rows))
 
-    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
+    def given(self, seen: Seen, singly: bool = False) -> Iterator[Given]:
         if not seen.exact:
             yield from self.dense().given(seen)
             return
         y = seen.y.to(self.means)
-        shared, blocks = self._apart(seen, each)
+        shared, blocks = self._apart(seen, singly)
         for block in blocks:
             yield block.given(y)
         for rows, f in self.chunks(seen.rows(shared)):
@@ -183,15 +183,15 @@ class FactorMixtureLaw(Mixture):
             yield Given(shared[rows], f.log_joint, regress)
 
     @property
-    def each(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def rowwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._precisions is not None
 
-    def _apart(self, seen: Seen, each: bool = False) -> tuple[Tensor, Iterator[Conditioned]]:
+    def _apart(self, seen: Seen, singly: bool = False) -> tuple[Tensor, Iterator[Conditioned]]:
         """Rows that are taken by their factors, and the others given what was seen of them, found from precisions."""
         rows = torch.arange(len(seen.y), device=seen.y.device)
         if self._precisions is None:
             return rows, iter(())
-        shared, single = (rows[:0], rows) if each else apart(seen.mask)
+        shared, single = (rows[:0], rows) if singly else apart(seen.mask)
         blocks = self._precisions.given(seen.y.to(self.means)[single], seen.mask[single])
         return shared, (block._replace(rows=single[block.rows]) for block in blocks)
 

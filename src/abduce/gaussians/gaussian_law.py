@@ -70,14 +70,14 @@ class GaussianMixtureLaw(DenseMixture):
         """N(mean, covariance)."""
         return cls(mean.new_zeros(1), mean.unsqueeze(0), covariance.unsqueeze(0))
 
-    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
+    def given(self, seen: Seen, singly: bool = False) -> Iterator[Given]:
         y, mask = seen.y.to(self.means), seen.mask
         if not seen.exact:
             image, cross, _ = self._image(seen)
             for block in image._blocks(y, mask):
                 yield block.given(self.means, cross)
             return
-        shared, single = self._apart(mask, each)
+        shared, single = self._apart(mask, singly)
         if self._precisions is not None:
             for block in self._precisions.given(y[single], mask[single]):
                 yield block._replace(rows=single[block.rows]).given(y)
@@ -92,15 +92,15 @@ class GaussianMixtureLaw(DenseMixture):
             yield found._replace(rows=shared[found.rows])
 
     @property
-    def each(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def rowwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._precisions is not None
 
-    def _apart(self, mask: Tensor, each: bool = False) -> tuple[Tensor, Tensor]:
+    def _apart(self, mask: Tensor, singly: bool = False) -> tuple[Tensor, Tensor]:
         """Rows that are taken by patterns of blanks, and those that are taken one by one."""
         rows = torch.arange(len(mask), device=mask.device)
         if self._precisions is None:
             return rows, rows[:0]
-        return (rows[:0], rows) if each else apart(mask)
+        return (rows[:0], rows) if singly else apart(mask)
 
     @cached_property
     def _precisions(self) -> Precisions | None:

@@ -59,6 +59,8 @@ class GroupedMixtureLaw(DenseMixture):
 
     partial = True
 
+    rowwise = False
+
     def __init__(
         self,
         log_weights: Tensor,
@@ -89,7 +91,7 @@ class GroupedMixtureLaw(DenseMixture):
         self.members = [(group == g).nonzero().squeeze(1) for g in range(len(covariances))]
         self._roots: dict[int, Tensor] = {}
 
-    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
+    def given(self, seen: Seen, singly: bool = False) -> Iterator[Given]:
         """Each group with each pattern of blanks, for the rows that have the one and are answered by the other."""
         view = _Image(self, seen)
         kept = None if self.keep is None else view.best(seen, self.keep)

@@ -23,7 +23,7 @@ class Law(Protocol):
     """A normalised distribution over rows of D cells; a view that it does not answer raises ``Unanswerable``."""
 
     views: frozenset[str]  # names of the views that it answers
-    each: bool = False  # whether a row's log_prob is the same to the bit whatever rows come along, for any number of them
+    rowwise: bool  # whether a row's log_prob is the same to the bit whatever rows come along, for any number of them
 
     @abc.abstractmethod
     def log_prob(self, seen: Seen) -> Tensor:

@@ -61,12 +61,12 @@ class Mixture(Law, abc.ABC):
     means: Tensor
 
     @abc.abstractmethod
-    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
-        """Condition on what was seen, a block of rows at a time; ``each``: a row by itself, where the law can."""
+    def given(self, seen: Seen, singly: bool = False) -> Iterator[Given]:
+        """Condition on what was seen, a block of rows at a time; ``singly``: a row by itself, where the law can."""
 
     def log_prob(self, seen: Seen) -> Tensor:
         out = self.means.new_full((len(seen.y),), -torch.inf)
-        for block in self.given(seen, each=True):
+        for block in self.given(seen, singly=True):
             value = torch.logsumexp(block.log_joint, 1)
             out[block.rows] = torch.logaddexp(out[block.rows], value) if self.partial else value
         return out.to(seen.y)

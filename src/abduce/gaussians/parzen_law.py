@@ -68,6 +68,8 @@ class ParzenLaw(Mixture):
     tensor([[1., 1.]])
     """
 
+    rowwise = False
+
     def __init__(
         self, centres: Tensor, loadings: Tensor, noise: Tensor, bandwidth: float, keys: Tensor | None = None
     ):
@@ -171,7 +173,7 @@ class ParzenLaw(Mixture):
         for rows in slices(len(seen.y), max(4 * n, f * max(f, self.loadings.shape[1]))):
             yield rows, seen.rows(rows)
 
-    def given(self, seen: Seen, each: bool = False) -> Iterator[Given]:
+    def given(self, seen: Seen, singly: bool = False) -> Iterator[Given]:
         for rows, part in self.chunks(seen):
             if not seen.exact:
                 for block in self.shared().given(part):

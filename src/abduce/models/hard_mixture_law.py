@@ -49,7 +49,7 @@ class HardMixtureLaw:
     """
 
     views = ANY
-    each = False
+    rowwise = False
     n_draws, points, seed = 512, 2**17, 0
 
     def __init__(self, centres: Tensor, beta: float):

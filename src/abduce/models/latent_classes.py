@@ -105,7 +105,7 @@ class LatentClassLaw:
     """
 
     views = frozenset({"blanks", "flips"})
-    each = False
+    rowwise = False
 
     def __init__(self, levels: Sequence[int], log_weights: Tensor, log_p: Tensor):
         self.levels = Levels(levels)

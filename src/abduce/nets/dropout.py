@@ -32,9 +32,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        units = (
-            x.movedim(1, -1) if self.images else x
-        )  # as convolutions keep them: the planes of a pixel together
+        # as convolutions keep them: the planes of a pixel together
+        units = x.movedim(1, -1) if self.images else x
         of_a_row = units.shape[-3 if self.images else -1 :]
         shape = (x.numel() // of_a_row.numel(), *of_a_row)
         kept = of_rows(self._drawn, shape, 0, dtype=x.dtype, device=x.device).view(units.shape)
