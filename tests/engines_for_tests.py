@@ -13,22 +13,19 @@ NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="ne
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes that work for this one, oldest first: forked from the one that it has for that."""
-    return [worker for child in _children(pid) if _is_origin(child) for worker in _children(child)]
-
-
-def _children(pid: int) -> list[int]:
+    """Processes that a process spawned which do work, oldest first."""
+    found = []
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:  # it has ended
         return []
-
-
-def _is_origin(pid: int) -> bool:
-    try:
-        return b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    for child in children:
+        try:
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+        except OSError:
+            continue
+    return found
 
 
 def dying(folder: str, at: int, times: int, files: Sequence[int]) -> int:

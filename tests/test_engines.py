@@ -19,7 +19,8 @@ from engines_for_tests import NEEDS_PROC, dying, failing, workers_of
 
 import abduce
 from abduce import engines
-from abduce.bulk import answering, sharded_run
+from abduce.bulk import sharded_run
+from abduce.bulk.writers import AskWriter
 
 RAY = importlib.util.find_spec("ray") is not None
 NEEDS_RAY = pytest.mark.skipif(not RAY, reason="needs Ray: pip install 'abduce[ray]'")
@@ -222,19 +223,20 @@ def test_what_cannot_be_read_any_more_is_named(world, ask, tmp_path, small_block
     (tmp_path / "data").mkdir()
     for path in (world / "data").iterdir():
         (tmp_path / "data" / path.name).write_bytes(path.read_bytes())
-    check = answering._check
+    joined = AskWriter.joined
 
     def spoilt(*arguments):
-        check(*arguments)
+        """When all files have been looked through."""
         (tmp_path / "data" / "part-3.parquet").write_bytes(b"PAR1 no more")
+        return joined(*arguments)
 
-    monkeypatch.setattr(answering, "_check", spoilt)
+    monkeypatch.setattr(AskWriter, "joined", spoilt)
     arguments = "score", tmp_path / "data", "-m", world / "model", "-o", tmp_path / "out", "--workers", 2
     status, _, error = ask(*arguments)
     assert status == 1
     assert "part-3.parquet" in error
     (tmp_path / "data" / "part-3.parquet").write_bytes((world / "data" / "part-3.parquet").read_bytes())
-    monkeypatch.setattr(answering, "_check", check)
+    monkeypatch.setattr(AskWriter, "joined", joined)
     assert ask(*arguments, "--resume")[0] == 0
     assert ask(*arguments[:4], "-o", tmp_path / "one")[0] == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "one")

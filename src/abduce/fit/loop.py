@@ -116,7 +116,7 @@ def train(
     total, every = epochs * n_steps, max(1, epochs // 100)
     averaged = Average(step, settings.average * total)
     parts: Parts = step, optimizer, generator, averaged
-    drops = any(isinstance(module, Dropout) for module in step.modules())
+    drops = any(isinstance(module, Dropout | torch.nn.Dropout) for module in step.modules())
     run, epoch = Run(), 0
 
     def descend(index: Tensor, values: Tensor, progress: float) -> Tensor:
