@@ -139,7 +139,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
-        alone = run("the package alone", START)
+        runs_alone = [run(f"the package alone {i}", START) for i in range(3)]
+        alone = min(runs_alone, key=lambda found: found["seconds"])
         rows_of = []
         for rows in sizes:
             data = work / f"data-{rows}"

@@ -20,8 +20,8 @@ class Exact(Answer):
 
     ``represent`` makes features of complete rows; ``levels`` (D,) are the classes of each cell, 0 for a number.
 
-    Evidence runs in padded chunks of one shape, so that a row's value does not depend on its neighbours to the last bit; of
-    laws that see to this themselves, in one.
+    Evidence runs in padded chunks of one shape, so that a row's value does not depend on its neighbours to the last bit; laws
+    that are ``rowwise`` get all rows at once.
     Means take rows by the thousand, so that those with the same blanks share a factorisation; there neighbours show in the
     last bits at most.
     """

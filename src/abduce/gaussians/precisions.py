@@ -1,13 +1,13 @@
-"""Gaussians given some cells of a row, by their precisions Λ = C⁻¹: rows whose blanks are all different, a step (blanks)³.
+"""Mixtures of Gaussians given some cells of a row, found from precisions Λ = C⁻¹: for rows whose blanks are all different.
 
 For a residual r = x − μ with zeros at the blanks b, and g = Λ r,
 
     E[x_b | x_o] = μ_b − Λ_bb⁻¹ g_b,      cov[x_b | x_o] = Λ_bb⁻¹,
     log N(x_o) = −½ [rᵀ g − g_bᵀ Λ_bb⁻¹ g_b + log det C + log det Λ_bb + |o| log 2π].
 
-No pattern of blanks has to be factorised: rows with the same number of blanks are solved for at once, each with cells of its
-own, in a third to a fifth of the time (20 to 100 cells, a tenth to half of them blank).  A pattern that many rows share is
-better factorised once.  What is lost to rounding grows with the condition of C, so covariances that are nearly singular are
+No pattern of blanks has to be factorised, which costs (cells)³ each: a row costs (blanks)³, and rows with the same number of
+blanks are solved for at once, in a third to a fifth of the time (20 to 100 cells, a tenth to half of them blank).  A pattern
+that many rows share is better factorised once.  What is lost to rounding grows with the condition of C, so covariances that are nearly singular are
 left to factorisations of C_oo.
 
 Source: Lauritzen 1996, appendix C (partitioned precisions).
@@ -99,9 +99,8 @@ class Precisions:
             for part in slices(len(own), len(pull) * max(1, m * m)):
                 rows, blanks = own[part], among.view(len(own), m)[part]
                 log_joint = self.constant - 0.5 * (quadratic[rows] - m * LOG_2PI)
-                pulled = (
-                    pull[:, rows].gather(2, blanks.expand(len(pull), -1, -1)).transpose(0, 1)
-                )  # (R, K, m)
+                # Λ r at the blanks, (R, K, m)
+                pulled = pull[:, rows].gather(2, blanks.expand(len(pull), -1, -1)).transpose(0, 1)
                 if not m:
                     yield Conditioned(
                         start + rows, blanks, pulled, pulled.new_empty(*pulled.shape, 0), log_joint
