@@ -7,8 +7,8 @@ For a residual r = x − μ with zeros at the blanks b, and g = Λ r,
 
 No pattern of blanks has to be factorised, which costs (cells)³ each: a row costs (blanks)³, and rows with the same number of
 blanks are solved for at once, in a third to a fifth of the time (20 to 100 cells, a tenth to half of them blank).  A pattern
-that many rows share is better factorised once.  What is lost to rounding grows with the condition of C, so covariances that are nearly singular are
-left to factorisations of C_oo.
+that many rows share is better factorised once.  What is lost to rounding grows with the condition of C, so covariances that
+are nearly singular are left to factorisations of C_oo.
 
 Source: Lauritzen 1996, appendix C (partitioned precisions).
 """
