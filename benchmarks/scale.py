@@ -2,19 +2,22 @@
 many rows a fit needs.
 
 python benchmarks/scale.py [--sizes 10000 100000 1000000 10000000] [--threads 1]
+python benchmarks/scale.py --engines [--engine-rows 10000000]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
-process of its own, whose peak is measured; those of several processes also in the processes that they start.  A process that
-only loads the package says what of a time and of a peak is no data.  The picture of both by rows goes to
-docs/images/scale.png, with --quick to out/benchmarks.  Rows that a fit needs: log p of 20,000 new rows under
-mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
+process of its own, whose peak is measured.  A process that only loads the package says what of a time and of a peak is no
+data.  The picture of both by rows goes to docs/images/scale.png, with --quick to out/benchmarks.  With ``--engines`` only who
+works is compared.  Rows that a fit needs: log p of 20,000 new rows under mixtures fitted to more and more rows of a mixture
+of 20 in 20 columns.
 """
 
 from __future__ import annotations
 
 import filecmp
 import importlib.util
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,12 +113,47 @@ def rows_needed(args, report: Report) -> None:
             say(n, k, round(log_p, 4))
         lines.append(cells)
     header = ["rows of the fit", "1 component", "5 components", "20 components"]
-    report.table("Rows that a fit needs: log p of new rows, nats", header, lines)
+    report.table(
+        "With ``--engines`` only who works is compared.  Rows that a fit needs: log p of new rows, nats",
+        header,
+        lines,
+    )
     report.keep("rows needed", found)
+
+
+def by_engines(
+    rows: int, data: Path, work: Path, run: Callable[..., dict[str, float]], report: Report
+) -> None:
+    """A fit and fills of one Gaussian by each engine: seconds, and whether the answers have the same bytes."""
+    engines = [("plain", 1), ("processes", 2)]
+    if importlib.util.find_spec("ray"):
+        engines += [("ray", 1), ("ray", 2)]
+    name = "one Gaussian"
+    asked = {"fit": MODELS[name], "fill": ("-m", work / "fit-plain-1")}
+    for question, words in asked.items():
+        lines: list[list[str]] = []
+        before = 0.0
+        for engine, workers in engines:
+            target = work / f"{question}-{engine}-{workers}"
+            more = () if engine == "plain" else ("--engine", engine, "--workers", workers)
+            how = question, data, *words, "-o", target, "-q", *more
+            done = run(f"{name} | {rows} | {question} by {engine} {workers}", MAIN, *how)
+            before = before or done["seconds"]
+            told = "yes" if same(work / f"{question}-plain-1", target) else "NO"
+            speed = f"{before / done['seconds']:.2f}"
+            lines.append([engine, str(workers), f"{done['seconds']:.1f}", speed, told])
+            if engine != "plain":
+                shutil.rmtree(target)
+        report.table(
+            f"Who {question}s {rows:,} rows, {name}",
+            ["engine", "processes", "seconds", "as fast as one plain process", "the same bytes"],
+            lines,
+        )
 
 
 def main() -> None:
     parser = arguments(__doc__, 1)
+    parser.add_argument("--engines", action="store_true", help="compare only who works")
     parser.add_argument(
         "--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000], help="rows"
     )
@@ -127,7 +165,8 @@ def main() -> None:
     )
     args = parse(parser)
     sizes = [5000] if args.quick else args.sizes
-    report = Report("scale", "Tables in many files", args)
+    name, title = ("scale_engines", "by several processes") if args.engines else ("scale", "by rows")
+    report = Report(name, f"Tables in many files, {title}", args)
     found: dict[str, dict[str, float]] = {}
 
     def run(name: str, code: str, *words: object) -> dict[str, float]:
@@ -139,6 +178,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
+        if args.engines:
+            rows = sizes[0] if args.quick else args.engine_rows
+            tables(work / "data", rows)
+            by_engines(rows, work / "data", work, run, report)
+            report.save()
+            return
         runs_alone = [run(f"the package alone {i}", START) for i in range(3)]
         alone = min(runs_alone, key=lambda found: found["seconds"])
         rows_of = []
@@ -164,28 +209,7 @@ def main() -> None:
         report.table("As rows grow: one process", header, rows_of)
 
         rows = max((size for size in sizes if size <= args.engine_rows), default=sizes[0])
-        engines = [("plain", 1), ("processes", 1), ("processes", 2)]
-        if importlib.util.find_spec("ray"):
-            engines += [("ray", 1), ("ray", 2)]
-        asked = {"fit": MODELS["one Gaussian"], "fill": ("-m", work / f"model-{rows}-{len('one Gaussian')}")}
-        for question, words in asked.items():
-            lines: list[list[str]] = []
-            before = 0.0
-            for engine, workers in engines:
-                target = work / f"{question}-{engine}-{workers}"
-                more = () if engine == "plain" else ("--engine", engine, "--workers", workers)
-                how = question, work / f"data-{rows}", *words, "-o", target, "-q", *more
-                done = run(f"one Gaussian | {rows} | {question} by {engine} {workers}", MAIN, *how)
-                before = before or done["seconds"]
-                told = "yes" if same(work / f"{question}-plain-1", target) else "NO"
-                lines.append(
-                    [engine, str(workers), f"{done['seconds']:.1f}", f"{before / done['seconds']:.2f}", told]
-                )
-            report.table(
-                f"Who {question}s {rows:,} rows, one Gaussian",
-                ["engine", "processes", "seconds", "as fast as one plain process", "the same bytes"],
-                lines,
-            )
+        by_engines(rows, work / f"data-{rows}", work, run, report)
     picture(found, ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png")
     rows_needed(args, report)
     report.remark(
