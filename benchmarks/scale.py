@@ -155,7 +155,9 @@ def by_engines(
 
 
 def modelled(rows: int, start: float, found: dict[str, dict[str, float]], report: Report) -> None:
-    """What the measured seconds say of more machines: t(W) = start + c · rows / W + passes · 2 log₂ W · (delay + bytes / speed).
+    """What the measured seconds say of more machines.
+
+        t(W) = start + c · rows / W + passes · 2 log₂ W · (delay + bytes / speed)
 
     A fit sends the sums of a Gaussian, 8 (1 + D + D²) bytes, up a tree and parameters down; a fill sends nothing.
     """
@@ -174,8 +176,8 @@ def modelled(rows: int, start: float, found: dict[str, dict[str, float]], report
             lines.append([*cells, f"{two:.1f} s" if many == rows else ""])
     report.table("Modelled, and the share that starting is", header, lines)
     report.remark(
-        f"A process starts in {start:.1f} s; the network of the model carries 10 Gbit/s and answers in 50 µs, and disks keep up. "
-        f"{MOST_PASSES} passes. What a fit does before its passes, on a sample, is counted as if it were shared."
+        f"A process starts in {start:.1f} s; the network of the model carries 10 Gbit/s and answers in 50 µs, and disks keep "
+        f"up. {MOST_PASSES} passes, the most that a fit takes. What a fit does before its passes, on a sample, is counted as if it were shared."
     )
 
 
