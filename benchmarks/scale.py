@@ -177,7 +177,8 @@ def modelled(rows: int, start: float, found: dict[str, dict[str, float]], report
     report.table("Modelled, and the share that starting is", header, lines)
     report.remark(
         f"A process starts in {start:.1f} s; the network of the model carries 10 Gbit/s and answers in 50 µs, and disks keep "
-        f"up. {MOST_PASSES} passes, the most that a fit takes. What a fit does before its passes, on a sample, is counted as if it were shared."
+        f"up. {MOST_PASSES} passes, the most that a fit takes. What a fit does before its passes, on a sample, is counted "
+        "as if it were shared."
     )
 
 
