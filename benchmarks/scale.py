@@ -62,13 +62,13 @@ def same(one: Path, other: Path) -> bool:
 
 
 def picture(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Seconds and peak memory of each model and question by rows, both axes logarithmic."""
+    """Seconds and peak memory of each model and question by rows."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     marks = dict(zip(("fit", "fill", "score"), "o^s", strict=True))
     for colour, name in zip(("tab:blue", "tab:orange", "tab:green"), MODELS, strict=True):
         for question, mark in marks.items():
@@ -80,9 +80,10 @@ def picture(found: dict[str, dict[str, float]], path: Path) -> None:
                 axis.plot(sizes, values, marker=mark, color=colour, label=f"{name}, {question}", lw=1, ms=4)
     axes[1].axhline(1500, color="gray", ls=":", lw=1)
     for axis, title in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="rows of 20 numbers", title=title)
-    axes[0].legend(fontsize=7)
-    figure.tight_layout()
+        axis.set(xscale="log", xlabel="rows of 20 numbers", title=title)
+    axes[0].set_yscale("log")
+    axes[1].set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
