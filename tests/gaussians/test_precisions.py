@@ -95,11 +95,12 @@ def test_patterns_that_many_rows_have_are_taken_together():
     mask[: SHARED + 1, 0] = False
     mask[SHARED + 1 : 2 * SHARED, 1] = False
     mask[2 * SHARED :, 2] = torch.arange(SHARED) % 2 == 0
-    many, few = apart(mask)
+    law = mixture(d=4)
+    many, blocks = apart(law._precisions, torch.zeros(mask.shape).double(), mask)
+    few = torch.cat([block.rows for block in blocks])
     assert many.tolist() == list(range(SHARED + 1))
     assert torch.cat([many, few]).sort().values.tolist() == list(range(3 * SHARED))
-    assert not len(apart(mask[:SHARED])[0])
-    law = mixture(d=4)
+    assert not len(apart(law._precisions, torch.zeros(SHARED, 4).double(), mask[:SHARED])[0])
     seen = Seen(law.sample(3 * SHARED, torch.Generator().manual_seed(5)), mask)
     torch.testing.assert_close(law.mean(seen), without(mixture(d=4)).mean(seen), atol=1e-10, rtol=0)
 

@@ -125,12 +125,6 @@ class Writer(abc.ABC):
     def learn(self, found: Any) -> None:
         """Take what was found in all files."""
 
-    def check(self, shard: Shard) -> None:
-        """Look only for rows that the model does not take."""
-        for chunk in self.source.chunks_of(shard):
-            check_rows(self.fitted, self.source, chunk)
-            self.told("checking", chunk.start + len(chunk.frame))
-
     @abc.abstractmethod
     def write(self, target: Path, k: int, shard: Shard) -> int:
         """Write the answers about one file; a number to be summed over files."""
@@ -166,7 +160,22 @@ class FillWriter(Writer):
         return self.filling.filled - before
 
 
-class AskWriter(Writer):
+class CheckingWriter(Writer, abc.ABC):
+    """What only checks the rows that it looks through: nothing of other files matters to the answers about one."""
+
+    def look(self, shard: Shard) -> None:
+        for chunk in self.source.chunks_of(shard):
+            check_rows(self.fitted, self.source, chunk)
+            self.told("checking", chunk.start + len(chunk.frame))
+
+    def joined(self, looks: list[None]) -> None:
+        pass
+
+    def learn(self, found: None) -> None:
+        pass
+
+
+class AskWriter(CheckingWriter):
     """A row of answers for each row, those that ``ask`` gets of the model; counts rows."""
 
     def __init__(self, source: Shards, fitted: Any, ask: Callable[[Any, Any], pd.DataFrame]):
@@ -174,15 +183,6 @@ class AskWriter(Writer):
         self.answers = GroupedAnswers(
             source, [s.rows for s in source.shards], _all_rows, partial(ask, fitted)
         )
-
-    def look(self, shard: Shard) -> None:
-        self.check(shard)
-
-    def joined(self, looks: list[None]) -> None:
-        pass
-
-    def learn(self, found: None) -> None:
-        pass
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
         def pieces() -> Iterator[pd.DataFrame]:
@@ -196,17 +196,8 @@ class AskWriter(Writer):
         return shard.rows
 
 
-class CompressWriter(Writer):
+class CompressWriter(CheckingWriter):
     """Compress each file for itself; counts bytes."""
-
-    def look(self, shard: Shard) -> None:
-        self.check(shard)
-
-    def joined(self, looks: list[None]) -> None:
-        pass
-
-    def learn(self, found: None) -> None:
-        pass
 
     def write(self, target: Path, k: int, shard: Shard) -> int:
         rows = pd.concat([chunk.frame for chunk in self.source.chunks_of(shard)], ignore_index=True)

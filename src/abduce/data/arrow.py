@@ -108,10 +108,9 @@ def read_arrow(path: Path, suffix: str) -> pa.Table:
 def arrow_writer(file: IO[bytes], schema: pa.Schema, suffix: str, first: pa.Table) -> Iterator[Any]:
     """Something whose ``write_table`` writes tables to an open file, of which ``first`` is one, in the form that the suffix
     says."""
-    writer: Any = None
     if suffix == ".parquet":
         repeating: Any = _repeating(first)
-        writer = pq.ParquetWriter(file, schema, use_dictionary=repeating)
+        writer: Any = pq.ParquetWriter(file, schema, use_dictionary=repeating)
     else:
         writer = ipc.new_file(file, schema)
     try:

@@ -35,7 +35,7 @@ from abduce.gaussians.mixture import (
     slices,
     standard_normal,
 )
-from abduce.gaussians.precisions import Conditioned, Precisions, apart, may_have
+from abduce.gaussians.precisions import Precisions, apart, may_have
 
 KEPT = 2**20  # numbers that a law may keep beside its own
 FEW = 32  # patterns of blanks up to which rows are taken pattern by pattern
@@ -171,7 +171,7 @@ class FactorMixtureLaw(Mixture):
             yield from self.dense().given(seen)
             return
         y = seen.y.to(self.means)
-        shared, blocks = self._apart(seen, singly)
+        shared, blocks = apart(self._precisions, y, seen.mask, singly)
         for block in blocks:
             yield block.given(y)
         for rows, f in self.chunks(seen.rows(shared)):
@@ -185,15 +185,6 @@ class FactorMixtureLaw(Mixture):
     @property
     def rowwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._precisions is not None
-
-    def _apart(self, seen: Seen, singly: bool = False) -> tuple[Tensor, Iterator[Conditioned]]:
-        """Rows that are taken by their factors, and the others given what was seen of them, found from precisions."""
-        rows = torch.arange(len(seen.y), device=seen.y.device)
-        if self._precisions is None:
-            return rows, iter(())
-        shared, single = (rows[:0], rows) if singly else apart(seen.mask)
-        blocks = self._precisions.given(seen.y.to(self.means)[single], seen.mask[single])
-        return shared, (block._replace(rows=single[block.rows]) for block in blocks)
 
     @cached_property
     def _precisions(self) -> Precisions | None:
@@ -209,7 +200,7 @@ class FactorMixtureLaw(Mixture):
         Components are chosen systematically by their shares, each point at another quantile of its Gaussian.
         """
         out = seen.y.repeat(count, 1, 1)
-        shared, blocks = self._apart(seen)
+        shared, blocks = apart(self._precisions, seen.y.to(self.means), seen.mask)
         for block in blocks:
             chosen, nodes = choose_evenly(torch.softmax(block.log_joint, 1), count)
             row, of, place = self._pairs(chosen)

@@ -77,10 +77,9 @@ class GaussianMixtureLaw(DenseMixture):
             for block in image._blocks(y, mask):
                 yield block.given(self.means, cross)
             return
-        shared, single = self._apart(mask, singly)
-        if self._precisions is not None:
-            for block in self._precisions.given(y[single], mask[single]):
-                yield block._replace(rows=single[block.rows]).given(y)
+        shared, blocks = apart(self._precisions, y, mask, singly)
+        for block in blocks:
+            yield block.given(y)
         if bool(mask[shared].all()):
             for part in slices(len(shared), self.means.numel()):
                 rows = shared[part]
@@ -94,13 +93,6 @@ class GaussianMixtureLaw(DenseMixture):
     @property
     def rowwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._precisions is not None
-
-    def _apart(self, mask: Tensor, singly: bool = False) -> tuple[Tensor, Tensor]:
-        """Rows that are taken by patterns of blanks, and those that are taken one by one."""
-        rows = torch.arange(len(mask), device=mask.device)
-        if self._precisions is None:
-            return rows, rows[:0]
-        return (rows[:0], rows) if singly else apart(mask)
 
     @cached_property
     def _precisions(self) -> Precisions | None:
@@ -119,12 +111,11 @@ class GaussianMixtureLaw(DenseMixture):
         size, first, second = (torch.zeros_like(t) for t in (self.log_weights, self.means, self.covariances))
         k, d = self.means.shape
         log_prob = seen.y.new_empty(len(seen.y))
-        shared, single = self._apart(seen.mask)
-        y, mask = seen.y[single], seen.mask[single]
-        for block in () if self._precisions is None else self._precisions.given(y, mask):
-            log_prob[single[block.rows]] = torch.logsumexp(block.log_joint, 1)
+        shared, blocks = apart(self._precisions, seen.y, seen.mask)
+        for block in blocks:
+            log_prob[block.rows] = torch.logsumexp(block.log_joint, 1)
             r = torch.softmax(block.log_joint, 1)
-            filled = block.completed(y)
+            filled = block.completed(seen.y)
             weighted = (r.unsqueeze(2) * filled).transpose(0, 1)  # (K, R, D)
             size += r.sum(0)
             first += weighted.sum(1)

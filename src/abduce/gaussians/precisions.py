@@ -124,14 +124,20 @@ def may_have(means: Tensor) -> bool:
     return means.dtype == torch.float64 and d <= WIDEST and k * d * d <= LARGEST
 
 
-def apart(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a mask (B, D) whose pattern of blanks more than SHARED rows have, and the others.
+def apart(
+    precisions: Precisions | None, y: Tensor, mask: Tensor, singly: bool = False
+) -> tuple[Tensor, Iterator[Conditioned]]:
+    """Which rows (B, D) are better taken by their patterns of blanks, and the others, conditioned: all of them ``singly``.
 
     In a chunk of at most SHARED rows there are none of the first, so that what becomes of a row does not depend on the others.
     """
-    if len(mask) <= SHARED:
-        rows = torch.arange(len(mask), device=mask.device)
-        return rows[:0], rows
-    _, which = patterns_of(mask)
-    many = torch.bincount(which)[which] > SHARED
-    return many.nonzero().squeeze(1), (~many).nonzero().squeeze(1)
+    rows = torch.arange(len(mask), device=mask.device)
+    if precisions is None:
+        return rows, iter(())
+    many = torch.zeros_like(rows, dtype=torch.bool)
+    if len(mask) > SHARED and not singly:
+        _, which = patterns_of(mask)
+        many = torch.bincount(which)[which] > SHARED
+    single = rows[~many]
+    blocks = precisions.given(y[single], mask[single])
+    return rows[many], (block._replace(rows=single[block.rows]) for block in blocks)
