@@ -37,7 +37,8 @@ from abduce.checks import check_count
 
 ATTEMPTS = 3  # times that a block is begun before it is given up
 ENGINES = ("plain", "processes", "ray")
-BLOCKS = 8  # a process, so that none waits long for the last
+BLOCKS = 8  # a process, but for the last ones
+LAST = 2  # a process that what is left is cut into at the least, so that none waits long for the last
 MANY = 64  # processes of a cluster, for all that is known
 
 Task = Callable[..., Any]  # the parts of a block, and what a round says; what came of it
@@ -84,9 +85,19 @@ class Engine(NamedTuple):
             return cls(engine, 1)
         return cls(engine, workers or (0 if engine.startswith("ray") else os.cpu_count() or 1))
 
-    def enough(self, size: int, least: int = 1) -> int:
-        """How large a block of work of some ``size`` should be, ``least`` at least: several a process, one block for one."""
-        return size if self.workers == 1 else max(least, size // (BLOCKS * (self.workers or MANY)))
+    def enough(self, size: int, left: int, least: int = 1) -> int:
+        """How large the next block should be, of work of some ``size`` of which so much is ``left``; ``least`` at least.
+
+        All of it here; else several blocks a process, and towards the end smaller ones, so that all have done at once.
+
+        >>> several = Engine("processes", 2)
+        >>> [several.enough(160, left) for left in (160, 40, 20, 8, 1)], ALONE.enough(160, 160)
+        ([10, 10, 5, 2, 1], 160)
+        """
+        if self.name == "plain":
+            return size
+        workers = self.workers or MANY
+        return max(least, min(size // (BLOCKS * workers), left // (LAST * workers)))
 
 
 ALONE = Engine("plain", 1)  # this process

@@ -146,15 +146,16 @@ class ShardedRun:
 
 def _blocks(missing: Sequence[tuple[int, Shard]], engine: Engine) -> list[Block]:
     """Consecutive files in blocks: of several groups of rows, as those at a block's ends are answered twice."""
-    enough = engine.enough(sum(s.rows for _, s in missing), LEAST_GROUPS * GROUP)
+    size = left = sum(s.rows for _, s in missing)
     blocks: list[list[tuple[int, Shard]]] = []
-    size = 0
+    held = enough = 0
     for k, shard in missing:
-        if not blocks or size >= enough:
+        if not blocks or held >= enough:
             blocks.append([])
-            size = 0
+            held, enough = 0, engine.enough(size, left, LEAST_GROUPS * GROUP)
         blocks[-1].append((k, shard))
-        size += shard.rows
+        held += shard.rows
+        left -= shard.rows
     return [Block(tuple(k for k, _ in b), tuple(s.path for _, s in b)) for b in blocks]
 
 

@@ -93,21 +93,21 @@ class AllRows:
 def cut(source: Shards, engine: Engine) -> list[Block]:
     """Consecutive groups of rows in blocks, which end with a file where there are many, and always where files are of text.
 
-    For one process a group is a block: it goes on reading where it was.
+    Here a group is a block: one goes on reading where it was.
     """
     groups = -(-source.rows // source.chunk_rows())
-    enough = 1 if engine.workers == 1 else engine.enough(groups)
     blocks: list[list[int]] = []
     names: list[list[str]] = []
+    enough = 1
     for group in range(groups):
         path = source.shard_at(source.group_start(group)).path
         new_file = not names or names[-1][-1] != path
         full = not blocks or len(blocks[-1]) >= enough
-        if full and (
-            new_file or engine.workers == 1 or (source.schema is not None and len(blocks[-1]) >= 2 * enough)
-        ):
+        here = engine.name == "plain"
+        if full and (new_file or here or (source.schema is not None and len(blocks[-1]) >= 2 * enough)):
             blocks.append([])
             names.append([])
+            enough = 1 if here else engine.enough(groups, groups - group)
         blocks[-1].append(group)
         names[-1].append(path)
     return [Block(tuple(b), tuple(dict.fromkeys(n))) for b, n in zip(blocks, names, strict=True)]
