@@ -131,8 +131,8 @@ def rows_needed(args, report: Report) -> None:
 def by_engines(
     rows: int, data: Path, few: Path, work: Path, run: Callable[..., dict[str, float]], report: Report
 ) -> None:
-    """A fit and fills of one Gaussian by each engine: seconds, whether the answers have the same bytes, and, from what it takes
-    for ``few`` rows, what it brings once it has begun."""
+    """A fit and fills of one Gaussian by each engine: seconds, whether the answers have the same bytes, and, beyond the
+    seconds for ``few`` rows, what it brings once it has begun."""
     engines = [("plain", 1), ("processes", 2)]
     if importlib.util.find_spec("ray"):
         engines += [("ray", 1), ("ray", 2)]
