@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import chi2
 
 import abduce
 from abduce.data import shards
 from abduce.data.readers import read
+from abduce.data.schema import Schema
 from abduce.data.shards import Shards, address_of, is_many
 from abduce.data.streams import TableFile
 
@@ -59,10 +61,10 @@ def test_the_rows_and_types_are_those_of_one_file(tmp_path, suffix, cuts):
     many, one = Shards(cut(tmp_path / "many", suffix, cuts)), TableFile(tmp_path / f"one{suffix}")
     assert (many.rows, many.columns) == (one.rows, one.columns)
     pd.testing.assert_frame_equal(many.read(), read(tmp_path / f"one{suffix}"))
+    alone = Shards(tmp_path / f"one{suffix}")
     for n, seed in ((1, 0), (50, 1), (299, 2), (300, 3), (1000, 4)):
-        pd.testing.assert_frame_equal(
-            many.sample(n, seed).reset_index(drop=True), one.sample(n, seed).reset_index(drop=True)
-        )
+        for telling in (False, True):
+            pd.testing.assert_frame_equal(many.sample(n, seed, telling), alone.sample(n, seed, telling))
     starts = [chunk.start for chunk in many.chunks(70)]
     assert starts[0] == 0
     assert set(cuts[:-1]) <= set(starts)  # no chunk goes over two files
@@ -215,7 +217,10 @@ def test_files_without_rows_are_said_and_passed_over(tmp_path):
     for path in folder.glob("part-*"):
         path.unlink()
     (folder / "a.csv").write_text("n,word\n")
-    with pytest.raises(ValueError, match="no file of 1 has rows"):
+    with pytest.raises(ValueError, match=r"a\.csv has no rows"):
+        Shards(folder)
+    (folder / "b.csv").write_text("n,word\n\n")
+    with pytest.raises(ValueError, match="no file of 2 has rows"):
         Shards(folder)
 
 
@@ -251,6 +256,71 @@ def test_estimators_take_folders_names_and_data_sets(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="uniform sample of 150 of 300 rows"):
         model = abduce.ICA(random_state=3).fit(numbers)
     assert model.edge_ == abduce.ICA(random_state=3).fit(Shards(numbers).sample(150, 3)).edge_
+
+
+# ---------------------------------------------------------------- a sample
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_every_row_has_the_same_chance(tmp_path, suffix):
+    """Of 40 rows 10 are drawn 300 times: the counts follow the uniform law."""
+    put(tmp_path / f"a{suffix}", pd.DataFrame({"row": np.arange(40)}))
+    source = Shards(tmp_path / f"a{suffix}")
+    draws, rows, n = 300, 40, 10
+    counts = np.zeros(rows)
+    for seed in range(draws):
+        drawn = source.sample(n, seed)["row"].to_numpy(int)
+        assert len(set(drawn)) == n
+        counts[drawn] += 1
+    # A count has variance draws · p (1 − p); the counts' sum is fixed, which leaves rows − 1 degrees of freedom.
+    p = n / rows
+    statistic = ((counts - draws * p) ** 2).sum() / (draws * p * (1 - p)) * (rows - 1) / rows
+    assert 0.001 < chi2.sf(statistic, rows - 1) < 0.999
+
+
+def test_chunks_do_not_change_the_draw(tmp_path, monkeypatch):
+    put(tmp_path / "a.parquet", frame())
+    source = Shards(tmp_path / "a.parquet")
+    first, told = source.sample(50, 3), source.sample(50, 3, telling=True)
+    for rows in (1, 64, 90, 10_000):
+        monkeypatch.setattr(source, "_most", rows)
+        pd.testing.assert_frame_equal(source.sample(50, 3), first)
+        pd.testing.assert_frame_equal(source.sample(50, 3, telling=True), told)
+    assert not source.sample(50, 4).equals(first)
+    pd.testing.assert_frame_equal(source.sample(10**9), read(tmp_path / "a.parquet"))
+
+
+def rare(n: int = 3000) -> pd.DataFrame:
+    """Rows of which one in thousands has a class, a zero, a number below zero or a fraction that no other has."""
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"a": rng.normal(size=n), "size": np.exp(rng.normal(size=n) * 2)})
+    rows["n"] = rng.poisson(3, n).astype(float)
+    rows["word"] = rng.choice(["x", "y", "z"], n)
+    rows["change"] = np.exp(rng.normal(size=n))
+    rows.loc[1234, "word"], rows.loc[2222, "size"] = "rare", 0.0
+    rows.loc[777, "n"], rows.loc[2500, "change"] = 2.5, -1.0
+    return rows
+
+
+@pytest.mark.parametrize("cuts", [[0, 3000], [0, 1234, 1235, 3000]])
+def test_a_fit_knows_what_only_one_row_shows(tmp_path, cuts, monkeypatch):
+    monkeypatch.setattr(shards, "MOST_CELLS", 5 * 200)
+    monkeypatch.setattr(shards, "LEAST_ROWS", 100)
+    rows = rare()
+    folder = cut(tmp_path / "many", ".parquet", cuts, rows)
+    source = Shards(folder)
+    drawn = source.sample(200, 0)
+    lacking = [777, 1234, 2222, 2500]
+    assert not drawn["a"].isin(rows["a"][lacking]).any()  # by chance, with this seed
+    told = source.sample(200, 0, telling=True)
+    assert set(told["a"]) == {*drawn["a"], *rows["a"][lacking]}
+    assert told["a"].tolist() == rows["a"][rows["a"].isin(told["a"])].tolist()  # in the order of the files
+    with pytest.warns(UserWarning, match="uniform sample of 200 of 3000 rows and 4 that show what it lacks"):
+        model = abduce.Auto(components=(1,), random_state=0).fit(folder)
+    assert model.schema_.read(rows.iloc[lacking]).novel is None
+    novel = Schema.infer(drawn).read(rows.iloc[lacking]).novel
+    assert novel is not None
+    assert novel.any(1).all()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import chi2
 
 from abduce import VAE, GaussianMixture
 from abduce.bulk import streaming
@@ -123,33 +122,6 @@ class TestReading:
     def test_a_file_that_is_not_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file"):
             streams.TableFile(tmp_path / "a.csv")
-
-
-class TestSample:
-    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-    def test_every_row_has_the_same_chance(self, tmp_path, suffix):
-        """Of 40 rows 10 are drawn 300 times: the counts follow the uniform law."""
-        path = write(tmp_path / f"a{suffix}", pd.DataFrame({"row": np.arange(40)}))
-        source = streams.TableFile(path)
-        draws, rows, n = 300, 40, 10
-        counts = np.zeros(rows)
-        for seed in range(draws):
-            drawn = source.sample(n, seed, rows=7)["row"].to_numpy(int)
-            assert len(set(drawn)) == n
-            counts[drawn] += 1
-        # A count has variance draws · p (1 − p); the counts' sum is fixed, which leaves rows − 1 degrees of freedom.
-        p = n / rows
-        statistic = ((counts - draws * p) ** 2).sum() / (draws * p * (1 - p)) * (rows - 1) / rows
-        assert 0.001 < chi2.sf(statistic, rows - 1) < 0.999
-
-    def test_chunks_do_not_change_the_draw(self, vae):
-        source = streams.TableFile(vae[0])
-        first = source.sample(50, 3)
-        for rows in (1, 64, 90, 10_000):
-            pd.testing.assert_frame_equal(source.sample(50, 3, rows), first)
-        assert not source.sample(50, 4).equals(first)
-        assert first.equals(read(vae[0]).loc[first.index])
-        pd.testing.assert_frame_equal(source.sample(10**9), read(vae[0]))
 
 
 class TestFill:

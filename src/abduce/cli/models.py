@@ -180,14 +180,11 @@ def rows_to_fit(
 
     if rows not in ("auto", "all") and not (rows.isascii() and rows.isdigit() and int(rows) > 0):
         raise typer.BadParameter(f"expected a whole number above 0 or all, got {rows!r}", param_hint="--rows")
-    many, table = reading.many(data, texts), None
     passes = not rows.isdigit() and passes_over(method)
-    if many is None and streams.is_table(data) and data.is_file() and not reading.given["member"]:
-        if passes:
-            table = shards.Shards(data, reading.given["na"], texts)
-        elif rows != "all":
-            table = reading.table(data)
-    found = many or table  # looked through once
+    found = many = reading.many(data, texts)
+    one = many is None and streams.is_table(data) and data.is_file() and not reading.given["member"]
+    if one and (passes or rows != "all"):
+        found = shards.Shards(data, reading.given["na"], texts)
     most = 0 if found is None else shards.most_rows(len(found.columns))
     if passes and found is not None and found.rows > most:
         return found, found.rows, found.rows
@@ -201,10 +198,11 @@ def rows_to_fit(
             X = X[wanted] if isinstance(X, np.ndarray) else X.iloc[wanted]
     else:
         there, most = found.rows, int(rows) if rows.isdigit() else most
-        X = found.sample(most, seed) if many or there > most else read(data)
+        taken = many is not None or there > most
+        X = found.sample(most, seed, telling=rows == "auto") if taken else read(data)
     if len(X) < there:
         hint = "; --rows all takes every row" if rows == "auto" else ""
-        remark(f"fitting to a uniform sample of {len(X)} of {there} rows{hint}", quiet)
+        remark(f"fitting to {shards.sampled(len(X), most or len(X), there)}{hint}", quiet)
     return X, len(X), there
 
 

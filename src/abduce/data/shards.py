@@ -19,6 +19,7 @@ import warnings
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from abduce.data.files import Clear, suffix_of
 from abduce.data.located import Shard, address_of, is_dataset, is_many, located
 from abduce.data.partitioned import is_partitioned, name_of, spilled
 from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
+from abduce.data.contents import Contents
 
 _spilled: dict[int, Shards] = {}  # of data sets of other libraries that live, by their ids
 MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
@@ -111,7 +113,8 @@ class Shards:
             shard.start = start
         self.rows = sum(s.rows for s in self.shards)
         if not self.rows:
-            raise ValueError(f"{self.path}: no file of {len(self.shards)} has rows")
+            many = f"{self.path}: no file of {len(self.shards)} has rows"
+            raise ValueError(many if len(self.shards) > 1 else f"{self.shards[0].path} has no rows")
         if without := [s.path for s in self.shards if not s.rows]:
             shown = ", ".join(without[:5]) + f" and {len(without) - 5} more" * (len(without) > 5)
             warnings.warn(f"files without rows: {shown}", UserWarning, stacklevel=4)
@@ -219,21 +222,46 @@ class Shards:
         shard = self.shard_at(row)
         return shard.path, row - shard.start
 
+    @contextmanager
+    def placed(self, row: int) -> Iterator[None]:
+        """Say of a ValueError about rows from ``row`` on where they are."""
+        try:
+            yield
+        except ValueError as error:
+            path, place = self.where(row)
+            raise ValueError(f"{error} (rows counted from row {place} of {path})") from error
+
     def read(self) -> pd.DataFrame:
         """All rows."""
         return self._joined([chunk.frame for chunk in self.chunks()])
 
-    def sample(self, n: int, seed: int = 0) -> pd.DataFrame:
-        """Draw ``n`` different rows uniformly, as of one file with all rows: a seed draws the same, whatever the cut."""
+    def sample(self, n: int, seed: int = 0, telling: bool = False) -> pd.DataFrame:
+        """Draw ``n`` different rows uniformly, as of one file with all rows: a seed draws the same, whatever the cut.
+
+        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.contents`), so that what a column holds
+        follows from all rows.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         rng = np.random.default_rng(seed)
         wanted = np.arange(self.rows) if n >= self.rows else np.sort(rng.choice(self.rows, n, replace=False))
-        parts = []
+        telling = telling and n < self.rows
+        every, known = Contents(), Contents()
+        parts: list[pd.DataFrame] = []
+        told: list[pd.DataFrame] = []
         for chunk in self.chunks():
             low, high = np.searchsorted(wanted, [chunk.start, chunk.start + len(chunk.frame)])
+            at = wanted[low:high]
             if low < high:
-                parts.append(chunk.frame.iloc[wanted[low:high] - chunk.start])
+                parts.append(chunk.frame.iloc[at - chunk.start])
+            if telling:
+                known.add(at, chunk.frame.iloc[at - chunk.start])
+                with self.placed(chunk.start):
+                    fresh = every.add(np.arange(chunk.start, chunk.start + len(chunk.frame)), chunk.frame)
+                told.append(chunk.frame.iloc[fresh])
+        if telling:
+            more = pd.concat(told)
+            parts = [pd.concat([*parts, more.loc[every.lacking(known)]]).sort_index()]
         return self._joined(parts)
 
     def _joined(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
@@ -277,12 +305,21 @@ def to_fit(X: Any, random_state: Any, passes: bool = False) -> tuple[Any, Shards
     if source is None:
         return X, None
     most = most_rows(len(source.columns))
-    if source.rows > most and not passes:
-        warnings.warn(
-            f"fitted to a uniform sample of {most} of {source.rows} rows", UserWarning, stacklevel=4
-        )
     seed = random_state if isinstance(random_state, int) else int(np.random.default_rng().integers(2**31))
-    return source.sample(most, seed), source if passes and source.rows > most else None
+    rows = source.sample(most, seed, telling=True)
+    if source.rows > most and not passes:
+        warnings.warn(f"fitted to {sampled(len(rows), most, source.rows)}", UserWarning, stacklevel=4)
+    return rows, source if passes and source.rows > most else None
+
+
+def sampled(taken: int, most: int, rows: int) -> str:
+    """What was taken of so many rows, in words: a sample of ``most``, and what that lacks.
+
+    >>> sampled(102, 100, 5000)
+    'a uniform sample of 100 of 5000 rows and 2 that show what it lacks'
+    """
+    more = f" and {taken - most} that show what it lacks" if taken > most else ""
+    return f"a uniform sample of {min(taken, most)} of {rows} rows{more}"
 
 
 # ---------------------------------------------------------------- differences

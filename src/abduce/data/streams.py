@@ -19,7 +19,6 @@ from copy import copy
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -112,25 +111,6 @@ class TableFile:
                 frame.index = pd.RangeIndex(start, start + len(frame))
             yield Chunk(start, frame, table)
             start += len(table)
-
-    def sample(self, n: int, seed: int = 0, rows: int | None = None) -> pd.DataFrame:
-        """Draw ``n`` different rows uniformly, all sets of n alike; they stay in the order of the file.
-
-        Places are drawn first, the number of rows being known, then the file is read once; memory holds a chunk and the
-        sample.  The same seed draws the same rows, whatever the chunks.  All rows if there are no more than n.
-        """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        rng = np.random.default_rng(seed)
-        wanted = np.arange(self.rows) if n >= self.rows else np.sort(rng.choice(self.rows, n, replace=False))
-        tables: list[pa.Table] = []
-        start = 0
-        for part in self._tables(self.chunk_rows() if rows is None else rows):
-            low, high = np.searchsorted(wanted, [start, start + len(part)])
-            if low < high:
-                tables.append(part.take(wanted[low:high] - start))
-            start += len(part)
-        return self._frame(pa.concat_tables(tables))
 
     def _frame(self, table: pa.Table) -> pd.DataFrame:
         return frame_of(table) if self.text is None else self.text.frame(table)

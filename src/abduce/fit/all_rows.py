@@ -61,11 +61,8 @@ class GroupSums:
             self._open = self.source.groups(group)
         _, frame = next(self._open)
         self._next = group + 1
-        try:
+        with self.source.placed(self.source.group_start(group)):
             y, mask = self.schema.encode(native(frame))
-        except ValueError as error:
-            path, row = self.source.where(self.source.group_start(group))
-            raise ValueError(f"{error} (rows counted from row {row} of {path})") from error
         return Seen(torch.from_numpy(y), torch.from_numpy(mask))
 
     def __getstate__(self) -> dict[str, Any]:
