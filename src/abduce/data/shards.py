@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from abduce.data.contents import Contents
 from abduce.data.fields import listing
 from abduce.data.files import Clear, suffix_of
 from abduce.data.located import Shard, address_of, is_dataset, is_many, located
 from abduce.data.partitioned import is_partitioned, name_of, spilled
 from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
-from abduce.data.contents import Contents
 
 _spilled: dict[int, Shards] = {}  # of data sets of other libraries that live, by their ids
 MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
@@ -238,7 +238,7 @@ class Shards:
     def sample(self, n: int, seed: int = 0, telling: bool = False) -> pd.DataFrame:
         """Draw ``n`` different rows uniformly, as of one file with all rows: a seed draws the same, whatever the cut.
 
-        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.contents`), so that what a column holds
+        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.contents`): what a column can hold then
         follows from all rows.
         """
         if n < 1:
