@@ -204,7 +204,8 @@ def dictionary(x: Tensor, code: int, sparsity: float, seed: int = 0) -> Tensor:
 def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     """Complete each row by one draw from a Gaussian fitted by EM to the observed cells; observed cells stay as they are.
 
-    The Gaussian is factor analysis with at most 20 factors, fewer where rows are few; of many rows it is fitted to COMPLETING.
+    The Gaussian is factor analysis with at most 20 factors, fewer where rows are few, and where these come to all that a
+    covariance can be, that covariance, which is quicker; of many rows it is fitted to COMPLETING.
     """
     if observed is None or bool(observed.all()):
         return x
@@ -216,11 +217,16 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     clean = torch.where(observed, x, 0.0)
     some = _enough(x, observed, generator)
-    with one_thread():
-        path = linear.fit(
-            clean[some], observed[some], max(1, min(d - 1, 20, n // 10)), 1, generator, floor=FLOOR
-        )
-    return path.dense().draws(Seen(clean, observed), 1, generator)[0]
+    y, seen, factors = clean[some], observed[some], max(1, min(d - 1, 20, n // 10))
+    if factors == d - 1:
+        mean = y.sum(0) / seen.sum(0)
+        spread = ((y - mean) * seen).square().sum(0) / seen.sum(0)
+        start = GaussianMixtureLaw(y.new_zeros(1), mean[None], spread.diag()[None])
+        law = gaussian_fit.gaussian_mixture(start, Seen(y, seen), "full", FLOOR**2, iterations=50)
+    else:
+        with one_thread():
+            law = linear.fit(y, seen, factors, 1, generator, floor=FLOOR).dense()
+    return law.draws(Seen(clean, observed), 1, generator)[0]
 
 
 def _enough(x: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor | slice:
