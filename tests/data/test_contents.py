@@ -44,6 +44,8 @@ def by_hand(rows: pd.DataFrame, name: str) -> tuple[dict | None, dict]:
             for fact, shown in ((BELOW, value < 0), (ZERO, value == 0), (FRACTION, value != round(value))):
                 if shown:
                     facts.setdefault(fact, i)
+    if BELOW in facts:
+        facts.pop(ZERO, None)
     return (None if number and len(classes) > FEW else classes), facts
 
 

@@ -4,7 +4,7 @@ A uniform sample tells what most rows are like.  What a column can hold at all m
 that the sample lacks, a zero among its positive numbers or a half among its counts would be taken for odd ever after:
 
     classes     each of them, of a column of text or truth values of at most LEVELS, or of at most FEW numbers
-    numbers     one below 0, 0 itself, and one that is no whole number
+    numbers     one below 0, or 0 itself where there is none, and one that is no whole number
 
 Of parts the first row counts, so that they can be brought together in any order.
 
@@ -39,7 +39,7 @@ class Shown:
     @property
     def whole(self) -> bool:
         """Whether no row can tell more."""
-        return self.classes is None and (self.form != "number" or len(self.facts) == 3)
+        return self.classes is None and (self.form != "number" or self.facts.keys() == {BELOW, FRACTION})
 
 
 class Contents:
@@ -92,9 +92,15 @@ def _first(one: dict, two: dict) -> dict:
     return {key: min(d[key] for d in (one, two) if key in d) for key in {**one, **two}}
 
 
+def _most(held: Shown) -> int:
+    return FEW if held.form == "number" else LEVELS
+
+
 def _bounded(held: Shown) -> Shown:
-    if held.classes is not None and len(held.classes) > (FEW if held.form == "number" else LEVELS):
+    if held.classes is not None and len(held.classes) > _most(held):
         held.classes = None
+    if BELOW in held.facts:
+        held.facts.pop(ZERO, None)
     return held
 
 
@@ -109,15 +115,20 @@ def _taken(held: Shown, column: Column, at: np.ndarray) -> set[int]:
     fresh: set[int] = set()
     if held.classes is not None:
         found, firsts = np.unique(values, return_index=True)
-        levels = [column.levels[int(v)] for v in found] if column.levels else found.tolist()
-        new = {level: seen[i] for level, i in zip(levels, firsts, strict=True) if level not in held.classes}
-        held.classes |= {level: int(at[place]) for level, place in new.items()}
-        if _bounded(held).classes is not None:
-            fresh |= {int(place) for place in new.values()}
+        if len(found) > _most(held):
+            held.classes = None
+        else:
+            levels = [column.levels[int(v)] for v in found] if column.levels else found.tolist()
+            firsts = {level: int(seen[i]) for level, i in zip(levels, firsts, strict=True)}
+            new = {level: place for level, place in firsts.items() if level not in held.classes}
+            held.classes |= {level: int(at[place]) for level, place in new.items()}
+            fresh |= set(new.values())
     if column.form == "number":
         for fact, shown in ((BELOW, values < 0), (ZERO, values == 0), (FRACTION, values != np.rint(values))):
-            if fact not in held.facts and shown.any():
+            known = fact in held.facts or (fact == ZERO and BELOW in held.facts)
+            if not known and shown.any():
                 place = int(seen[np.argmax(shown)])
                 held.facts[fact] = int(at[place])
                 fresh.add(place)
+    _bounded(held)
     return fresh

@@ -238,7 +238,7 @@ class Shards:
     def sample(self, n: int, seed: int = 0, telling: bool = False) -> pd.DataFrame:
         """Draw ``n`` different rows uniformly, as of one file with all rows: a seed draws the same, whatever the cut.
 
-        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.contents`), and from them follows what a
+        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.contents`), by which is known what a
         column can hold.
         """
         if n < 1:
