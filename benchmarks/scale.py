@@ -8,8 +8,8 @@ python benchmarks/scale.py --passes [--engine-rows 10000000]
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured.  A process that only loads the package says what of a time and of a peak is no
 data.  The picture of both by rows goes to docs/images/scale.png, with --quick to out/benchmarks.  With ``--engines`` only who
-works is compared.  Rows that a fit needs: log p of 20,000 new rows under mixtures fitted to more and more rows of a mixture
-of 20 in 20 columns.
+works is compared, with ``--passes`` only a pass of EM by one process and by two, in turn.  Rows that a fit needs: log p of
+20,000 new rows under mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
 """
 
 from __future__ import annotations
