@@ -130,10 +130,11 @@ def rows_needed(args, report: Report) -> None:
 
 
 def by_engines(
-    rows: int, data: Path, few: Path, work: Path, run: Callable[..., dict[str, float]], report: Report
+    rows: int, data: Path, few: int, work: Path, run: Callable[..., dict[str, float]], report: Report
 ) -> None:
     """A fit and fills of one Gaussian by each engine: seconds, whether the answers have the same bytes, and, beyond the
     seconds for ``few`` rows, what it brings once it has begun."""
+    tables(work / "few", few)
     engines = [("plain", 1), ("processes", 2)]
     if importlib.util.find_spec("ray"):
         engines += [("ray", 1), ("ray", 2)]
@@ -147,10 +148,12 @@ def by_engines(
             more = () if engine == "plain" else ("--engine", engine, "--workers", workers)
             who = f"{question} by {engine} {workers}"
             how = *words, "-q", *more
-            begun = run(f"{name} | {FEW} | {who}", MAIN, question, few, "-o", work / "begun", *how)["seconds"]
+            begun = run(f"{name} | {few} | {who}", MAIN, question, work / "few", "-o", work / "begun", *how)[
+                "seconds"
+            ]
             shutil.rmtree(work / "begun")
             seconds = run(f"{name} | {rows} | {who}", MAIN, question, data, "-o", target, *how)["seconds"]
-            rate = (rows - FEW) / max(seconds - begun, 1e-9)
+            rate = (rows - few) / max(seconds - begun, 1e-9)
             alone, rate_alone = alone or seconds, rate_alone or rate
             told = "yes" if same(work / f"{question}-plain-1", target) else "NO"
             cells = [engine, str(workers), f"{seconds:.1f}", f"{alone / seconds:.2f}", f"{begun:.1f}"]
@@ -162,7 +165,7 @@ def by_engines(
             "processes",
             "seconds",
             "as fast as one plain process",
-            f"seconds for {FEW:,} rows",
+            f"seconds for {few:,} rows",
         ]
         header += ["rows a second beyond these", "as fast as one plain process", "the same bytes"]
         report.table(f"Who {question}s {rows:,} rows, {name}", header, lines)
@@ -265,8 +268,7 @@ def main() -> None:
         if args.engines:
             rows = sizes[0] if args.quick else args.engine_rows
             tables(work / "data", rows)
-            tables(work / "few", FEW)
-            by_engines(rows, work / "data", work / "few", work, run, report)
+            by_engines(rows, work / "data", min(FEW, rows // 2), work, run, report)
             start = min(run(f"the package alone {i}", START)["seconds"] for i in range(3))
             modelled(rows, start, found, report)
             report.save()
@@ -296,8 +298,7 @@ def main() -> None:
         report.table("As rows grow: one process", header, rows_of)
 
         rows = max((size for size in sizes if size <= args.engine_rows), default=sizes[0])
-        tables(work / "few", FEW)
-        by_engines(rows, work / f"data-{rows}", work / "few", work, run, report)
+        by_engines(rows, work / f"data-{rows}", min(FEW, rows // 2), work, run, report)
     picture(found, ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png")
     rows_needed(args, report)
     report.remark(

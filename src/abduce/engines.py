@@ -38,7 +38,7 @@ from abduce.checks import check_count
 ATTEMPTS = 3  # times that a block is begun before it is given up
 ENGINES = ("plain", "processes", "ray")
 BLOCKS = 8  # a process, but for the last ones
-LAST = 2  # a process that what is left is cut into at the least, so that none waits long for the last
+LAST = 2  # blocks a process that what is left is at the least, so that none waits long for the last
 MANY = 64  # processes of a cluster, for all that is known
 
 Task = Callable[..., Any]  # the parts of a block, and what a round says; what came of it

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 from scipy.stats import chi2
 
 import abduce
@@ -321,6 +322,28 @@ def test_a_fit_knows_what_only_one_row_shows(tmp_path, cuts, monkeypatch):
     novel = Schema.infer(drawn).read(rows.iloc[lacking]).novel
     assert novel is not None
     assert novel.any(1).all()
+
+
+def test_a_file_that_is_named_like_a_pattern_is_that_file(tmp_path):
+    for name, value in (("a[1].csv", 1), ("a1.csv", 2)):
+        pd.DataFrame({"x": [value, value]}).to_csv(tmp_path / name, index=False)
+    assert Shards(tmp_path / "a[1].csv").read()["x"].tolist() == [1, 1]
+
+
+def test_categories_that_differ_from_part_to_part_are_one_column(tmp_path):
+    for i, words in enumerate((["a", "b"], ["c", "b"])):
+        table = pa.table({"w": pa.array(words * 10).dictionary_encode()})
+        feather.write_feather(table, tmp_path / f"{i}.feather")
+    source = Shards(tmp_path)
+    for rows in (source.read(), source.sample(5, 0, telling=True)):
+        assert set(rows["w"].cat.categories) == {"a", "b", "c"}
+    assert source.read()["w"].tolist() == [*["a", "b"] * 10, *["c", "b"] * 10]
+
+
+def test_rows_that_show_more_are_a_tenth_at_most(tmp_path, monkeypatch):
+    rows = pd.DataFrame({"w": [f"word {i % 300}" for i in range(600)]})
+    put(tmp_path / "a.parquet", rows)
+    assert len(Shards(tmp_path / "a.parquet").sample(200, 0, telling=True)) == 220
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -278,3 +278,28 @@ def test_many_rows_are_completed_by_a_gaussian_that_has_seen_each_column(monkeyp
     assert torch.equal(drawn[observed], x[observed])
     spread = drawn[~observed[:, 2], 2].std()
     assert spread == pytest.approx(float(x[observed[:, 2], 2].std()), rel=0.4)
+
+
+def test_rows_without_a_column_that_varies_are_completed():
+    nan = float("nan")
+    steady = torch.tensor([[1.5, nan]] * 30, dtype=torch.float64)
+    other = torch.tensor([[5.0, nan], [5.0, 2.5], [nan, 2.5]] * 10, dtype=torch.float64)
+    for x in (steady, other):
+        observed = ~x.isnan()
+        whole = fitters.completed(x, observed)
+        assert bool(whole.isfinite().all())
+        assert torch.equal(whole[observed], x[observed])
+    assert float((fitters.completed(other, ~other.isnan()) - torch.tensor([5.0, 2.5])).abs().max()) < 0.1
+
+
+def test_rows_are_completed_by_the_gaussian_that_they_are_of():
+    """Correlations of completed rows against those of the truth, half of the cells blank."""
+    g = generator(5)
+    root = torch.randn(6, 6, generator=g, dtype=torch.float64)
+    x = torch.randn(20_000, 6, generator=g, dtype=torch.float64) @ root
+    observed = torch.rand(x.shape, generator=g) < 0.5
+    whole = fitters.completed(x, observed)
+    true = root.T @ root
+    scale = true.diag().sqrt()
+    error = (torch.cov(whole.T) - true) / torch.outer(scale, scale)
+    assert float(error.abs().max()) < 0.05

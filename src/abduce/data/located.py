@@ -111,7 +111,7 @@ def located(source: Any) -> list[Shard]:
     folder = Path(text)
     if folder.is_dir():
         found = [(name, str(folder / name)) for name in _names_in(folder)]
-    elif _PATTERN.search(text):
+    elif _PATTERN.search(text) and not folder.exists():
         anchor, paths = _matching(text)
         found = [(p.relative_to(anchor).as_posix(), str(p)) for p in paths if _is_data(p.name)]
     else:

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import union_categoricals
 
-from abduce.data.contents import Contents
+from abduce.data.facts import TableFacts
 from abduce.data.fields import listing
 from abduce.data.files import Clear, suffix_of
 from abduce.data.located import Shard, address_of, is_dataset, is_many, located
@@ -38,6 +39,7 @@ from abduce.data.streams import CELLS, ROWS, Chunk, TableFile, is_table
 _spilled: dict[int, Shards] = {}  # of data sets of other libraries that live, by their ids
 MOST_CELLS = 2_000_000  # that a fit takes where nothing is said
 LEAST_ROWS = 50_000  # that it takes however wide they are
+SHOWING = 10  # one row in so many at the most shows what the others lack
 
 
 class Shards:
@@ -238,7 +240,7 @@ class Shards:
     def sample(self, n: int, seed: int = 0, telling: bool = False) -> pd.DataFrame:
         """Draw ``n`` different rows uniformly, as of one file with all rows: a seed draws the same, whatever the cut.
 
-        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.contents`), by which is known what a
+        With ``telling`` also the few rows that show what these do not (:mod:`abduce.data.facts`), by which is known what a
         column can hold.
         """
         if n < 1:
@@ -246,25 +248,32 @@ class Shards:
         rng = np.random.default_rng(seed)
         wanted = np.arange(self.rows) if n >= self.rows else np.sort(rng.choice(self.rows, n, replace=False))
         telling = telling and n < self.rows
-        every, known = Contents(), Contents()
+        facts = TableFacts()
         parts: list[pd.DataFrame] = []
         told: list[pd.DataFrame] = []
         for chunk in self.chunks():
             low, high = np.searchsorted(wanted, [chunk.start, chunk.start + len(chunk.frame)])
-            at = wanted[low:high]
             if low < high:
-                parts.append(chunk.frame.iloc[at - chunk.start])
-            if telling:
-                known.add(at, chunk.frame.iloc[at - chunk.start])
-                with self.placed(chunk.start):
-                    fresh = every.add(np.arange(chunk.start, chunk.start + len(chunk.frame)), chunk.frame)
+                parts.append(chunk.frame.iloc[wanted[low:high] - chunk.start])
+            if telling and (
+                fresh := facts.learn(np.arange(chunk.start, chunk.start + len(chunk.frame)), chunk.frame)
+            ):
                 told.append(chunk.frame.iloc[fresh])
-        if telling:
-            more = pd.concat(told)
-            parts = [pd.concat([*parts, more.loc[every.lacking(known)]]).sort_index()]
-        return self._joined(parts)
+        sample = self._joined(parts)
+        if not (telling and (lacking := facts.lacking(TableFacts.of(sample))[: n // SHOWING])):
+            return sample
+        order = np.argsort(np.concatenate([wanted, lacking]), kind="stable")
+        more = pd.concat(told).loc[lacking]
+        return self._joined([sample, more]).iloc[order].reset_index(drop=True)
 
     def _joined(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
+        """Rows of several parts, whose categories may not be the same ones."""
+        first = parts[0]
+        for label in [c for c, kind in first.dtypes.items() if isinstance(kind, pd.CategoricalDtype)]:
+            columns: list[Any] = [part[label] for part in parts]
+            if any(c.dtype != columns[0].dtype for c in columns) and not any(c.cat.ordered for c in columns):
+                every = union_categoricals(columns).categories
+                parts = [part.assign(**{label: part[label].cat.set_categories(every)}) for part in parts]
         return pd.concat(parts, ignore_index=True)
 
 
@@ -297,7 +306,7 @@ def in_files(X: Any) -> bool:
 
 
 def to_fit(X: Any, random_state: Any, passes: bool = False) -> tuple[Any, Shards | None]:
-    """Of a table in files the rows to fit to, all or a uniform sample of :func:`most_rows`; anything else as it is.
+    """Of a table in files the rows to fit to, all or a sample of :func:`most_rows` and what it lacks; anything else as it is.
 
     Where the fit ``passes`` over all rows after it was begun with a sample, the files too if there are more rows than that.
     """

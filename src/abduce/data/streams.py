@@ -1,4 +1,4 @@
-"""Tables too large for memory: read a chunk of rows at a time, sampled, and written a chunk at a time.
+"""Tables too large for memory: read and written a chunk of rows at a time.
 
 A :class:`TableFile` looks at the whole file once (of Parquet only at its footer), so that every chunk has the same columns
 and dtypes that the whole file read by :func:`abduce.data.readers.read` would have, however the blanks lie.

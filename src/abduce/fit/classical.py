@@ -218,9 +218,11 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
     clean = torch.where(observed, x, 0.0)
     some = _enough(x, observed, generator)
     y, seen, factors = clean[some], observed[some], max(1, min(d - 1, 20, n // 10))
-    if factors == d - 1:
-        mean = y.sum(0) / seen.sum(0)
-        spread = ((y - mean) * seen).square().sum(0) / seen.sum(0)
+    if factors == d - 1 and n >= 10 * factors:
+        count = seen.sum(0)
+        mean = y.sum(0) / count.clamp_min(1)
+        spread = ((y - mean) * seen).square().sum(0) / count.clamp_min(1)
+        spread = torch.where(count > 0, spread.clamp_min(FLOOR**2), 1.0)
         start = GaussianMixtureLaw(y.new_zeros(1), mean[None], spread.diag()[None])
         law = gaussian_fit.gaussian_mixture(start, Seen(y, seen), "full", FLOOR**2, iterations=50)
     else:
