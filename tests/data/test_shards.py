@@ -340,7 +340,7 @@ def test_categories_that_differ_from_part_to_part_are_one_column(tmp_path):
     assert source.read()["w"].tolist() == [*["a", "b"] * 10, *["c", "b"] * 10]
 
 
-def test_rows_that_show_more_are_a_tenth_at_most(tmp_path, monkeypatch):
+def test_rows_that_show_more_are_a_tenth_at_most(tmp_path):
     rows = pd.DataFrame({"w": [f"word {i % 300}" for i in range(600)]})
     put(tmp_path / "a.parquet", rows)
     assert len(Shards(tmp_path / "a.parquet").sample(200, 0, telling=True)) == 220

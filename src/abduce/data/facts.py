@@ -96,9 +96,7 @@ class ColumnFacts:
     def lacking(self, sample: ColumnFacts) -> set[int]:
         """The rows of facts that some of the rows do not show."""
         rows = {row for fact, row in self.numbers.items() if fact not in sample.numbers}
-        if not self.many:
-            return rows | {row for value, row in self.values.items() if value not in sample.values}
-        if len(sample.values) < 2:
+        if not self.many or len(sample.values) < 2:
             rows |= {row for value, row in self.values.items() if value not in sample.values}
         return rows
 
