@@ -168,16 +168,17 @@ class Report:
             f"{machine['cores']} cores, {machine['threads']} threads · {versions} · {seeds}"
         )
         text = "\n\n".join([f"# {self.title}", *self.parts, "---", foot]) + "\n"
-        write(self._folder() / f"{self.name}.md", text)
+        write(self.folder() / f"{self.name}.md", text)
         self.save_figures()
         print(text)
 
     def save_figures(self) -> None:
         """Write the JSON alone, so that a long run that is cut leaves what it found."""
         figures = {**self.environment(), "results": self.data}
-        write(self._folder() / f"{self.name}.json", json.dumps(figures, indent=1, default=float) + "\n")
+        write(self.folder() / f"{self.name}.json", json.dumps(figures, indent=1, default=float) + "\n")
 
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the files go: with ``--quick`` apart from results."""
         folder = ROOT / ("out/benchmarks" if self.args.quick else "benchmarks/results")
         folder.mkdir(parents=True, exist_ok=True)
         return folder

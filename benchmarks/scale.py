@@ -2,20 +2,23 @@
 many rows a fit needs.
 
 python benchmarks/scale.py [--sizes 10000 100000 1000000 10000000] [--threads 1]
+python benchmarks/scale.py --models vae --sizes 1000000 10000000
 python benchmarks/scale.py --engines [--engine-rows 10000000]
 python benchmarks/scale.py --passes [--engine-rows 10000000]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured.  A process that only loads the package says what of a time and of a peak is no
-data.  The picture of both by rows goes to docs/images/scale.png, with --quick to out/benchmarks.  With ``--engines`` only who
-works is compared, with ``--passes`` only a pass of EM by one process and by two, in turn.  Rows that a fit needs: log p of
-20,000 new rows under mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
+data.  With ``--models`` only these are run, at all sizes.  The picture of both by rows is of all figures that there are, and
+goes to docs/images/scale.png, with --quick to out/benchmarks.  With ``--engines`` only who works is compared, with
+``--passes`` only a pass of EM by one process and by two, in turn.  Rows that a fit needs: log p of 20,000 new rows under
+mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
 """
 
 from __future__ import annotations
 
 import filecmp
 import importlib.util
+import json
 import math
 import shutil
 import statistics
@@ -40,6 +43,8 @@ MODELS = {
     "a VAE": ("--model", "vae"),
     "the default pool": ("--model", "auto"),
 }
+SHORT = dict(zip(("gaussian", "vae", "auto"), MODELS, strict=True))
+QUESTIONS = "fit", "fill", "score"
 
 
 def tables(folder: Path, rows: int) -> int:
@@ -65,15 +70,18 @@ def same(one: Path, other: Path) -> bool:
     return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
 
 
-def picture(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Seconds and peak memory of each model and question by rows."""
+def picture(folder: Path, path: Path) -> None:
+    """Seconds and peak memory of each model and question by rows, of every run whose figures are in ``folder``."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    found: dict[str, dict[str, float]] = {}
+    for figures in sorted(folder.glob("scale*.json")):
+        found |= json.loads(figures.read_text())["results"].get("runs", {})
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    marks = dict(zip(("fit", "fill", "score"), "o^s", strict=True))
+    marks = dict(zip(QUESTIONS, "o^s", strict=True))
     for colour, name in zip(("tab:blue", "tab:orange", "tab:green"), MODELS, strict=True):
         for question, mark in marks.items():
             known = [key.split(" | ") for key in found]
@@ -240,8 +248,12 @@ def main() -> None:
         "--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000], help="rows"
     )
     parser.add_argument(
-        "--pool-rows", type=int, default=100_000, help="rows that the pool is asked about, at most"
+        "--pool-rows",
+        type=int,
+        default=100_000,
+        help="rows that a VAE and the pool are asked about, at most",
     )
+    parser.add_argument("--models", nargs="+", choices=tuple(SHORT), help="run only these, at all sizes")
     parser.add_argument(
         "--engine-rows", type=int, default=1_000_000, help="rows that the engines are compared on"
     )
@@ -253,7 +265,10 @@ def main() -> None:
         passes(args, FEW if args.quick else args.engine_rows, Report("scale_passes", title, args))
         return
     name, title = ("scale_engines", "by several processes") if args.engines else ("scale", "by rows")
+    if args.models:
+        name = "_".join([name, *args.models])
     report = Report(name, f"Tables in many files, {title}", args)
+    pictured = ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png"
     found: dict[str, dict[str, float]] = {}
 
     def run(name: str, code: str, *words: object) -> dict[str, float]:
@@ -273,40 +288,47 @@ def main() -> None:
             modelled(rows, start, found, report)
             report.save()
             return
-        runs_alone = [run(f"the package alone {i}", START) for i in range(3)]
-        alone = min(runs_alone, key=lambda found: found["seconds"])
-        rows_of = []
+        alone = min(
+            (run(f"the package alone {i}", START) for i in range(3)), key=lambda found: found["seconds"]
+        )
+        chosen = [SHORT[short] for short in args.models or SHORT]
+        lines: dict[tuple[int, str], list[str]] = {}
         for rows in sizes:
             data = work / f"data-{rows}"
             size = tables(data, rows) / 2**20
-            for name, method in MODELS.items():
-                if name != "one Gaussian" and rows > args.pool_rows and not args.quick:
+            for name in chosen:
+                if not (args.models or args.quick or name == "one Gaussian" or rows <= args.pool_rows):
                     continue
-                model = work / f"model-{rows}-{len(name)}"
-                runs = {"fit": (data, "-o", model, *method, "-q", "--seed", 0)}
-                for question in ("fill", "score"):
-                    runs[question] = (data, "-m", model, "-o", work / f"{question}-{rows}-{len(name)}", "-q")
-                cells = [name, f"{rows:,}", f"{size:,.0f}"]
-                for question, words in runs.items():
-                    done = run(f"{name} | {rows} | {question}", MAIN, question, *words)
-                    own = max(done["seconds"] - alone["seconds"], 1e-9)
-                    speed = "" if question == "fit" else f", {rows / own:,.0f} rows/s"
-                    cells += [f"{done['seconds']:.1f}{speed}", f"{done['peak']:.0f}"]
-                rows_of.append(cells)
+                lines[rows, name] = [name, f"{rows:,}", f"{size:,.0f}"]
+        for (rows, name), cells in lines.items():
+            model, data = work / f"model-{rows}-{len(name)}", work / f"data-{rows}"
+            for question in QUESTIONS:
+                words = (data, "-m", model, "-o", work / "answers", "-q")
+                if question == "fit":
+                    words = (data, "-o", model, *MODELS[name], "-q", "--seed", 0)
+                done = run(f"{name} | {rows} | {question}", MAIN, question, *words)
+                shutil.rmtree(work / "answers", ignore_errors=True)
+                own = max(done["seconds"] - alone["seconds"], 1e-9)
+                speed = "" if question == "fit" else f", {rows / own:,.0f} rows/s"
+                cells += [f"{done['seconds']:.1f}{speed}", f"{done['peak']:.0f}"]
         header = ["model", "rows", "MiB of Parquet"]
-        header += [f"{q}: {what}" for q in ("fit", "fill", "score") for what in ("seconds", "peak MiB")]
-        report.table("As rows grow: one process", header, rows_of)
+        header += [f"{q}: {what}" for q in QUESTIONS for what in ("seconds", "peak MiB")]
+        report.table("As rows grow: one process", header, list(lines.values()))
+        report.remark(
+            f"The package alone: {alone['seconds']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` of "
+            "the pool and of a VAE takes a uniform sample of at most two million cells, of one Gaussian it passes over all. "
+            "Every command looks through all rows before it answers the first; several processes do so together."
+        )
+        if args.models:
+            report.save()
+            picture(report.folder(), pictured)
+            return
 
         rows = max((size for size in sizes if size <= args.engine_rows), default=sizes[0])
         by_engines(rows, work / f"data-{rows}", min(FEW, rows // 2), work, run, report)
-    picture(found, ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png")
     rows_needed(args, report)
-    report.remark(
-        f"The package alone: {alone['seconds']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` of the "
-        "pool takes a uniform sample of at most two million cells, of one Gaussian it passes over all. Every command looks "
-        "through all rows before it answers the first; several processes do so together."
-    )
     report.save()
+    picture(report.folder(), pictured)
 
 
 if __name__ == "__main__":
