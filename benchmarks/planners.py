@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from common import Report, arguments, parse, say
 from torch import Generator, Tensor
+from worlds import driven, flag_cost, optimum, squared, swing_residuals, turned
 
 from abduce.world.actions import Box
 from abduce.world.costs import Cost
@@ -53,41 +54,12 @@ REMARKS = {
 # ---------------------------------------------------------------- equations and costs
 
 
-def squared(residuals: Any, **end: Any) -> Cost:
-    """A cost from its residuals."""
-    return Cost(lambda o, a, n: residuals(o, a, n).square().sum(-1), residuals=residuals, **end)
-
-
 def pendulum() -> tuple[Equations, Cost, Box]:
-    """Observations (cos θ, sin θ, θ'), θ upward from 0; torque in [-2, 2]; cost θ² + .1 θ'² + .001 a²."""
-
-    def step(obs: Tensor, action: Tensor) -> Tensor:
-        cos, sin, speed = obs.unbind(-1)
-        speed = (speed + 0.05 * (15.0 * sin + 3.0 * action[..., 0])).clamp(-8.0, 8.0)
-        c, s = (0.05 * speed).cos(), (0.05 * speed).sin()
-        return torch.stack([cos * c - sin * s, sin * c + cos * s, speed], -1)
-
-    def residuals(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-        angle = torch.atan2(obs[..., 1], obs[..., 0])
-        return torch.stack([angle, 0.1**0.5 * obs[..., 2], 0.001**0.5 * action[..., 0]], -1)
-
-    return Equations(step, 3, 1), squared(residuals), Box.of(-2.0, 2.0)
+    return Equations(turned, 3, 1), squared(swing_residuals), Box.of(-2.0, 2.0)
 
 
 def valley() -> tuple[Equations, Cost, Box]:
-    """Observations (place, speed); force in [-1, 1]; cost .1 a², at the end 1000 times the squared distance to the flag."""
-
-    def step(obs: Tensor, action: Tensor) -> Tensor:
-        place, speed = obs.unbind(-1)
-        speed = (speed + 0.0015 * action[..., 0] - 0.0025 * torch.cos(3 * place)).clamp(-0.07, 0.07)
-        place = (place + speed).clamp(-1.2, 0.6)
-        return torch.stack([place, torch.where((place == -1.2) & (speed < 0), 0 * speed, speed)], -1)
-
-    def short(obs: Tensor) -> Tensor:
-        return 1000**0.5 * torch.relu(0.46 - obs[..., :1])
-
-    end = {"terminal": lambda o: short(o).square().sum(-1), "terminal_residuals": short}
-    return Equations(step, 2, 1), squared(lambda o, a, n: 0.1**0.5 * a, **end), Box.of(-1.0, 1.0)
+    return Equations(driven, 2, 1), flag_cost(), Box.of(-1.0, 1.0)
 
 
 def starts(n: int, low: list[float], high: list[float]) -> np.ndarray:
@@ -189,46 +161,6 @@ def drive(
         "transitions": count // len(horizons),
         "ms": 1000 * seconds / len(horizons) / len(start),
     }
-
-
-def optimum(start: Tensor, angles: int = 301, speeds: int = 241, torques: int = 31) -> np.ndarray:
-    """Costs of Pendulum by dynamic programming over its 200 steps, values between grid points interpolated."""
-    world, cost, _ = pendulum()
-    theta = torch.linspace(-math.pi, math.pi, angles + 1)[:-1]
-    grid = torch.cartesian_prod(theta, torch.linspace(-8, 8, speeds))
-    states = torch.stack([grid[:, 0].cos(), grid[:, 0].sin(), grid[:, 1]], 1)
-
-    def ahead(state: Tensor, torque: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The cost of a torque, and where it leads on the grid."""
-        action = torch.full_like(state[:, :1], torque)
-        after = world.mean(state, action)
-        x = (torch.atan2(after[:, 1], after[:, 0]) + math.pi) / (2 * math.pi) * angles
-        y = (after[:, 2] + 8) / 16 * (speeds - 1)
-        i, j = x.floor().long() % angles, y.floor().long().clamp(0, speeds - 2)
-        return cost(state, action, after), (i, j, x - x.floor(), y - j)
-
-    def value_at(value: Tensor, place: tuple[Tensor, ...]) -> Tensor:
-        i, j, a, b = place
-        k = (i + 1) % angles
-        low, high = (value[i, c] * (1 - a) + value[k, c] * a for c in (j, j + 1))
-        return low * (1 - b) + high * b
-
-    moves = [ahead(states, float(u)) for u in torch.linspace(-2, 2, torques)]
-    values = [torch.zeros(angles, speeds)]
-    for _ in range(199):
-        best = torch.full((len(states),), torch.inf)
-        for step, place in moves:
-            best = torch.minimum(best, step + value_at(values[-1], place))
-        values.append(best.view(angles, speeds))
-    fine, out, row = torch.linspace(-2, 2, 161), torch.zeros(len(start)), torch.arange(len(start))
-    for value in values[::-1]:
-        tried = [ahead(start, float(u)) for u in fine]
-        best = torch.stack([c + value_at(value, place) for c, place in tried]).argmin(0)
-        action = fine[best].unsqueeze(1)
-        after = world.mean(start, action)
-        out += torch.stack([c for c, _ in tried])[best, row]
-        start = after
-    return out.numpy()
 
 
 def swing(report: Report, n: int, steps: int, over: float) -> None:

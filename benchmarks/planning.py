@@ -1,14 +1,15 @@
-"""Acting in real environments after very little experience: Pendulum, cart and pole in MuJoCo, the car in the valley.
+"""Acting in real environments after very little experience.
 
 Each row: a world model learnt from so many calls of ``env.step``, all of them counted, and plans in it; then episodes from the
 same 100 starts for all.  Beside it the same planner on the true equations (no learning), a planner on a linear-Gaussian
-model, SAC of stable-baselines3 after the same number of steps, and random actions.  Pendulum's optimum is dynamic programming
-on a grid.  Settings were tuned on starts from 1000 on; reported are starts 0-99 and fresh training seeds.
+model, SAC of stable-baselines3 after the same number of steps and after 20,000, and random actions.  Pendulum's optimum is
+dynamic programming on a grid.  Settings were tuned on starts from 1000 on and on other training seeds; reported are starts
+0-99 and fresh training seeds.
 
-    python benchmarks/planning.py [--quick] [--seeds 5] [--tasks pendulum balance car] [--starts 100] [--threads 1]
+    python benchmarks/planning.py [--quick] [--seeds 5] [--tasks pendulum car ...] [--starts 100] [--threads 1]
 
-Needs gymnasium and mujoco (the extra ``world``); SAC is measured where stable-baselines3 is installed (``pip install
---no-deps stable-baselines3``, whose own pins are older).
+Needs gymnasium and mujoco (the extra ``world``); the pole that is swung up needs ``pip install dm_control`` and the MuJoCo
+that it asks for, SAC ``pip install --no-deps stable-baselines3``, whose own pins are older.
 """
 
 from __future__ import annotations
@@ -24,98 +25,83 @@ import gymnasium
 import numpy as np
 import torch
 from common import ROOT, Report, arguments, parse, say, spread, write
+from worlds import (
+    DmControl,
+    driven,
+    flag_cost,
+    optimum,
+    reach_cost,
+    squared,
+    swing_residuals,
+    swing_up_cost,
+    turned,
+    unseen_swing_residuals,
+    upright_residuals,
+    without_speed,
+)
 
 from abduce import Agent, Cost, WorldModel
 from abduce.world.calibration import coverage
+from abduce.world.environments import make
 
 TRAINING = 7000  # + seed: of the environments that are learnt in
+LONG = 20_000  # steps of SAC's second row
+OPTIMUM, TRUE = "optimum, by dynamic programming", "the same planner, true equations"
 SETTINGS = {"candidates": 300, "survivors": 16, "iterations": 20, "fresh": 16, "later": 3}
 
 
 @dataclass(frozen=True)
 class Task:
-    """An environment, its objective, how long it is learnt and planned, and its equations where they are known."""
+    """An environment, its objective, how long it is learnt and planned, and its equations where they are known.  ``held`` is
+    how many of its own steps one of ours is."""
 
-    env: str
+    env: Any
     title: str
     cost: Cost
     steps: int
     agent: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
     equations: Callable[[], WorldModel] | None = None
     episodes: int | None = None
-    limit: str = ""
     longest: int = 1000
-    notes: list[str] = field(default_factory=list)
-
-
-# ---------------------------------------------------------------- objectives and equations
-
-
-def swing(obs: torch.Tensor, action: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Pendulum's own reward, as residuals: angle, speed, torque."""
-    angle = torch.atan2(obs[..., 1], obs[..., 0])
-    return torch.stack([angle, 0.1**0.5 * obs[..., 2], 0.001**0.5 * action[..., 0]], -1)
-
-
-def pendulum() -> WorldModel:
-    def turn(s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        c, n, speed = s.unbind(-1)
-        speed = (speed + (15 * n + 3 * a[..., 0]) * 0.05).clamp(-8, 8)
-        angle = torch.atan2(n, c) + 0.05 * speed
-        return torch.stack([angle.cos(), angle.sin(), speed], -1)
-
-    return WorldModel.of_equations(turn, 3, -2.0, 2.0)
-
-
-def upright(obs: torch.Tensor, action: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Place, angle, and their speeds, all near zero."""
-    weight = torch.tensor([3.0, 10.0, 0.5, 0.5]).to(after)
-    return torch.cat([weight * after, 0.02 * action], -1)
-
-
-def effort(obs: torch.Tensor, action: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    return 0.1**0.5 * action
-
-
-def short(obs: torch.Tensor) -> torch.Tensor:
-    """How far the car is from the flag, at the end."""
-    return 1000**0.5 * torch.relu(0.46 - obs[..., :1])
-
-
-def valley() -> WorldModel:
-    def drive(s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        place, speed = s.unbind(-1)
-        speed = (speed + 0.0015 * a[..., 0] - 0.0025 * torch.cos(3 * place)).clamp(-0.07, 0.07)
-        place = (place + speed).clamp(-1.2, 0.6)
-        return torch.stack([place, torch.where((place == -1.2) & (speed < 0), 0 * speed, speed)], -1)
-
-    return WorldModel.of_equations(drive, 2, -1.0, 1.0)
-
-
-def squared(residuals: Any, **end: Any) -> Cost:
-    return Cost(lambda o, a, n: residuals(o, a, n).square().sum(-1), residuals=residuals, **end)
+    held: int = 1
+    peers: bool = True  # whether a linear-Gaussian model and SAC stand beside it
+    needs: str = "gymnasium"
 
 
 TASKS = {
     "pendulum": Task(
-        "Pendulum-v1", "Pendulum-v1, 400 steps", squared(swing), 400,
-        {"horizon": 55, "explore": 100, "refit": 50, "settings": SETTINGS}, pendulum, longest=200,
+        "Pendulum-v1", "Pendulum-v1, 400 steps", squared(swing_residuals), 400,
+        {"horizon": 55, "explore": 100, "refit": 50, "settings": SETTINGS},
+        equations=lambda: WorldModel.of_equations(turned, 3, -2.0, 2.0), longest=200,
+    ),
+    "hidden": Task(
+        without_speed, "Pendulum-v1 without its speed, 1,000 steps", squared(unseen_swing_residuals), 1000,
+        {"horizon": 55, "explore": 200, "refit": 100, "settings": SETTINGS}, {"history": 2}, longest=200,
     ),
     "balance": Task(
-        "InvertedPendulum-v5", "InvertedPendulum-v5, 200 steps", squared(upright), 200,
+        "InvertedPendulum-v5", "InvertedPendulum-v5, 200 steps", squared(upright_residuals), 200,
         {"horizon": 20, "explore": 120, "refit": 40, "method": "ilqr", "settings": {"later": 1, "iterations": 10}},
-        limit="1000",
     ),
     "car": Task(
-        "MountainCarContinuous-v0", "MountainCarContinuous-v0, 3 episodes",
-        squared(
-            effort, terminal=lambda o: short(o).square().sum(-1), terminal_residuals=short
-        ), 2997,
+        "MountainCarContinuous-v0", "MountainCarContinuous-v0, 3 episodes", flag_cost(), 2997,
         {
-            "horizon": 400, "until": 250, "least": 10, "explore": 999, "refit": 250,
-            "settings": {"candidates": 200, "survivors": 8, "iterations": 15, "fresh": 0, "kept": 1, "later": 1},
+            "horizon": 400, "until": 400, "least": 10, "explore": 999, "refit": 250,
+            "settings": {"candidates": 1000, "survivors": 96, "iterations": 30, "fresh": 0, "kept": 1, "later": 1},
         },
-        valley, episodes=3, limit="99.3", longest=999,
+        equations=lambda: WorldModel.of_equations(driven, 2, -1.0, 1.0), episodes=3, longest=999,
+    ),
+    "swingup": Task(
+        lambda: DmControl("cartpole", "swingup", 4), "Cart-pole swing-up (dm_control), 5,000 steps", Cost(swing_up_cost), 1250,
+        {"horizon": 50, "explore": 250, "refit": 125, "settings": SETTINGS}, longest=250, held=4, needs="dm_control",
+    ),
+    "reacher": Task(
+        "Reacher-v5", "Reacher-v5, 2,500 steps", Cost(reach_cost), 2500,
+        {
+            "horizon": 15, "explore": 500, "refit": 250,
+            "settings": {"candidates": 100, "survivors": 16, "iterations": 10, "fresh": 16, "later": 3},
+        },
+        longest=50,
     ),
 }  # fmt: skip
 
@@ -123,46 +109,15 @@ TASKS = {
 # ---------------------------------------------------------------- limits and peers
 
 
-def optimum(starts: range, angles: int = 201, speeds: int = 201, torques: int = 21) -> np.ndarray:
-    """Returns of dynamic programming on Pendulum, backward over its 200 steps, values between grid points interpolated; the
-    policy is then run on the real environment."""
-    theta = torch.linspace(-np.pi, np.pi, angles + 1)[:-1].double()
-    omega = torch.linspace(-8, 8, speeds).double()
-    u = torch.linspace(-2, 2, torques).double()
-
-    def ahead(t: torch.Tensor, w: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Cost to go of every torque from angles and speeds (n,), (n, torques)."""
-        cost = (t**2 + 0.1 * w**2).unsqueeze(1) + 0.001 * u**2
-        w2 = (w.unsqueeze(1) + (15 * t.sin().unsqueeze(1) + 3 * u) * 0.05).clamp(-8, 8)
-        x = ((t.unsqueeze(1) + 0.05 * w2 + np.pi) / (2 * np.pi) * angles) % angles
-        y = (w2 + 8) / 16 * (speeds - 1)
-        i, j = x.floor().long() % angles, y.floor().long().clamp(0, speeds - 2)
-        a, b = x - x.floor(), y - j
-        k = (i + 1) % angles
-        low = value[i, j] * (1 - a) + value[k, j] * a
-        return cost + low * (1 - b) + (value[i, j + 1] * (1 - a) + value[k, j + 1] * a) * b
-
-    grid = torch.cartesian_prod(theta, omega)
-    values = [torch.zeros(angles, speeds).double()]
-    for _ in range(199):
-        best = [ahead(*part.T, values[-1]).amin(1) for part in grid.split(20000)]
-        values.append(torch.cat(best).view(angles, speeds))
-    out = []
-    for seed in starts:
-        env = gymnasium.make("Pendulum-v1")
-        o, _ = env.reset(seed=seed)
-        total = 0.0
-        for value in values[::-1]:
-            t, w = torch.tensor([np.arctan2(o[1], o[0])]).double(), torch.tensor([o[2]]).double()
-            o, reward, *_ = env.step(u[ahead(t, w, value).argmin(1)].numpy().astype(np.float32))
-            total += reward
-        out.append(total)
-    return np.array(out)
+def best_returns(starts: range) -> np.ndarray:
+    """Returns of dynamic programming on Pendulum."""
+    env = gymnasium.make("Pendulum-v1")
+    return -optimum(torch.tensor(np.stack([env.reset(seed=seed)[0] for seed in starts])))
 
 
 def episode_returns(task: Task, act: Callable[[Any], Any], starts: range) -> np.ndarray:
     """What a policy gets from each start."""
-    out, env = [], gymnasium.make(task.env)
+    out, env = [], make(task.env)
     for seed in starts:
         o, _ = env.reset(seed=seed)
         total, over = 0.0, False
@@ -174,7 +129,7 @@ def episode_returns(task: Task, act: Callable[[Any], Any], starts: range) -> np.
 
 
 def at_random(task: Task, starts: range) -> np.ndarray:
-    space = gymnasium.make(task.env).action_space
+    space = make(task.env).action_space
     space.seed(0)
     return episode_returns(task, lambda o: space.sample(), starts)
 
@@ -183,9 +138,13 @@ def sac(task: Task, steps: int, seed: int, starts: range) -> np.ndarray:
     from stable_baselines3 import SAC
 
     model = SAC(
-        "MlpPolicy", gymnasium.make(task.env), seed=seed, device="cpu", learning_starts=min(100, steps // 4)
+        "MlpPolicy",
+        make(task.env),
+        seed=seed,
+        device="cpu",
+        learning_starts=min(100, steps // task.held // 4),
     )
-    model.learn(steps)
+    model.learn(steps // task.held)
     return episode_returns(task, lambda o: model.predict(o, deterministic=True)[0], starts)
 
 
@@ -195,7 +154,8 @@ def sac(task: Task, steps: int, seed: int, starts: range) -> np.ndarray:
 def ours(task: Task, seed: int, starts: range, **model: Any) -> dict[str, Any]:
     """Learn, evaluate, and how often 90 % intervals hold what came in those episodes."""
     begun = time.process_time()
-    agent = Agent(WorldModel(random_state=seed, **model), task.cost, random_state=seed, **task.agent)
+    learnt = WorldModel(random_state=seed, **task.model, **model)
+    agent = Agent(learnt, task.cost, random_state=seed, **task.agent)
     agent.learn(task.env, steps=task.steps, episodes=task.episodes, seed=TRAINING + seed)
     learning, world = time.process_time() - begun, agent.world
     found = agent.evaluate(task.env, starts, steps=task.longest)
@@ -206,7 +166,7 @@ def ours(task: Task, seed: int, starts: range, **model: Any) -> dict[str, Any]:
     held = {h: coverage(draws, found.episodes[:20], h).tolist() for h in (1, 10, 25)}
     return {
         "returns": found.returns.tolist(),
-        "steps": agent.experience_.steps,
+        "steps": agent.experience_.steps * task.held,
         "reached": float(found.terminated.mean()),
         "ms": found.ms,
         "seconds": learning,
@@ -252,24 +212,27 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
 
     if missing("random actions"):
         add("random actions", at_random(task, starts))
-    if name == "pendulum" and missing("optimum, by dynamic programming"):
-        add("optimum, by dynamic programming", optimum(starts, *((61, 61, 9) if args.quick else ())))
-    if task.equations is not None and missing("the same planner, true equations"):
-        add("the same planner, true equations", known(task, starts))
+    if name in ("pendulum", "hidden") and missing(OPTIMUM):
+        add(OPTIMUM, best_returns(starts))
+    if task.equations is not None and missing(TRUE):
+        add(TRUE, known(task, starts))
+    sac_too = task.peers and importlib.util.find_spec("stable_baselines3")
     for seed in range(args.seeds):
         if missing("abduce Agent", seed):
             add("abduce Agent", ours(task, seed, starts))
-        if seed == 0 and name != "car" and missing("the same, linear-Gaussian model"):
+        if seed == 0 and task.peers and missing("the same, linear-Gaussian model"):
             add("the same, linear-Gaussian model", ours(task, seed, starts, model="linear"))
-        if importlib.util.find_spec("stable_baselines3") and missing("SAC, the same number of steps", seed):
-            steps = found["abduce Agent"][-1]["steps"]
+        if sac_too and missing("SAC, the same number of steps", seed):
+            steps = found["abduce Agent"][seed]["steps"]
             add("SAC, the same number of steps", sac(task, steps, seed, starts))
+    if sac_too and not args.quick and missing(f"SAC, {LONG:,} steps"):
+        add(f"SAC, {LONG:,} steps", sac(task, LONG, 0, starts))
     return rows(task, found)
 
 
 def rows(task: Task, found: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     """A row a method: the mean return of each training seed, the gap to the best known, the worst start."""
-    best = found.get("optimum, by dynamic programming") or found.get("the same planner, true equations")
+    best = found.get(OPTIMUM) or found.get(TRUE)
     limit = np.array(best[0]["returns"]) if best else None
     out = []
     for title, results in found.items():
@@ -307,6 +270,9 @@ def main() -> None:
     header = ["", "steps of experience", "mean return", "gap to the best known", "largest gap", "worst start"]
     header += ["90 % intervals hold, 1 / 10 / 25 steps, %", "ms an action"]
     for name in args.tasks:
+        if importlib.util.find_spec(TASKS[name].needs) is None:
+            report.remark(f"{TASKS[name].title}: not measured, it needs {TASKS[name].needs}.")
+            continue
         report.table(TASKS[name].title, header, measure(name, args, report))
     report.remark(
         "Every call of `env.step` is counted, the random first ones and those of failed episodes too. Returns are the "

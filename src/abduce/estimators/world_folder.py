@@ -23,18 +23,19 @@ from abduce.fit import checkpoint
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
 from abduce.world.ensemble import Ensemble
+from abduce.world.gaussian_process import GaussianProcess
 from abduce.world.history import ObservationHistory
 from abduce.world.linear_gaussian import LinearGaussian
 
 KIND = "world"
 ASKED = 10  # steps that follow one another
-FAMILIES = {"Ensemble": Ensemble, "LinearGaussian": LinearGaussian}
+FAMILIES = {kind.__name__: kind for kind in (Ensemble, GaussianProcess, LinearGaussian)}
 
 
 class WorldFolder(FolderHeader):
     """A world, its calibration and its actions."""
 
-    family: Literal["Ensemble", "LinearGaussian"]
+    family: Literal["Ensemble", "GaussianProcess", "LinearGaussian"]
     config: dict[str, Any]
     linear: dict[str, Any]
     history: tuple[int, int]

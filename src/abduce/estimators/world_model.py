@@ -23,7 +23,7 @@ from abduce.world.ensemble_fit import EnsembleTraining
 from abduce.world.episodes import Episode, episodes
 from abduce.world.equations import Equations
 from abduce.world.history import ObservationHistory
-from abduce.world.learning import learn
+from abduce.world.learning import KINDS, learn
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.planners.methods import METHODS, planner_of
 from abduce.world.planners.planner import Problem, solve
@@ -31,7 +31,6 @@ from abduce.world.rollout import drawn, follow
 from abduce.world.smoothing import smooth
 from abduce.world.transitions import Transition
 
-KINDS = ("auto", "linear", "ensemble")
 BLOCK = 2**14  # rollouts at once
 
 
@@ -53,15 +52,15 @@ class ActionPlan:
 class WorldModel(BaseEstimator):
     """How a world goes on under actions, learnt from episodes; a trajectory with blanks is predicted, explained or planned.
 
-        p(s_{t+1} | s_t, a_t)   linear-Gaussian, or an ensemble of Gaussian networks beside a linear path
+        p(s_{t+1} | s_t, a_t)   linear-Gaussian, or beside a linear path a Gaussian process or an ensemble of Gaussian networks
 
     Leave the states blank and the model predicts; leave the actions blank and it plans.  Intervals are calibrated on rollouts
     of held-out data.  What is to be achieved is no part of it: a cost is given when it is asked for a plan.
 
     Parameters
     ----------
-    model : {"auto", "linear", "ensemble"}
-        "auto" is whichever foresees held-out steps better.
+    model : {"auto", "linear", "process", "ensemble"}
+        "process" is a Gaussian process, "auto" whichever foresees held-out steps best.
     history : int
         Observations that make a state: 2 where velocities are not seen.
     members, hidden, updates, learning_rate, decay
@@ -152,7 +151,7 @@ class WorldModel(BaseEstimator):
         return made
 
     def _check_arguments(self) -> None:
-        check_choice("model", self.model, KINDS)
+        check_choice("model", self.model, ("auto", *KINDS))
         for name in ("history", "members", "updates"):
             check_count(name, self.get_params()[name])
         for units in self.hidden:

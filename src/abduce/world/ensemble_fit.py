@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import heed
 from abduce.world.ensemble import Ensemble
 from abduce.world.episodes import Transitions
+from abduce.world.steps import scale_inputs
 
 MOST = 2048  # steps in one update
 FLOOR = 1e-3  # σ in units of the usual step, at least
@@ -57,7 +58,7 @@ def fit_ensemble(
         model = Ensemble(s, a, training.members, training.hidden)
     seen = ~steps.after.isnan()
     moved = torch.where(seen, steps.after - steps.state, 0.0)
-    scale_inputs(model, steps, moved, seen)
+    scale_inputs(model, steps, moved, seen, MARGIN)
     joined = torch.cat([steps.state, steps.action], 1).to(model.scale)
     z = (joined - model.centre) / model.scale
     target = (moved / model.step).to(z)
@@ -92,30 +93,6 @@ def fit_ensemble(
             out = seen.to(z).expand_as(out)
         model.log_sigma.copy_(((gap * out).sum(1) / out.sum(1).clamp_min(1)).sqrt().clamp_min(FLOOR).log())
     return model.requires_grad_(False).eval()
-
-
-def scale_inputs(model: Ensemble, steps: Transitions, moved: Tensor, seen: Tensor) -> None:
-    """Set centres, scales, the box and the linear path from steps."""
-    joined = torch.cat([steps.state, steps.action], 1)
-    centre = joined.mean(0)
-    scale = (joined - centre).square().mean(0).sqrt()
-    scale = torch.where(scale > 1e-12 * (1 + centre.abs()), scale, 1.0)
-    count = seen.sum(0).clamp_min(1)
-    step = (moved.square().sum(0) / count).sqrt()
-    step = torch.where(step > 0, step, 1.0)
-    every = torch.cat([steps.state, torch.where(seen, steps.after, steps.state)])
-    low, high = every.amin(0), every.amax(0)
-    room = MARGIN * (high - low)
-    z = torch.cat([(joined - centre) / scale, torch.ones(len(joined), 1).to(joined)], 1)
-    found = []
-    for j in range(moved.shape[1]):  # each output has blanks of its own
-        x, y = z[seen[:, j]], moved[seen[:, j], j] / step[j]
-        found.append(torch.linalg.solve(x.mT @ x + 1e-4 * torch.eye(z.shape[1]).to(x), x.mT @ y))
-    path = torch.stack(found)
-    parts = {"centre": centre, "scale": scale, "step": step, "low": low - room, "high": high + room}
-    parts |= {"path": path[:, :-1], "offset": path[:, -1]}
-    for name, value in parts.items():
-        model.get_buffer(name).copy_(value)
 
 
 def bootstraps(members: int, n: int, generator: Generator) -> Tensor:

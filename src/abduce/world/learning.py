@@ -1,7 +1,7 @@
 """Fit a model of the world to episodes: fill their blanks, choose the kind, make its intervals right.
 
-``kind`` is "linear", "ensemble", or "auto": whichever foresees held-out blocks of the data better, up to 25 steps ahead with
-the actions that were taken.  The model that is kept has seen everything.
+``kind`` is "linear", "process", "ensemble", or "auto": whichever foresees held-out blocks of the data best, up to 25 steps
+ahead with the actions that were taken.  The model that is kept has seen everything.
 
 Blanks of states and actions are filled by the linear-Gaussian world that the complete steps fit, and it is fitted again to
 what it filled, :data:`ROUNDS` times; the ensemble does not learn from cells that were blank.
@@ -20,10 +20,12 @@ from torch import Generator, Tensor
 from abduce.world.calibration import HORIZONS, Calibration, calibrate, windows
 from abduce.world.ensemble_fit import EnsembleTraining, bootstraps, fit_ensemble
 from abduce.world.episodes import Episode, Transitions, complete, transitions
+from abduce.world.gaussian_process_fit import fit_process
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.rollout import follow
 from abduce.world.transitions import Transition
 
+KINDS = "linear", "process", "ensemble"
 FOLDS = 3
 BLOCK = 40  # steps of a block that is held out, at least
 SHARE = 0.5  # of the updates, where a model only judges
@@ -50,7 +52,7 @@ def learn(
     judged: bool = True,
     show: Show | None = None,
 ) -> Learnt:
-    """Fit to episodes; without ``judged`` nothing is held out: "auto" is an ensemble, and spreads are as they come."""
+    """Fit to episodes; without ``judged`` nothing is held out: "auto" is a process, and spreads are as they come."""
     whole, linear = completed(found)
     steps = transitions(list(whole))
     told = transitions(list(found))
@@ -60,17 +62,20 @@ def learn(
     parts = cut(found) if judged else []
     if len(parts) >= 2:
         wholes = cut(whole)
-        kinds = ("linear", "ensemble") if kind == "auto" else (kind,)
+        kinds = KINDS if kind == "auto" else (kind,)
         for name in kinds:
             models = _folded(name, wholes, parts, training, seed, show)
             held[name] = [(m, parts[i::FOLDS]) for i, m in enumerate(models)]
             errors[name] = _error(held[name])
     if kind == "auto":
-        kind = min(errors, key=errors.__getitem__) if errors else "ensemble"
-    if kind == "linear":
-        kept: Transition = linear
-    else:
-        kept = fit_ensemble(steps, training, seed, show=_part(show, "fit"))
+        kind = min(errors, key=errors.__getitem__) if errors else "process"
+    match kind:
+        case "linear":
+            kept: Transition = linear
+        case "process":
+            kept = fit_process(steps, seed, _part(show, "fit"))
+        case _:
+            kept = fit_ensemble(steps, training, seed, show=_part(show, "fit"))
     size = steps.state.shape[1]
     calibration = calibrate(held[kind], size, seed) if held else Calibration.none(size)
     return Learnt(kept, linear, calibration, errors)
@@ -127,6 +132,11 @@ def _folded(
         s, a = steps.state.shape[1], steps.action.shape[1]
         return [LinearGaussian(s, a).fit(Transitions(*(v[fold != k] for v in steps))) for k in range(count)]
     steps = steps._replace(after=torch.where(told.after.isnan(), torch.nan, steps.after))
+    if kind == "process":
+        return [
+            fit_process(Transitions(*(v[fold != k] for v in steps)), seed, _part(show, "judge"))
+            for k in range(count)
+        ]
     generator, m = Generator().manual_seed(seed), training.members
     weights = bootstraps(count * m, len(fold), generator).view(count, m, -1)
     weights *= (fold != torch.arange(count).view(-1, 1, 1)).to(weights)

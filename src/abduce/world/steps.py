@@ -1,0 +1,38 @@
+"""What models of differences share: units, a linear path by least squares, and the box that their means are clamped to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abduce.world.episodes import Transitions
+
+
+def scale_inputs(model: Any, steps: Transitions, moved: Tensor, seen: Tensor, margin: float) -> None:
+    """Set centres, scales, the box and the linear path of a model from steps.
+
+    ``moved`` (N, S) are differences, of which those ``seen`` (N, S) count; the box is wider than the data by the share
+    ``margin`` of their range at each end.
+    """
+    joined = torch.cat([steps.state, steps.action], 1)
+    centre = joined.mean(0)
+    scale = (joined - centre).square().mean(0).sqrt()
+    scale = torch.where(scale > 1e-12 * (1 + centre.abs()), scale, 1.0)
+    count = seen.sum(0).clamp_min(1)
+    step = (moved.square().sum(0) / count).sqrt()
+    step = torch.where(step > 0, step, 1.0)
+    every = torch.cat([steps.state, torch.where(seen, steps.after, steps.state)])
+    low, high = every.amin(0), every.amax(0)
+    room = margin * (high - low)
+    z = torch.cat([(joined - centre) / scale, torch.ones(len(joined), 1).to(joined)], 1)
+    found = []
+    for j in range(moved.shape[1]):  # each output has blanks of its own
+        x, y = z[seen[:, j]], moved[seen[:, j], j] / step[j]
+        found.append(torch.linalg.solve(x.mT @ x + 1e-4 * torch.eye(z.shape[1]).to(x), x.mT @ y))
+    path = torch.stack(found)
+    parts = {"centre": centre, "scale": scale, "step": step, "low": low - room, "high": high + room}
+    parts |= {"path": path[:, :-1], "offset": path[:, -1]}
+    for name, value in parts.items():
+        model.get_buffer(name).copy_(value)
