@@ -73,8 +73,15 @@ def swing():
 
 def test_the_kind_of_model_is_what_foresees_held_out_steps(spring, swing):
     assert type(spring.transition_).__name__ == "LinearGaussian"
-    assert type(swing.transition_).__name__ == "Ensemble"
-    assert swing.errors_["ensemble"] < swing.errors_["linear"]
+    assert type(swing.transition_).__name__ == "GaussianProcess"
+    assert swing.errors_["process"] < swing.errors_["ensemble"] < swing.errors_["linear"]
+
+
+@pytest.mark.parametrize("kind, family", [("process", "GaussianProcess"), ("ensemble", "Ensemble")])
+def test_a_kind_that_is_asked_for_is_kept(kind, family):
+    world = WorldModel(model=kind, random_state=0, **FAST).fit(swings(4, 40))
+    assert type(world.transition_).__name__ == family
+    assert list(world.errors_) == [kind]
 
 
 def test_a_linear_world_is_predicted_exactly(spring):
@@ -250,6 +257,38 @@ def test_an_agent_learns_a_spring_and_holds_it():
         (lambda m: Agent(m, Goal([0.0, 0.0])).learn(Spring, steps=0), "steps must be an int >= 1"),
     ],
 )  # fmt: skip
+class Place(Spring):
+    """The spring without its speed."""
+
+    def __init__(self):
+        super().__init__()
+        import gymnasium
+
+        self.observation_space = gymnasium.spaces.Box(-9, 9, (1,))
+
+    def reset(self, seed=None, **_):
+        return super().reset(seed)[0][:1], {}
+
+    def step(self, action):
+        seen, *rest = super().step(action)
+        return seen[:1], *rest
+
+
+def test_episodes_side_by_side_remember_what_was_observed_before():
+    """An evaluation writes observations into one array; a speed that is not seen follows from the one before all the same."""
+    agent = Agent(WorldModel(model="linear", history=2), Goal([0.0]), horizon=12, method="ilqr", random_state=0)
+    agent.learn(Place, steps=120)
+    together = agent.evaluate(Place, seeds=[0, 1]).episodes
+    for seed, went in enumerate(together):
+        env = Place()
+        seen, _ = env.reset(seed=seed)
+        agent.reset()
+        for t, action in enumerate(went.actions):
+            assert np.allclose(agent.act(seen), action, atol=1e-6)
+            seen = env.step(np.clip(action, -1, 1).astype(np.float32))[0]
+            assert np.allclose(seen, went.observations[t + 1], atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused(spring, ask, words):
     with pytest.raises(ValueError, match=words):
         ask(spring)

@@ -129,7 +129,7 @@ class Agent(BaseEstimator):
         Plans are kept and made better from step to step; :meth:`reset` begins an episode.
         """
         cost = self._check_arguments()
-        given = np.asarray(obs, dtype=np.float64)
+        given = np.array(obs, dtype=np.float64)  # a copy, since environments may write to theirs
         if self._past and self._past[-1].shape != given.shape:
             raise ValueError(
                 f"obs has the shape {given.shape}, on the step before {self._past[-1].shape}; reset() begins anew"
