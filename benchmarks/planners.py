@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from common import Report, arguments, parse, say
 from torch import Generator, Tensor
-from worlds import driven, flag_cost, optimum, squared, swing_residuals, turned
+from worlds import driven, optimum, turned
 
+from abduce.showcase.acting import OBJECTIVES, squares
 from abduce.world.actions import Box
 from abduce.world.costs import Cost
 from abduce.world.equations import Equations
@@ -55,11 +56,11 @@ REMARKS = {
 
 
 def pendulum() -> tuple[Equations, Cost, Box]:
-    return Equations(turned, 3, 1), squared(swing_residuals), Box.of(-2.0, 2.0)
+    return Equations(turned, 3, 1), OBJECTIVES["Pendulum-v1"].cost, Box.of(-2.0, 2.0)
 
 
 def valley() -> tuple[Equations, Cost, Box]:
-    return Equations(driven, 2, 1), flag_cost(), Box.of(-1.0, 1.0)
+    return Equations(driven, 2, 1), OBJECTIVES["MountainCarContinuous-v0"].cost, Box.of(-1.0, 1.0)
 
 
 def starts(n: int, low: list[float], high: list[float]) -> np.ndarray:
@@ -79,11 +80,7 @@ def linear(size: int) -> tuple[Equations, Cost, tuple[Tensor, ...]]:
         a[n:, :n] = dt * k * torch.tensor([[-1.0, 1.0], [1.0, -1.0]], **F64)
     b = torch.cat([dt * dt / 2 * torch.eye(n, **F64), dt * torch.eye(n, **F64)])
     q, r = torch.eye(size, **F64), 0.1 * torch.eye(n, **F64)
-    cost = squared(
-        lambda o, u, s: torch.cat([o, 0.1**0.5 * u], -1),
-        terminal=lambda o: o.square().sum(-1),
-        terminal_residuals=lambda o: o,
-    )
+    cost = squares(lambda o, u, s: torch.cat([o, 0.1**0.5 * u], -1), lambda o: o)
     return Equations(lambda s, u: s @ a.mT + u @ b.mT, size, n), cost, (a, b, q, r, q)
 
 

@@ -25,29 +25,16 @@ import gymnasium
 import numpy as np
 import torch
 from common import ROOT, Report, arguments, parse, say, spread, write
-from worlds import (
-    DmControl,
-    driven,
-    flag_cost,
-    optimum,
-    reach_cost,
-    squared,
-    swing_residuals,
-    swing_up_cost,
-    turned,
-    unseen_swing_residuals,
-    upright_residuals,
-    without_speed,
-)
+from worlds import DmControl, driven, optimum, swing_up_cost, turned, unseen_swing_residuals, without_speed
 
 from abduce import Agent, Cost, WorldModel
+from abduce.showcase.acting import FEW, OBJECTIVES, squares
 from abduce.world.calibration import coverage
 from abduce.world.environments import make
 
 TRAINING = 7000  # + seed: of the environments that are learnt in
 LONG = 20_000  # steps of SAC's second row
 OPTIMUM, TRUE = "optimum, by dynamic programming", "the same planner, true equations"
-SETTINGS = {"candidates": 300, "survivors": 16, "iterations": 20, "fresh": 16, "later": 3}
 
 
 @dataclass(frozen=True)
@@ -69,40 +56,31 @@ class Task:
     needs: str = "gymnasium"
 
 
+def known_task(env: str, title: str, steps: int, **more: Any) -> Task:
+    """A task whose objective and settings `abduce act` has."""
+    known = OBJECTIVES[env]
+    return Task(env, f"{env}, {title}", known.cost, steps, known.settings, **more)
+
+
 TASKS = {
-    "pendulum": Task(
-        "Pendulum-v1", "Pendulum-v1, 400 steps", squared(swing_residuals), 400,
-        {"horizon": 55, "explore": 100, "refit": 50, "settings": SETTINGS},
+    "pendulum": known_task(
+        "Pendulum-v1", "400 steps", 400,
         equations=lambda: WorldModel.of_equations(turned, 3, -2.0, 2.0), longest=200,
     ),
     "hidden": Task(
-        without_speed, "Pendulum-v1 without its speed, 1,000 steps", squared(unseen_swing_residuals), 1000,
-        {"horizon": 55, "explore": 200, "refit": 100, "settings": SETTINGS}, {"history": 2}, longest=200,
+        without_speed, "Pendulum-v1 without its speed, 1,000 steps", squares(unseen_swing_residuals), 1000,
+        {"horizon": 55, "explore": 200, "refit": 100, "settings": FEW}, {"history": 2}, longest=200,
     ),
-    "balance": Task(
-        "InvertedPendulum-v5", "InvertedPendulum-v5, 200 steps", squared(upright_residuals), 200,
-        {"horizon": 20, "explore": 120, "refit": 40, "method": "ilqr", "settings": {"later": 1, "iterations": 10}},
-    ),
-    "car": Task(
-        "MountainCarContinuous-v0", "MountainCarContinuous-v0, 3 episodes", flag_cost(), 2997,
-        {
-            "horizon": 400, "until": 400, "least": 10, "explore": 999, "refit": 250,
-            "settings": {"candidates": 1000, "survivors": 96, "iterations": 30, "fresh": 0, "kept": 1, "later": 1},
-        },
+    "balance": known_task("InvertedPendulum-v5", "200 steps", 200),
+    "car": known_task(
+        "MountainCarContinuous-v0", "3 episodes", 2997,
         equations=lambda: WorldModel.of_equations(driven, 2, -1.0, 1.0), episodes=3, longest=999,
     ),
     "swingup": Task(
         lambda: DmControl("cartpole", "swingup", 4), "Cart-pole swing-up (dm_control), 5,000 steps", Cost(swing_up_cost), 1250,
-        {"horizon": 50, "explore": 250, "refit": 125, "settings": SETTINGS}, longest=250, held=4, needs="dm_control",
+        {"horizon": 50, "explore": 250, "refit": 125, "settings": FEW}, longest=250, held=4, needs="dm_control",
     ),
-    "reacher": Task(
-        "Reacher-v5", "Reacher-v5, 2,500 steps", Cost(reach_cost), 2500,
-        {
-            "horizon": 15, "explore": 500, "refit": 250,
-            "settings": {"candidates": 100, "survivors": 16, "iterations": 10, "fresh": 16, "later": 3},
-        },
-        longest=50,
-    ),
+    "reacher": known_task("Reacher-v5", "2,500 steps", 2500, longest=50),
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Worlds that plans are measured in: their equations where these are known, objectives, limits, and environments that
-Gymnasium does not have.
+"""Worlds that plans are measured in: their equations where these are known, the objectives that `abduce act` has not, limits,
+and environments that Gymnasium does not have.
 
 Objectives are an environment's own rewards, with the sign of costs, as functions of what is observed and done; where a cost
 is a sum of squares its residuals are given too.
@@ -15,13 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abduce import Cost
-
-
-def squared(residuals: Any, **end: Any) -> Cost:
-    """A cost from its residuals."""
-    return Cost(lambda o, a, n: residuals(o, a, n).square().sum(-1), residuals=residuals, **end)
-
+from abduce.showcase.acting import OBJECTIVES
 
 # ---------------------------------------------------------------- Pendulum
 
@@ -32,12 +26,6 @@ def turned(obs: Tensor, action: Tensor) -> Tensor:
     speed = (speed + 0.05 * (15.0 * sin + 3.0 * action[..., 0])).clamp(-8.0, 8.0)
     c, s = (0.05 * speed).cos(), (0.05 * speed).sin()
     return torch.stack([cos * c - sin * s, sin * c + cos * s, speed], -1)
-
-
-def swing_residuals(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-    """Residuals of Pendulum's cost θ² + .1 θ'² + .001 a²."""
-    angle = torch.atan2(obs[..., 1], obs[..., 0])
-    return torch.stack([angle, 0.1**0.5 * obs[..., 2], 0.001**0.5 * action[..., 0]], -1)
 
 
 def unseen_swing_residuals(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
@@ -57,7 +45,7 @@ def without_speed() -> Any:
 def optimum(start: Tensor, angles: int = 301, speeds: int = 241, torques: int = 31) -> np.ndarray:
     """Costs of Pendulum from starts (N, 3) by dynamic programming over its 200 steps, values between grid points interpolated;
     the policy is that of a finer grid of torques, run on the equations."""
-    cost = squared(swing_residuals)
+    cost = OBJECTIVES["Pendulum-v1"].cost
     theta = torch.linspace(-math.pi, math.pi, angles + 1)[:-1]
     grid = torch.cartesian_prod(theta, torch.linspace(-8, 8, speeds))
     states = torch.stack([grid[:, 0].cos(), grid[:, 0].sin(), grid[:, 1]], 1)
@@ -104,24 +92,7 @@ def driven(obs: Tensor, action: Tensor) -> Tensor:
     return torch.stack([place, torch.where((place == -1.2) & (speed < 0), 0 * speed, speed)], -1)
 
 
-def _short(obs: Tensor) -> Tensor:
-    """How far the car is from the flag."""
-    return 1000**0.5 * torch.relu(0.46 - obs[..., :1])
-
-
-def flag_cost() -> Cost:
-    """.1 a² a step, at the end 1000 times the squared distance to the flag."""
-    end = {"terminal": lambda o: _short(o).square().sum(-1), "terminal_residuals": _short}
-    return squared(lambda o, a, n: 0.1**0.5 * a, **end)
-
-
 # ---------------------------------------------------------------- poles on carts
-
-
-def upright_residuals(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-    """InvertedPendulum: place, angle, and their speeds, all near zero."""
-    weight = torch.tensor([3.0, 10.0, 0.5, 0.5]).to(after)
-    return torch.cat([weight * after, 0.02 * action], -1)
 
 
 def swing_up_cost(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
@@ -164,11 +135,3 @@ class DmControl(gymnasium.Env):
     @staticmethod
     def _seen(came: Any) -> np.ndarray:
         return np.concatenate([np.ravel(part) for part in came.observation.values()])
-
-
-# ---------------------------------------------------------------- an arm that reaches
-
-
-def reach_cost(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-    """Reacher-v5: the distance from the finger to its target, and .1 of the squared torques."""
-    return (after[..., 8:10].square().sum(-1) + 1e-8).sqrt() + 0.1 * action.square().sum(-1)

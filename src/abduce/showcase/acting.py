@@ -61,8 +61,14 @@ def short(obs: Tensor) -> Tensor:
     return 1000**0.5 * torch.relu(0.46 - obs[..., :1])
 
 
+def reach(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+    """Of an arm that reaches: the distance from its finger to the target, and what it costs to turn."""
+    return (after[..., 8:10].square().sum(-1) + 1e-8).sqrt() + 0.1 * action.square().sum(-1)
+
+
 FEW = {"candidates": 300, "survivors": 16, "iterations": 20, "fresh": 16, "later": 3}
-LONG = {"candidates": 200, "survivors": 8, "iterations": 15, "fresh": 0, "kept": 1, "later": 1}
+LONG = {"candidates": 1000, "survivors": 96, "iterations": 30, "fresh": 0, "kept": 1, "later": 1}
+SHORT = {"candidates": 100, "survivors": 16, "iterations": 10, "fresh": 16, "later": 3}
 OBJECTIVES = {
     "Pendulum-v1": KnownTask(squares(swing_up), {"horizon": 55, "settings": FEW}),
     "InvertedPendulum-v5": KnownTask(
@@ -77,8 +83,9 @@ OBJECTIVES = {
     ),
     "MountainCarContinuous-v0": KnownTask(
         squares(effort, short),
-        {"horizon": 400, "until": 250, "explore": 999, "refit": 250, "settings": LONG},
+        {"horizon": 400, "until": 400, "explore": 999, "refit": 250, "settings": LONG},
     ),
+    "Reacher-v5": KnownTask(Cost(reach), {"horizon": 15, "explore": 500, "refit": 250, "settings": SHORT}),
 }
 
 

@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from abduce.distributions.cells import LOG_2PI
 from abduce.world.transitions import Transition
 
-CELLS = 2**20  # numbers of kernels that are held at once
+CELLS = 2**17  # numbers of kernels that are held at once
 
 
 class GaussianProcess(Transition):
@@ -60,6 +60,7 @@ class GaussianProcess(Transition):
 
     def __init__(self, observation_size: int, action_size: int, points: int = 1, members: int = 1):
         super().__init__()
+        self._exponents = None
         self.observation_size, self.action_size, self.members = observation_size, action_size, members
         s, d, n = observation_size, observation_size + action_size, points
         self.config: dict[str, Any] = {
@@ -76,17 +77,34 @@ class GaussianProcess(Transition):
 
     # ------------------------------------------------------------------ the function
 
+    def train(self, mode: bool = True) -> GaussianProcess:
+        """What was fitted may have changed, so that exponents are computed anew."""
+        self._exponents: Tensor | None = None
+        super().train(mode)
+        return self
+
     def kernel(self, z: Tensor) -> Tensor:
         """k_j(z, p_i), (S, N, n), of inputs z (N, S+A)."""
-        x, p = z * self.rates.unsqueeze(1), self.places * self.rates.unsqueeze(1)
-        level = self.power.log().view(-1, 1, 1) - 0.5 * x.square().sum(2, keepdim=True)
-        level = level - 0.5 * p.square().sum(2).unsqueeze(1)
-        return torch.baddbmm(level, x, p.mT).exp_()
+        if self._exponents is None:
+            self._exponents = self._squares()
+        powers = torch.cat([z.square(), z, torch.ones_like(z[:, :1])], 1)
+        return (powers @ self._exponents).exp().view(len(z), *self.weights.shape).transpose(0, 1)
+
+    def _squares(self) -> Tensor:
+        """log k_j(z, p_i) = (z², z, 1) · column, (2 (S+A) + 1, S n), in one product for all outputs and points."""
+        rate = self.rates.square().unsqueeze(1)  # (S, 1, S+A)
+        place = self.places.expand(len(rate), -1, -1)
+        level = self.power.log().unsqueeze(1) - 0.5 * (rate * place.square()).sum(2)
+        columns = torch.cat([-0.5 * rate.expand_as(place), rate * place, level.unsqueeze(2)], 2)
+        return columns.flatten(0, 1).mT.contiguous()
 
     def _inputs(self, state: Tensor, action: Tensor) -> tuple[Tensor, torch.Size]:
         """Inputs z (N, S+A), and the leading axes of states and actions."""
-        lead = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
-        joined = torch.cat([state.expand(*lead, -1), action.expand(*lead, -1)], -1).to(self.scale)
+        lead = state.shape[:-1]
+        if action.shape[:-1] != lead:
+            lead = torch.broadcast_shapes(lead, action.shape[:-1])
+            state, action = state.expand(*lead, -1), action.expand(*lead, -1)
+        joined = torch.cat([state, action], -1).to(self.scale)
         return (joined.reshape(-1, joined.shape[-1]) - self.centre) / self.scale, lead
 
     def _chunks(self, z: Tensor) -> tuple[Tensor, ...]:
@@ -97,14 +115,12 @@ class GaussianProcess(Transition):
 
     def _added(self, z: Tensor) -> Tensor:
         """What is added to the state on average, (N, S), in units of d."""
-        parts = [
-            torch.bmm(self.kernel(some), self.weights.unsqueeze(2)).squeeze(2).mT for some in self._chunks(z)
-        ]
-        return self._linear(z) + torch.cat(parts)
+        parts = [torch.bmm(self.kernel(some), self.weights.unsqueeze(2)) for some in self._chunks(z)]
+        return self._linear(z) + torch.cat(parts, 1).squeeze(2).mT
 
     def _after(self, state: Tensor, added: Tensor) -> Tensor:
         """The next state, clamped, of what is added (..., S)."""
-        return (state + self.step * added).clamp(self.low, self.high)
+        return torch.addcmul(state, self.step, added).clamp(self.low, self.high)
 
     # ------------------------------------------------------------------ means
 

@@ -59,6 +59,7 @@ def fit_process(
     kept |= {"places": places, "rates": rates, "power": power, "sigma": sigma}
     for name, value in kept.items():
         model.get_buffer(name).copy_(value)
+    model.eval()
     _weigh(model, z, rest, seen, generator)
     return model.requires_grad_(False).eval()
 
