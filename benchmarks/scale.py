@@ -2,16 +2,17 @@
 many rows a fit needs.
 
 python benchmarks/scale.py [--sizes 10000 100000 1000000 10000000] [--threads 1]
-python benchmarks/scale.py --models vae --sizes 1000000 10000000
+python benchmarks/scale.py --models vae --sizes 1000000 10000000 [--kept]
 python benchmarks/scale.py --engines [--engine-rows 10000000]
 python benchmarks/scale.py --passes [--engine-rows 10000000]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured.  A process that only loads the package says what of a time and of a peak is no
-data.  With ``--models`` only these are run, at all sizes.  The picture of both by rows is of all figures that there are, and
-goes to docs/images/scale.png, with --quick to out/benchmarks.  With ``--engines`` only who works is compared, with
-``--passes`` only a pass of EM by one process and by two, in turn.  Rows that a fit needs: log p of 20,000 new rows under
-mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
+data.  Where one process works seconds are the processor's, so that runs may go beside one another, one a core.  With
+``--models`` only these are run, at all sizes; what a run that was cut has found is put into a table by ``--kept``.  The
+picture of both by rows is of all figures that there are, and goes to docs/images/scale.png, with --quick to out/benchmarks.
+With ``--engines`` only who works is compared, with ``--passes`` only a pass of EM by one process and by two, in turn.  Rows
+that a fit needs: log p of 20,000 new rows under mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ SHORT = dict(zip(("gaussian", "vae", "auto"), MODELS, strict=True))
 QUESTIONS = "fit", "fill", "score"
 
 
-def tables(folder: Path, rows: int) -> int:
-    """Write the files, at least four; the bytes of all."""
+def tables(folder: Path, rows: int) -> None:
+    """Write the files, at least four."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     loadings = rng.normal(size=(FACTORS, COLUMNS))
@@ -59,7 +60,6 @@ def tables(folder: Path, rows: int) -> int:
         x[rng.random(x.shape) < BLANK] = np.nan
         frame = pd.DataFrame(x, columns=[f"c{j}" for j in range(COLUMNS)])
         frame.to_parquet(folder / f"part-{i:03}.parquet", index=False)
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def same(one: Path, other: Path) -> bool:
@@ -87,11 +87,11 @@ def picture(folder: Path, path: Path) -> None:
             known = [key.split(" | ") for key in found]
             sizes = sorted(int(k[1]) for k in known if len(k) == 3 and k[0] == name and k[2] == question)
             runs = [found[f"{name} | {rows} | {question}"] for rows in sizes]
-            for axis, what in zip(axes, ("seconds", "peak"), strict=True):
+            for axis, what in zip(axes, ("cpu", "peak"), strict=True):
                 values = [run[what] for run in runs]
                 axis.plot(sizes, values, marker=mark, color=colour, label=f"{name}, {question}", lw=1, ms=4)
     axes[1].axhline(1500, color="gray", ls=":", lw=1)
-    for axis, title in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
+    for axis, title in zip(axes, ("seconds of a core", "peak memory, MiB"), strict=True):
         axis.set(xscale="log", xlabel="rows of 20 numbers", title=title)
     axes[0].set_yscale("log")
     axes[1].set_ylim(bottom=0)
@@ -99,6 +99,31 @@ def picture(folder: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def by_rows(found: dict[str, dict[str, float]], report: Report) -> None:
+    """The table of fits, fills and scores, of those that were run."""
+    alone = min((found[f"the package alone {i}"] for i in range(3)), key=lambda run: run["seconds"])
+    known = [key.split(" | ") for key in found if key.count(" | ") == 2]
+    lines = []
+    for name, rows in dict.fromkeys((name, int(rows)) for name, rows, _ in known):
+        cells = [name, f"{rows:,}"]
+        for question in QUESTIONS:
+            done = found.get(f"{name} | {rows} | {question}")
+            if done is None:
+                cells += ["–", "–"]
+                continue
+            speed = f", {rows / max(done['cpu'] - alone['cpu'], 1e-9):,.0f} rows/s"
+            cells += [f"{done['cpu']:.1f}{'' if question == 'fit' else speed}", f"{done['peak']:.0f}"]
+        lines.append(cells)
+    header = ["model", "rows"]
+    header += [f"{q}: {what}" for q in QUESTIONS for what in ("seconds of a core", "peak MiB")]
+    report.table("As rows grow: one process", header, lines)
+    report.remark(
+        f"The package alone: {alone['cpu']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` of the "
+        "pool and of a VAE takes a uniform sample of at most two million cells, of one Gaussian it passes over all. Every "
+        "command looks through all rows before it answers the first; several processes do so together."
+    )
 
 
 def rows_needed(args, report: Report) -> None:
@@ -257,6 +282,11 @@ def main() -> None:
     parser.add_argument(
         "--engine-rows", type=int, default=1_000_000, help="rows that the engines are compared on"
     )
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="with --models: tables of the figures that there are, measuring nothing",
+    )
     parser.add_argument("--passes", action="store_true", help="time only a pass of EM")
     args = parse(parser)
     sizes = [5000] if args.quick else args.sizes
@@ -270,6 +300,13 @@ def main() -> None:
     report = Report(name, f"Tables in many files, {title}", args)
     pictured = ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png"
     found: dict[str, dict[str, float]] = {}
+    if args.kept:
+        found |= json.loads((report.folder() / f"{name}.json").read_text())["results"]["runs"]
+        report.keep("runs", found)
+        by_rows(found, report)
+        report.save()
+        picture(report.folder(), pictured)
+        return
 
     def run(name: str, code: str, *words: object) -> dict[str, float]:
         found[name] = measured(code, *words, threads=args.threads)
@@ -288,37 +325,23 @@ def main() -> None:
             modelled(rows, start, found, report)
             report.save()
             return
-        alone = min(
-            (run(f"the package alone {i}", START) for i in range(3)), key=lambda found: found["seconds"]
-        )
+        for i in range(3):
+            run(f"the package alone {i}", START)
         chosen = [SHORT[short] for short in args.models or SHORT]
-        lines: dict[tuple[int, str], list[str]] = {}
         for rows in sizes:
             data = work / f"data-{rows}"
-            size = tables(data, rows) / 2**20
+            tables(data, rows)
             for name in chosen:
                 if not (args.models or args.quick or name == "one Gaussian" or rows <= args.pool_rows):
                     continue
-                lines[rows, name] = [name, f"{rows:,}", f"{size:,.0f}"]
-        for (rows, name), cells in lines.items():
-            model, data = work / f"model-{rows}-{len(name)}", work / f"data-{rows}"
-            for question in QUESTIONS:
-                words = (data, "-m", model, "-o", work / "answers", "-q")
-                if question == "fit":
-                    words = (data, "-o", model, *MODELS[name], "-q", "--seed", 0)
-                done = run(f"{name} | {rows} | {question}", MAIN, question, *words)
-                shutil.rmtree(work / "answers", ignore_errors=True)
-                own = max(done["seconds"] - alone["seconds"], 1e-9)
-                speed = "" if question == "fit" else f", {rows / own:,.0f} rows/s"
-                cells += [f"{done['seconds']:.1f}{speed}", f"{done['peak']:.0f}"]
-        header = ["model", "rows", "MiB of Parquet"]
-        header += [f"{q}: {what}" for q in QUESTIONS for what in ("seconds", "peak MiB")]
-        report.table("As rows grow: one process", header, list(lines.values()))
-        report.remark(
-            f"The package alone: {alone['seconds']:.1f} s, {alone['peak']:.0f} MiB; rows a second are without these. `fit` of "
-            "the pool and of a VAE takes a uniform sample of at most two million cells, of one Gaussian it passes over all. "
-            "Every command looks through all rows before it answers the first; several processes do so together."
-        )
+                model = work / f"model-{rows}-{len(name)}"
+                for question in QUESTIONS:
+                    words = (data, "-m", model, "-o", work / "answers", "-q")
+                    if question == "fit":
+                        words = (data, "-o", model, *MODELS[name], "-q", "--seed", 0)
+                    run(f"{name} | {rows} | {question}", MAIN, question, *words)
+                    shutil.rmtree(work / "answers", ignore_errors=True)
+        by_rows(found, report)
         if args.models:
             report.save()
             picture(report.folder(), pictured)

@@ -77,7 +77,7 @@ def test_the_kind_of_model_is_what_foresees_held_out_steps(spring, swing):
     assert swing.errors_["process"] < swing.errors_["ensemble"] < swing.errors_["linear"]
 
 
-@pytest.mark.parametrize("kind, family", [("process", "GaussianProcess"), ("ensemble", "Ensemble")])
+@pytest.mark.parametrize(("kind", "family"), [("process", "GaussianProcess"), ("ensemble", "Ensemble")])
 def test_a_kind_that_is_asked_for_is_kept(kind, family):
     world = WorldModel(model=kind, random_state=0, **FAST).fit(swings(4, 40))
     assert type(world.transition_).__name__ == family
@@ -177,6 +177,12 @@ def test_saved_models_answer_as_before(spring, swing, tmp_path):
             lambda m: m.plan([0.3, 0.0], Goal([0.0, 0.0]), 10, "ilqr").actions,
         ):
             assert np.array_equal(ask(model), ask(again))
+    places = {"observations": springs(3, 30)["observations"][..., :1], "actions": springs(3, 30)["actions"]}
+    past = places["observations"][:, 4:6]
+    blind = WorldModel(model="process", history=2, random_state=0).fit(places)
+    blind.save(tmp_path / "past")
+    asked = past, places["actions"][:, 5:]
+    assert np.array_equal(load(tmp_path / "past").predict(*asked, draws=3), blind.predict(*asked, draws=3))
     with pytest.raises(ValueError, match="equations is code"):
         WorldModel.of_equations(lambda s, a: s, 1, -1, 1).save(tmp_path / "c")
 
@@ -206,7 +212,11 @@ def test_an_agent_learns_a_spring_and_holds_it():
         agent.learn(Spring, steps=120)
     agent = made[0]
     assert agent.experience_.steps == 120
-    assert len(agent.returns_) == 3
+    assert [step for step, _ in agent.returns_] == [40, 80, 120]
+    short = Agent(WorldModel(model="linear"), cost, method="ilqr", explore=40, longest=25).learn(
+        Spring, steps=60
+    )
+    assert [len(e) for e in short.experience_.episodes] == [25, 25, 10]
     assert np.array_equal(
         agent.experience_.episodes[2].actions, made[1].experience_.episodes[2].actions
     )  # the same seed, the same actions
@@ -276,7 +286,9 @@ class Place(Spring):
 
 def test_episodes_side_by_side_remember_what_was_observed_before():
     """An evaluation writes observations into one array; a speed that is not seen follows from the one before all the same."""
-    agent = Agent(WorldModel(model="linear", history=2), Goal([0.0]), horizon=12, method="ilqr", random_state=0)
+    agent = Agent(
+        WorldModel(model="linear", history=2), Goal([0.0]), horizon=12, method="ilqr", random_state=0
+    )
     agent.learn(Place, steps=120)
     together = agent.evaluate(Place, seeds=[0, 1]).episodes
     for seed, went in enumerate(together):

@@ -69,6 +69,8 @@ class Agent(BaseEstimator):
         Steps of random actions, smooth in time, before the first plan.
     refit : int
         Steps between fits while learning.
+    longest : int or None
+        Steps after which an episode of learning is ended and another begun: where a goal that is held teaches nothing more.
     random_state : int, RandomState or None
     callback : callable or None
         Called at every step of learning with a record: ``epoch`` over ``epochs`` is the step, ``stage`` what is done.
@@ -96,19 +98,22 @@ class Agent(BaseEstimator):
         draws: int = 0,
         explore: int = 100,
         refit: int = 50,
+        longest: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         callback: Callable[[dict[str, Any]], Any] | None = None,
     ):
         self.world, self.cost, self.horizon, self.until, self.least = world, cost, horizon, until, least
         self.method, self.settings, self.draws = method, settings, draws
-        self.explore, self.refit, self.random_state, self.callback = explore, refit, random_state, callback
+        self.explore, self.refit, self.longest = explore, refit, longest
+        self.random_state, self.callback = random_state, callback
         self.reset()
 
     def _check_arguments(self) -> Cost:
         for name in ("horizon", "least", "refit"):
             check_count(name, self.get_params(deep=False)[name])
-        if self.until is not None:
-            check_count("until", self.until)
+        for name in ("until", "longest"):
+            if self.get_params(deep=False)[name] is not None:
+                check_count(name, self.get_params(deep=False)[name])
         for name in ("draws", "explore"):
             check_number(name, self.get_params(deep=False)[name], 0)
         check_choice("method", self.method, sorted(METHODS))
@@ -176,7 +181,7 @@ class Agent(BaseEstimator):
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         observation, _ = recorder.reset(seed=int(rng.integers(2**31 - 1)) if seed is None else seed)
         self.reset()
-        self.returns_, total = [], 0.0
+        self.returns_, total, length = [], 0.0, 0
         tried, used = np.zeros(0), COLOUR
         generator = self._generator(1)
         for step in range(int(steps)):
@@ -191,13 +196,13 @@ class Agent(BaseEstimator):
             else:
                 chosen = self.act(np.asarray(observation, dtype=np.float64).ravel())
             observation, reward, terminated, truncated, _ = recorder.step(face.action(chosen))
-            total += float(reward)
-            if terminated or truncated:
+            total, length = total + float(reward), length + 1
+            if terminated or truncated or length == self.longest:
                 self.returns_.append((step + 1, total))
                 if len(self.returns_) == episodes:
                     break
                 observation, _ = recorder.reset()
-                total, used = 0.0, COLOUR
+                total, length, used = 0.0, 0, COLOUR
                 self.reset()
         self._fit(recorder, True, int(steps), int(steps))
         self.experience_ = recorder

@@ -92,7 +92,7 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
         raise ValueError(
             f"{CONFIG}.history must be steps and numbers whose product is {model.observation_size}, got {body['history']}"
         )
-    double, sizes = torch.float64, ("horizons", size)
+    double, sizes = torch.float64, ("horizons", model.observation_size)
     shaped(
         calibration,
         {"calibration.horizons": (double, sizes[:1]), "calibration.factors": (double, sizes)},
