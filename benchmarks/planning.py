@@ -9,7 +9,8 @@ dynamic programming on a grid.  Settings were tuned on starts from 1000 on and o
     python benchmarks/planning.py [--quick] [--seeds 5] [--tasks pendulum car ...] [--starts 100] [--threads 1]
 
 Needs gymnasium and mujoco (the extra ``world``); the pole that is swung up needs ``pip install dm_control`` and the MuJoCo
-that it asks for, SAC ``pip install --no-deps stable-baselines3``, whose own pins are older.
+that it asks for, SAC ``pip install --no-deps stable-baselines3``, whose own pins are older.  Results are written a task a
+file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from common import ROOT, Report, arguments, parse, say, spread, write
+from common import Report, arguments, parse, say, spread
 from worlds import DmControl, driven, optimum, swing_up_cost, turned, unseen_swing_residuals, without_speed
 
 from abduce import Agent, Cost, WorldModel
@@ -34,6 +35,12 @@ from abduce.world.environments import make
 
 TRAINING = 7000  # + seed: of the environments that are learnt in
 LONG = 20_000  # steps of SAC's second row
+REMARK = (
+    "Every call of `env.step` is counted, the random first ones and those of failed episodes too. Returns are the "
+    "environment's, which the agent never reads: it has the objective as a function. ± is over training seeds; starts are "
+    "0-{} for all. Intervals are checked on 20 of the evaluation's own episodes. Milliseconds are wall-clock, all starts "
+    "planned side by side."
+)
 OPTIMUM, TRUE = "optimum, by dynamic programming", "the same planner, true equations"
 
 
@@ -163,13 +170,14 @@ def known(task: Task, starts: range) -> dict[str, Any]:
 
 
 def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
+    """The table of a task; what is found is kept as it comes, and what an earlier run kept of the same starts stands."""
     task, starts = TASKS[name], range(4 if args.quick else args.starts)
-    kept = ROOT / "out" / "benchmarks" / f"{args.name}_{name}_{len(starts)}.json"
+    kept = report.folder() / f"{report.name}.json"
     found: dict[str, list[dict[str, Any]]] = {}
     if (args.resume or args.kept) and kept.exists():
-        found = json.loads(kept.read_text())
-    report.keep(name, found)
-
+        known_rows = json.loads(kept.read_text())["results"]["returns"].items()
+        found |= {title: runs for title, runs in known_rows if len(runs[0]["returns"]) == len(starts)}
+    report.keep("returns", found)
     if args.kept:
         return rows(task, found)
 
@@ -185,8 +193,7 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
             round(float(np.mean(result["returns"])), 2),
             {k: v for k, v in result.items() if k != "returns"},
         )
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write(kept, json.dumps(found))
+        report.save_figures()
 
     if missing("random actions"):
         add("random actions", at_random(task, starts))
@@ -238,29 +245,22 @@ def main() -> None:
     parser = arguments(__doc__, seeds=5)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--starts", type=int, default=100)
-    parser.add_argument("--resume", action="store_true", help="go on from what out/benchmarks holds")
+    parser.add_argument("--resume", action="store_true", help="go on from what the results hold")
     parser.add_argument(
-        "--kept", action="store_true", help="tables of what out/benchmarks holds, measuring nothing"
+        "--kept", action="store_true", help="tables of what the results hold, measuring nothing"
     )
-    parser.add_argument("--name", default="planning", help="of the files that are written")
     args = parse(parser)
-    report = Report(args.name, "Planning in learnt worlds", args)
     header = ["", "steps of experience", "mean return", "gap to the best known", "largest gap", "worst start"]
     header += ["90 % intervals hold, 1 / 10 / 25 steps, %", "ms an action"]
     for name in args.tasks:
-        if importlib.util.find_spec(TASKS[name].needs) is None:
-            report.remark(f"{TASKS[name].title}: not measured, it needs {TASKS[name].needs}.")
+        task = TASKS[name]
+        if importlib.util.find_spec(task.needs) is None and not args.kept:
+            say(f"{task.title}: not measured, it needs {task.needs}")
             continue
-        report.table(TASKS[name].title, header, measure(name, args, report))
-    report.remark(
-        "Every call of `env.step` is counted, the random first ones and those of failed episodes too. Returns are the "
-        "environment's, which the agent never reads: it has the objective as a function. ± is over training seeds; starts "
-        f"are 0-{args.starts - 1} for all. Intervals are checked on 20 of the evaluation's own episodes. Milliseconds are "
-        "wall-clock, all starts planned side by side."
-    )
-    if args.kept:
-        report.remark("Not all has been measured: rows that are not there are still to come.")
-    report.save()
+        report = Report(f"planning_{name}", "Planning in learnt worlds", args)
+        report.table(task.title, header, measure(name, args, report))
+        report.remark(REMARK.format(args.starts - 1))
+        report.save()
 
 
 if __name__ == "__main__":
