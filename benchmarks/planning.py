@@ -76,7 +76,7 @@ TASKS = {
     ),
     "hidden": Task(
         without_speed, "Pendulum-v1 without its speed, 1,000 steps", squares(unseen_swing_residuals), 1000,
-        {"horizon": 55, "explore": 200, "refit": 100, "settings": FEW}, {"history": 2}, longest=200,
+        {"horizon": 55, "explore": 150, "refit": 50, "longest": 75, "settings": FEW}, {"history": 2}, longest=200,
     ),
     "balance": known_task("InvertedPendulum-v5", "200 steps", 200),
     "car": known_task(
