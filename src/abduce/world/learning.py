@@ -28,6 +28,7 @@ from abduce.world.transitions import Transition
 KINDS = "linear", "process", "ensemble"
 FOLDS = 3
 BLOCK = 40  # steps of a block that is held out, at least
+TINY = 1e-20  # errors below are none
 SHARE = 0.5  # of the updates, where a model only judges
 ROUNDS = 3
 Show = Callable[[str, float], None]
@@ -146,7 +147,8 @@ def _folded(
 
 
 def _error(held: Sequence[tuple[Transition, Sequence[Episode]]]) -> float:
-    """Mean squared error of held-out rollouts in units of the states' variance, over horizons."""
+    """Mean squared error of held-out rollouts in units of the states' variance, the geometric mean over horizons: far ahead
+    small errors have grown to any size, and would alone decide."""
     found: list[Tensor] = []
     for h in HORIZONS:
         gaps, truths = [], []
@@ -159,7 +161,7 @@ def _error(held: Sequence[tuple[Transition, Sequence[Episode]]]) -> float:
             truth = torch.cat(truths)
             spread = truth.var(0, correction=0).clamp_min(1e-12)
             found.append((torch.cat(gaps).mean(0) / spread).mean())
-    return float(torch.stack(found).mean()) if found else float("inf")
+    return float(torch.stack(found).clamp_min(TINY).log().mean().exp()) if found else float("inf")
 
 
 def _part(show: Show | None, stage: str) -> Callable[[float], None] | None:
