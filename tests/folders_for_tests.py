@@ -96,13 +96,13 @@ def _steps() -> tuple[Any, Callable[[Any], list[Any]]]:
     return model, lambda m: [m.score_samples([X])]
 
 
-def _world() -> tuple[Any, Callable[[Any], list[Any]]]:
+def _world(kind: str) -> tuple[Any, Callable[[Any], list[Any]]]:
     rng = np.random.default_rng(4)
     actions = rng.uniform(-1, 1, size=(2, 30, 1))
     states = np.zeros((2, 31, 2))
     for t in range(30):
         states[:, t + 1] = 0.9 * states[:, t] + actions[:, t] + 0.01 * rng.normal(size=(2, 2))
-    model = abduce.WorldModel(model="linear", random_state=0).fit((states, actions))
+    model = abduce.WorldModel(model=kind, random_state=0).fit((states, actions))
     return model, lambda m: [m.predict(states[0, :1], actions[0, :3])]
 
 
@@ -129,7 +129,8 @@ MAKERS: dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]]]] = {
     "Text": lambda: _text("char"),
     "words": lambda: _text("word"),
     "Steps": _steps,
-    "WorldModel": _world,
+    "WorldModel": lambda: _world("linear"),
+    "process": lambda: _world("process"),
     "Sound": _sound,
 }
 
