@@ -76,7 +76,8 @@ TASKS = {
     ),
     "hidden": Task(
         without_speed, "Pendulum-v1 without its speed, 1,000 steps", squares(unseen_swing_residuals), 1000,
-        {"horizon": 55, "explore": 150, "refit": 50, "longest": 75, "settings": FEW}, {"history": 2}, longest=200,
+        {"horizon": 55, "explore": 150, "refit": 50, "longest": 75, "settings": FEW}, {"model": "process", "history": 2},
+        longest=200,
     ),
     "balance": known_task("InvertedPendulum-v5", "200 steps", 200),
     "car": known_task(
@@ -85,7 +86,8 @@ TASKS = {
     ),
     "swingup": Task(
         lambda: DmControl("cartpole", "swingup", 4), "Cart-pole swing-up (dm_control), 5,000 steps", Cost(swing_up_cost), 1250,
-        {"horizon": 50, "explore": 250, "refit": 125, "settings": FEW}, longest=250, held=4, needs="dm_control",
+        {"horizon": 50, "explore": 250, "refit": 125, "settings": FEW}, {"model": "process"}, longest=250, held=4,
+        needs="dm_control",
     ),
     "reacher": known_task("Reacher-v5", "2,500 steps", 2500, longest=50),
 }  # fmt: skip
@@ -139,7 +141,7 @@ def sac(task: Task, steps: int, seed: int, starts: range) -> np.ndarray:
 def ours(task: Task, seed: int, starts: range, **model: Any) -> dict[str, Any]:
     """Learn, evaluate, and how often 90 % intervals hold what came in those episodes."""
     begun = time.process_time()
-    learnt = WorldModel(random_state=seed, **task.model, **model)
+    learnt = WorldModel(random_state=seed, **(task.model | model))
     agent = Agent(learnt, task.cost, random_state=seed, **task.agent)
     agent.learn(task.env, steps=task.steps, episodes=task.episodes, seed=TRAINING + seed)
     learning, world = time.process_time() - begun, agent.world
