@@ -46,7 +46,8 @@ TITLES = {
 }
 REMARKS = {
     "lqr": "The planners' budgets are at most 50,000 transitions a plan. Collocation ends with three steps of iLQR on the "
-    "true rollout, which here find the optimum by themselves.",
+    "true rollout, which here find the optimum by themselves. Learnt worlds have seen 200 steps with noise of .01 a state; "
+    "their plans act on the true one, turned by their gains.",
     "pendulum": "Gap: cost of the executed episode less that of dynamic programming from the same start, with its standard "
     "error over starts; a grid's policy is not quite optimal, so a gap may be negative.",
     "car": "The return is 100 at the flag less .1 a² a step. The horizon shrinks, because a goal that is always as far ahead "
@@ -130,7 +131,7 @@ def lqr(report: Report, n: int) -> None:
             count = sum(info["transitions"] for info in told)
             row(size, name, plans.cost, least, [f"{count:,}", f"{clock:.2f}"])
         costs = []
-        for seed in range(report.args.seeds):
+        for seed in range(report.args.learnt):
             problem = Problem.of(learnt(world, seed).transition_, cost, start, 50, box)
             plans = solve(ILQR(iterations=10), problem, Generator().manual_seed(0))[0]
             actions, states = corrected(world, start, plans, box)
@@ -249,11 +250,12 @@ def climb(report: Report, n: int, limit: int, over: float) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=5)
+    parser = arguments(__doc__, seeds=1)
     parser.add_argument("--starts", type=int, default=100)
     parser.add_argument(
         "--tasks", nargs="+", choices=["lqr", "pendulum", "car"], default=["lqr", "pendulum", "car"]
     )
+    parser.add_argument("--learnt", type=int, default=5, help="worlds that are learnt of each linear one")
     parser.add_argument("--minutes", type=float, default=30.0)
     args = parse(parser)
     n, over = 3 if args.quick else args.starts, time.time() + 60 * args.minutes

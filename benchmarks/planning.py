@@ -59,7 +59,6 @@ class Task:
     episodes: int | None = None
     longest: int = 1000
     held: int = 1
-    peers: bool = True  # whether a linear-Gaussian model and SAC stand beside it
     needs: str = "gymnasium"
 
 
@@ -176,9 +175,11 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
     task, starts = TASKS[name], range(4 if args.quick else args.starts)
     kept = report.folder() / f"{report.name}.json"
     found: dict[str, list[dict[str, Any]]] = {}
-    if (args.resume or args.kept) and kept.exists():
-        known_rows = json.loads(kept.read_text())["results"]["returns"].items()
-        found |= {title: runs for title, runs in known_rows if len(runs[0]["returns"]) == len(starts)}
+    if args.kept or (args.resume and kept.exists()):
+        found |= json.loads(kept.read_text())["results"]["returns"]
+        there = {len(run["returns"]) for runs in found.values() for run in runs}
+        if there - {len(starts)}:
+            raise SystemExit(f"{kept} holds {there} starts, not {len(starts)}: give --starts as it has them")
     report.keep("returns", found)
     if args.kept:
         return rows(task, found)
@@ -203,11 +204,11 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
         add(OPTIMUM, best_returns(starts))
     if task.equations is not None and missing(TRUE):
         add(TRUE, known(task, starts))
-    sac_too = task.peers and importlib.util.find_spec("stable_baselines3")
+    sac_too = importlib.util.find_spec("stable_baselines3") is not None
     for seed in range(args.seeds):
         if missing("abduce Agent", seed):
             add("abduce Agent", ours(task, seed, starts))
-        if seed == 0 and task.peers and missing("the same, linear-Gaussian model"):
+        if seed == 0 and missing("the same, linear-Gaussian model"):
             add("the same, linear-Gaussian model", ours(task, seed, starts, model="linear"))
         if sac_too and missing("SAC, the same number of steps", seed):
             steps = found["abduce Agent"][seed]["steps"]

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-HELPERS = {"common", "mnist_runs", "nab_scoring", "peers", "pythae_peer", "run_all"}
+HELPERS = {"common", "mnist_runs", "nab_scoring", "peers", "pythae_peer", "run_all", "worlds"}
 
 
 def main() -> int:

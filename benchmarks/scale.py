@@ -289,6 +289,8 @@ def main() -> None:
     )
     parser.add_argument("--passes", action="store_true", help="time only a pass of EM")
     args = parse(parser)
+    if args.kept and not args.models:
+        parser.error("--kept wants --models: figures of whole runs are not put together again")
     sizes = [5000] if args.quick else args.sizes
     if args.passes:
         title = "Tables in many files, a pass over all rows by two processes"

@@ -29,7 +29,7 @@ def turned(obs: Tensor, action: Tensor) -> Tensor:
 
 
 def unseen_swing_residuals(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-    """The same where speeds are not observed: that of the step, (θ_{t+1} − θ_t) / .05, in the place of the one before."""
+    """Residuals of Pendulum's cost where speeds are not observed: θ' is (θ_{t+1} − θ_t) / .05, of the step itself."""
     (c, s), (c2, s2) = obs.unbind(-1), after.unbind(-1)
     speed = torch.atan2(s2 * c - c2 * s, c2 * c + s2 * s) / 0.05
     return torch.stack([torch.atan2(s, c), 0.1**0.5 * speed, 0.001**0.5 * action[..., 0]], -1)

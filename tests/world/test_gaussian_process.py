@@ -76,7 +76,7 @@ def test_log_prob_is_that_of_the_mixture_of_members_and_draws_come_from_it():
     s, a = rows(5)
     after = torch.randn(5, 3).double()
     each = torch.stack([model.mean(s, a, torch.full((5,), m)) for m in range(4)])
-    spread = model._mixture(s, a)[1]
+    spread = model._mixture(s, a)[2]
     normal = torch.distributions.Normal(each, spread)
     mixture = normal.log_prob(after).sum(-1).logsumexp(0) - math.log(4)
     torch.testing.assert_close(model.log_prob(s, a, after), mixture)
@@ -94,7 +94,7 @@ def test_the_posterior_is_scikit_learns(monkeypatch):
     steps = transitions(walks(4, 30, 0.05))
     model = fit_process(steps, 0)
     model.low.fill_(-torch.inf), model.high.fill_(torch.inf)
-    assert len(model.places) == len(steps.state)
+    assert len(model.places.unique(dim=0)) == len(steps.state)
     other, _, _ = theirs(steps, model, optimizer=None)
     s = torch.linspace(-3, 3, 50).double().unsqueeze(1)
     a = torch.linspace(1, -1, 50).double().unsqueeze(1)
@@ -121,7 +121,7 @@ def test_few_points_say_what_all_steps_do(monkeypatch):
     few = fit_process(steps, 0)
     monkeypatch.setattr(gaussian_process_fit, "OPEN", 0.0)
     many = fit_process(steps, 0)
-    assert len(few.places) < 60 < len(many.places) == 250
+    assert len(few.places) < 60 < len(many.places.unique(dim=0)) == 250
     gap = few.mean(steps.state, steps.action) - many.mean(steps.state, steps.action)
     assert float(gap.abs().max()) < 0.3 * float(few.step * few.sigma)
 
@@ -141,6 +141,43 @@ def test_noise_is_found_and_doubt_grows_where_no_data_were():
     torch.testing.assert_close(  # far away the linear path is left
         model.mean(s + 40.0, a), s + 40.0 + model.step * model._linear(model._inputs(s + 40.0, a)[0])
     )
+
+
+@pytest.mark.parametrize("what", ["never seen", "constant", "twice", "few", "choices"])
+def test_steps_of_any_kind_are_fitted(what):
+    steps = transitions(walks(3, 30, 0.02))
+    state = torch.cat([steps.state, steps.state.square()], 1)
+    after = torch.cat([steps.after, steps.after.square()], 1)
+    if what == "never seen":
+        after[:, 1] = torch.nan
+    elif what == "constant":
+        state[:, 1] = after[:, 1] = 3.0
+    steps = steps._replace(state=state, after=after)
+    if what == "twice":
+        steps = type(steps)(*(torch.cat([part, part]) for part in steps))
+    elif what == "few":
+        steps = type(steps)(*(part[:3] for part in steps))
+    elif what == "choices":
+        steps = steps._replace(action=torch.eye(3).double()[torch.arange(len(state)) % 3])
+    model = fit_process(steps, 0)
+    for found in (model.mean(steps.state, steps.action), *model.moments(steps.state, steps.action)):
+        assert bool(found.isfinite().all())
+    if what == "constant":
+        assert torch.allclose(
+            model.mean(steps.state, steps.action)[:, 1], torch.tensor(3.0).double(), atol=1e-3
+        )
+    gap = (model.mean(steps.state, steps.action) - steps.after)[:, 0]
+    assert float(gap.abs().mean()) < 0.1
+
+
+def test_what_is_written_to_is_what_is_asked():
+    model, other = random_model(), random_model()
+    s, a = rows(4)
+    before = model.mean(s, a)
+    other.rates.mul_(2.0)
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(model.mean(s, a), other.mean(s, a))
+    assert not torch.allclose(model.mean(s, a), before)
 
 
 def test_blank_targets_do_not_count_and_the_same_seed_gives_the_same_numbers():

@@ -70,7 +70,7 @@ class Agent(BaseEstimator):
     refit : int
         Steps between fits while learning.
     longest : int or None
-        Steps after which an episode of learning is ended and another begun: where a goal that is held teaches nothing more.
+        An episode of learning is ended after so many steps: where an agent that stays at its goal would see nothing new.
     random_state : int, RandomState or None
     callback : callable or None
         Called at every step of learning with a record: ``epoch`` over ``epochs`` is the step, ``stage`` what is done.
@@ -116,6 +116,11 @@ class Agent(BaseEstimator):
                 check_count(name, self.get_params(deep=False)[name])
         for name in ("draws", "explore"):
             check_number(name, self.get_params(deep=False)[name], 0)
+        if self.longest is not None and self.longest <= int(self.world.history):
+            raise ValueError(
+                f"longest must be above the world's history, {self.world.history}, so that there is a step to learn from, "
+                f"got {self.longest}"
+            )
         check_choice("method", self.method, sorted(METHODS))
         return Cost.of(self.cost)
 

@@ -298,7 +298,7 @@ class WorldModel(BaseEstimator):
         Blank observations are predicted, or inferred from both sides; blank actions are inferred from what they led to:
         between a start and a goal they are a plan.  With ``draws`` a list of so many trajectories that could have been.
 
-        Exact in a linear world, whose actions are not kept in their box; of an ensemble the most probable trajectory.
+        Exact in a linear world, whose actions are not kept in their box; of any other the most probable trajectory.
         """
         check_is_fitted(self)
         [found] = self._episodes(trajectory, "trajectory")

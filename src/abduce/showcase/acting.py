@@ -118,9 +118,10 @@ def run(
     def tell(record: dict[str, Any]) -> None:
         show(record["stage"], record["epoch"], record["epochs"])
 
-    agent = Agent(
-        WorldModel(random_state=seed), objective.cost, random_state=seed, callback=tell, **objective.settings
-    )
+    settings = objective.settings
+    if "explore" in settings:  # whatever the steps, half of them are planned
+        settings = settings | {"explore": min(settings["explore"], steps // 2)}
+    agent = Agent(WorldModel(random_state=seed), objective.cost, random_state=seed, callback=tell, **settings)
     agent.learn(env, steps=steps, episodes=episodes)
     show("evaluate", 0, 1)
     found = agent.evaluate(env, range(starts), steps=1000)

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import heed
 from abduce.world.ensemble import Ensemble
 from abduce.world.episodes import Transitions
-from abduce.world.steps import scale_inputs
+from abduce.world.linear_path import linear_path
 
 MOST = 2048  # steps in one update
 FLOOR = 1e-3  # σ in units of the usual step, at least
@@ -58,7 +58,8 @@ def fit_ensemble(
         model = Ensemble(s, a, training.members, training.hidden)
     seen = ~steps.after.isnan()
     moved = torch.where(seen, steps.after - steps.state, 0.0)
-    scale_inputs(model, steps, moved, seen, MARGIN)
+    for name, value in linear_path(steps, moved, seen, MARGIN).items():
+        model.get_buffer(name).copy_(value)
     joined = torch.cat([steps.state, steps.action], 1).to(model.scale)
     z = (joined - model.centre) / model.scale
     target = (moved / model.step).to(z)

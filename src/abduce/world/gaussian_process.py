@@ -1,6 +1,6 @@
 """A Gaussian process: smooth worlds of a few numbers, learnt from a few hundred steps.
 
-    s' = clamp(s + d ⊙ (W z + b + f(z))) + σ ε,   z = (s, a) centred and scaled
+    s' = clamp(clamp(s + d ⊙ (W z + b + f(z))) + d ⊙ (σ² + r(z))^½ ε),   z = (s, a) centred and scaled
     f_j(z) = Σ_i w_ji a_j² exp(−½ Σ_k ((z_k − p_ik) / ℓ_jk)²),   i = 1..n points p_i of the data
 
 Beside the least-squares linear path W z + b, on differences in units d of the usual step, each output j has weights at points,
@@ -9,7 +9,8 @@ whole rollout; what points leave open of f, r_j(z) = a_j² − k_j(z)ᵀ K_j⁻�
 
     p(s' | s, a) = 1/M Σ_m N(s'; μ_m, d² (σ² + r(z)))
 
-Far from data f is zero and the linear path is left.  Means are clamped to a box around the data.  Everything is in double
+Far from data f is zero and the linear path is left.  Means and draws are clamped to a box around the data, which densities
+leave out of account.  Everything is in double
 precision, since weights of neighbouring points nearly cancel.
 
 Sources: Quiñonero-Candela & Rasmussen 2005 (weights at points); Deisenroth & Rasmussen 2011 (worlds learnt so);
@@ -60,7 +61,7 @@ class GaussianProcess(Transition):
 
     def __init__(self, observation_size: int, action_size: int, points: int = 1, members: int = 1):
         super().__init__()
-        self._exponents = None
+        self._kept: tuple[Any, Tensor] | None = None
         self.observation_size, self.action_size, self.members = observation_size, action_size, members
         s, d, n = observation_size, observation_size + action_size, points
         self.config: dict[str, Any] = {
@@ -77,21 +78,22 @@ class GaussianProcess(Transition):
 
     # ------------------------------------------------------------------ the function
 
-    def train(self, mode: bool = True) -> GaussianProcess:
-        """What was fitted may have changed, so that exponents are computed anew."""
-        self._exponents: Tensor | None = None
-        super().train(mode)
-        return self
-
     def kernel(self, z: Tensor) -> Tensor:
         """k_j(z, p_i), (S, N, n), of inputs z (N, S+A)."""
-        if self._exponents is None:
-            self._exponents = self._squares()
         powers = torch.cat([z.square(), z, torch.ones_like(z[:, :1])], 1)
-        return (powers @ self._exponents).exp().view(len(z), *self.weights.shape).transpose(0, 1)
+        return (powers @ self._exponents()).exp().view(len(z), *self.weights.shape).transpose(0, 1)
 
-    def _squares(self) -> Tensor:
-        """log k_j(z, p_i) = (z², z, 1) · column, (2 (S+A) + 1, S n), in one product for all outputs and points."""
+    def _exponents(self) -> Tensor:
+        """log k_j(z, p_i) = (z², z, 1) · column, (2 (S+A) + 1, S n), in one product for all outputs and points.
+
+        Kept until what it is made of is written to."""
+        made_of = self.places, self.rates, self.power
+        state = [(part.data_ptr(), part._version, part.dtype) for part in made_of]
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._columns()
+        return self._kept[1]
+
+    def _columns(self) -> Tensor:
         rate = self.rates.square().unsqueeze(1)  # (S, 1, S+A)
         place = self.places.expand(len(rate), -1, -1)
         level = self.power.log().unsqueeze(1) - 0.5 * (rate * place.square()).sum(2)
@@ -126,17 +128,18 @@ class GaussianProcess(Transition):
 
     def mean(self, state: Tensor, action: Tensor, member: Tensor | None = None) -> Tensor:
         z, lead = self._inputs(state, action)
-        if member is None:
-            added = self._added(z)
-        else:
-            chosen = member.expand(lead).flatten()
-            added = torch.cat(
-                [
-                    self._linear(some) + torch.einsum("snp,nsp->ns", self.kernel(some), self.drawn[who])
-                    for some, who in zip(self._chunks(z), chosen.split(len(self._chunks(z)[0])), strict=True)
-                ]
-            )
+        added = self._added(z) if member is None else self._of_members(z, member.expand(lead).flatten())[0]
         return self._after(state.to(added), added.view(*lead, -1)).to(state)
+
+    def _of_members(self, z: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+        """What each row's member (N,) adds to the state, and the standard deviation of a step, (N, S) each, in units of d."""
+        added, spread = [], []
+        chunks = self._chunks(z)
+        for some, who in zip(chunks, member.split(len(chunks[0])), strict=True):
+            kernel = self.kernel(some)
+            added.append(self._linear(some) + torch.einsum("snp,nsp->ns", kernel, self.drawn[who]))
+            spread.append(self._spread(kernel))
+        return torch.cat(added), torch.cat(spread)
 
     def jacobian(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         z, lead = self._inputs(state, action)
@@ -159,31 +162,32 @@ class GaussianProcess(Transition):
 
     # ------------------------------------------------------------------ doubt and noise
 
-    def _members(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What each member adds (M, N, S), and the standard deviation of a step (N, S), in units of d."""
-        added, spread = [], []
-        for some in self._chunks(z):
-            kernel = self.kernel(some)
-            added.append(self._linear(some) + torch.bmm(kernel, self.drawn.permute(1, 2, 0)).permute(2, 1, 0))
-            spread.append(self._spread(kernel))
-        return torch.cat(added, 1), torch.cat(spread)
-
     def _spread(self, kernel: Tensor) -> Tensor:
         """Standard deviation of a step (N, S), in units of d: noise, and what points leave open."""
         known = torch.bmm(kernel, self.root.mT).square().sum(2).mT
         return ((self.power - known).clamp_min(0.0) + self.sigma.square()).sqrt()
 
-    def _mixture(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of the members (M, ..., S) and the standard deviation (..., S)."""
+    def _mixture(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means of the members (M, ..., S), their average and the standard deviation of a step (..., S)."""
         z, lead = self._inputs(state, action)
-        added, spread = self._members(z)
-        means = self._after(state.to(added), added.view(self.members, *lead, -1))
-        return means, self.step * spread.view(*lead, -1)
+        added, average, spread = [], [], []
+        for some in self._chunks(z):
+            kernel, linear = self.kernel(some), self._linear(some)
+            added.append(linear + torch.bmm(kernel, self.drawn.permute(1, 2, 0)).permute(2, 1, 0))
+            average.append(linear + torch.bmm(kernel, self.weights.unsqueeze(2)).squeeze(2).mT)
+            spread.append(self._spread(kernel))
+        state = state.to(z)
+        means = self._after(state, torch.cat(added, 1).view(self.members, *lead, -1))
+        return (
+            means,
+            self._after(state, torch.cat(average).view(*lead, -1)),
+            self.step * torch.cat(spread).view(*lead, -1),
+        )
 
     def moments(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        means, spread = self._mixture(state, action)
+        means, average, spread = self._mixture(state, action)
         whole = (means.var(0, correction=0) + spread.square()).sqrt()
-        return self.mean(state, action), whole.to(state)
+        return average.to(state), whole.to(state)
 
     def disagreement(self, state: Tensor, action: Tensor) -> Tensor:
         """Standard deviation of the members' means, (..., S): doubt alone."""
@@ -195,12 +199,12 @@ class GaussianProcess(Transition):
         z, lead = self._inputs(state, action)
         if member is None:
             member = torch.randint(self.members, lead, generator=generator)
-        spread = torch.cat([self._spread(self.kernel(some)) for some in self._chunks(z)]).view(*lead, -1)
-        mean = self.mean(state, action, member)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
-        return (mean + (self.step * spread).to(mean) * noise).clamp(self.low.to(mean), self.high.to(mean))
+        added, spread = (part.view(*lead, -1) for part in self._of_members(z, member.expand(lead).flatten()))
+        mean = self._after(state.to(added), added)
+        noise = torch.randn(mean.shape, generator=generator, dtype=state.dtype).to(mean)
+        return (mean + self.step * spread * noise).clamp(self.low, self.high).to(state)
 
     def log_prob(self, state: Tensor, action: Tensor, after: Tensor) -> Tensor:
-        means, spread = self._mixture(state, action)
+        means, _, spread = self._mixture(state, action)
         each = -0.5 * (((after.to(means) - means) / spread).square() + LOG_2PI) - spread.log()
         return (each.sum(-1).logsumexp(0) - torch.tensor(float(self.members)).log()).to(state)

@@ -19,9 +19,10 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import heed
 from abduce.world.episodes import Transitions
 from abduce.world.gaussian_process import GaussianProcess
-from abduce.world.steps import scale_inputs
+from abduce.world.linear_path import linear_path
 
 FEW = 400  # steps whose likelihood is maximised
+CANDIDATES = 4000  # steps that points are chosen among, at most
 POINTS = 300  # at most
 OPEN = 0.1  # variance that points may leave open, in units of the noise's
 MEMBERS = 32
@@ -39,10 +40,9 @@ def fit_process(
     s, a = steps.state.shape[1], steps.action.shape[1]
     seen = ~steps.after.isnan()
     moved = torch.where(seen, steps.after - steps.state, 0.0)
-    scaled = GaussianProcess(s, a)
-    scale_inputs(scaled, steps, moved, seen, MARGIN)
-    z = (torch.cat([steps.state, steps.action], 1) - scaled.centre) / scaled.scale
-    rest = moved / scaled.step - (z @ scaled.path.mT + scaled.offset)
+    path = linear_path(steps, moved, seen, MARGIN)
+    z = (torch.cat([steps.state, steps.action], 1) - path["centre"]) / path["scale"]
+    rest = moved / path["step"] - (z @ path["path"].mT + path["offset"])
     found = []
     for j in range(s):  # each output has blanks of its own
         rows = seen[:, j].nonzero().squeeze(1)
@@ -51,22 +51,22 @@ def fit_process(
         if show is not None:
             show(0.9 * (j + 1) / s)
     rates, power, sigma = (torch.stack(part) for part in zip(*found, strict=True))
-    places = z[_points(z, rates, power, sigma)]
+    places = z[torch.randperm(len(z), generator=generator)[:CANDIDATES]]
+    places = places[_points(places, rates, power, sigma)]
     model = GaussianProcess(s, a, len(places), MEMBERS)
-    kept = {
-        name: scaled.get_buffer(name) for name in ("centre", "scale", "step", "path", "offset", "low", "high")
-    }
-    kept |= {"places": places, "rates": rates, "power": power, "sigma": sigma}
-    for name, value in kept.items():
+    for name, value in (path | {"places": places, "rates": rates, "power": power, "sigma": sigma}).items():
         model.get_buffer(name).copy_(value)
-    model.eval()
     _weigh(model, z, rest, seen, generator)
+    if show is not None:
+        show(1.0)
     return model.requires_grad_(False).eval()
 
 
 def _most_likely(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rates 1/ℓ (D,), power a² and noise σ of one output y (n,) at inputs z (n, D)."""
     n, d = z.shape
+    if n == 0:  # nothing is known of it, and the linear path is all there is
+        return torch.ones(d).double(), torch.tensor(SIZES[0]).double().square(), torch.tensor(1.0).double()
     spread = float(y.square().mean().sqrt().clamp(*SIZES))
     start = np.log([*[2.0] * d, spread, min(max(0.3 * spread, NOISE[0]), NOISE[1])])
     bounds = np.log([LENGTHS] * d + [SIZES, NOISE])

@@ -4,7 +4,7 @@
 ahead with the actions that were taken.  The model that is kept has seen everything.
 
 Blanks of states and actions are filled by the linear-Gaussian world that the complete steps fit, and it is fitted again to
-what it filled, :data:`ROUNDS` times; the ensemble does not learn from cells that were blank.
+what it filled, :data:`ROUNDS` times; neither process nor ensemble learns from cells that were blank.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _folded(
     steps = steps._replace(after=torch.where(told.after.isnan(), torch.nan, steps.after))
     if kind == "process":
         return [
-            fit_process(Transitions(*(v[fold != k] for v in steps)), seed, _part(show, "judge"))
+            fit_process(Transitions(*(v[fold != k] for v in steps)), seed, _part(show, "judge", k, count))
             for k in range(count)
         ]
     generator, m = Generator().manual_seed(seed), training.members
@@ -147,8 +147,8 @@ def _folded(
 
 
 def _error(held: Sequence[tuple[Transition, Sequence[Episode]]]) -> float:
-    """Mean squared error of held-out rollouts in units of the states' variance, the geometric mean over horizons: far ahead
-    small errors have grown to any size, and would alone decide."""
+    """Mean squared error of held-out rollouts in units of the states' variance, the geometric mean over horizons: the
+    longest alone would decide an arithmetic one."""
     found: list[Tensor] = []
     for h in HORIZONS:
         gaps, truths = [], []
@@ -164,5 +164,6 @@ def _error(held: Sequence[tuple[Transition, Sequence[Episode]]]) -> float:
     return float(torch.stack(found).clamp_min(TINY).log().mean().exp()) if found else float("inf")
 
 
-def _part(show: Show | None, stage: str) -> Callable[[float], None] | None:
-    return None if show is None else lambda share: show(stage, share)
+def _part(show: Show | None, stage: str, k: int = 0, count: int = 1) -> Callable[[float], None] | None:
+    """What tells of the k-th of several parts of a stage."""
+    return None if show is None else lambda share: show(stage, (k + share) / count)

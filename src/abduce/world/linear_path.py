@@ -1,8 +1,6 @@
-"""What models of differences share: units, a linear path by least squares, and the box that their means are clamped to."""
+"""What models of differences stand on: units, a linear path by least squares, and a box that means are clamped to."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +8,9 @@ from torch import Tensor
 from abduce.world.episodes import Transitions
 
 
-def scale_inputs(model: Any, steps: Transitions, moved: Tensor, seen: Tensor, margin: float) -> None:
-    """Set centres, scales, the box and the linear path of a model from steps.
+def linear_path(steps: Transitions, moved: Tensor, seen: Tensor, margin: float) -> dict[str, Tensor]:
+    """``centre`` and ``scale`` (S+A,) of states and actions z, ``step`` (S,) the usual difference, its ``path`` (S, S+A) and
+    ``offset`` (S,) in z, ``low`` and ``high`` (S,) of states.
 
     ``moved`` (N, S) are differences, of which those ``seen`` (N, S) count; the box is wider than the data by the share
     ``margin`` of their range at each end.
@@ -33,6 +32,4 @@ def scale_inputs(model: Any, steps: Transitions, moved: Tensor, seen: Tensor, ma
         found.append(torch.linalg.solve(x.mT @ x + 1e-4 * torch.eye(z.shape[1]).to(x), x.mT @ y))
     path = torch.stack(found)
     parts = {"centre": centre, "scale": scale, "step": step, "low": low - room, "high": high + room}
-    parts |= {"path": path[:, :-1], "offset": path[:, -1]}
-    for name, value in parts.items():
-        model.get_buffer(name).copy_(value)
+    return parts | {"path": path[:, :-1], "offset": path[:, -1]}
