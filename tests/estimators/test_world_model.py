@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from abduce import Agent, Goal, Recorder, WorldModel, load
+from abduce.world.learning import _chosen
 
 NAN = float("nan")
 FAST = {"members": 3, "hidden": (24, 24), "updates": 400}
@@ -75,6 +76,13 @@ def test_the_kind_of_model_is_what_foresees_held_out_steps(spring, swing):
     assert type(spring.transition_).__name__ == "LinearGaussian"
     assert type(swing.transition_).__name__ == "GaussianProcess"
     assert swing.errors_["process"] < min(swing.errors_["ensemble"], swing.errors_["linear"])
+
+
+def test_networks_are_chosen_where_they_are_clearly_nearer():
+    assert _chosen({"linear": 1.0, "process": 0.3, "ensemble": 0.2}) == "process"
+    assert _chosen({"linear": 1.0, "process": 0.3, "ensemble": 0.1}) == "ensemble"
+    assert _chosen({"linear": 0.1, "process": 0.3, "ensemble": 0.2}) == "linear"
+    assert _chosen({}) == "process"
 
 
 @pytest.mark.parametrize(("kind", "family"), [("process", "GaussianProcess"), ("ensemble", "Ensemble")])
