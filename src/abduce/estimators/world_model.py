@@ -60,7 +60,8 @@ class WorldModel(BaseEstimator):
     Parameters
     ----------
     model : {"auto", "linear", "process", "ensemble"}
-        "process" is a Gaussian process; "auto" is whichever foresees held-out steps best, networks where they are clearly nearer.
+        "process" is a Gaussian process; "auto" is whichever foresees held-out steps best, networks only where they are clearly
+        nearer.
     history : int
         Observations that make a state: 2 where velocities are not seen.
     members, hidden, updates, learning_rate, decay
