@@ -85,8 +85,8 @@ TASKS = {
     ),
     "swingup": Task(
         lambda: DmControl("cartpole", "swingup", 4), "Cart-pole swing-up (dm_control), 5,000 steps", Cost(swing_up_cost), 1250,
-        {"horizon": 50, "explore": 250, "refit": 125, "settings": FEW}, {"model": "process"}, longest=250, held=4,
-        needs="dm_control",
+        {"horizon": 50, "explore": 250, "refit": 125, "settings": FEW}, {"model": "ensemble", "updates": 3000},
+        longest=250, held=4, needs="dm_control",
     ),
     "reacher": known_task("Reacher-v5", "2,500 steps", 2500, longest=50),
 }  # fmt: skip
