@@ -6,13 +6,12 @@ import pytest
 import torch
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-from test_world_ensemble import walks
+from test_world_ensemble import check_jacobian, walks
 
 from abduce.world import gaussian_process, gaussian_process_fit
 from abduce.world.episodes import transitions
 from abduce.world.gaussian_process import GaussianProcess
 from abduce.world.gaussian_process_fit import fit_process
-from abduce.world.transitions import derivatives
 
 
 def random_model(points=7, members=4):
@@ -47,15 +46,7 @@ def test_the_jacobian_is_autograds_and_zero_where_the_mean_is_clamped(monkeypatc
     monkeypatch.setattr(gaussian_process, "CELLS", 100)  # several chunks
     model = random_model()
     s, a = rows(6, 7)
-    free = model.mean(s, a)
-    low, high = torch.quantile(free.flatten(0, 1), torch.tensor([0.2, 0.8]).double(), dim=0)
-    for ends in ((-torch.inf, torch.inf), (low, high)):
-        model.low.copy_(torch.as_tensor(ends[0])), model.high.copy_(torch.as_tensor(ends[1]))
-        by_state, by_action = model.jacobian(s, a)
-        expected = derivatives(model.mean, s, a)
-        torch.testing.assert_close(by_state, expected[0])
-        torch.testing.assert_close(by_action, expected[1])
-    assert float((by_state == 0).all(-1).double().mean()) == pytest.approx(0.4, abs=0.05)
+    check_jacobian(model, s, a)
 
 
 def test_rows_are_answered_alike_whatever_the_chunk_and_the_axes(monkeypatch):
