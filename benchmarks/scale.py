@@ -2,14 +2,15 @@
 many rows a fit needs.
 
 python benchmarks/scale.py [--sizes 10000 100000 1000000 10000000] [--threads 1]
-python benchmarks/scale.py --models vae --sizes 1000000 10000000 [--kept]
+python benchmarks/scale.py --models vae --sizes 1000000 10000000 [--resume | --kept]
 python benchmarks/scale.py --engines [--engine-rows 10000000]
 python benchmarks/scale.py --passes [--engine-rows 10000000]
 
 Twenty numeric columns of five factors, a tenth of the cells blank, in files of at most 125,000 rows.  A command runs in a
 process of its own, whose peak is measured.  A process that only loads the package says what of a time and of a peak is no
 data.  Where one process works seconds are the processor's, so that runs may go beside one another, one a core.  With
-``--models`` only these are run, at all sizes; what a run that was cut has found is put into a table by ``--kept``.  The
+``--models`` only these are run, at all sizes; what a run that was cut has not found is run by ``--resume``, and what it has
+found is put into a table by ``--kept``.  The
 picture of both by rows is of all figures that there are, and goes to docs/images/scale.png, with --quick to out/benchmarks.
 With ``--engines`` only who works is compared, with ``--passes`` only a pass of EM by one process and by two, in turn.  Rows
 that a fit needs: log p of 20,000 new rows under mixtures fitted to more and more rows of a mixture of 20 in 20 columns.
@@ -287,10 +288,13 @@ def main() -> None:
         action="store_true",
         help="with --models: tables of the figures that there are, measuring nothing",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="with --models: measure only what has no figures yet, and fits"
+    )
     parser.add_argument("--passes", action="store_true", help="time only a pass of EM")
     args = parse(parser)
-    if args.kept and not args.models:
-        parser.error("--kept wants --models: figures of whole runs are not put together again")
+    if (args.kept or args.resume) and not args.models:
+        parser.error("--kept and --resume want --models: figures of whole runs are not put together again")
     sizes = [5000] if args.quick else args.sizes
     if args.passes:
         title = "Tables in many files, a pass over all rows by two processes"
@@ -302,8 +306,9 @@ def main() -> None:
     report = Report(name, f"Tables in many files, {title}", args)
     pictured = ROOT / ("out/benchmarks" if args.quick else "docs/images") / "scale.png"
     found: dict[str, dict[str, float]] = {}
-    if args.kept:
+    if args.kept or args.resume:
         found |= json.loads((report.folder() / f"{name}.json").read_text())["results"]["runs"]
+    if args.kept:
         report.keep("runs", found)
         by_rows(found, report)
         report.save()
@@ -328,16 +333,21 @@ def main() -> None:
             report.save()
             return
         for i in range(3):
-            run(f"the package alone {i}", START)
+            if f"the package alone {i}" not in found:
+                run(f"the package alone {i}", START)
         chosen = [SHORT[short] for short in args.models or SHORT]
         for rows in sizes:
             data = work / f"data-{rows}"
-            tables(data, rows)
-            for name in chosen:
+            missing = [n for n in chosen if any(f"{n} | {rows} | {q}" not in found for q in QUESTIONS)]
+            if missing:
+                tables(data, rows)
+            for name in missing:
                 if not (args.models or args.quick or name == "one Gaussian" or rows <= args.pool_rows):
                     continue
                 model = work / f"model-{rows}-{len(name)}"
                 for question in QUESTIONS:
+                    if question != "fit" and f"{name} | {rows} | {question}" in found:
+                        continue
                     words = (data, "-m", model, "-o", work / "answers", "-q")
                     if question == "fit":
                         words = (data, "-o", model, *MODELS[name], "-q", "--seed", 0)

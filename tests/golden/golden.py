@@ -33,6 +33,8 @@ from threadpoolctl import threadpool_limits
 
 import abduce
 
+LIBRARY = Path(abduce.__file__).parent
+
 # ------------------------------------------------------------------ what is asked
 
 
@@ -214,8 +216,9 @@ def collect(name: str, quick: bool = False) -> tuple[Entries, Seconds]:
 
 
 def _spoken(warning: warnings.WarningMessage) -> bool:
-    """Whether the library itself gave a warning; torch gives each of its own once a process."""
-    return "site-packages" not in warning.filename and "Triggered internally" not in str(warning.message)
+    """Whether the library itself gave a warning, wherever it is installed; torch gives each of its own once a process."""
+    own = Path(warning.filename).is_relative_to(LIBRARY) or "site-packages" not in warning.filename
+    return own and "Triggered internally" not in str(warning.message)
 
 
 @contextmanager
