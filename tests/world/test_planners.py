@@ -18,6 +18,7 @@ from worlds_for_tests import (
 
 from abduce.world.actions import Box, Categories
 from abduce.world.equations import Equations
+from abduce.world.planners import ilqr
 from abduce.world.planners.cem import CEM
 from abduce.world.planners.collocation import Collocation, lagrangian
 from abduce.world.planners.gradient import Gradient, adjoint
@@ -62,6 +63,23 @@ def test_ilqr_is_riccati_in_one_iteration(residuals):
     assert torch.allclose(state.plans.cost, least, rtol=1e-10)
     assert torch.allclose(state.plans.actions, actions, atol=1e-8, rtol=0)
     assert torch.allclose(state.plans.gains[0], found.gains, atol=1e-8, rtol=0)
+
+
+def test_many_steps_are_expanded_in_bounded_parts(monkeypatch):
+    """Memory is that of some steps, however many plans there are; what is found does not depend on the cut."""
+    problem, actions, *_ = lqr(20, starts=5)
+    plans = problem.plans(actions)
+    whole = ilqr.expand(problem, plans)
+    monkeypatch.setattr(ilqr, "ROWS", 7)
+    asked = []
+    jacobian = problem.transition.jacobian
+    monkeypatch.setattr(
+        problem.transition, "jacobian", lambda s, a: asked.append(len(s)) or jacobian(s, a), raising=False
+    )
+    parts = ilqr.expand(problem, plans)
+    assert max(asked) == 7 and sum(asked) == 100
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one, other, atol=1e-12, rtol=0)
 
 
 def masses():

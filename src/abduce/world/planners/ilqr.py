@@ -27,6 +27,7 @@ from abduce.world.products import apply, rows_last, solved, times
 from abduce.world.rollout import Plans, corrected, total
 
 LEAST, MOST = 1e-8, 1e6  # damping
+ROWS = 2**15  # steps of plans around which dynamics and cost are expanded at once
 SWEEPS = 4  # projected Newton steps of the box problem, where actions have several numbers
 
 
@@ -116,14 +117,17 @@ class Expansion(NamedTuple):
 
 
 def expand(problem: Problem, plans: Plans) -> Expansion:
-    """Dynamics and cost around plans (N, H, A), all steps in one batch."""
+    """Dynamics and cost around plans (N, H, A), many steps in one batch."""
     n, h, a = plans.actions.shape
     s = plans.states.shape[2]
     states = plans.states.transpose(0, 1)
     before, after = states[:-1].reshape(-1, s), states[1:].reshape(-1, s)
     action = plans.actions.transpose(0, 1).reshape(-1, a)
-    moved = rows_last(torch.cat(problem.transition.jacobian(before, action), -1))  # (S, S + A, H N)
-    gradient, curvature = problem.cost.quadratic(before, action, after, moved)
+    parts = [
+        _around(problem, *rows)
+        for rows in zip(*(v.split(ROWS) for v in (before, action, after)), strict=True)
+    ]
+    moved, gradient, curvature = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     d = s + 1 + a
     x = [i for i in range(d) if i != s]
     slopes = moved.new_zeros(h, s + 1, d, n)
@@ -137,6 +141,12 @@ def expand(problem: Problem, plans: Plans) -> Expansion:
     end[:, :s] = _bordered(curvature, gradient, s)
     end[:s, s] = gradient
     return Expansion(slopes, cost, end)
+
+
+def _around(problem: Problem, before: Tensor, action: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of the dynamics (S, S + A, N), and the cost's gradient (S + A, N) and curvature (S + A, S + A, N)."""
+    moved = rows_last(torch.cat(problem.transition.jacobian(before, action), -1))
+    return moved, *problem.cost.quadratic(before, action, after, moved)
 
 
 def _bordered(curvature: Tensor, gradient: Tensor, at: int) -> Tensor:
