@@ -135,3 +135,35 @@ class DmControl(gymnasium.Env):
     @staticmethod
     def _seen(came: Any) -> np.ndarray:
         return np.concatenate([np.ravel(part) for part in came.observation.values()])
+
+
+# ---------------------------------------------------------------- two rooms and a door
+
+
+class Maze(gymnasium.Env):
+    """Two rooms in [-1, 1]² and a wall between them, |x| < .1, with a door, |y - .5| < .15; steps of at most .1 an axis end at
+    walls.  Episodes of 200 steps begin in the left room; the goal in the right one is drawn with the start."""
+
+    WALL, DOOR, HALF, STEP, LONGEST = 0.1, 0.5, 0.15, 0.1, 200
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.at = self.np_random.uniform([-1.0, -1.0], [-self.WALL, 1.0])
+        self.goal = self.np_random.uniform([self.WALL, -1.0], [1.0, 1.0])
+        self.steps = 0
+        return self.at.copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        part = self.STEP * np.clip(np.asarray(action, np.float64), -1.0, 1.0) / 10
+        for _ in range(10):
+            for axis in (0, 1):
+                tried = self.at.copy()
+                tried[axis] = np.clip(tried[axis] + part[axis], -1.0, 1.0)
+                if not (abs(tried[0]) < self.WALL and abs(tried[1] - self.DOOR) > self.HALF):
+                    self.at = tried
+        self.steps += 1
+        return self.at.copy(), 0.0, False, self.steps >= self.LONGEST, {}

@@ -160,6 +160,23 @@ def test_in_a_world_that_bends_a_goal_is_reached_and_a_lost_action_found(swing):
     assert swing.fill(lost)["actions"][5] == pytest.approx(whole["actions"][5], abs=0.15)
 
 
+def test_without_luck_the_expected_way_is_the_one_that_comes(swing, spring, tmp_path):
+    """What is expected under the actions is what was filled in; kept models fill the same."""
+    for model in (swing, spring):
+        way = {"observations": np.full((16, 2), NAN), "actions": np.full((15, 1), NAN)}
+        way["observations"][0], way["observations"][-1] = [0.5, 0.0], [-0.2, 0.0]
+        gaps = []
+        for luck in (True, False):
+            found = model.fill(way, luck=luck)
+            reached = model.predict([0.5, 0.0], found["actions"].clip(-1, 1))
+            gaps.append(np.abs(reached - found["observations"][1:]).max())
+        assert gaps[1] < 0.005
+        assert gaps[1] < max(gaps[0], 0.005)
+        model.save(tmp_path / type(model.transition_).__name__)
+        again = load(tmp_path / type(model.transition_).__name__).fill(way, luck=False)
+        assert np.array_equal(again["actions"], found["actions"])
+
+
 def test_a_plan_says_what_it_expects(spring):
     cost = Goal([0.0, 0.0], tolerance=0.3, effort=0.01)
     plan = spring.plan([1.0, 0.0], cost, horizon=25, method="ilqr")

@@ -77,7 +77,7 @@ def test_many_steps_are_expanded_in_bounded_parts(monkeypatch):
         problem.transition, "jacobian", lambda s, a: asked.append(len(s)) or jacobian(s, a), raising=False
     )
     parts = ilqr.expand(problem, plans)
-    assert max(asked) == 7 and sum(asked) == 100
+    assert (max(asked), sum(asked)) == (7, 100)
     for one, other in zip(whole, parts, strict=True):
         assert torch.allclose(one, other, atol=1e-12, rtol=0)
 

@@ -10,6 +10,7 @@ from abduce.world.equations import Equations
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.rollout import follow
 from abduce.world.smoothing import smooth
+from abduce.world.visited import Visited
 
 NAN = float("nan")
 
@@ -60,3 +61,59 @@ def test_a_pendulum_is_swung_from_hanging_to_upright_within_its_box(seed):
     reached = follow(world, torch.zeros(1, 2).double(), found.actions)[0, -1]
     assert abs(float(reached[0]) - math.pi) < 0.35
     assert float(found.states[0, :, 0].min()) < -0.3  # it swings back first
+
+
+# ---------------------------------------------------------------- plans: noise explains nothing
+
+NOWHERE = Visited(torch.zeros(0, 2))
+
+
+def ends(steps, start, goal):
+    """Blanks between a start and a goal: states and actions of two numbers."""
+    states, actions = torch.full((1, steps + 1, 2), NAN).double(), torch.full((1, steps, 2), NAN).double()
+    states[0, 0], states[0, -1] = torch.tensor(start), torch.tensor(goal)
+    return states, actions
+
+
+def test_plans_of_a_noisy_linear_world_are_those_of_one_without_noise():
+    """And less than them where noise may do a part of the work."""
+    linear, same = mass(0.5)
+    still, _ = mass(1e-6)
+    states, actions = torch.full((1, 21, 2), NAN).double(), torch.full((1, 20, 1), NAN).double()
+    states[0, 0], states[0, -1] = 0.0, torch.tensor([1.0, 0.0])
+    exact = still.fill(states, actions).actions
+    box = Box.of(-math.inf, math.inf)
+    lucky = smooth(same, linear, box, states, actions, 0)
+    plan = smooth(same, linear, box, states, actions, 0, plan=NOWHERE)
+    reached = follow(same, torch.zeros(1, 2).double(), plan.actions)[0, -1]
+    assert float((plan.actions - exact).abs().max()) < 0.02 * float(exact.abs().max())
+    assert float((reached - states[0, -1]).abs().max()) < 0.02
+    assert float(lucky.actions.square().sum()) < 0.8 * float(exact.square().sum())
+
+
+def blocked(s, u):
+    """Two rooms: a wall in the middle, |x| < .2, whose ends are soft, with a door at the top."""
+    there = s + 0.15 * u
+    inside = torch.sigmoid((0.2 - there[..., :1].abs()) / 0.01)
+    closed = torch.sigmoid((0.5 - there[..., 1:]) / 0.01)
+    return there - inside * closed * (there - s)
+
+
+def test_a_plan_goes_through_the_door_and_luck_through_the_wall():
+    world = Equations(blocked, 2, 2, 0.05)
+    linear = LinearGaussian(2, 2).load(
+        a=torch.eye(2), b=0.15 * torch.eye(2), noise=0.0025 * torch.eye(2), first_covariance=0.3 * torch.eye(2),
+        action_covariance=0.3 * torch.eye(2),
+    )  # fmt: skip
+    grid = torch.cartesian_prod(torch.linspace(-1, 1, 41), torch.linspace(-1, 1, 41)).double()
+    free = Visited(grid[(grid[:, 0].abs() > 0.2) | (grid[:, 1] > 0.5)])
+    states, actions = ends(30, [-0.6, -0.2], [0.6, -0.2])
+    box, start = Box.of([-1.0, -1.0], [1.0, 1.0]), states[:, 0]
+    lucky = smooth(world, linear, box, states, actions, 0)
+    plan = smooth(world, linear, box, states, actions, 0, plan=free)
+    assert float((follow(world, start, lucky.actions)[0, -1] - states[0, -1]).norm()) > 0.5
+    went = follow(world, start, plan.actions)[0]
+    assert float((went[-1] - states[0, -1]).norm()) < 0.05
+    assert float(went[:, 1].max()) > 0.5
+    assert float(free.excess(plan.states)[0].max()) < 1.0
+    assert float(plan.actions.abs().max()) <= 1.0

@@ -26,6 +26,7 @@ from abduce.world.ensemble import Ensemble
 from abduce.world.gaussian_process import GaussianProcess
 from abduce.world.history import ObservationHistory
 from abduce.world.linear_gaussian import LinearGaussian
+from abduce.world.visited import Visited
 
 KIND = "world"
 ASKED = 10  # steps that follow one another
@@ -75,13 +76,16 @@ def describe(estimator: Any) -> Contents:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"linear.{k}": v.clone() for k, v in linear.state_dict().items()}
     tensors |= {"calibration.horizons": calibration.horizons, "calibration.factors": calibration.factors}
+    tensors["visited.points"] = estimator.visited_.points.clone()
     return body, tensors | {f"box.{k}": v for k, v in box.items()}
 
 
 def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     """The estimator of what a folder holds, checked."""
     estimator = constructed(cls, body["arguments"])
-    own, linear_own, calibration, box = parted(tensors, "model", "linear", "calibration", "box")
+    own, linear_own, calibration, box, visited = parted(
+        tensors, "model", "linear", "calibration", "box", "visited"
+    )
     with torch.random.fork_rng(devices=[]):
         model = made(FAMILIES[body["family"]], body["config"], f"{CONFIG}.config")
     fill(model, own, "model.")
@@ -93,6 +97,7 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
             f"{CONFIG}.history must be steps and numbers whose product is {model.observation_size}, got {body['history']}"
         )
     double, sizes = torch.float64, ("horizons", model.observation_size)
+    shaped(visited, {"visited.points": (double, ("states", model.observation_size))}, WEIGHTS)
     shaped(
         calibration,
         {"calibration.horizons": (double, sizes[:1]), "calibration.factors": (double, sizes)},
@@ -113,6 +118,7 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     estimator.space_ = (
         Categories(body["choices"]) if body["choices"] else Box.of(box["box.low"], box["box.high"])
     )
+    estimator.visited_ = Visited(visited["visited.points"])
     estimator.history_, estimator.told_ = ObservationHistory(steps, size), body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
     estimator.inference_seed_, estimator.n_features_in_ = body["seed"], size

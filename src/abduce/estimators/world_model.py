@@ -30,6 +30,7 @@ from abduce.world.planners.planner import Problem, solve
 from abduce.world.rollout import drawn, follow
 from abduce.world.smoothing import smooth
 from abduce.world.transitions import Transition
+from abduce.world.visited import Visited
 
 BLOCK = 2**14  # rollouts at once
 
@@ -90,6 +91,7 @@ class WorldModel(BaseEstimator):
     calibration_: Calibration
     space_: Box | Categories
     history_: ObservationHistory
+    visited_: Visited
 
     def __init__(
         self,
@@ -129,6 +131,8 @@ class WorldModel(BaseEstimator):
         learnt = learn(states, self.model, training, self.inference_seed_, judged, self._show)
         self.transition_, self.linear_ = learnt.transition, learnt.linear
         self.calibration_, self.errors_ = learnt.calibration, learnt.errors
+        seen = np.concatenate([e.observations for e in states])
+        self.visited_ = Visited.of(torch.from_numpy(seen), self.inference_seed_)
         self.steps_ = sum(map(len, found))
         self.n_features_in_ = self.history_.size
         return self
@@ -148,7 +152,7 @@ class WorldModel(BaseEstimator):
         made.transition_ = Equations(function, int(size), box.size, noise)
         made.linear_ = LinearGaussian(int(size), box.size)
         made.calibration_, made.errors_, made.steps_ = Calibration.none(int(size)), {}, 0
-        made.n_features_in_ = int(size)
+        made.visited_, made.n_features_in_ = Visited(torch.zeros(0, int(size))), int(size)
         return made
 
     def _check_arguments(self) -> None:
@@ -293,11 +297,13 @@ class WorldModel(BaseEstimator):
 
     # ------------------------------------------------------------------ fill
 
-    def fill(self, trajectory, draws: int | None = None, random_state=None):
+    def fill(self, trajectory, draws: int | None = None, random_state=None, luck: bool = True):
         """A trajectory, a dict of ``observations`` (T+1, S) and ``actions`` (T, A), with its blanks (NaN) at their means.
 
         Blank observations are predicted, or inferred from both sides; blank actions are inferred from what they led to:
         between a start and a goal they are a plan.  With ``draws`` a list of so many trajectories that could have been.
+        With ``luck=False`` noise explains nothing, as it must not in a plan that is to be carried out: what is expected leads
+        from what was seen to what was seen, by ways like those of the episodes.
 
         Exact in a linear world, whose actions are not kept in their box; of any other the most probable trajectory.
         """
@@ -305,7 +311,7 @@ class WorldModel(BaseEstimator):
         [found] = self._episodes(trajectory, "trajectory")
         if self.history_.steps > 1:
             raise ValueError(f"fill takes models with history=1, this one has history={self.history_.steps}")
-        filled = self._filled(found)
+        filled = self._filled(found, bool(luck))
         if draws is None:
             return {"observations": filled.states[0].numpy(), "actions": filled.actions[0].numpy()}
         check_count("draws", draws)
@@ -315,14 +321,15 @@ class WorldModel(BaseEstimator):
             for s, a in zip(states, actions, strict=True)
         ]
 
-    def _filled(self, found: Episode):
+    def _filled(self, found: Episode, luck: bool):
         """Exactly where the world is linear, else the most probable trajectory and the Gaussian around it."""
         states, actions = torch.from_numpy(found.observations)[None], torch.from_numpy(found.actions)[None]
-        if self.transition_.exact:
+        if self.transition_.exact and luck:
             return self.linear_.fill(states, actions)
         match self.space_:
             case Box() as box:
-                return smooth(self.transition_, self.linear_, box, states, actions, self.inference_seed_)
+                plan, seed = None if luck else self.visited_, self.inference_seed_
+                return smooth(self.transition_, self.linear_, box, states, actions, seed, plan=plan)
         raise ValueError("fill takes actions that are numbers where a world is not linear; these are choices")
 
     # ------------------------------------------------------------------ what comes in

@@ -6,6 +6,11 @@ over the cells that are blank, by Gauss-Newton with Levenberg's damping, from se
 annealed to the model's, so that states may first go where they must and the dynamics draw them together (collocation);
 actions stay in their box.  A linear world answers itself, exactly.
 
+That is what most probably happened, and noise may explain it.  A plan cannot count on noise: for plans σ is annealed further
+down, until the means alone lead from what is seen to what is seen; rollouts of smooth random actions, those that came nearest,
+are starts besides, since no path through a wall leads to one through its door; and ½ (w · excess)² is added for each state
+that lies away from where the episodes have been (:mod:`~abduce.world.visited`).
+
 Memory is (starts, T S, (T + 1) S + T A) numbers.  Source: Betts 2010 (collocation); MacKay 1992 (the Gaussian at a mode).
 """
 
@@ -21,20 +26,27 @@ from torch import Generator, Tensor
 from abduce.world.actions import Box
 from abduce.world.linear_gaussian import LinearGaussian, Trajectories
 from abduce.world.planners.noise import sequences
+from abduce.world.rollout import follow
 from abduce.world.transitions import Transition
+from abduce.world.visited import Visited
 
 SCALES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # by which σ is greater, one after the other
+TIGHT = (0.3, 0.1, 0.03)  # the scales that follow for plans
+STAY = 10.0  # w, the weight of staying where episodes have been
 LEAST = 1e-4  # σ in units of the states' usual deviation, at least
 MOST_CELLS = 2**26  # numbers that are held at once
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """``starts`` at once, ``iterations`` at each scale of σ, Levenberg's first ``damping``."""
+    """``starts`` at once, ``iterations`` at each scale of σ, Levenberg's first ``damping``; for plans ``rolled`` starts more,
+    the best of ``tried`` rollouts."""
 
     starts: int = 8
     iterations: int = 15
     damping: float = 1e-2
+    rolled: int = 32
+    tried: int = 4096
 
 
 class _Normal(NamedTuple):
@@ -53,24 +65,32 @@ def smooth(
     actions: Tensor,
     seed: int,
     settings: Smoothing = Smoothing(),
+    plan: Visited | None = None,
 ) -> Trajectories:
     """Fill blanks (NaN) of states (1, T+1, S) and actions (1, T, A).
 
-    ``linear`` says where to begin, and what the first state and actions are like before anything is seen.
+    ``linear`` says where to begin, and what the first state and actions are like before anything is seen.  With ``plan``,
+    where episodes have been, noise explains nothing.
     """
-    problem = _Blanks(transition, linear, box, states[0].double(), actions[0].double())
+    problem = _Blanks(transition, linear, box, states[0].double(), actions[0].double(), plan)
     generator = Generator().manual_seed(seed)
     x = problem.begin(settings.starts, generator)
     for scale in SCALES:
         x = problem.climb(x, scale, settings)
-    found = problem.normal(x, 1.0)
+    last = 1.0
+    if plan is not None:
+        x, last = torch.cat([x, problem.rolled(settings.tried, settings.rolled, generator)]), TIGHT[-1]
+        for scale in TIGHT:
+            x = problem.climb(x, scale, settings)
+            x = x[problem.value(x, scale).argsort()[: max(settings.starts, len(x) // 3)]]
+    found = problem.normal(x, last)
     best = found.value.argmin()
     x, curvature = x[best], found.curvature[best]
     size = int(problem.free.sum())
     root = torch.linalg.cholesky(curvature + 1e-9 * curvature.diagonal().mean() * torch.eye(size).double())
     spread = torch.cholesky_inverse(root).diagonal().clamp_min(0.0).sqrt()
     deviation = torch.zeros_like(problem.seen).masked_scatter(problem.free, spread)
-    log_p = problem.constant - found.value[best] + 0.5 * size * math.log(2 * math.pi)
+    log_p = problem.constant(last) - found.value[best] + 0.5 * size * math.log(2 * math.pi)
     log_p = log_p - root.diagonal().log().sum()
     n = states.shape[1] * states.shape[2]
 
@@ -95,16 +115,22 @@ class _Blanks:
     """One trajectory as a vector of cells (V,): states, then actions; ``free`` are those that are blank."""
 
     def __init__(
-        self, transition: Transition, linear: LinearGaussian, box: Box, states: Tensor, actions: Tensor
+        self,
+        transition: Transition,
+        linear: LinearGaussian,
+        box: Box,
+        states: Tensor,
+        actions: Tensor,
+        visited: Visited | None = None,
     ):
-        self.transition, self.box = transition, box
+        self.transition, self.box, self.visited = transition, box, visited
         (steps, self.s), self.a = states.shape, actions.shape[1]
         self.t = steps - 1
         self.seen = torch.cat([states.flatten(), actions.flatten()])
         self.free = self.seen.isnan()
         first = linear.fill(states[None], actions[None])
         self.filled = torch.cat([first.states.flatten(), box.clip(first.actions).flatten()])
-        usual = linear.first_covariance.diagonal().sqrt()
+        self.usual = usual = linear.first_covariance.diagonal().sqrt()
         _, deviation = transition.moments(*(v.flatten(0, -2) for v in self._parts(self.filled[None], True)))
         self.sigma = torch.maximum(deviation.double().mean(0), LEAST * usual)
         self.centre = torch.cat(
@@ -114,11 +140,9 @@ class _Blanks:
                 linear.action_mean.repeat(self.t),
             ]
         )
-        wide = linear.action_covariance.diagonal().sqrt()
-        rate = torch.cat([1 / usual, usual.new_zeros(self.t * self.s), (1 / wide).repeat(self.t)])
+        self.wide = linear.action_covariance.diagonal().sqrt()
+        rate = torch.cat([1 / usual, usual.new_zeros(self.t * self.s), (1 / self.wide).repeat(self.t)])
         self.rate = rate.square()  # of the priors
-        sizes = torch.cat([usual, wide.repeat(self.t), self.sigma.repeat(self.t)])
-        self.constant = -(sizes.log() + 0.5 * math.log(2 * math.pi)).sum()
 
     def _parts(self, x: Tensor, before: bool = False) -> tuple[Tensor, Tensor]:
         """States (K, T+1, S), or without the last, and actions (K, T, A)."""
@@ -135,6 +159,20 @@ class _Blanks:
         tried = sequences(4 * starts, self.t, self.box, x, generator)[::4, 0].flatten(1)
         x[1:, n:] = torch.where(self.free[n:], tried[1:], x[1:, n:])
         return self.inside(x)
+
+    @torch.no_grad()
+    def rolled(self, tried: int, kept: int, generator: Generator) -> Tensor:
+        """Of ``tried`` rollouts under smooth noise on blank actions those ``kept`` that come nearest to the states seen."""
+        n = (self.t + 1) * self.s
+        noise = sequences(tried, self.t, self.box, self.filled, generator)[:, 0].flatten(1)
+        x = self.filled.repeat(tried, 1)
+        x[:, n:] = torch.where(self.free[n:], noise, x[:, n:])
+        states, acts = self._parts(x)
+        like = next(self.transition.buffers())
+        went = follow(self.transition, states[:, 0].to(like), acts.to(like)).double()
+        missed = torch.where(self.free[:n], 0.0, ((went - states) / self.usual).flatten(1)).square().sum(1)
+        x[:, :n] = torch.where(self.free[:n], went.flatten(1), x[:, :n])
+        return x[missed.argsort()[:kept]]
 
     def inside(self, x: Tensor) -> Tensor:
         """Blank actions brought into their box."""
@@ -154,12 +192,37 @@ class _Blanks:
     def gaps(self, x: Tensor, scale: float) -> Tensor:
         """Where the dynamics are not obeyed, in units of σ, (K, T, S)."""
         states, acts = self._parts(x)
-        return (states[:, 1:] - self.transition.mean(states[:, :-1], acts).double()) / (self.sigma * scale)
+        return (states[:, 1:] - self.transition.mean(states[:, :-1], acts).double()) / self._spread(scale)
+
+    def _spread(self, scale: float) -> Tensor:
+        """σ at a scale, (S,)."""
+        return torch.maximum(self.sigma * scale, LEAST * self.usual)
+
+    def constant(self, scale: float) -> Tensor:
+        """Log of the densities' norms."""
+        sizes = torch.cat([self.usual, self.wide.repeat(self.t), self._spread(scale).repeat(self.t)])
+        return -(sizes.log() + 0.5 * math.log(2 * math.pi)).sum()
+
+    def strayed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """w times how far each state is from where the episodes have been, (K, T + 1), 0 where all of it was seen; and its
+        slope in the cells, (K, T + 1, V)."""
+        n = (self.t + 1) * self.s
+        states, _ = self._parts(x)
+        if self.visited is None:
+            return x.new_zeros(states.shape[:2]), x.new_zeros(*states.shape[:2], x.shape[1])
+        excess, slope = self.visited.excess(states)
+        blank = self.free[:n].view(self.t + 1, self.s).any(1)
+        spread = x.new_zeros(*states.shape[:2], x.shape[1])
+        step = torch.arange(self.t + 1)
+        for j in range(self.s):
+            spread[:, step, step * self.s + j] = slope[..., j]
+        return STAY * torch.where(blank, excess, 0.0), STAY * torch.where(blank.unsqueeze(1), spread, 0.0)
 
     def value(self, x: Tensor, scale: float) -> Tensor:
         """−log p (K,) up to a constant."""
         prior = (self.rate * (x - self.centre).square()).sum(1)
-        return 0.5 * (self.gaps(x, scale).square().sum((1, 2)) + prior)
+        away = self.strayed(x)[0].square().sum(1)
+        return 0.5 * (self.gaps(x, scale).square().sum((1, 2)) + prior + away)
 
     def normal(self, x: Tensor, scale: float) -> _Normal:
         """Gauss-Newton's expansion in the blank cells."""
@@ -174,11 +237,16 @@ class _Blanks:
         n = (t + 1) * s
         for j in range(self.a):
             rows[:, step, :, n + step * self.a + j] -= b_slope[:, :, :, j].transpose(0, 1)
-        rows = (rows / (self.sigma * scale).unsqueeze(1)).flatten(1, 2)[:, :, self.free]
+        rows = (rows / self._spread(scale).unsqueeze(1)).flatten(1, 2)[:, :, self.free]
         gap = self.gaps(x, scale)
         prior = self.rate * (x - self.centre)
         gradient = (rows.mT @ gap.flatten(1).unsqueeze(2)).squeeze(2) + prior[:, self.free]
         curvature = rows.mT @ rows + torch.diag(self.rate[self.free])
+        if self.visited is not None:
+            away, slope = self.strayed(x)
+            slope = slope[..., self.free]
+            gradient = gradient + (slope.mT @ away.unsqueeze(2)).squeeze(2)
+            curvature = curvature + slope.mT @ slope
         return _Normal(gradient, curvature, self.value(x, scale))
 
     def climb(self, x: Tensor, scale: float, settings: Smoothing) -> Tensor:
