@@ -125,7 +125,8 @@ def main() -> None:
     report.table(f"{starts} starts after {steps:,} random steps", header, lines)
     report.remark(
         f"The door was passed {', '.join(map(str, passed))} times in what was seen. Reached is within {NEAR} of the goal "
-        f"in at most {LIMIT} steps, carried out in the environment; plans are made anew every {EVERY}. ± is over training seeds."
+        f"in at most {LIMIT} steps, carried out in the environment; plans are made anew every {EVERY}. ± is over training "
+        "seeds."
     )
     report.save()
 

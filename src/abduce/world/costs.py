@@ -22,6 +22,7 @@ from abduce.world.products import apply, rows_last, times
 from abduce.world.transitions import derivatives
 
 Values = Callable[[Tensor, Tensor, Tensor], Tensor]
+ROWS = 2**14  # transitions that a user's function is asked about at once
 FLAT = 1e-9  # of the largest curvature: what is taken for none
 
 
@@ -55,8 +56,9 @@ class Cost:
 
     def __call__(self, state: Tensor, action: Tensor, after: Tensor) -> Tensor:
         """Cost of each transition, (...,)."""
-        rows = [x.reshape(-1, x.shape[-1]) for x in (state, action, after)]
-        return _checked("cost", self.function(*rows), rows).view(state.shape[:-1])
+        rows = (x.reshape(-1, x.shape[-1]).split(ROWS) for x in (state, action, after))
+        found = [_checked("cost", self.function(*some), some) for some in zip(*rows, strict=True)]
+        return torch.cat(found).view(state.shape[:-1])
 
     def end(self, state: Tensor) -> Tensor:
         """Cost of each last state, (...,); zero where the user gave none."""
@@ -143,7 +145,7 @@ class Goal:
         return self.residuals(obs, action, next_obs).square().sum(-1)
 
 
-def _checked(name: str, value: Any, rows: list[Tensor]) -> Tensor:
+def _checked(name: str, value: Any, rows: Sequence[Tensor]) -> Tensor:
     """The user's values, infinite where states have left the numbers; anything else that is no number a row is refused."""
     n = len(rows[0])
     if not isinstance(value, Tensor) or value.shape != (n,):

@@ -37,17 +37,39 @@ class Plans(NamedTuple):
         return Plans(self.actions[index], self.states[index], self.cost[index], gains)
 
 
+class _Trail:
+    """Rows of a rollout, (..., steps, n) in the end.  Where nothing is differentiated they are written in place: small ones
+    that are kept between large ones that are not would tear the memory of long rollouts to pieces."""
+
+    def __init__(self, steps: int):
+        self.steps, self.count = steps, 0
+        self.rows: list[Tensor] = []
+        self.room: Tensor | None = None
+
+    def add(self, row: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.rows.append(row)
+            return row
+        if self.room is None:
+            self.room = row.new_empty(*row.shape[:-1], self.steps, row.shape[-1])
+        self.room[..., self.count, :] = row
+        self.count += 1
+        return row
+
+    def whole(self) -> Tensor:
+        return torch.stack(self.rows, -2) if self.room is None else self.room
+
+
 def follow(transition: Transition, start: Tensor, actions: Tensor, member: Tensor | None = None) -> Tensor:
     """States (..., H + 1, S) by the mean, of ``member`` (...,) or on average; differentiable in start and actions.
 
     ``start`` (..., S) may have fewer leading axes than ``actions`` (..., H, A).
     """
-    state = start.expand(*actions.shape[:-2], start.shape[-1])
-    states = [state]
+    states = _Trail(actions.shape[-2] + 1)
+    state = states.add(start.expand(*actions.shape[:-2], start.shape[-1]))
     for action in actions.unbind(-2):
-        state = transition.mean(state, action, member)
-        states.append(state)
-    return torch.stack(states, -2)
+        state = states.add(transition.mean(state, action, member))
+    return states.whole()
 
 
 def corrected(
@@ -61,15 +83,14 @@ def corrected(
     low, high = box.low.to(start), box.high.to(start)
     centre = plans.actions if pull is None else plans.actions + pull
     centre = centre.expand(*start.shape[:-1], *plans.actions.shape[-2:])
-    state, states, actions = start, [start], []
+    states, actions = _Trail(centre.shape[-2] + 1), _Trail(centre.shape[-2])
+    state = states.add(start)
     before, gains = plans.states.unbind(-2), plans.gains.unbind(-3)
     for t, base in enumerate(centre.unbind(-2)):
         turn = (gains[t] @ (state - before[t]).unsqueeze(-1)).squeeze(-1)
-        action = torch.minimum(torch.maximum(base + turn, low), high)
-        state = transition.mean(state, action)
-        actions.append(action)
-        states.append(state)
-    return torch.stack(actions, -2), torch.stack(states, -2)
+        action = actions.add(torch.minimum(torch.maximum(base + turn, low), high))
+        state = states.add(transition.mean(state, action))
+    return actions.whole(), states.whole()
 
 
 def drawn(
@@ -88,17 +109,17 @@ def drawn(
     state = start.expand(draws, *actions.shape[:-2], start.shape[-1])
     member = torch.arange(draws, device=start.device) % transition.members
     member = member.view(draws, *[1] * (state.ndim - 2)).expand(state.shape[:-1])
-    states, taken = [state], []
+    states, taken = _Trail(actions.shape[-2] + 1), _Trail(actions.shape[-2])
+    states.add(state)
     for t, action in enumerate(actions.unbind(-2)):
         action = action.expand(*state.shape[:-1], action.shape[-1])
         if plans is not None and plans.gains is not None:
             away = (state - plans.states[..., t, :]).unsqueeze(-1)
             action = action + (plans.gains[..., t, :, :] @ away).squeeze(-1)
             action = action if box is None else box.clip(action)
-        state = transition.draw(state, action, generator, member)
-        taken.append(action)
-        states.append(state)
-    return torch.stack(states, -2), torch.stack(taken, -2)
+        taken.add(action)
+        state = states.add(transition.draw(state, action, generator, member))
+    return states.whole(), taken.whole()
 
 
 def total(cost: Cost, states: Tensor, actions: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from abduce.world.products import apply, rows_last, solved, times
 from abduce.world.rollout import Plans, corrected, total
 
 LEAST, MOST = 1e-8, 1e6  # damping
-ROWS = 2**15  # steps of plans around which dynamics and cost are expanded at once
+ROWS = 2**12  # steps of plans around which dynamics and cost are expanded at once
 SWEEPS = 4  # projected Newton steps of the box problem, where actions have several numbers
 
 
@@ -123,11 +123,14 @@ def expand(problem: Problem, plans: Plans) -> Expansion:
     states = plans.states.transpose(0, 1)
     before, after = states[:-1].reshape(-1, s), states[1:].reshape(-1, s)
     action = plans.actions.transpose(0, 1).reshape(-1, a)
-    parts = [
-        _around(problem, *rows)
-        for rows in zip(*(v.split(ROWS) for v in (before, action, after)), strict=True)
-    ]
-    moved, gradient, curvature = (torch.cat(part, -1) for part in zip(*parts, strict=True))
+    moved = states.new_empty(s, s + a, h * n)
+    gradient, curvature = moved.new_empty(s + a, h * n), moved.new_empty(s + a, s + a, h * n)
+    for i in range(
+        0, h * n, ROWS
+    ):  # written in place: parts that are kept between large ones that are not tear memory
+        rows = slice(i, i + ROWS)
+        around = _around(problem, before[rows], action[rows], after[rows])
+        moved[..., rows], gradient[..., rows], curvature[..., rows] = around
     d = s + 1 + a
     x = [i for i in range(d) if i != s]
     slopes = moved.new_zeros(h, s + 1, d, n)
