@@ -26,7 +26,17 @@ import gymnasium
 import numpy as np
 import torch
 from common import Report, arguments, parse, say, spread
-from worlds import DmControl, driven, optimum, swing_up_cost, turned, unseen_swing_residuals, without_speed
+from worlds import (
+    DmControl,
+    Seen,
+    driven,
+    optimum,
+    pictured_swing_residuals,
+    swing_up_cost,
+    turned,
+    unseen_swing_residuals,
+    without_speed,
+)
 
 from abduce import Agent, Cost, WorldModel
 from abduce.showcase.acting import FEW, OBJECTIVES, squares
@@ -77,6 +87,11 @@ TASKS = {
         without_speed, "Pendulum-v1 without its speed, 1,000 steps", squares(unseen_swing_residuals), 1000,
         {"horizon": 55, "explore": 150, "refit": 50, "longest": 75, "settings": FEW}, {"model": "process", "history": 2},
         longest=200,
+    ),
+    "pixels": Task(
+        Seen, "Pendulum-v1 in pictures of 16x16, 4,000 steps", squares(pictured_swing_residuals), 4000,
+        {"horizon": 55, "explore": 400, "refit": 400, "longest": 75, "settings": FEW},
+        {"model": "ensemble", "history": 2, "codes": 2, "updates": 3000}, longest=200,
     ),
     "balance": known_task("InvertedPendulum-v5", "200 steps", 200),
     "car": known_task(
@@ -200,7 +215,7 @@ def measure(name: str, args: Any, report: Report) -> list[list[Any]]:
 
     if missing("random actions"):
         add("random actions", at_random(task, starts))
-    if name in ("pendulum", "hidden") and missing(OPTIMUM):
+    if name in ("pendulum", "hidden", "pixels") and missing(OPTIMUM):
         add(OPTIMUM, best_returns(starts))
     if task.equations is not None and missing(TRUE):
         add(TRUE, known(task, starts))

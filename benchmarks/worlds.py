@@ -42,6 +42,45 @@ def without_speed() -> Any:
     return gymnasium.wrappers.TransformObservation(env, lambda o: o[:2], space)
 
 
+class Seen(gymnasium.Wrapper):
+    """Pendulum-v1 seen in pictures of ``size`` x ``size`` grey levels, the rod bright.  The arrow by which its own pictures
+    tell the torque is not drawn."""
+
+    def __init__(self, size: int = 16):
+        super().__init__(gymnasium.make("Pendulum-v1", render_mode="rgb_array"))
+        self.size = size
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (size * size,), np.float32)
+
+    def _picture(self) -> np.ndarray:
+        self.env.unwrapped.last_u = None
+        levels = np.asarray(self.env.render())[..., 1].astype(np.float32) / 255
+        k = len(levels) // self.size
+        edge = (len(levels) - k * self.size) // 2
+        inner = levels[edge : edge + k * self.size, edge : edge + k * self.size]
+        return 1 - inner.reshape(self.size, k, self.size, k).mean((1, 3)).ravel()
+
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        _, told = self.env.reset(**arguments)
+        return self._picture(), told
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, told = self.env.step(action)
+        return self._picture(), reward, terminated, truncated, told
+
+
+def pictured_swing_residuals(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+    """Residuals of Pendulum's cost of pictures: the rod points from the middle to where the light lies, and its speed is how
+    that turns in a step."""
+
+    def lies(picture: Tensor) -> Tensor:
+        size = math.isqrt(picture.shape[-1])
+        levels = picture.unflatten(-1, (size, size))
+        place = torch.arange(size).to(picture) - (size - 1) / 2
+        return torch.stack([-(levels.sum(-1) * place).sum(-1), (levels.sum(-2) * place).sum(-1)], -1)
+
+    return unseen_swing_residuals(lies(obs), action, lies(after))
+
+
 def optimum(start: Tensor, angles: int = 301, speeds: int = 241, torques: int = 31) -> np.ndarray:
     """Costs of Pendulum from starts (N, 3) by dynamic programming over its 200 steps, values between grid points interpolated;
     the policy is that of a finer grid of torques, run on the equations."""

@@ -106,6 +106,14 @@ def _world(kind: str) -> tuple[Any, Callable[[Any], list[Any]]]:
     return model, lambda m: [m.predict(states[0, :1], actions[0, :3])]
 
 
+def _pictures() -> tuple[Any, Callable[[Any], list[Any]]]:
+    pushes = np.random.default_rng(4).uniform(-1, 1, (4, 15, 1))
+    places = 4 * np.concatenate([np.zeros((4, 1, 1)), pushes], 1).cumsum(1)
+    strips = np.exp(-0.5 * ((np.arange(6) - places) / 2) ** 2)
+    model = abduce.WorldModel(model="linear", codes=2, random_state=0).fit((strips, pushes))
+    return model, lambda m: [m.predict(strips[0, 0], pushes[0, :3]), *m.score_samples((strips, pushes))]
+
+
 def _sound() -> tuple[Any, Callable[[Any], list[Any]]]:
     x = np.sin(np.arange(4000) / 7) + 0.01 * np.random.default_rng(5).normal(size=4000)
     x[2000:2050] = np.nan
@@ -131,6 +139,7 @@ MAKERS: dict[str, Callable[[], tuple[Any, Callable[[Any], list[Any]]]]] = {
     "Steps": _steps,
     "WorldModel": lambda: _world("linear"),
     "process": lambda: _world("process"),
+    "pictures": _pictures,
     "Sound": _sound,
 }
 

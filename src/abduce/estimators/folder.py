@@ -32,6 +32,7 @@ MOST = 10_000  # that any model may have of anything, whatever its weights
 SIZED = (
     "model",
     "config",
+    "pictures",
     "linear",
     "shape",
     "choices",

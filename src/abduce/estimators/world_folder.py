@@ -20,12 +20,15 @@ from abduce.estimators.folder import (
     parted,
 )
 from abduce.fit import checkpoint
+from abduce.models import families
+from abduce.models.vae import VariationalAutoencoder
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
 from abduce.world.ensemble import Ensemble
 from abduce.world.gaussian_process import GaussianProcess
 from abduce.world.history import ObservationHistory
 from abduce.world.linear_gaussian import LinearGaussian
+from abduce.world.pictures import Pictures
 from abduce.world.visited import Visited
 
 KIND = "world"
@@ -45,6 +48,7 @@ class WorldFolder(FolderHeader):
     errors: dict[str, Any]
     steps: int
     seed: int
+    pictures: dict[str, Any] | None
 
 
 def keep(estimator: Any, folder: str | Path) -> None:
@@ -72,19 +76,22 @@ def describe(estimator: Any) -> Contents:
         "errors": estimator.errors_,
         "steps": estimator.steps_,
         "seed": estimator.inference_seed_,
+        "pictures": None if estimator.pictures_ is None else estimator.pictures_.model.config,
     }
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"linear.{k}": v.clone() for k, v in linear.state_dict().items()}
     tensors |= {"calibration.horizons": calibration.horizons, "calibration.factors": calibration.factors}
     tensors["visited.points"] = estimator.visited_.points.clone()
+    if estimator.pictures_ is not None:
+        tensors |= {f"pictures.{k}": v for k, v in estimator.pictures_.state_dict().items()}
     return body, tensors | {f"box.{k}": v for k, v in box.items()}
 
 
 def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     """The estimator of what a folder holds, checked."""
     estimator = constructed(cls, body["arguments"])
-    own, linear_own, calibration, box, visited = parted(
-        tensors, "model", "linear", "calibration", "box", "visited"
+    own, linear_own, calibration, box, visited, seen = parted(
+        tensors, "model", "linear", "calibration", "box", "visited", "pictures"
     )
     with torch.random.fork_rng(devices=[]):
         model = made(FAMILIES[body["family"]], body["config"], f"{CONFIG}.config")
@@ -121,8 +128,27 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     estimator.visited_ = Visited(visited["visited.points"])
     estimator.history_, estimator.told_ = ObservationHistory(steps, size), body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
-    estimator.inference_seed_, estimator.n_features_in_ = body["seed"], size
+    estimator.pictures_ = _pictures(body["pictures"], seen, size)
+    estimator.inference_seed_ = body["seed"]
+    estimator.n_features_in_ = size if estimator.pictures_ is None else estimator.pictures_.size
     return estimator
+
+
+def _pictures(config: dict[str, Any] | None, tensors: dict[str, torch.Tensor], size: int) -> Pictures | None:
+    """What turns pictures into codes, ``size`` of them."""
+    if config is None:
+        shaped(tensors, {}, WEIGHTS)
+        return None
+    with torch.random.fork_rng(devices=[]):
+        named = {"family": VariationalAutoencoder.__name__, "config": config}
+        model = families.rebuild(named, f"{CONFIG}.pictures").double()
+    assert isinstance(model, VariationalAutoencoder)
+    if model.code_axes.centre.shape != (size,):
+        raise ValueError(f"{CONFIG}.pictures must have {size} codes, as the world has")
+    pixels = torch.zeros(model.n_cells)
+    found = Pictures(model, pixels, pixels)
+    fill(found, tensors, "pictures.")
+    return found.eval().requires_grad_(False)
 
 
 def ask(estimator: Any) -> list[Any]:
@@ -140,6 +166,9 @@ def ask(estimator: Any) -> list[Any]:
         for _ in range(ASKED):
             state = model.moments(state, action)[0]
         found.append(state)
+    if estimator.pictures_ is not None:
+        codes = estimator.pictures_.encode(estimator.pictures_.offset[None])
+        found += [codes, estimator.pictures_.decode(codes)]
     return found
 
 

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from abduce.checks import check_choice, check_count, check_number, check_share
 from abduce.estimators import world_folder
+from abduce.estimators.vae import VAE
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
 from abduce.world.costs import Cost
@@ -25,6 +26,7 @@ from abduce.world.equations import Equations
 from abduce.world.history import ObservationHistory
 from abduce.world.learning import KINDS, learn
 from abduce.world.linear_gaussian import LinearGaussian
+from abduce.world.pictures import Pictures
 from abduce.world.planners.methods import METHODS, planner_of
 from abduce.world.planners.planner import Problem, solve
 from abduce.world.rollout import drawn, follow
@@ -33,6 +35,7 @@ from abduce.world.transitions import Transition
 from abduce.world.visited import Visited
 
 BLOCK = 2**14  # rollouts at once
+UNITS = 128, 128  # of the networks between pictures and codes
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class WorldModel(BaseEstimator):
         nearer.
     history : int
         Observations that make a state: 2 where velocities are not seen.
+    codes : int or None
+        For worlds that are seen in pictures, rows of their pixels: so many numbers a picture, of a variational auto-encoder
+        that is fitted first.  The world goes on in these; log p, distances and blanks are those of codes.
     members, hidden, updates, learning_rate, decay
         Networks of the ensemble, their units, and how Adam trains them.
     random_state : int, RandomState or None
@@ -92,12 +98,14 @@ class WorldModel(BaseEstimator):
     space_: Box | Categories
     history_: ObservationHistory
     visited_: Visited
+    pictures_: Pictures | None
 
     def __init__(
         self,
         *,
         model: str = "auto",
         history: int = 1,
+        codes: int | None = None,
         members: int = 5,
         hidden: tuple[int, ...] = (64, 64),
         updates: int = 1000,
@@ -106,7 +114,8 @@ class WorldModel(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         callback: Callable[[dict[str, Any]], Any] | None = None,
     ):
-        self.model, self.history, self.members, self.hidden = model, history, members, hidden
+        self.model, self.history, self.codes = model, history, codes
+        self.members, self.hidden = members, hidden
         self.updates, self.learning_rate, self.decay = updates, learning_rate, decay
         self.random_state, self.callback = random_state, callback
 
@@ -123,6 +132,10 @@ class WorldModel(BaseEstimator):
         found = episodes(episodes_)
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.space_, self.told_ = _space(found, episodes_, low, high)
+        size, self.pictures_ = found[0].observations.shape[1], None
+        if self.codes is not None:
+            self.pictures_ = _fit_pictures(found, int(self.codes), self.inference_seed_, self._show)
+            found = self.pictures_.episodes(found)
         self.history_ = ObservationHistory(int(self.history), found[0].observations.shape[1])
         training = EnsembleTraining(
             int(self.members), tuple(self.hidden), int(self.updates), self.learning_rate, self.decay
@@ -134,7 +147,7 @@ class WorldModel(BaseEstimator):
         seen = np.concatenate([e.observations for e in states])
         self.visited_ = Visited.of(torch.from_numpy(seen), self.inference_seed_)
         self.steps_ = sum(map(len, found))
-        self.n_features_in_ = self.history_.size
+        self.n_features_in_ = size
         return self
 
     @classmethod
@@ -148,7 +161,7 @@ class WorldModel(BaseEstimator):
         box = Box.of(low, high)
         made = cls(random_state=0)
         made.inference_seed_, made.space_, made.history_ = 0, box, ObservationHistory(1, int(size))
-        made.told_ = True
+        made.told_, made.pictures_ = True, None
         made.transition_ = Equations(function, int(size), box.size, noise)
         made.linear_ = LinearGaussian(int(size), box.size)
         made.calibration_, made.errors_, made.steps_ = Calibration.none(int(size)), {}, 0
@@ -161,6 +174,8 @@ class WorldModel(BaseEstimator):
             check_count(name, self.get_params()[name])
         for units in self.hidden:
             check_count("hidden", units)
+        if self.codes is not None:
+            check_count("codes", self.codes)
         check_number("learning_rate", self.learning_rate, 0, above=True)
         check_number("decay", self.decay, 0)
 
@@ -183,10 +198,10 @@ class WorldModel(BaseEstimator):
         if draws is None:
             with torch.no_grad():
                 states = follow(self.transition_, start, acts)[:, 1:]
-            found = self.history_.observed(states).double().numpy()
+            found = self._seen(states)
             return found[0] if alone else found
         check_count("draws", draws)
-        found = self.history_.observed(self._futures(start, acts, int(draws), random_state)).double().numpy()
+        found = self._seen(self._futures(start, acts, int(draws), random_state))
         return found[:, 0] if alone else found
 
     def predict_interval(
@@ -221,7 +236,7 @@ class WorldModel(BaseEstimator):
 
     def _scores(self, episodes_: Any) -> list[np.ndarray]:
         check_is_fitted(self)
-        found = self._episodes(episodes_)
+        found = self._coded(self._episodes(episodes_))
         out = []
         for e in found:
             scores = np.full(len(e), np.nan)
@@ -281,7 +296,8 @@ class WorldModel(BaseEstimator):
     def problem(self, start: Tensor, cost: Any, horizon: int, draws: int = 0) -> Problem:
         """What a planner is given: from states (N, S), a cost of observations."""
         check_count("horizon", horizon)
-        own = self.history_.cost(Cost.of(cost))
+        own = Cost.of(cost)
+        own = self.history_.cost(own if self.pictures_ is None else self.pictures_.cost(own))
         return Problem.of(
             self.transition_, own, start, int(horizon), self.space_, draws, self.inference_seed_
         )
@@ -292,8 +308,11 @@ class WorldModel(BaseEstimator):
             return actions.argmax(-1).numpy()
         return self.space_.clip(actions.double()).numpy()
 
+    @torch.no_grad()
     def _seen(self, states: Tensor) -> np.ndarray:
-        return self.history_.observed(states).double().numpy()
+        """What is observed of states."""
+        found = self.history_.observed(states)
+        return (found if self.pictures_ is None else self.pictures_.decode(found)).double().numpy()
 
     # ------------------------------------------------------------------ fill
 
@@ -308,18 +327,24 @@ class WorldModel(BaseEstimator):
         Exact in a linear world, whose actions are not kept in their box; of any other the most probable trajectory.
         """
         check_is_fitted(self)
-        [found] = self._episodes(trajectory, "trajectory")
+        [given] = self._episodes(trajectory, "trajectory")
+        [found] = self._coded([given])
         if self.history_.steps > 1:
             raise ValueError(f"fill takes models with history=1, this one has history={self.history_.steps}")
         filled = self._filled(found, bool(luck))
+
+        def whole(states: Tensor, actions: Tensor) -> dict[str, np.ndarray]:
+            seen = given.observations
+            return {
+                "observations": np.where(np.isnan(seen), self._seen(states), seen),
+                "actions": actions.numpy(),
+            }
+
         if draws is None:
-            return {"observations": filled.states[0].numpy(), "actions": filled.actions[0].numpy()}
+            return whole(filled.states[0], filled.actions[0])
         check_count("draws", draws)
         states, actions = filled.draw(int(draws), self._generator(random_state))
-        return [
-            {"observations": s[0].numpy(), "actions": a[0].numpy()}
-            for s, a in zip(states, actions, strict=True)
-        ]
+        return [whole(s[0], a[0]) for s, a in zip(states, actions, strict=True)]
 
     def _filled(self, found: Episode, luck: bool):
         """Exactly where the world is linear, else the most probable trajectory and the Gaussian around it."""
@@ -340,10 +365,14 @@ class WorldModel(BaseEstimator):
         self.check_sizes(*sizes, name)
         return found
 
+    def _coded(self, found: list[Episode]) -> list[Episode]:
+        """Episodes in which the world goes on: as they are, or of codes."""
+        return found if self.pictures_ is None else self.pictures_.episodes(found)
+
     def check_sizes(self, observation: int, action: int, name: str) -> None:
         """Refuse what has other observations or actions than the model."""
         check_is_fitted(self)
-        own = self.history_.size, self.space_.size
+        own = self.n_features_in_, self.space_.size
         for what, size, expected in zip(("observations", "actions"), (observation, action), own, strict=True):
             if size != expected:
                 raise ValueError(f"{name} has {what} of {size} numbers, the model was fitted to {expected}")
@@ -353,16 +382,17 @@ class WorldModel(BaseEstimator):
         check_is_fitted(self)
         given = np.asarray(obs, dtype=np.float64)
         inner = 1 if self.history_.steps == 1 else 2
-        if given.ndim not in (inner, inner + 1) or given.shape[-1] != self.history_.size:
-            shape = (
-                f"({self.history_.size},)" if inner == 1 else f"({self.history_.steps}, {self.history_.size})"
-            )
+        size = self.n_features_in_
+        if given.ndim not in (inner, inner + 1) or given.shape[-1] != size:
+            shape = f"({size},)" if inner == 1 else f"({self.history_.steps}, {size})"
             raise ValueError(f"obs must be of shape {shape}, or several of these, got {given.shape}")
         alone = given.ndim == inner
         rows = given[None] if alone else given
         if np.isnan(rows).any():
             raise ValueError("obs has blanks (NaN): fill a trajectory that ends there first")
         past = rows[:, None] if inner == 1 else self.history_.start(rows)
+        if self.pictures_ is not None:
+            past = self.pictures_.encode(torch.from_numpy(past)).numpy()
         return self._tensor(self.history_.states(torch.from_numpy(past))[:, -1].numpy()), alone
 
     def _asked(self, obs: Any, actions: Any) -> tuple[Tensor, Tensor, bool]:
@@ -402,6 +432,25 @@ class WorldModel(BaseEstimator):
         """Write the fitted model to a folder (safetensors + JSON), atomically; :func:`~abduce.load` reads it."""
         check_is_fitted(self)
         world_folder.keep(self, folder)
+
+
+def _fit_pictures(
+    found: list[Episode], codes: int, seed: int, show: Callable[[str, float], None]
+) -> Pictures:
+    """A variational auto-encoder of all that was observed."""
+    rows = np.concatenate([e.observations for e in found])
+    rows = rows[~np.isnan(rows).any(1)]
+    if len(rows) < 2:
+        raise ValueError(
+            f"episodes have {len(rows)} pictures without blanks, at least 2 are needed to learn codes from"
+        )
+    model = VAE(
+        latent_dim=codes, network="mlp", hidden=UNITS, likelihood="gaussian", scale="shared", linear_path=False,
+        masking=False, weight_decay=0.0, learning_rate=2e-3, kinds="real", random_state=seed,
+        callback=lambda told: show("see", told.get("epoch", 0) / max(1, told.get("epochs", 1))),
+    ).fit(rows[:, None])  # fmt: skip
+    offset, one = (model.schema_.decode(np.full((1, rows.shape[1]), v)).ravel() for v in (0.0, 1.0))
+    return Pictures(model.model_, torch.from_numpy(offset), torch.from_numpy(one - offset))
 
 
 def _space(found: list[Episode], given: Any, low: Any, high: Any) -> tuple[Box | Categories, bool]:

@@ -131,7 +131,6 @@ class VariationalAutoencoder(LatentVariableModel, Model):
         """
         return self.code_axes.codes(self.posterior(x, observed).mean)
 
-    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         return self.heads.point(self.likelihood(self.code_axes.latents(z)).moments())
 
