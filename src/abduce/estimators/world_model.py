@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 
 from abduce.checks import check_choice, check_count, check_number, check_share
 from abduce.estimators import world_folder
-from abduce.estimators.vae import VAE
+from abduce.estimators.pictures import fit_pictures
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
 from abduce.world.costs import Cost
 from abduce.world.ensemble_fit import EnsembleTraining
-from abduce.world.episodes import Episode, episodes
+from abduce.world.episodes import Episode, episodes, space_of
 from abduce.world.equations import Equations
 from abduce.world.history import ObservationHistory
 from abduce.world.learning import KINDS, learn
@@ -35,7 +35,6 @@ from abduce.world.transitions import Transition
 from abduce.world.visited import Visited
 
 BLOCK = 2**14  # rollouts at once
-UNITS = 128, 128  # of the networks between pictures and codes
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,10 @@ class WorldModel(BaseEstimator):
         self._check_arguments()
         found = episodes(episodes_)
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.space_, self.told_ = _space(found, episodes_, low, high)
+        self.space_, self.told_ = space_of(found, episodes_, low, high)
         size, self.pictures_ = found[0].observations.shape[1], None
         if self.codes is not None:
-            self.pictures_ = _fit_pictures(found, int(self.codes), self.inference_seed_, self._show)
+            self.pictures_ = fit_pictures(found, int(self.codes), self.inference_seed_, self._show)
             found = self.pictures_.episodes(found)
         self.history_ = ObservationHistory(int(self.history), found[0].observations.shape[1])
         training = EnsembleTraining(
@@ -432,45 +431,3 @@ class WorldModel(BaseEstimator):
         """Write the fitted model to a folder (safetensors + JSON), atomically; :func:`~abduce.load` reads it."""
         check_is_fitted(self)
         world_folder.keep(self, folder)
-
-
-def _fit_pictures(
-    found: list[Episode], codes: int, seed: int, show: Callable[[str, float], None]
-) -> Pictures:
-    """A variational auto-encoder of all that was observed."""
-    rows = np.concatenate([e.observations for e in found])
-    rows = rows[~np.isnan(rows).any(1)]
-    if len(rows) < 2:
-        raise ValueError(
-            f"episodes have {len(rows)} pictures without blanks, at least 2 are needed to learn codes from"
-        )
-    model = VAE(
-        latent_dim=codes, network="mlp", hidden=UNITS, likelihood="gaussian", scale="shared", linear_path=False,
-        masking=False, weight_decay=0.0, learning_rate=2e-3, kinds="real", random_state=seed,
-        callback=lambda told: show("see", told.get("epoch", 0) / max(1, told.get("epochs", 1))),
-    ).fit(rows[:, None])  # fmt: skip
-    offset, one = (model.schema_.decode(np.full((1, rows.shape[1]), v)).ravel() for v in (0.0, 1.0))
-    return Pictures(model.model_, torch.from_numpy(offset), torch.from_numpy(one - offset))
-
-
-def _space(found: list[Episode], given: Any, low: Any, high: Any) -> tuple[Box | Categories, bool]:
-    """The actions there are: those told, a recorder's, or what was seen; and whether others are refused, as all but the last
-    say."""
-    if found[0].choices:
-        return Categories(found[0].choices), True
-    seen = np.concatenate([e.actions for e in found])
-    box = vars(given).get("box") if low is None and high is None and "__dict__" in dir(given) else None
-    told = box is not None or (low is not None and high is not None)
-    if box is not None:
-        low, high = box
-    elif low is None or high is None:
-        least, most = np.nanmin(seen, 0), np.nanmax(seen, 0)
-        if not (least < most).all():
-            raise ValueError("actions never differ in the episodes: give low and high, or vary them")
-        low, high = (least if low is None else low), (most if high is None else high)
-    ends = Box.of(low, high)
-    if ends.size not in (1, seen.shape[1]):
-        raise ValueError(f"low and high have {ends.size} numbers, actions have {seen.shape[1]}")
-    space = Box.of(ends.low.expand(seen.shape[1]), ends.high.expand(seen.shape[1]))
-    space.check(torch.from_numpy(seen[~np.isnan(seen).any(1)]), "episodes: actions")
-    return space, told

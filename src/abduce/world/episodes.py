@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abduce.world.actions import Box, Categories
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -81,6 +83,29 @@ def complete(steps: Transitions) -> Transitions:
     """Those steps in which nothing is blank."""
     seen = ~torch.cat([steps.state, steps.action, steps.after], 1).isnan().any(1)
     return Transitions(*(v[seen] for v in steps))
+
+
+def space_of(found: list[Episode], given: Any, low: Any, high: Any) -> tuple[Box | Categories, bool]:
+    """The actions there are: those told, a recorder's, or what was seen; and whether others are refused, as all but the last
+    say."""
+    if found[0].choices:
+        return Categories(found[0].choices), True
+    seen = np.concatenate([e.actions for e in found])
+    box = vars(given).get("box") if low is None and high is None and "__dict__" in dir(given) else None
+    told = box is not None or (low is not None and high is not None)
+    if box is not None:
+        low, high = box
+    elif low is None or high is None:
+        least, most = np.nanmin(seen, 0), np.nanmax(seen, 0)
+        if not (least < most).all():
+            raise ValueError("actions never differ in the episodes: give low and high, or vary them")
+        low, high = (least if low is None else low), (most if high is None else high)
+    ends = Box.of(low, high)
+    if ends.size not in (1, seen.shape[1]):
+        raise ValueError(f"low and high have {ends.size} numbers, actions have {seen.shape[1]}")
+    space = Box.of(ends.low.expand(seen.shape[1]), ends.high.expand(seen.shape[1]))
+    space.check(torch.from_numpy(seen[~np.isnan(seen).any(1)]), "episodes: actions")
+    return space, told
 
 
 # ---------------------------------------------------------------- forms
