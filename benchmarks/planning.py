@@ -91,7 +91,7 @@ TASKS = {
     "pixels": Task(
         Seen, "Pendulum-v1 in pictures of 16x16, 4,000 steps", squares(pictured_swing_residuals), 4000,
         {"horizon": 55, "explore": 400, "refit": 400, "longest": 75, "settings": FEW},
-        {"model": "ensemble", "history": 2, "codes": 2, "updates": 3000}, longest=200,
+        {"model": "ensemble", "history": 3, "codes": 2, "updates": 3000}, longest=200,
     ),
     "balance": known_task("InvertedPendulum-v5", "200 steps", 200),
     "car": known_task(

@@ -52,6 +52,9 @@ def test_codes_hold_what_differs_and_are_decoded(strip):
     steps = codes[:, 0].diff()
     assert bool((steps > 0).all() or (steps < 0).all())
     assert float((pictures.decode(codes).detach() - torch.from_numpy(light(places))).abs().mean()) < 0.03
+    single = pictures.decode(codes.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), pictures.decode(codes), rtol=1e-4, atol=1e-5)
     torn = light(places)
     torn[3, 2] = NAN
     assert np.flatnonzero(pictures.encode(torch.from_numpy(torn)).isnan().any(1)).tolist() == [3]

@@ -11,6 +11,7 @@ in the codes of such a model too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -35,6 +36,9 @@ class Pictures(nn.Module):
         self.model = model
         self.register_buffer("offset", offset.double())
         self.register_buffer("scale", scale.double())
+        self._single: tuple[
+            VariationalAutoencoder, ...
+        ] = ()  # the same in single precision; no part of the state
 
     @property
     def size(self) -> int:
@@ -54,10 +58,15 @@ class Pictures(nn.Module):
         return torch.cat(found).view(*pictures.shape[:-1], -1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Pictures (..., S) that codes (..., C) stand for; differentiable."""
-        rows = codes.reshape(-1, codes.shape[-1]).to(self.offset)
-        found = [self.model.decode(some) * self.scale + self.offset for some in rows.split(ROWS)]
-        return torch.cat(found).view(*codes.shape[:-1], -1).to(codes)
+        """Pictures (..., S) that codes (..., C) stand for; differentiable, and of single precision where codes are."""
+        model = self.model
+        if codes.dtype == torch.float32:
+            self._single = self._single or (deepcopy(self.model).float(),)
+            model = self._single[0]
+        scale, offset = self.scale.to(codes), self.offset.to(codes)
+        rows = codes.reshape(-1, codes.shape[-1])
+        found = [model.decode(some) * scale + offset for some in rows.split(ROWS)]
+        return torch.cat(found).view(*codes.shape[:-1], -1)
 
     def episodes(self, found: Sequence[Episode]) -> list[Episode]:
         """Episodes of codes."""
