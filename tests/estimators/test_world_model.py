@@ -171,7 +171,7 @@ def test_without_luck_the_expected_way_is_the_one_that_comes(swing, spring, tmp_
             reached = model.predict([0.5, 0.0], found["actions"].clip(-1, 1))
             gaps.append(np.abs(reached - found["observations"][1:]).max())
         assert gaps[1] < 0.005
-        assert gaps[1] < max(gaps[0], 0.005)
+        assert gaps[1] < gaps[0] or model is spring
         model.save(tmp_path / type(model.transition_).__name__)
         again = load(tmp_path / type(model.transition_).__name__).fill(way, luck=False)
         assert np.array_equal(again["actions"], found["actions"])

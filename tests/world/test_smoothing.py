@@ -84,7 +84,7 @@ def test_plans_of_a_noisy_linear_world_are_those_of_one_without_noise():
     exact = still.fill(states, actions).actions
     box = Box.of(-math.inf, math.inf)
     lucky = smooth(same, linear, box, states, actions, 0)
-    plan = smooth(same, linear, box, states, actions, 0, plan=NOWHERE)
+    plan = smooth(same, linear, box, states, actions, 0, visited=NOWHERE)
     reached = follow(same, torch.zeros(1, 2).double(), plan.actions)[0, -1]
     assert float((plan.actions - exact).abs().max()) < 0.02 * float(exact.abs().max())
     assert float((reached - states[0, -1]).abs().max()) < 0.02
@@ -110,7 +110,7 @@ def test_a_plan_goes_through_the_door_and_luck_through_the_wall():
     states, actions = ends(30, [-0.6, -0.2], [0.6, -0.2])
     box, start = Box.of([-1.0, -1.0], [1.0, 1.0]), states[:, 0]
     lucky = smooth(world, linear, box, states, actions, 0)
-    plan = smooth(world, linear, box, states, actions, 0, plan=free)
+    plan = smooth(world, linear, box, states, actions, 0, visited=free)
     assert float((follow(world, start, lucky.actions)[0, -1] - states[0, -1]).norm()) > 0.5
     went = follow(world, start, plan.actions)[0]
     assert float((went[-1] - states[0, -1]).norm()) < 0.05

@@ -40,9 +40,20 @@ def test_units_do_not_matter_and_blanks_are_left_out():
     torch.testing.assert_close(one, other)
     torn = seen.clone()
     torn[::4, 1] = torch.nan
-    assert torch.equal(Visited.of(torn, 0).points, seen[torch.arange(200) % 4 > 0])
+    whole = seen[torch.arange(200) % 4 > 0]
+    assert torch.equal(Visited.of(torn, 0).points, whole[whole[:, 0].argsort()])
     assert len(Visited.of(some(2 * MOST), 0).points) == MOST
     assert torch.equal(Visited.of(some(2 * MOST), 3).points, Visited.of(some(2 * MOST), 3).points)
+
+
+def test_readings_that_repeat_do_not_narrow_what_is_near():
+    """Rounded sensors, and an agent that rests at its goal."""
+    rounded = (10 * torch.rand(5000, 2, generator=torch.Generator().manual_seed(0))).round().double()
+    seen = Visited.of(rounded, 0)
+    assert len(seen.points) == 121
+    assert not seen.excess(torch.tensor([[4.5, 4.5], [0.3, 9.9]]).double())[0].any()
+    far, _ = seen.excess(torch.tensor([[torch.inf, 0.0]]).double())
+    assert bool((far > 1e6).all())
 
 
 def test_where_nothing_was_seen_nothing_is_away():

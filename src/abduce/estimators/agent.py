@@ -215,10 +215,13 @@ class Agent(BaseEstimator):
         return self
 
     def _fit(self, recorder: Recorder, judged: bool, step: int, steps: int) -> None:
-        """Fit the world again; the plan goes on from where it was, in the new model."""
+        """Fit the world again; the plan goes on from where it was, in the new model, but for one of pictures, whose codes are
+        others now."""
         self._show("fit", step, steps)
         anew: WorldModel = clone(self.world)  # pyright: ignore[reportAssignmentType]
         self.world = anew.fit(recorder, judged=judged)
+        if self.world.pictures_ is not None:
+            self._memory = None
 
     def _show(self, stage: str, step: int, steps: int) -> None:
         if self.callback is not None:

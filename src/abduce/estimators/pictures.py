@@ -26,10 +26,13 @@ def fit_pictures(found: list[Episode], codes: int, seed: int, show: Callable[[st
         raise ValueError(
             f"episodes have {len(rows)} pictures without blanks, at least 2 are needed to learn codes from"
         )
+    if codes > rows.shape[1]:
+        raise ValueError(f"codes must be at most the {rows.shape[1]} numbers of a picture, got {codes}")
     model = VAE(
         latent_dim=codes, network="mlp", hidden=UNITS, likelihood="gaussian", scale="shared", linear_path=False,
         masking=False, weight_decay=0.0, learning_rate=2e-3, kinds="real", random_state=seed,
         callback=lambda told: show("see", told.get("epoch", 0) / max(1, told.get("epochs", 1))),
     ).fit(rows[:, None])  # fmt: skip
     offset, one = (model.schema_.decode(np.full((1, rows.shape[1]), v)).ravel() for v in (0.0, 1.0))
-    return Pictures(model.model_, torch.from_numpy(offset), torch.from_numpy(one - offset))
+    seen = Pictures(model.model_, torch.from_numpy(offset), torch.from_numpy(one - offset))
+    return seen.eval().requires_grad_(False)

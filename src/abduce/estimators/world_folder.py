@@ -20,7 +20,6 @@ from abduce.estimators.folder import (
     parted,
 )
 from abduce.fit import checkpoint
-from abduce.models import families
 from abduce.models.vae import VariationalAutoencoder
 from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
@@ -129,6 +128,10 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     estimator.history_, estimator.told_ = ObservationHistory(steps, size), body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
     estimator.pictures_ = _pictures(body["pictures"], seen, size)
+    if estimator.codes != (None if estimator.pictures_ is None else size):
+        raise ValueError(
+            f"{CONFIG}.arguments.codes must be the {size} codes of {CONFIG}.pictures, got {estimator.codes!r}"
+        )
     estimator.inference_seed_ = body["seed"]
     estimator.n_features_in_ = size if estimator.pictures_ is None else estimator.pictures_.size
     return estimator
@@ -140,9 +143,7 @@ def _pictures(config: dict[str, Any] | None, tensors: dict[str, torch.Tensor], s
         shaped(tensors, {}, WEIGHTS)
         return None
     with torch.random.fork_rng(devices=[]):
-        named = {"family": VariationalAutoencoder.__name__, "config": config}
-        model = families.rebuild(named, f"{CONFIG}.pictures").double()
-    assert isinstance(model, VariationalAutoencoder)
+        model = made(VariationalAutoencoder, config, f"{CONFIG}.pictures").double()
     if model.code_axes.centre.shape != (size,):
         raise ValueError(f"{CONFIG}.pictures must have {size} codes, as the world has")
     pixels = torch.zeros(model.n_cells)

@@ -69,7 +69,8 @@ class WorldModel(BaseEstimator):
         Observations that make a state: 2 where velocities are not seen.
     codes : int or None
         For worlds that are seen in pictures, rows of their pixels: so many numbers a picture, of a variational auto-encoder
-        that is fitted first.  The world goes on in these; log p, distances and blanks are those of codes.
+        that is fitted first.  The world goes on in these: log p is that of codes, intervals are of what they decode to, and a
+        picture with a blank is taken for blank.
     members, hidden, updates, learning_rate, decay
         Networks of the ensemble, their units, and how Adam trains them.
     random_state : int, RandomState or None
@@ -131,16 +132,20 @@ class WorldModel(BaseEstimator):
         found = episodes(episodes_)
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.space_, self.told_ = space_of(found, episodes_, low, high)
-        size, self.pictures_ = found[0].observations.shape[1], None
+        size, pictures = found[0].observations.shape[1], None
         if self.codes is not None:
-            self.pictures_ = fit_pictures(found, int(self.codes), self.inference_seed_, self._show)
-            found = self.pictures_.episodes(found)
+            ObservationHistory(int(self.history), size).episodes(
+                found
+            )  # episodes too short are refused before any work
+            pictures = fit_pictures(found, int(self.codes), self.inference_seed_, self._show)
+            found = pictures.episodes(found)
         self.history_ = ObservationHistory(int(self.history), found[0].observations.shape[1])
         training = EnsembleTraining(
             int(self.members), tuple(self.hidden), int(self.updates), self.learning_rate, self.decay
         )
         states = self.history_.episodes(found)
         learnt = learn(states, self.model, training, self.inference_seed_, judged, self._show)
+        self.pictures_ = pictures
         self.transition_, self.linear_ = learnt.transition, learnt.linear
         self.calibration_, self.errors_ = learnt.calibration, learnt.errors
         seen = np.concatenate([e.observations for e in states])
@@ -321,15 +326,18 @@ class WorldModel(BaseEstimator):
         Blank observations are predicted, or inferred from both sides; blank actions are inferred from what they led to:
         between a start and a goal they are a plan.  With ``draws`` a list of so many trajectories that could have been.
         With ``luck=False`` noise explains nothing, as it must not in a plan that is to be carried out: what is expected leads
-        from what was seen to what was seen, by ways like those of the episodes.
+        from what was seen to what was seen, with actions in their box, rather by states like those of the episodes.
 
-        Exact in a linear world, whose actions are not kept in their box; of any other the most probable trajectory.
+        With luck exact in a linear world, whose actions are not kept in their box; else the most probable trajectory, and
+        draws of the Gaussian around it.
         """
         check_is_fitted(self)
+        if not isinstance(luck, bool):
+            raise ValueError(f"luck must be True or False, got {luck!r}")
         [given] = self._episodes(trajectory, "trajectory")
-        [found] = self._coded([given])
         if self.history_.steps > 1:
             raise ValueError(f"fill takes models with history=1, this one has history={self.history_.steps}")
+        [found] = self._coded([given])
         filled = self._filled(found, bool(luck))
 
         def whole(states: Tensor, actions: Tensor) -> dict[str, np.ndarray]:
@@ -352,9 +360,11 @@ class WorldModel(BaseEstimator):
             return self.linear_.fill(states, actions)
         match self.space_:
             case Box() as box:
-                plan, seed = None if luck else self.visited_, self.inference_seed_
-                return smooth(self.transition_, self.linear_, box, states, actions, seed, plan=plan)
-        raise ValueError("fill takes actions that are numbers where a world is not linear; these are choices")
+                visited, seed = None if luck else self.visited_, self.inference_seed_
+                return smooth(self.transition_, self.linear_, box, states, actions, seed, visited=visited)
+        raise ValueError(
+            "fill takes actions that are numbers where a world is not linear or luck=False; these are choices"
+        )
 
     # ------------------------------------------------------------------ what comes in
 

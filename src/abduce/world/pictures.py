@@ -21,12 +21,12 @@ from abduce.models.vae import VariationalAutoencoder
 from abduce.world.costs import Cost, Values
 from abduce.world.episodes import Episode
 
-ROWS = 2**13  # pictures at once
+CELLS = 2**22  # pixels at once
 
 
 class Pictures(nn.Module):
-    """Pictures (..., S) as codes (..., C) of a fitted ``model``, to which they are (o − ``offset``) / ``scale``, (S,) each; a
-    pixel that never differs has the scale 0."""
+    """Pictures (..., S) as codes (..., C) of a fitted ``model``, to which they are (o − ``offset``) / ``scale``, (S,) each.  A
+    picture with a blank is taken for blank."""
 
     offset: Tensor
     scale: Tensor
@@ -45,12 +45,16 @@ class Pictures(nn.Module):
         """Numbers of a picture."""
         return len(self.offset)
 
+    @property
+    def _at_once(self) -> int:
+        return max(1, CELLS // self.size)
+
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes (..., C), NaN of a picture that has blanks."""
         rows = pictures.reshape(-1, self.size).double()
         found = []
-        for some in rows.split(ROWS):
+        for some in rows.split(self._at_once):
             whole = ~some.isnan().any(1, keepdim=True)
             x = (some - self.offset) / torch.where(self.scale == 0, 1.0, self.scale)
             codes = self.model.codes(torch.where(whole & (self.scale != 0), x, 0.0))
@@ -65,7 +69,7 @@ class Pictures(nn.Module):
             model = self._single[0]
         scale, offset = self.scale.to(codes), self.offset.to(codes)
         rows = codes.reshape(-1, codes.shape[-1])
-        found = [model.decode(some) * scale + offset for some in rows.split(ROWS)]
+        found = [model.decode(some) * scale + offset for some in rows.split(self._at_once)]
         return torch.cat(found).view(*codes.shape[:-1], -1)
 
     def episodes(self, found: Sequence[Episode]) -> list[Episode]:
@@ -76,10 +80,14 @@ class Pictures(nn.Module):
         """A cost of pictures as one of codes."""
 
         def three(function: Values) -> Values:
-            return lambda state, action, after: function(self.decode(state), action, self.decode(after))
+            def asked(state: Tensor, action: Tensor, after: Tensor) -> Tensor:
+                parts = zip(*(v.split(self._at_once) for v in (state, action, after)), strict=True)
+                return torch.cat([function(self.decode(s), a, self.decode(b)) for s, a, b in parts])
+
+            return asked
 
         def one(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-            return lambda state: function(self.decode(state))
+            return lambda state: torch.cat([function(self.decode(s)) for s in state.split(self._at_once)])
 
         return Cost(
             three(cost.function),

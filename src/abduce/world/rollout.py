@@ -52,6 +52,10 @@ class _Trail:
             return row
         if self.room is None:
             self.room = row.new_empty(*row.shape[:-1], self.steps, row.shape[-1])
+        if row.shape != self.room[..., 0, :].shape:
+            raise ValueError(
+                f"a step gave {tuple(row.shape)} after one of {tuple(self.room[..., 0, :].shape)}"
+            )
         self.room[..., self.count, :] = row
         self.count += 1
         return row

@@ -11,7 +11,9 @@ down, until the means alone lead from what is seen to what is seen; rollouts of 
 are starts besides, since no path through a wall leads to one through its door; and ½ (w · excess)² is added for each state
 that lies away from where the episodes have been (:mod:`~abduce.world.visited`).
 
-Memory is (starts, T S, (T + 1) S + T A) numbers.  Source: Betts 2010 (collocation); MacKay 1992 (the Gaussian at a mode).
+Memory is (starts, T S, (T + 1) S + T A) numbers; where that is much there are fewer starts.
+
+Source: Betts 2010 (collocation); MacKay 1992 (the Gaussian at a mode).
 """
 
 from __future__ import annotations
@@ -65,26 +67,27 @@ def smooth(
     actions: Tensor,
     seed: int,
     settings: Smoothing = Smoothing(),
-    plan: Visited | None = None,
+    visited: Visited | None = None,
 ) -> Trajectories:
     """Fill blanks (NaN) of states (1, T+1, S) and actions (1, T, A).
 
-    ``linear`` says where to begin, and what the first state and actions are like before anything is seen.  With ``plan``,
-    where episodes have been, noise explains nothing.
+    ``linear`` says where to begin, and what the first state and actions are like before anything is seen.  With
+    ``visited``, where episodes have been, what is filled in is a plan.
     """
-    problem = _Blanks(transition, linear, box, states[0].double(), actions[0].double(), plan)
+    problem = _Blanks(transition, linear, box, states[0].double(), actions[0].double(), visited)
     generator = Generator().manual_seed(seed)
     x = problem.begin(settings.starts, generator)
     for scale in SCALES:
         x = problem.climb(x, scale, settings)
     last = 1.0
-    if plan is not None:
-        x, last = torch.cat([x, problem.rolled(settings.tried, settings.rolled, generator)]), TIGHT[-1]
+    if visited is not None:
+        first, last = len(x), TIGHT[-1]
+        x = torch.cat([x, problem.rolled(settings, generator)])
         for scale in TIGHT:
             x = problem.climb(x, scale, settings)
-            x = x[problem.value(x, scale).argsort()[: max(settings.starts, len(x) // 3)]]
+            x = x[problem.value(x, scale).argsort()[: max(first, len(x) // 3)]]
     found = problem.normal(x, last)
-    best = found.value.argmin()
+    best = found.value.nan_to_num(torch.inf).argmin()
     x, curvature = x[best], found.curvature[best]
     size = int(problem.free.sum())
     root = torch.linalg.cholesky(curvature + 1e-9 * curvature.diagonal().mean() * torch.eye(size).double())
@@ -152,18 +155,22 @@ class _Blanks:
 
     def begin(self, starts: int, generator: Generator) -> Tensor:
         """First trajectories: the linear world's, and the same with smooth noise on what is blank of the actions."""
-        width = self.t * self.s * len(self.seen)
-        starts = max(1, min(starts, MOST_CELLS // width))
+        starts = self._bounded(starts)
         x = self.filled.repeat(starts, 1)
         n = (self.t + 1) * self.s
         tried = sequences(4 * starts, self.t, self.box, x, generator)[::4, 0].flatten(1)
         x[1:, n:] = torch.where(self.free[n:], tried[1:], x[1:, n:])
         return self.inside(x)
 
+    def _bounded(self, starts: int) -> int:
+        """So many starts, or as many as memory is to hold."""
+        return max(1, min(starts, MOST_CELLS // (self.t * self.s * len(self.seen))))
+
     @torch.no_grad()
-    def rolled(self, tried: int, kept: int, generator: Generator) -> Tensor:
-        """Of ``tried`` rollouts under smooth noise on blank actions those ``kept`` that come nearest to the states seen."""
-        n = (self.t + 1) * self.s
+    def rolled(self, settings: Smoothing, generator: Generator) -> Tensor:
+        """Of rollouts under smooth noise on blank actions those that come nearest to the states seen."""
+        n, kept = (self.t + 1) * self.s, self._bounded(settings.rolled)
+        tried = max(kept, min(settings.tried, MOST_CELLS // (4 * len(self.seen))))
         noise = sequences(tried, self.t, self.box, self.filled, generator)[:, 0].flatten(1)
         x = self.filled.repeat(tried, 1)
         x[:, n:] = torch.where(self.free[n:], noise, x[:, n:])
@@ -205,24 +212,18 @@ class _Blanks:
 
     def strayed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """w times how far each state is from where the episodes have been, (K, T + 1), 0 where all of it was seen; and its
-        slope in the cells, (K, T + 1, V)."""
-        n = (self.t + 1) * self.s
-        states, _ = self._parts(x)
-        if self.visited is None:
-            return x.new_zeros(states.shape[:2]), x.new_zeros(*states.shape[:2], x.shape[1])
-        excess, slope = self.visited.excess(states)
-        blank = self.free[:n].view(self.t + 1, self.s).any(1)
-        spread = x.new_zeros(*states.shape[:2], x.shape[1])
-        step = torch.arange(self.t + 1)
-        for j in range(self.s):
-            spread[:, step, step * self.s + j] = slope[..., j]
-        return STAY * torch.where(blank, excess, 0.0), STAY * torch.where(blank.unsqueeze(1), spread, 0.0)
+        slope in the state, (K, T + 1, S)."""
+        assert self.visited is not None
+        excess, slope = self.visited.excess(self._parts(x)[0])
+        blank = self.free[: (self.t + 1) * self.s].view(self.t + 1, self.s).any(1)
+        return STAY * torch.where(blank, excess, 0.0), STAY * torch.where(blank.unsqueeze(1), slope, 0.0)
 
     def value(self, x: Tensor, scale: float) -> Tensor:
         """−log p (K,) up to a constant."""
         prior = (self.rate * (x - self.centre).square()).sum(1)
-        away = self.strayed(x)[0].square().sum(1)
-        return 0.5 * (self.gaps(x, scale).square().sum((1, 2)) + prior + away)
+        if self.visited is not None:
+            prior = prior + self.strayed(x)[0].square().sum(1)
+        return 0.5 * (self.gaps(x, scale).square().sum((1, 2)) + prior)
 
     def normal(self, x: Tensor, scale: float) -> _Normal:
         """Gauss-Newton's expansion in the blank cells."""
@@ -243,7 +244,10 @@ class _Blanks:
         gradient = (rows.mT @ gap.flatten(1).unsqueeze(2)).squeeze(2) + prior[:, self.free]
         curvature = rows.mT @ rows + torch.diag(self.rate[self.free])
         if self.visited is not None:
-            away, slope = self.strayed(x)
+            away, in_state = self.strayed(x)
+            slope = x.new_zeros(k, t + 1, len(self.seen))  # in the cells
+            for j in range(s):
+                slope[:, torch.arange(t + 1), torch.arange(t + 1) * s + j] = in_state[..., j]
             slope = slope[..., self.free]
             gradient = gradient + (slope.mT @ away.unsqueeze(2)).squeeze(2)
             curvature = curvature + slope.mT @ slope

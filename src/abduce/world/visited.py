@@ -1,6 +1,6 @@
 """Where the episodes of a fit have been, and how far from there a state is.
 
-    excess(s) = max(0, min_i |s − s_i| / r − 1),        r the 99 % quantile of min_j≠i |s_i − s_j|
+    excess(s) = max(0, min_i |s − s_i| / r − 1),        r the 75 % quantile of min_j≠i |s_i − s_j|
 
 Distances are in the deviations that the states had.  A model says something of any state; of those that no episode came near,
 within a wall say, it has only guessed, and a plan that leads through them relies on the guess.  Staying near what was seen is
@@ -18,6 +18,7 @@ from scipy.spatial import KDTree
 from torch import Generator, Tensor
 
 MOST = 4096  # states that are kept
+FAR = 1e100  # beyond it states are taken for as far
 USUAL = 0.75  # share of the states kept whose nearest other is within the radius
 
 
@@ -35,8 +36,8 @@ class Visited:
 
     @classmethod
     def of(cls, states: Tensor, seed: int) -> Visited:
-        """Of many states some, at random; those with blanks are left out."""
-        known = states[~states.isnan().any(1)]
+        """Of many states some, at random, each once; those with blanks are left out."""
+        known = torch.unique(states[~states.isnan().any(1)], dim=0)
         if len(known) > MOST:
             known = known[torch.randperm(len(known), generator=Generator().manual_seed(seed))[:MOST]]
         return cls(known)
@@ -62,7 +63,7 @@ class Visited:
         """By how many radii states (..., S) are farther than one from what was visited, (...), and its slope (..., S)."""
         if not len(self.points):
             return states.new_zeros(states.shape[:-1]), torch.zeros_like(states)
-        scaled = states / self._scale
+        scaled = states.clamp(-FAR, FAR) / self._scale
         distance, index = self._tree.query(scaled.reshape(-1, states.shape[-1]).numpy())
         away = torch.from_numpy(distance).view(states.shape[:-1])
         near = (self.points / self._scale)[torch.from_numpy(index)].view(states.shape)
