@@ -23,7 +23,7 @@ from worlds import Maze
 
 from abduce import Agent, Goal, WorldModel
 
-STEPS, AHEAD, LEAST, EVERY, LIMIT, NEAR = 5000, 40, 20, 10, 60, 0.1
+STEPS, AHEAD, LEAST, EVERY, LIMIT, NEAR = 5000, 40, 10, 10, 60, 0.1
 Plan = Callable[[WorldModel, np.ndarray, np.ndarray, int], np.ndarray]
 
 
