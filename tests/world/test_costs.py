@@ -4,6 +4,7 @@ import pytest
 import torch
 from worlds_for_tests import double_integrator, linear, quadratic
 
+from abduce.world import costs
 from abduce.world.costs import Cost, Goal, positive_part
 from abduce.world.products import apply, rows_last, times
 
@@ -26,6 +27,20 @@ def test_quadratic_of_a_quadratic_cost_is_itself(residuals):
     gradient, curvature = cost.quadratic_end(state)
     assert torch.allclose(gradient.T, 2 * state @ end)
     assert torch.allclose(curvature.movedim(-1, 0), (2 * end).expand(5, 2, 2))
+
+
+def test_many_transitions_are_asked_about_in_parts(monkeypatch):
+    """Those of which none is NaN, and one that is, whichever part it falls into."""
+    asked = []
+    cost = Cost(lambda s, a, n: asked.append(len(s)) or (s * n).sum(-1) + a[..., 0])
+    state, action, after = rows(20)
+    whole = cost(state, action, after)
+    monkeypatch.setattr(costs, "ROWS", 6)
+    assert torch.equal(cost(state.view(4, 5, 2), action.view(4, 5, 1), after.view(4, 5, 2)).flatten(), whole)
+    assert asked == [20, 6, 6, 6, 2]
+    after[13] = torch.inf
+    state[13] = torch.tensor([1.0, -1.0])
+    assert cost(state, action, after).isinf().nonzero().flatten().tolist() == [13]
 
 
 @pytest.mark.parametrize("residuals", [True, False])

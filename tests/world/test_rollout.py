@@ -39,6 +39,28 @@ class Unsure(Transition):
         return after[..., 0]
 
 
+def test_rollouts_are_the_same_with_slopes_and_without():
+    """They are kept in other ways, and a step that gives another shape is refused in both."""
+    a, b, *_ = double_integrator()
+    world, generator = linear(a, b), torch.Generator().manual_seed(0)
+    start, actions = (torch.randn(s, generator=generator).double() for s in ((3, 2), (4, 3, 6, 1)))
+    gains = torch.randn(3, 6, 1, 2, generator=generator).double()
+    plans = Plans(actions[0], follow(world, start, actions[0]), torch.zeros(3), gains)
+    asked = (
+        lambda: follow(world, start, actions),
+        lambda: torch.cat([v.flatten() for v in corrected(world, start + 1, plans, OPEN)]),
+        lambda: drawn(world, start, actions, 2, torch.Generator().manual_seed(1))[0],
+    )
+    for ask in asked:
+        with torch.no_grad():
+            without = ask()
+        assert torch.equal(ask(), without)
+    narrow = Equations(lambda s, a: s[..., :1] + a, 2, 1)
+    for mode in (torch.no_grad, torch.enable_grad):
+        with mode(), pytest.raises((ValueError, RuntimeError)):
+            follow(narrow, start, actions)
+
+
 def test_a_rollout_is_steps_one_after_another():
     a, b, q, r, end = double_integrator()
     generator = torch.Generator().manual_seed(0)

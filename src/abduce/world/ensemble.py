@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from abduce.distributions.cells import LOG_2PI
+from abduce.world.linear_path import without_path
 from abduce.world.transitions import Transition
 
 
@@ -78,11 +79,7 @@ class Ensemble(Transition):
         self.log_sigma = nn.Parameter(torch.full((members, s), -1.0))
         with torch.no_grad():
             self.weights[-1].zero_()
-        buffers = {"centre": torch.zeros(d), "scale": torch.ones(d), "step": torch.ones(s)}
-        buffers |= {"path": torch.zeros(s, d), "offset": torch.zeros(s)}
-        buffers |= {"low": torch.full((s,), -torch.inf), "high": torch.full((s,), torch.inf)}
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
+        without_path(self, s, action_size, torch.get_default_dtype())
 
     @property
     def sigma(self) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import heed
 from abduce.world.ensemble import Ensemble
 from abduce.world.episodes import Transitions
-from abduce.world.linear_path import linear_path
+from abduce.world.linear_path import differences, linear_path
 
 MOST = 2048  # steps in one update
 FLOOR = 1e-3  # σ in units of the usual step, at least
@@ -56,8 +56,7 @@ def fit_ensemble(
         torch.manual_seed(seed)
         s, a = steps.state.shape[1], steps.action.shape[1]
         model = Ensemble(s, a, training.members, training.hidden)
-    seen = ~steps.after.isnan()
-    moved = torch.where(seen, steps.after - steps.state, 0.0)
+    moved, seen = differences(steps)
     for name, value in linear_path(steps, moved, seen, MARGIN).items():
         model.get_buffer(name).copy_(value)
     joined = torch.cat([steps.state, steps.action], 1).to(model.scale)

@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from abduce.distributions.cells import LOG_2PI
+from abduce.world.linear_path import without_path
 from abduce.world.transitions import Transition
 
 CELLS = 2**17  # numbers of kernels that are held at once
@@ -67,10 +68,8 @@ class GaussianProcess(Transition):
         self.config: dict[str, Any] = {
             "observation_size": s, "action_size": action_size, "points": n, "members": members,
         }  # fmt: skip
-        buffers = {"centre": torch.zeros(d), "scale": torch.ones(d), "step": torch.ones(s)}
-        buffers |= {"path": torch.zeros(s, d), "offset": torch.zeros(s)}
-        buffers |= {"low": torch.full((s,), -torch.inf), "high": torch.full((s,), torch.inf)}
-        buffers |= {"places": torch.zeros(n, d), "rates": torch.ones(s, d), "power": torch.ones(s)}
+        without_path(self, s, action_size, torch.float64)
+        buffers = {"places": torch.zeros(n, d), "rates": torch.ones(s, d), "power": torch.ones(s)}
         buffers |= {"weights": torch.zeros(s, n), "drawn": torch.zeros(members, s, n)}
         buffers |= {"root": torch.eye(n).repeat(s, 1, 1), "sigma": torch.ones(s)}
         for name, value in buffers.items():

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import heed
 from abduce.world.episodes import Transitions
 from abduce.world.gaussian_process import GaussianProcess
-from abduce.world.linear_path import linear_path
+from abduce.world.linear_path import differences, linear_path
 
 FEW = 400  # steps whose likelihood is maximised
 CANDIDATES = 4000  # steps that points are chosen among, at most
@@ -38,8 +38,7 @@ def fit_process(
     """Fit to steps whose states and actions are whole; cells of ``after`` that are NaN do not count."""
     generator = Generator().manual_seed(seed)
     s, a = steps.state.shape[1], steps.action.shape[1]
-    seen = ~steps.after.isnan()
-    moved = torch.where(seen, steps.after - steps.state, 0.0)
+    moved, seen = differences(steps)
     path = linear_path(steps, moved, seen, MARGIN)
     z = (torch.cat([steps.state, steps.action], 1) - path["centre"]) / path["scale"]
     rest = moved / path["step"] - (z @ path["path"].mT + path["offset"])

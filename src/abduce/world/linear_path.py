@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abduce.world.episodes import Transitions
+
+
+def without_path(module: nn.Module, observation_size: int, action_size: int, dtype: torch.dtype) -> None:
+    """Give a module the buffers of :func:`linear_path`, of a world that stands still."""
+    s, d = observation_size, observation_size + action_size
+    buffers = {"centre": torch.zeros(d), "scale": torch.ones(d), "step": torch.ones(s)}
+    buffers |= {"path": torch.zeros(s, d), "offset": torch.zeros(s)}
+    buffers |= {"low": torch.full((s,), -torch.inf), "high": torch.full((s,), torch.inf)}
+    for name, value in buffers.items():
+        module.register_buffer(name, value.to(dtype))
+
+
+def differences(steps: Transitions) -> tuple[Tensor, Tensor]:
+    """Differences (N, S) of states that follow one another, zero where unknown, and which are known."""
+    seen = ~steps.after.isnan()
+    return torch.where(seen, steps.after - steps.state, 0.0), seen
 
 
 def linear_path(steps: Transitions, moved: Tensor, seen: Tensor, margin: float) -> dict[str, Tensor]:
