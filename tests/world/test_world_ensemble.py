@@ -141,7 +141,7 @@ def test_spreads_that_are_wrong_are_made_right_by_held_out_rollouts():
     def ask(calibration):
         def draws(start, acts):
             found = drawn(model, start, acts, 100, torch.Generator().manual_seed(1))[0][:, :, 1:]
-            return calibration.stretch(found)
+            return calibration.stretch(start, found)
 
         return [float(coverage(draws, walks(40, 50, 0.06, 9), h)) for h in (1, 3, 10, 25)]
 

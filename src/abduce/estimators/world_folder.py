@@ -79,7 +79,7 @@ def describe(estimator: Any) -> Contents:
     }
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"linear.{k}": v.clone() for k, v in linear.state_dict().items()}
-    tensors |= {"calibration.horizons": calibration.horizons, "calibration.factors": calibration.factors}
+    tensors |= {f"calibration.{k}": v.clone() for k, v in vars(calibration).items()}
     tensors["visited.points"] = estimator.visited_.points.clone()
     if estimator.pictures_ is not None:
         tensors |= {f"pictures.{k}": v for k, v in estimator.pictures_.state_dict().items()}
@@ -102,25 +102,22 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
         raise ValueError(
             f"{CONFIG}.history must be steps and numbers whose product is {model.observation_size}, got {body['history']}"
         )
-    double, sizes = torch.float64, ("horizons", model.observation_size)
-    shaped(visited, {"visited.points": (double, ("states", model.observation_size))}, WEIGHTS)
-    shaped(
-        calibration,
-        {"calibration.horizons": (double, sizes[:1]), "calibration.factors": (double, sizes)},
-        WEIGHTS,
-    )
+    double, states = torch.float64, model.observation_size
+    shaped(visited, {"visited.points": (double, ("states", states))}, WEIGHTS)
+    parts = {"horizons": (), "places": (2 * states,), "ratios": (states,)}
+    shaped(calibration, {f"calibration.{k}": (double, ("rollouts", *v)) for k, v in parts.items()}, WEIGHTS)
     numbers = 0 if body["choices"] else model.action_size
     shaped(box, {f"box.{end}": (double, (numbers,)) for end in ("low", "high") if numbers}, WEIGHTS)
     if body["choices"] not in (0, model.action_size):
         raise ValueError(f"{CONFIG}.choices must be 0 or {model.action_size}, got {body['choices']}")
     if not bool(
-        (calibration["calibration.horizons"] > 0).all() & (calibration["calibration.factors"] > 0).all()
+        (calibration["calibration.horizons"] > 0).all() & (calibration["calibration.ratios"] >= 0).all()
     ):
-        raise ValueError(f"{WEIGHTS}: 'calibration.horizons' and 'calibration.factors' must be above 0")
+        raise ValueError(
+            f"{WEIGHTS}: 'calibration.horizons' must be above 0 and 'calibration.ratios' not below it"
+        )
     estimator.transition_, estimator.linear_ = model.requires_grad_(False).eval(), linear
-    estimator.calibration_ = Calibration(
-        calibration["calibration.horizons"], calibration["calibration.factors"]
-    )
+    estimator.calibration_ = Calibration(*(calibration[f"calibration.{k}"] for k in parts))
     estimator.space_ = (
         Categories(body["choices"]) if body["choices"] else Box.of(box["box.low"], box["box.high"])
     )

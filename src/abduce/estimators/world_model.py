@@ -58,7 +58,7 @@ class WorldModel(BaseEstimator):
         p(s_{t+1} | s_t, a_t)   linear-Gaussian, or beside a linear path a Gaussian process or an ensemble of Gaussian networks
 
     Leave the states blank and the model predicts; leave the actions blank and it plans.  Intervals are calibrated on rollouts
-    of held-out data.  What is to be achieved is no part of it: a cost is given when it is asked for a plan.
+    of held-out data that lie near.  What is to be achieved is no part of it: a cost is given when it is asked for a plan.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ class WorldModel(BaseEstimator):
             drawn(self.transition_, s, a, draws, generator)[0][:, :, 1:]
             for s, a in zip(start.split(size), acts.split(size), strict=True)
         ]
-        return self.calibration_.stretch(torch.cat(parts, 1))
+        return self.calibration_.stretch(start, torch.cat(parts, 1))
 
     # ------------------------------------------------------------------ surprise
 

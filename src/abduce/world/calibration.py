@@ -1,14 +1,17 @@
-"""Calibration of rollouts: by how much their spread is stretched at each horizon, as held-out rollouts say.
+"""Calibration of rollouts: by how much their spread is stretched, as held-out rollouts nearby say.
 
 Models are fitted without some blocks of the data, and rollouts drawn from every step of these blocks, with the actions that
-were taken.  At a horizon h and for a cell, let c be the draws' mean and l, u the ends of their 90 % interval.  The factor is
-the 90 % quantile, over held-out rollouts, of
+were taken.  For a cell at a horizon h let c be the draws' mean and l, u the ends of their 90 % interval.  A rollout's ratio is
 
     (truth − c) / (u − c)   above the mean,     (c − truth) / (c − l)   below it
 
-so that the intervals of c + factor · (draw − c) held 90 % of what came.  Between horizons factors are interpolated in log h.
+and the factor of a rollout to come is the 90 % quantile of the ratios of the :data:`NEAR` held-out ones that are most alike in
+where they began and where they were expected to end, so that the intervals of c + factor · (draw − c) held 90 % of what came
+there.  It is asked locally since a model may be sure where it has seen much, and too sure where it has seen little; plans lead
+to other places than those where most of the data are.  Between horizons factors are interpolated in log h.
 
-Sources: Romano, Patterson & Candès 2019 (arXiv:1905.03222), intervals by held-out quantiles.
+Sources: Romano, Patterson & Candès 2019 (arXiv:1905.03222), intervals by held-out quantiles; Guan 2023 (arXiv:2106.08460),
+quantiles of what lies near.
 """
 
 from __future__ import annotations
@@ -25,43 +28,73 @@ from abduce.world.transitions import Transition
 
 HORIZONS = (1, 2, 5, 10, 25)
 LEVEL = 0.9
-DRAWS = 60
-MOST = 300  # rollouts of each fold
+DRAWS = 100
+MOST = 150  # rollouts of each fold
 LEAST = 20  # rollouts that a factor needs
+NEAR = 30  # of them that are asked
 BOUNDS = (0.1, 50.0)
+CELLS = 2**21  # distances at once
+ALONE = "donot_use_mm_for_euclid_dist"  # whatever rollouts are asked beside it
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """``factors`` (K, S) at ``horizons`` (K,), steps; none are 1 everywhere.
+    """Held-out rollouts (N,): their ``horizons`` in steps, ``places`` (N, 2S) where they began and were expected to end, and
+    ``ratios`` (N, S).  Of none, factors are 1 everywhere.
 
-    >>> Calibration(torch.tensor([1.0, 4.0]), torch.tensor([[1.0], [3.0]])).at(4).flatten()
+    >>> far = Calibration(torch.tensor([1.0, 4.0]), torch.zeros(2, 2), torch.tensor([[1.0], [3.0]]))
+    >>> far.factors(torch.zeros(1, 1), torch.zeros(1, 4, 1)).flatten()
     tensor([1.0000, 2.0000, 2.5850, 3.0000])
     """
 
     horizons: Tensor
-    factors: Tensor
+    places: Tensor
+    ratios: Tensor
 
     @classmethod
     def none(cls, size: int) -> Calibration:
         """No stretch."""
-        return cls(torch.ones(1).double(), torch.ones(1, size).double())
+        return cls(torch.zeros(0).double(), torch.zeros(0, 2 * size).double(), torch.zeros(0, size).double())
 
-    def at(self, steps: int) -> Tensor:
-        """Factors of steps 1 to ``steps``, (steps, S)."""
-        h = torch.arange(1, steps + 1, dtype=self.factors.dtype).log()
-        known = self.horizons.to(h).log()
-        right = torch.searchsorted(known, h).clamp(0, len(known) - 1)
-        left = (right - 1).clamp_min(0)
-        gap = (known[right] - known[left]).clamp_min(1e-12)
-        share = ((h - known[left]) / gap).clamp(0, 1).unsqueeze(1)
-        share = torch.where((right == left).unsqueeze(1), 1.0, share)
-        return self.factors[left] * (1 - share) + self.factors[right] * share
+    def factors(self, start: Tensor, paths: Tensor) -> Tensor:
+        """Factors (B, H, S) of rollouts from ``start`` (B, S) that are expected to lead along ``paths`` (B, H, S)."""
+        known = self.horizons.unique()
+        if not len(known):
+            return torch.ones_like(paths)
+        h = torch.arange(1, paths.shape[1] + 1).to(known).log()
+        right = torch.searchsorted(known.log(), h).clamp(0, len(known) - 1)
+        left = torch.where(known[right].log() > h, right - 1, right).clamp_min(0)
+        gap = (known[right] / known[left]).log()
+        share = torch.where(gap > 0, (h - known[left].log()) / gap.clamp_min(1e-12), 1.0).clamp(0, 1)
+        out = torch.zeros_like(paths)
+        for k in range(len(known)):
+            for end, weight in ((left, 1 - share), (right, share)):
+                steps = (end == k) & (weight > 0)
+                if bool(steps.any()):
+                    asked = self._factors(float(known[k]), start, paths[:, steps])
+                    out[:, steps] += weight[steps].unsqueeze(1).to(asked) * asked
+        return out
 
-    def stretch(self, paths: Tensor) -> Tensor:
-        """Draws of paths (n, ..., H, S) with their spread about the mean made right."""
+    def _factors(self, horizon: float, start: Tensor, ends: Tensor) -> Tensor:
+        """Factors (B, T, S) of rollouts of ``horizon`` steps that end at ``ends`` (B, T, S)."""
+        of = self.horizons == horizon
+        scale = self.places.std(0, correction=0)
+        scale = torch.where(scale > 0, scale, 1.0)
+        places, ratios = self.places[of] / scale, self.ratios[of]
+        asked = torch.cat([start.unsqueeze(1).expand_as(ends), ends], -1).flatten(0, 1).to(places) / scale
+        near, found = min(NEAR, len(places)), []
+        rank = min(
+            1.0, (LEVEL * (near + 1) - 1) / max(1, near - 1)
+        )  # one more, alike, is below it by this chance
+        for some in asked.split(max(1, CELLS // len(places))):
+            index = torch.cdist(some, places, compute_mode=ALONE).topk(near, largest=False).indices
+            found.append(torch.quantile(ratios[index], rank, dim=1))
+        return torch.cat(found).clamp(*BOUNDS).view_as(ends).to(ends)
+
+    def stretch(self, start: Tensor, paths: Tensor) -> Tensor:
+        """Draws of paths (n, B, H, S) from ``start`` (B, S) with their spread about the mean made right."""
         centre = paths.mean(0)
-        return centre + self.at(paths.shape[-2]).to(paths) * (paths - centre)
+        return centre + self.factors(start, centre) * (paths - centre)
 
 
 def windows(blocks: Sequence[Episode], steps: int, most: int = MOST) -> tuple[Tensor, Tensor]:
@@ -83,33 +116,38 @@ def windows(blocks: Sequence[Episode], steps: int, most: int = MOST) -> tuple[Te
 
 def calibrate(held: Sequence[tuple[Transition, Sequence[Episode]]], size: int, seed: int) -> Calibration:
     """From models and the blocks that each has not seen."""
-    horizons, factors = [], []
+    horizons, places, ratios = [], [], []
     for h in HORIZONS:
-        ratios = [
-            ratio for i, (model, blocks) in enumerate(held) for ratio in _ratios(model, blocks, h, seed + i)
+        found = [
+            part
+            for i, (model, blocks) in enumerate(held)
+            if (part := _judged(model, blocks, h, seed + i)) is not None
         ]
-        if sum(map(len, ratios)) < LEAST:
+        if sum(len(ratio) for _, ratio in found) < LEAST:
             break
-        horizons.append(float(h))
-        factors.append(torch.quantile(torch.cat(ratios), LEVEL, dim=0).clamp(*BOUNDS))
-    if not factors:
+        for place, ratio in found:
+            horizons.append(torch.full((len(ratio),), float(h)).double())
+            places.append(place.double())
+            ratios.append(ratio.double())
+    if not ratios:
         return Calibration.none(size)
-    return Calibration(torch.tensor(horizons).double(), torch.stack(factors).double())
+    return Calibration(torch.cat(horizons), torch.cat(places), torch.cat(ratios))
 
 
-def _ratios(model: Transition, blocks: Sequence[Episode], steps: int, seed: int) -> list[Tensor]:
-    """How far what came lay from the mean, in half-widths, (N, S)."""
+def _judged(
+    model: Transition, blocks: Sequence[Episode], steps: int, seed: int
+) -> tuple[Tensor, Tensor] | None:
+    """Where rollouts began and were expected to end, (N, 2S), and how far what came lay from there, in half-widths, (N, S)."""
     states, actions = windows(blocks, steps)
     if not len(states):
-        return []
+        return None
     found = drawn(model, states[:, 0], actions, DRAWS, Generator().manual_seed(seed))[0][:, :, -1]
     centre = found.mean(0)
     low, high = torch.quantile(found, torch.tensor([0.5 - LEVEL / 2, 0.5 + LEVEL / 2]).to(found), dim=0)
     tiny = 1e-9 * (1 + centre.abs())
     gap = states[:, -1] - centre
-    return [
-        torch.where(gap > 0, gap / (high - centre).clamp_min(tiny), -gap / (centre - low).clamp_min(tiny))
-    ]
+    up, down = (high - centre).clamp_min(tiny), (centre - low).clamp_min(tiny)
+    return torch.cat([states[:, 0], centre], 1), torch.where(gap > 0, gap / up, -gap / down)
 
 
 def coverage(

@@ -63,7 +63,7 @@ class Visited:
         """By how many radii states (..., S) are farther than one from what was visited, (...), and its slope (..., S)."""
         if not len(self.points):
             return states.new_zeros(states.shape[:-1]), torch.zeros_like(states)
-        scaled = states.clamp(-FAR, FAR) / self._scale
+        scaled = states.double().clamp(-FAR, FAR) / self._scale
         distance, index = self._tree.query(scaled.reshape(-1, states.shape[-1]).numpy())
         away = torch.from_numpy(distance).view(states.shape[:-1])
         near = (self.points / self._scale)[torch.from_numpy(index)].view(states.shape)
