@@ -116,6 +116,18 @@ def test_principal_components_with_blanks_are_the_likeliest(tmp_path):
     assert mean[0] == pytest.approx(mean[1], abs=2e-3)
 
 
+def test_rows_of_three_directions_with_blanks_are_fitted_by_passes_too(tmp_path):
+    """Noise goes to zero there, and its rounding may be below it: as in memory some is left, by which blanks are found."""
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(N, 3)) @ rng.normal(size=(3, 4))
+    gaps = np.where(rng.random(whole.shape) < 0.1, np.nan, whole)
+    frame = pd.DataFrame(gaps, columns=list("abcd"))
+    model = fitted(lambda: PCA(components=3, random_state=0), put(tmp_path / "data", frame, [100, 200]))
+    assert float(model.model_.energy.noise) == pytest.approx(classical.LEAST_NOISE**2)
+    lone = np.isnan(gaps) & (np.isnan(gaps).sum(1, keepdims=True) == 1)  # three others tell it
+    assert np.abs(model.fill(frame).to_numpy() - whole)[lone].max() < 1e-3
+
+
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("blanks", [False, True])
 def test_a_mixture_is_that_of_all_rows_in_memory(blanks, constant, tmp_path):

@@ -230,7 +230,8 @@ def _closed(preset: str, data: str, *more: str, tolerance: float = 1e-6, **argum
 CASES: dict[str, Case] = {
     # models with latents, on every kind of data
     "VAE mixed": _vae("mixed", "log_prob"),
-    "VAE wine": _vae("wine", "log_prob", "certify", "diagnose", "bootstrap"),
+    # beside a linear path slopes vanish from the first step on here, and Adam would go where their rounding points
+    "VAE wine": _vae("wine", "log_prob", "certify", "diagnose", "bootstrap", linear_path=False),
     "VAE counts": _vae("counts", kinds="count"),
     "VAE digits": _vae("digits", "log_prob", "annealed", "certify", "diagnose", "fit_prior", latent_dim=8),
     "VAE grey": _vae(

@@ -32,7 +32,7 @@ from abduce.models.gaussian import IndependentComponentsEnergy, PrincipalCompone
 from abduce.models.mixture import GaussianMixtureEnergy, KMeansEnergy
 
 COMPLETING = 20_000  # rows that the Gaussian is fitted to by which others are completed
-FLOOR = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
+LEAST_NOISE = 1e-4  # smallest noise standard deviation of an EM Gaussian, in units of the cells
 ENOUGH = 0.95  # of the variance
 
 
@@ -56,7 +56,7 @@ def principal_components(
         return PrincipalComponentsEnergy.of(mean, directions, known.variances, known.noise, energy)
     if observed is not None and not bool(observed.all()):
         clean, generator = torch.where(observed, x, 0.0), torch.Generator().manual_seed(0)
-        how = {"floor": FLOOR, "shared_noise": True, "iterations": 400}
+        how = {"floor": LEAST_NOISE, "shared_noise": True, "iterations": 400}
         with one_thread():
             path = linear.fit(clean, observed, components, 1, generator, **how)
         directions, scales, _ = torch.linalg.svd(path.W, full_matrices=False)
@@ -222,12 +222,12 @@ def completed(x: Tensor, observed: Tensor | None, seed: int = 0) -> Tensor:
         count = seen.sum(0)
         mean = y.sum(0) / count.clamp_min(1)
         spread = ((y - mean) * seen).square().sum(0) / count.clamp_min(1)
-        spread = torch.where(count > 0, spread.clamp_min(FLOOR**2), 1.0)
+        spread = torch.where(count > 0, spread.clamp_min(LEAST_NOISE**2), 1.0)
         start = GaussianMixtureLaw(y.new_zeros(1), mean[None], spread.diag()[None])
-        law = gaussian_fit.gaussian_mixture(start, Seen(y, seen), "full", FLOOR**2, iterations=50)
+        law = gaussian_fit.gaussian_mixture(start, Seen(y, seen), "full", LEAST_NOISE**2, iterations=50)
     else:
         with one_thread():
-            law = linear.fit(y, seen, factors, 1, generator, floor=FLOOR).dense()
+            law = linear.fit(y, seen, factors, 1, generator, floor=LEAST_NOISE).dense()
     return law.draws(Seen(clean, observed), 1, generator)[0]
 
 

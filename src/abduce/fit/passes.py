@@ -28,7 +28,7 @@ from torch import Tensor
 from abduce.data.seen import Seen
 from abduce.fit.all_rows import AllRows, Build, Tensors, itself
 from abduce.fit.checkpoint import TrainingState
-from abduce.fit.classical import among
+from abduce.fit.classical import LEAST_NOISE, among
 from abduce.gaussians.centre_sums import CentreSums
 from abduce.gaussians.em import alone, one_thread, varying
 from abduce.gaussians.factor_fit import FLOOR, maximised
@@ -128,20 +128,29 @@ def factor_analyzers(
 def principal_components(
     start: PrincipalComponentsEnergy, passes: Passes, sample: Seen
 ) -> PrincipalComponentsEnergy:
-    """Go on from principal components of a ``sample`` to those of all rows; directions keep their signs."""
+    """Go on from principal components of a ``sample`` to those of all rows; directions keep their signs.
+
+    Where cells are blank EM would end in no noise at all for rows of too few directions: as in memory, some is left.
+    """
     some, energy = varying(sample.y, sample.mask), start.config["energy"]
     inner = start.mean[some], start.directions[some], start.variances, start.noise
-    found = passes.climb(inner, MixtureSums, gaussian_of, principal, some)
+    floor = 0.0 if bool(sample.mask[:, some].all()) else LEAST_NOISE**2
+
+    def solve(sums: MixtureSums, before: Tensors) -> Tensors:
+        return principal(sums, before, floor)
+
+    found = passes.climb(inner, MixtureSums, gaussian_of, solve, some)
     mean, directions = start.mean.clone(), torch.zeros_like(start.directions)
     mean[some], directions[some], variances, noise = found
     return PrincipalComponentsEnergy.of(mean, directions, variances, noise, energy)
 
 
-def principal(sums: MixtureSums, before: Tensors) -> Tensors:
+def principal(sums: MixtureSums, before: Tensors, floor: float) -> Tensors:
     """Principal components of rows that one Gaussian was summed over, as many and of the same signs as ``before``: their mean,
     directions, variances and the noise across.
 
-    Variances are those of the sample covariance (n − 1); across the directions it is the mean of those left out.
+    Variances are those of the sample covariance (n − 1); across the directions it is the mean of those left out, at least
+    ``floor``, as all are.
     """
     q = before[1].shape[1]
     mean = sums.first[0] / sums.size[0]
@@ -150,7 +159,7 @@ def principal(sums: MixtureSums, before: Tensors) -> Tensors:
     values, vectors = values.flip(0), vectors.flip(1)[:, :q]
     turned = torch.where((vectors * before[1]).sum(0) < 0, -1.0, 1.0).to(vectors)
     noise = values[q:].mean() if q < len(values) else values[-1].clone()
-    return mean, vectors * turned, values[:q], noise
+    return mean, vectors * turned, values[:q].clamp_min(floor), noise.clamp_min(floor)
 
 
 def k_means(start: KMeansEnergy, passes: Passes) -> KMeansEnergy:
