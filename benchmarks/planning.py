@@ -164,7 +164,8 @@ def ours(task: Task, seed: int, starts: range, **model: Any) -> dict[str, Any]:
     def draws(start: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(world.predict(start.numpy(), actions.numpy(), draws=100))
 
-    held = {h: coverage(draws, found.episodes[:20], h).tolist() for h in (1, 10, 25)}
+    past = world.history_.steps
+    held = {h: coverage(draws, found.episodes[:20], h, past=past).tolist() for h in (1, 10, 25)}
     return {
         "returns": found.returns.tolist(),
         "steps": agent.experience_.steps * task.held,

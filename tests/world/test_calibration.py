@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from abduce.world.calibration import Calibration, calibrate
+from abduce.world.calibration import Calibration, calibrate, coverage
 from abduce.world.episodes import Episode, transitions
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.rollout import drawn
@@ -49,3 +49,18 @@ def test_a_rollout_s_factor_does_not_depend_on_those_beside_it():
     together = fixed.factors(start, paths)
     assert torch.equal(together[17:18], fixed.factors(start[17:18], paths[17:18]))
     assert torch.equal(together[:, :3], fixed.factors(start, paths[:, :3]))
+
+
+def test_coverage_gives_as_many_observations_as_a_start_takes():
+    """A future that goes on as the last two observations did holds places that move evenly, of two but not of one."""
+    even = [Episode(np.arange(30.0)[:, None] * speed, np.zeros((29, 1))) for speed in (1.0, 2.0)]
+
+    def on(start: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        steps = torch.arange(1, actions.shape[1] + 1).double().view(1, 1, -1, 1)
+        last = start[:, -1] if start.ndim == 3 else start
+        speed = start[:, -1] - start[:, -2] if start.ndim == 3 else torch.zeros_like(last)
+        path = last[None, :, None] + steps * speed[None, :, None]
+        return torch.cat([path - 0.1, path + 0.1])
+
+    assert coverage(on, even, 5, level=1.0, past=2).tolist() == [1.0]
+    assert coverage(on, even, 5, level=1.0).tolist() == [0.0]

@@ -151,11 +151,19 @@ def _judged(
 
 
 def coverage(
-    draws: Callable[[Tensor, Tensor], Tensor], blocks: Sequence[Episode], steps: int, level: float = LEVEL
+    draws: Callable[[Tensor, Tensor], Tensor],
+    blocks: Sequence[Episode],
+    steps: int,
+    level: float = LEVEL,
+    past: int = 1,
 ) -> Tensor:
-    """Share of what came ``steps`` later that intervals of ``draws(start, actions)`` (n, N, H, S) held, cell by cell (S,)."""
-    states, actions = windows(blocks, steps)
-    found = draws(states[:, 0], actions)[:, :, -1]
+    """Share of what came ``steps`` later that intervals of ``draws(start, actions)`` (n, N, H, S) held, cell by cell (S,).
+
+    With ``past`` above 1 a start is so many successive observations (N, past, S).
+    """
+    states, actions = windows(blocks, steps + past - 1)
+    start = states[:, 0] if past == 1 else states[:, :past]
+    found = draws(start, actions[:, past - 1 :])[:, :, -1]
     low, high = torch.quantile(found, torch.tensor([0.5 - level / 2, 0.5 + level / 2]).to(found), dim=0)
     truth = states[:, -1]
     return ((truth >= low) & (truth <= high)).double().mean(0)
