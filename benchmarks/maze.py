@@ -49,15 +49,15 @@ def planned(method: str, **settings: Any) -> Plan:
 
 METHODS: dict[str, Plan] = {
     "**fill, luck=False**": filled,
+    "plan, cross-entropy": planned("cem"),
+    "plan, gradients, one start": planned("gradient", starts=1, candidates=1),
+    "plan, the default": planned("auto"),
     "fill, luck=True": lambda world, at, goal, ahead: world.fill(
         {
             "observations": np.vstack([at, np.full((ahead - 1, 2), np.nan), goal]),
             "actions": np.full((ahead, 2), np.nan),
         }
     )["actions"],
-    "plan, the default": planned("auto"),
-    "plan, cross-entropy": planned("cem"),
-    "plan, gradients, one start": planned("gradient", starts=1, candidates=1),
 }
 
 

@@ -223,6 +223,10 @@ def test_velocities_that_are_not_seen_are_told_by_history():
     assert np.allclose(found, o[:, 6:], atol=1e-3)
     assert np.abs(blind.predict(o[:, 5], new["actions"][:, 5:]) - o[:, 6:]).max() > 0.1
     assert np.isnan(seeing.score_samples({k: v[0] for k, v in {**new, "observations": o}.items()})).sum() == 1
+    with pytest.raises(ValueError, match=r"\(4, 1\) has 4 observations of one past.*takes the last 2"):
+        seeing.predict(o[:, 5], new["actions"][:, 5:])  # four starts, or one past of four?
+    first = seeing.predict(o[0, :1], new["actions"][0])  # of fewer, the first is taken for those before it
+    assert np.array_equal(first, seeing.predict(o[0, [0, 0]], new["actions"][0]))
 
 
 def test_an_agent_learns_a_spring_and_holds_it():

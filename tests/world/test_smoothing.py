@@ -9,7 +9,7 @@ from abduce.world.actions import Box
 from abduce.world.equations import Equations
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.rollout import follow
-from abduce.world.smoothing import smooth
+from abduce.world.smoothing import _between, smooth
 from abduce.world.visited import Visited
 
 NAN = float("nan")
@@ -117,3 +117,24 @@ def test_a_plan_goes_through_the_door_and_luck_through_the_wall():
     assert float(went[:, 1].max()) > 0.5
     assert float(free.excess(plan.states)[0].max()) < 1.0
     assert float(plan.actions.abs().max()) <= 1.0
+
+
+def test_a_plan_between_places_where_no_episode_was_does_not_go_back_to_where_one_was():
+    world = Equations(lambda s, u: s + 0.15 * u, 2, 2, 0.05)
+    linear = LinearGaussian(2, 2).load(
+        a=torch.eye(2), b=0.15 * torch.eye(2), noise=0.0025 * torch.eye(2), first_covariance=0.3 * torch.eye(2),
+        action_covariance=0.3 * torch.eye(2),
+    )  # fmt: skip
+    grid = torch.cartesian_prod(torch.linspace(-1, 0, 21), torch.linspace(-1, 1, 41)).double()
+    states, actions = ends(14, [0.7, 0.0], [0.8, 0.0])
+    plan = smooth(world, linear, Box.of([-1.0, -1.0], [1.0, 1.0]), states, actions, 0, visited=Visited(grid))
+    assert float(plan.states[0, :, 0].min()) > 0.6
+    assert float((follow(world, states[:, 0], plan.actions)[0, -1] - states[0, -1]).norm()) < 0.01
+
+
+def test_how_far_states_lie_anyhow_is_that_of_the_nearer_of_those_seen_around_them():
+    line = Visited(torch.linspace(0, 1, 11).view(-1, 1))  # a radius is .1
+    seen = torch.tensor([NAN, 2.0, NAN, 0.5, NAN, NAN, 1.5, NAN, 1.3]).double().view(-1, 1)
+    found = _between(seen, line)
+    assert torch.allclose(found, torch.tensor([9.0, 9, 0, 0, 0, 0, 4, 2, 2]).double())
+    assert torch.equal(_between(torch.full((3, 1), NAN), line), torch.zeros(3))

@@ -87,6 +87,27 @@ def walks(n, steps, noise, seed=0, reach=1.0):
     return out
 
 
+def room(n, seed=0, corner=False):
+    """Steps s' = s + .1 a that end at the walls of a room, none of them from its corner, or all."""
+    rng = np.random.default_rng(seed)
+    s = rng.uniform(-1, 1, (4 * n, 2))
+    s = s[((s > 0).all(1) if corner else ~(s > -0.2).all(1))][:n]
+    a = rng.uniform(-1, 1, (len(s), 2))
+    after = np.clip(s + 0.1 * a, -1, 1)
+    return [Episode(np.stack(pair), act[None]) for *pair, act in zip(s, after, a, strict=True)]
+
+
+def test_where_nothing_was_seen_a_step_is_a_usual_one_and_doubted():
+    seen, unseen = transitions(room(1500)), transitions(room(400, 1, corner=True))
+    model = fit_ensemble(seen, EnsembleTraining(updates=600), 0)
+    open_ = (unseen.after < 0.999).all(1)
+    gap = (model.mean(unseen.state, unseen.action) - unseen.after)[open_]
+    assert float(gap.square().mean().sqrt()) < 0.008  # of steps of .06
+    doubt = [model.disagreement(x.state, x.action).median() for x in (seen, unseen)]
+    assert doubt[1] > 3 * doubt[0]
+    assert doubt[1] > 0.25 * gap.square().mean().sqrt()
+
+
 def test_noise_is_found_and_doubt_grows_where_no_data_were():
     steps = transitions(walks(20, 50, 0.05))
     model = fit_ensemble(steps, EnsembleTraining(members=5, hidden=(32, 32), updates=600), 0)

@@ -196,7 +196,7 @@ class WorldModel(BaseEstimator):
         """Observations that follow: (H, S) after ``obs`` (S,) and ``actions`` (H, A); (N, H, S) of several.
 
         With ``draws`` so many futures, (draws, ..., H, S), with the world's noise and the model's doubt of itself.  With
-        ``history`` above 1, ``obs`` are the last observations (k, S).
+        ``history`` k above 1, ``obs`` are the last k observations (k, S); of fewer, the first is taken for those before it.
         """
         start, acts, alone = self._asked(obs, actions)
         if draws is None:
@@ -395,6 +395,12 @@ class WorldModel(BaseEstimator):
         if given.ndim not in (inner, inner + 1) or given.shape[-1] != size:
             shape = f"({size},)" if inner == 1 else f"({self.history_.steps}, {size})"
             raise ValueError(f"obs must be of shape {shape}, or several of these, got {given.shape}")
+        if inner == 2 and given.shape[-2] > self.history_.steps:
+            raise ValueError(
+                f"obs of shape {given.shape} has {given.shape[-2]} observations of one past, of which this model of "
+                f"history={self.history_.steps} takes the last {self.history_.steps}: obs[..., -{self.history_.steps}:, :]; "
+                f"several starts are of shape (N, {self.history_.steps}, {size})"
+            )
         alone = given.ndim == inner
         rows = given[None] if alone else given
         if np.isnan(rows).any():

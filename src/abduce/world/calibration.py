@@ -83,9 +83,8 @@ class Calibration:
         places, ratios = self.places[of] / scale, self.ratios[of]
         asked = torch.cat([start.unsqueeze(1).expand_as(ends), ends], -1).flatten(0, 1).to(places) / scale
         near, found = min(NEAR, len(places)), []
-        rank = min(
-            1.0, (LEVEL * (near + 1) - 1) / max(1, near - 1)
-        )  # one more, alike, is below it by this chance
+        # The rank is such that one more, alike, is below it with the probability LEVEL.
+        rank = min(1.0, (LEVEL * (near + 1) - 1) / max(1, near - 1))
         for some in asked.split(max(1, CELLS // len(places))):
             index = torch.cdist(some, places, compute_mode=ALONE).topk(near, largest=False).indices
             found.append(torch.quantile(ratios[index], rank, dim=1))

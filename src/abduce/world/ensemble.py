@@ -2,8 +2,8 @@
 
     s' = clamp(s + d ⊙ (W z + b + f_m(z))) + σ_m ε,   z = (s, a) centred and scaled,   m = 1..M members
 
-Each member's network f_m stands beside the least-squares linear path W z + b, on differences d ⊙ (...) in units of the usual
-step, with one σ an output.  Where data are many the members agree; where they are few they do not, and that is the doubt.
+Each member's network f_m stands beside the linear path W z + b, on differences d ⊙ (...) in units of the usual step, with a σ
+for each output.  Where data are many the members agree; where they are few they do not, and that is the doubt.
 Means, of each member and on average, are clamped to the box of the data, since networks go on anyhow beyond it and a planner
 would find where.
 
@@ -102,10 +102,14 @@ class Ensemble(Transition):
 
     def differences(self, z: Tensor) -> Tensor:
         """What each member adds to the state, in units of ``step``, (M, N, S), of inputs z (N, S+A)."""
+        return self.beside(z) + (z @ self.path.mT + self.offset)
+
+    def beside(self, z: Tensor) -> Tensor:
+        """What each member's network adds to the linear path, f_m(z), shaped and in units as differences are."""
         x = z.expand(self.members, *z.shape)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = F.silu(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(self.biases[-1], x, self.weights[-1]) + (z @ self.path.mT + self.offset)
+        return torch.baddbmm(self.biases[-1], x, self.weights[-1])
 
     def train(self, mode: bool = True) -> Ensemble:
         """Networks that are trained change, so that what was folded is no longer theirs."""

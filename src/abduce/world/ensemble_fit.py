@@ -1,8 +1,13 @@
 """Fit an ensemble of Gaussian networks to transitions, all members at once.
 
-Each member has a bootstrap of its own: weights of steps, drawn with replacement.  The linear path is fixed first, by least
-squares; then Adam climbs the Gaussian log-likelihood of differences on all steps, with a rate that falls to zero by half a
-cosine.  Steps are at most :data:`MOST` at a time.
+Each member has a bootstrap of its own: weights of steps, drawn with replacement.  The linear path is fixed first; then Adam
+climbs the Gaussian log-likelihood of differences on all steps, with a rate that falls to zero by half a cosine.  Steps are at
+most :data:`MOST` at a time.
+
+Networks say anything where nothing was seen, and a plan may lead there.  Where most steps follow the linear path exactly, but
+for walls, it is a law that holds elsewhere too, and networks are pulled to it, ½ PULL · mean f_m(z)², at inputs drawn evenly
+from the box of those seen.  (Hafner, Tran, Lillicrap, Irpan & Davidson 2019, arXiv:1807.09289, put priors on what networks say
+of inputs drawn at random.)
 
 σ is that of steps which a member has not seen (a third of them, its bootstrap left out), as the members fit their own
 more closely than they fit the world.
@@ -21,12 +26,14 @@ from torch import Generator, Tensor
 from abduce.gaussians.em import heed
 from abduce.world.ensemble import Ensemble
 from abduce.world.episodes import Transitions
-from abduce.world.linear_path import differences, linear_path
+from abduce.world.linear_path import differences, exact, linear_path
 
 MOST = 2048  # steps in one update
 FLOOR = 1e-3  # σ in units of the usual step, at least
 MARGIN = 0.02  # by which the box is wider than the data, in units of their range
 CLIP = 10.0  # of the gradient's norm
+PULL = 3.0  # of networks to a linear path that is a law; steps weigh 1 / σ²
+ASKED = 4  # steps for each random input
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ def fit_ensemble(
     weight = (weights.unsqueeze(2) * seen).to(z)  # (M, N, S)
     weight = weight / weight.sum(1, keepdim=True).clamp_min(1.0)
     optimizer = torch.optim.AdamW(model.parameters(), training.rate, weight_decay=training.decay, fused=True)
+    lowest, highest = z.amin(0), z.amax(0)
+    rest = target - (z @ model.path.mT + model.offset)
+    laws = [j for j in range(s) if exact(rest[seen[:, j], j])]
     for turn in range(training.updates):
         heed()
         for group in optimizer.param_groups:
@@ -80,6 +90,10 @@ def fit_ensemble(
         log_sigma = F.softplus(model.log_sigma - math.log(FLOOR)) + math.log(FLOOR)  # never below the floor
         log_sigma = log_sigma.unsqueeze(1)
         loss = (w * (0.5 * (gap / log_sigma.exp()).square() + log_sigma)).sum(1).mean(1).sum()
+        if laws:
+            asked = torch.rand(len(x) // ASKED + 1, s + a, generator=generator).to(z)
+            added = model.beside(lowest + (highest - lowest) * asked)[..., laws]
+            loss = loss + 0.5 * PULL * added.square().mean((0, 1)).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

@@ -9,7 +9,8 @@ actions stay in their box.  A linear world answers itself, exactly.
 That is what most probably happened, and noise may explain it.  A plan cannot count on noise: for plans σ is annealed further
 down, until the means alone lead from what is seen to what is seen; rollouts of smooth random actions, those that came nearest,
 are starts besides, since no path through a wall leads to one through its door; and ½ (w · excess)² is added for each state
-that lies away from where the episodes have been (:mod:`~abduce.world.visited`).
+that lies farther from where the episodes have been (:mod:`~abduce.world.visited`) than the nearer of the whole states seen
+before and after it.
 
 Memory is (starts, T S, (T + 1) S + T A) numbers; where that is much there are fewer starts.
 
@@ -146,6 +147,7 @@ class _Blanks:
         self.wide = linear.action_covariance.diagonal().sqrt()
         rate = torch.cat([1 / usual, usual.new_zeros(self.t * self.s), (1 / self.wide).repeat(self.t)])
         self.rate = rate.square()  # of the priors
+        self.due = _between(states, visited) if visited is not None else states.new_zeros(steps)
 
     def _parts(self, x: Tensor, before: bool = False) -> tuple[Tensor, Tensor]:
         """States (K, T+1, S), or without the last, and actions (K, T, A)."""
@@ -211,10 +213,12 @@ class _Blanks:
         return -(sizes.log() + 0.5 * math.log(2 * math.pi)).sum()
 
     def strayed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """w times how far each state is from where the episodes have been, (K, T + 1), 0 where all of it was seen; and its
-        slope in the state, (K, T + 1, S)."""
+        """w times how much farther each state is from where the episodes have been than it has to be, (K, T + 1), 0 where all
+        of it was seen; and its slope in the state, (K, T + 1, S)."""
         assert self.visited is not None
         excess, slope = self.visited.excess(self._parts(x)[0])
+        excess = (excess - self.due).clamp_min(0.0)
+        slope = torch.where(excess.unsqueeze(-1) > 0, slope, 0.0)
         blank = self.free[: (self.t + 1) * self.s].view(self.t + 1, self.s).any(1)
         return STAY * torch.where(blank, excess, 0.0), STAY * torch.where(blank.unsqueeze(1), slope, 0.0)
 
@@ -272,3 +276,17 @@ class _Blanks:
             x = torch.where(better.unsqueeze(1), tried, x)
             damping = torch.where(better.view(-1, 1, 1), damping / 4, damping * 4).clamp(1e-9, 1e9)
         return x
+
+
+def _between(states: Tensor, visited: Visited) -> Tensor:
+    """How far from what was visited states (T+1, S) lie anyhow, (T+1,): as the whole one seen before each or the one after,
+    whichever is nearer to it; beyond the last, as that."""
+    steps = torch.arange(len(states))
+    whole = (~states.isnan().any(1)).nonzero().squeeze(1)
+    if not len(whole):
+        return states.new_zeros(len(states))
+    away = visited.excess(states[whole])[0]
+    after = torch.searchsorted(whole, steps)
+    left, right = (after - (whole[after.clamp_max(len(whole) - 1)] != steps).long()), after
+    last = len(whole) - 1
+    return torch.minimum(away[left.clamp(0, last)], away[right.clamp(0, last)])
