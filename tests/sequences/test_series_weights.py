@@ -7,6 +7,7 @@ import torch
 
 from abduce import Series
 from abduce.data.seen import Seen
+from abduce.sequences.fit import pieces
 from abduce.sequences.lookback import Lookback, Setting
 from abduce.sequences.pool import DISTANCES, SPANS, combined, late_answer
 from abduce.sequences.weights import HELD, Filled, usual_moves, weigh, widening
@@ -137,6 +138,48 @@ def test_intervals_hold_in_quiet_and_in_noisy_series():
     assert 0.76 <= whole <= 0.84
     assert quiet >= 0.76
     assert noisy >= 0.65
+
+
+def steps_of_a_day(seed, steps=4800):
+    """Three features with a season of a day, a level of their own that wanders and one that they share."""
+    rng = np.random.default_rng(seed)
+
+    def walk(shape, back, spread):
+        out = np.zeros(shape)
+        for t in range(1, steps):
+            out[t] = back * out[t - 1] + spread * rng.normal(size=shape[1])
+        return out
+
+    season = np.sin(2 * np.pi * np.arange(steps)[:, None] / 24 + np.arange(3))
+    return (walk((steps, 1), 0.97, 0.25) + walk((steps, 3), 0.9, 0.3) + season).reshape(-1, 48, 3)
+
+
+def test_intervals_hold_in_pieces_of_what_was_one_long_series():
+    held = []
+    for seed in (0, 1):
+        learnt, asked = steps_of_a_day(seed), steps_of_a_day(10 + seed)
+        rng = np.random.default_rng(seed)
+        start = rng.integers(0, 12, asked.shape[::2])
+        at = np.arange(48)[:, None]
+        runs = (at >= start[:, None]) & (at < start[:, None] + 36) & (rng.random(asked.shape[::2]) < 0.5)[:, None]
+        model = Series(random_state=0).fit(np.where(runs, np.nan, learnt).reshape(-1, 3))
+        low, high = model.fill_interval(np.where(runs, np.nan, asked))
+        held.append(((low <= asked) & (asked <= high))[runs].mean())
+    assert 0.86 <= np.mean(held) <= 0.95
+
+
+@pytest.mark.parametrize("begins", [0, 5, 48])
+def test_pieces_begin_where_time_is_a_multiple_of_their_length(begins):
+    y = torch.arange(2 * 130.0).view(2, 130, 1)
+    time = torch.arange(130.0).double() + torch.tensor([[float(begins)], [0.0]])
+    cut, series = pieces(Seen(y, y > 3, time=time), 48)
+    assert cut.time is not None
+    assert (torch.remainder(cut.time[:, 0], 48) == 0).all()
+    for row, i in enumerate(series.tolist()):
+        first = int(cut.time[row, 0] - time[i, 0])
+        assert torch.equal(cut.y[row], y[i, first : first + 48])
+        assert torch.equal(cut.mask[row], y[i, first : first + 48] > 3)
+    assert series.tolist() == ([0, 1, 1] if begins == 5 else [0, 0, 1, 1])
 
 
 def test_forecasts_are_not_worse_than_those_of_the_best_member():

@@ -279,9 +279,20 @@ class _Fitting:
         steps = hidden.any(2).any(0).nonzero().flatten()
         early = max(0, int(steps[0]) - 2 * self.block)  # what lies long before tells nothing
         late = int(steps[-1]) + 1 + 2 * self.block
-        moves = self.moves[rows]
+        moves, none = self.moves[rows], torch.full((int(rows.sum()),), -1)
         some, truth, hidden = stretch(some, early, late), truth[:, early:late], hidden[:, early:late]
-        yield self._said(members, some, truth, hidden, moves, torch.full((len(moves),), -1))
+        yield self._said(members, some, truth, hidden, moves, none)
+        for length in self._shorter():
+            cut, series = pieces(some, length)
+            asked = pieces(some._replace(y=truth, mask=hidden), length)[0]
+            inside = asked.mask & (situation(cut.mask).place == 0)
+            here = inside.flatten(1).any(1).nonzero().flatten()
+            most = max(1, JUDGED // (length * self.features))
+            if len(here) > most:
+                here = here[torch.linspace(0, len(here) - 1, most).round().long()]
+            if len(here):
+                cells = cut.rows(here), asked.y[here], inside[here]
+                yield self._said(members, *cells, moves[series[here]], none[series[here]])
 
     def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled]:
         for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
@@ -311,6 +322,18 @@ class _Fitting:
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
         return Filled.of(said, truth, hidden, code, moves, turn)
+
+
+def pieces(seen: Seen, length: int) -> tuple[Seen, Tensor]:
+    """Series (N, T, F) cut into pieces (R, length, F) where time is a multiple of ``length``, as days and weeks are cut, and
+    which series each is of.  What is left at the ends is left out."""
+    n, steps, f = seen.y.shape
+    time = torch.arange(steps).double().expand(n, -1) if seen.time is None else seen.time
+    skipped = torch.remainder(-time[:, :1].round().long(), length)
+    place = (skipped + torch.arange(steps // length * length)).view(n, -1, length)
+    series, piece = (place[..., -1] < steps).nonzero(as_tuple=True)
+    index = (series.unsqueeze(1), place[series, piece])
+    return Seen(seen.y[index], seen.mask[index], time=time[index]), series
 
 
 def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:
