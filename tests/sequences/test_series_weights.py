@@ -161,7 +161,11 @@ def test_intervals_hold_in_pieces_of_what_was_one_long_series():
         rng = np.random.default_rng(seed)
         start = rng.integers(0, 12, asked.shape[::2])
         at = np.arange(48)[:, None]
-        runs = (at >= start[:, None]) & (at < start[:, None] + 36) & (rng.random(asked.shape[::2]) < 0.5)[:, None]
+        runs = (
+            (at >= start[:, None])
+            & (at < start[:, None] + 36)
+            & (rng.random(asked.shape[::2]) < 0.5)[:, None]
+        )
         model = Series(random_state=0).fit(np.where(runs, np.nan, learnt).reshape(-1, 3))
         low, high = model.fill_interval(np.where(runs, np.nan, asked))
         held.append(((low <= asked) & (asked <= high))[runs].mean())

@@ -327,7 +327,7 @@ class _Fitting:
 def pieces(seen: Seen, length: int) -> tuple[Seen, Tensor]:
     """Series (N, T, F) cut into pieces (R, length, F) where time is a multiple of ``length``, as days and weeks are cut, and
     which series each is of.  What is left at the ends is left out."""
-    n, steps, f = seen.y.shape
+    n, steps, _ = seen.y.shape
     time = torch.arange(steps).double().expand(n, -1) if seen.time is None else seen.time
     skipped = torch.remainder(-time[:, :1].round().long(), length)
     place = (skipped + torch.arange(steps // length * length)).view(n, -1, length)

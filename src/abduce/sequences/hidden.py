@@ -15,9 +15,10 @@ from torch import Generator, Tensor
 from abduce.data.seen import Seen
 
 MOST = 0.25  # share of the observed cells that are hidden
-FEW = 1000  # hidden cells that suffice: then only the last part of the steps is judged
+FEW = 1000  # hidden cells, each in a run of its own, that suffice: then only the last part of the steps is judged
 LATE = 0.2  # that part
-LAST = 4096  # steps of it, at most
+WIDER = 0.5  # and where runs are few, since the cells of a run err alike
+LAST = 4096  # steps of it, at most; WIDER / LATE times as many where runs are few
 ORIGINS = 32  # at most, of a series that is forecast from several
 AGAIN = 3  # at least
 LATEST = 0.25  # share of the steps that they lie in
@@ -40,17 +41,23 @@ def like_blanks(mask: Tensor, seed: int) -> Tensor:
         pattern = _moved(blank, generator)
         pattern &= _runs_kept(pattern, min(1.0, MOST / share), generator)
     hidden = pattern & mask
-    some = hidden & judged_part(n, length, seed).unsqueeze(2)
-    hidden = some if int(some.sum()) >= FEW or length > 2 * LAST else hidden
+    some, wider = (hidden & judged_part(n, length, seed, part).unsqueeze(2) for part in (LATE, WIDER))
+    begins = some & ~torch.cat([torch.zeros_like(some[:, :1]), some[:, :-1]], 1)
+    if int(begins.sum()) >= FEW:
+        hidden = some
+    elif int(wider.sum()) >= FEW or length > 2 * LAST:
+        hidden = wider
     # a series keeps something of each feature
     return hidden & (mask & ~hidden).any(1, keepdim=True)
 
 
-def judged_part(n: int, length: int, seed: int) -> Tensor:
+def judged_part(n: int, length: int, seed: int, share: float = LATE) -> Tensor:
     """The steps (N, T) whose hidden cells are judged where they are many: the last of one series, or all of some series."""
     if n == 1:
-        return torch.arange(length).unsqueeze(0) >= max(int(length * (1 - LATE)), length - LAST)
-    return (torch.rand(n, 1, generator=Generator().manual_seed(seed)) < LATE).expand(n, length)
+        return torch.arange(length).unsqueeze(0) >= max(
+            int(length * (1 - share)), length - int(LAST * share / LATE)
+        )
+    return (torch.rand(n, 1, generator=Generator().manual_seed(seed)) < share).expand(n, length)
 
 
 def _moved(blank: Tensor, generator: Generator) -> Tensor:
