@@ -110,6 +110,17 @@ def test_hidden_cells_are_shaped_like_the_blanks(kind):
         assert float(hidden.sum() / runs) > 8
 
 
+@pytest.mark.parametrize(("run", "share"), [(1, 0.2), (20, 0.5)])
+def test_more_steps_are_judged_where_cells_lie_in_few_runs(run, share):
+    g = torch.Generator().manual_seed(0)
+    starts = torch.rand(1, 9000 // run, 6, generator=g) < 0.3
+    mask = ~starts.repeat_interleave(run, 1)
+    hidden = like_blanks(mask, 0)
+    first = int(hidden.any(2).nonzero()[0, 1])
+    assert mask.shape[1] * (1 - share) - run <= first <= mask.shape[1] * (1 - share) + 3 * run
+    assert int(hidden.sum()) >= 1000
+
+
 def test_series_are_cut_off_before_what_they_are_asked():
     y = torch.arange(100.0).double().view(1, 100, 1)
     seen, future, late, series, turn = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
