@@ -173,7 +173,7 @@ def ours(task: Task, seed: int, starts: range, **model: Any) -> dict[str, Any]:
         "ms": found.ms,
         "seconds": learning,
         "coverage": held,
-        "kind": type(world.transition_).__name__,
+        "kind": world.transition_.family,
         "errors": world.errors_,
         "training": agent.returns_,
     }

@@ -5,12 +5,10 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from abduce.world.environments import interface_of, make, makers
 from abduce.world.episodes import complete, episodes, transitions
-from abduce.world.history import ObservationHistory
 from abduce.world.recorder import Recorder
 
 RNG = np.random.default_rng(0)
@@ -127,17 +125,3 @@ def test_environments_say_what_they_take():
     assert make(lambda: 5) == 5
     assert len(makers("Pendulum-v1", 3)) == 3
     assert makers(SimpleNamespace(reset=None), 2) is None
-
-
-def test_history_holds_the_last_observations_as_differences():
-    o = torch.from_numpy(O[0])
-    states = ObservationHistory(3, 2).states(o)
-    assert states.shape == (4, 6)
-    expected = torch.cat([o[4], o[4] - o[3], o[3] - o[2]])
-    torch.testing.assert_close(states[2], expected)
-    torch.testing.assert_close(ObservationHistory(3, 2).observed(states), o[2:])
-    [e] = ObservationHistory(2, 2).episodes(episodes(ONE[0]))
-    assert e.observations.shape == (5, 4)
-    assert np.array_equal(e.actions, A[0][1:])
-    with pytest.raises(ValueError, match="history=6"):
-        ObservationHistory(6, 2).episodes(episodes(ONE[0]))

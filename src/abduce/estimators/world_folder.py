@@ -25,7 +25,7 @@ from abduce.world.actions import Box, Categories
 from abduce.world.calibration import Calibration
 from abduce.world.ensemble import Ensemble
 from abduce.world.gaussian_process import GaussianProcess
-from abduce.world.history import ObservationHistory
+from abduce.world.history import ObservationHistory, Remembering
 from abduce.world.linear_gaussian import LinearGaussian
 from abduce.world.pictures import Pictures
 from abduce.world.visited import Visited
@@ -58,7 +58,8 @@ def keep(estimator: Any, folder: str | Path) -> None:
 def describe(estimator: Any) -> Contents:
     """What a folder holds of a fitted estimator: JSON and tensors."""
     model, linear, calibration = estimator.transition_, estimator.linear_, estimator.calibration_
-    family = type(model).__name__
+    model = model.inner if isinstance(model, Remembering) else model
+    family = model.family
     if family not in FAMILIES:
         raise ValueError("a world of equations is code, which is not saved: keep the function that made it")
     space = estimator.space_
@@ -116,13 +117,15 @@ def rebuild(cls: Any, body: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
         raise ValueError(
             f"{WEIGHTS}: 'calibration.horizons' must be above 0 and 'calibration.ratios' not below it"
         )
-    estimator.transition_, estimator.linear_ = model.requires_grad_(False).eval(), linear
+    estimator.history_ = ObservationHistory(steps, size)
+    estimator.transition_ = estimator.history_.tied(model.requires_grad_(False).eval())
+    estimator.linear_ = linear
     estimator.calibration_ = Calibration(*(calibration[f"calibration.{k}"] for k in parts))
     estimator.space_ = (
         Categories(body["choices"]) if body["choices"] else Box.of(box["box.low"], box["box.high"])
     )
     estimator.visited_ = Visited(visited["visited.points"])
-    estimator.history_, estimator.told_ = ObservationHistory(steps, size), body["told"]
+    estimator.told_ = body["told"]
     estimator.errors_, estimator.steps_ = body["errors"], body["steps"]
     estimator.pictures_ = _pictures(body["pictures"], seen, size)
     if estimator.codes != (None if estimator.pictures_ is None else size):

@@ -144,7 +144,9 @@ class WorldModel(BaseEstimator):
             int(self.members), tuple(self.hidden), int(self.updates), self.learning_rate, self.decay
         )
         states = self.history_.episodes(found)
-        learnt = learn(states, self.model, training, self.inference_seed_, judged, self._show)
+        learnt = learn(
+            states, self.model, training, self.inference_seed_, judged, self._show, self.history_.tied
+        )
         self.pictures_ = pictures
         self.transition_, self.linear_ = learnt.transition, learnt.linear
         self.calibration_, self.errors_ = learnt.calibration, learnt.errors

@@ -129,7 +129,7 @@ def run(
     result = {
         "env": env,
         "steps": agent.experience_.steps,
-        "model": type(agent.world.transition_).__name__,
+        "model": agent.world.transition_.family,
         "returns": found.returns.tolist(),
         "costs": found.costs.tolist(),
         "lengths": found.lengths.tolist(),

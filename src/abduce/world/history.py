@@ -2,7 +2,8 @@
 
     s_t = (o_t, o_t − o_{t−1}, ..., o_{t−k+2} − o_{t−k+1})
 
-Differences of successive observations hold velocities that are not seen.  With k = 1 the state is the observation.
+Differences of successive observations hold velocities that are not seen.  With k = 1 the state is the observation.  Of the
+next state only the observation is foreseen by a model that learns; the differences follow from it (`Remembering`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from abduce.world.costs import Cost
 from abduce.world.episodes import Episode
+from abduce.world.transitions import Transition
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class ObservationHistory:
             )
         return out
 
+    def tied(self, transition: Transition) -> Transition:
+        """A transition of states whose differences follow from observations; a linear one has learnt that."""
+        return transition if self.steps == 1 or transition.exact else Remembering(transition, self.size)
+
     def start(self, past: np.ndarray) -> np.ndarray:
         """Observations (..., n, S) as the k that a state takes: the last of them, the first again where there are too few."""
         lack = self.steps - past.shape[-2]
@@ -82,3 +88,56 @@ class ObservationHistory:
             three(cost.residuals),
             one(cost.terminal_residuals),
         )
+
+
+class Remembering(Transition):
+    """A transition of states that remember: ``inner`` foresees the next observation of ``size`` numbers, the rest follows.
+
+        s' = (o', o' − o, the differences before, without the oldest)
+
+    Foreseen apart from each other, observation and differences would drift apart over a rollout, and states be reached that
+    none ever saw.  Log-densities are the inner model's, of all numbers of the state.
+    """
+
+    def __init__(self, inner: Transition, size: int):
+        super().__init__()
+        self.inner, self.size = inner, size
+        self.observation_size, self.action_size = inner.observation_size, inner.action_size
+        self.members = inner.members
+
+    @property
+    def family(self) -> str:
+        return self.inner.family
+
+    def _after(self, state: Tensor, foreseen: Tensor) -> Tensor:
+        """The next state of what the inner model foresees of it, (..., S)."""
+        n = self.size
+        observed, state = foreseen[..., :n], state.expand_as(foreseen)
+        return torch.cat([observed, observed - state[..., :n], state[..., n:-n]], -1)
+
+    def mean(self, state: Tensor, action: Tensor, member: Tensor | None = None) -> Tensor:
+        return self._after(state, self.inner.mean(state, action, member))
+
+    def draw(
+        self, state: Tensor, action: Tensor, generator: Generator, member: Tensor | None = None
+    ) -> Tensor:
+        return self._after(state, self.inner.draw(state, action, generator, member))
+
+    def moments(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        mean, spread = self.inner.moments(state, action)
+        n = self.size
+        known = torch.zeros_like(spread[..., 2 * n :])
+        return self._after(state, mean), torch.cat([spread[..., :n], spread[..., :n], known], -1)
+
+    def jacobian(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        n = self.size
+        by_state, by_action = (slope[..., :n, :] for slope in self.inner.jacobian(state, action))
+        same = torch.eye(self.observation_size).to(by_state).expand(*by_state.shape[:-2], -1, -1)
+        still = torch.zeros_like(by_action).repeat_interleave(self.observation_size // n, -2)[..., 2 * n :, :]
+        return (
+            torch.cat([by_state, by_state - same[..., :n, :], same[..., n:-n, :]], -2),
+            torch.cat([by_action, by_action, still], -2),
+        )
+
+    def log_prob(self, state: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        return self.inner.log_prob(state, action, after)

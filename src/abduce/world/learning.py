@@ -54,8 +54,10 @@ def learn(
     seed: int,
     judged: bool = True,
     show: Show | None = None,
+    tied: Callable[[Transition], Transition] = lambda model: model,
 ) -> Learnt:
-    """Fit to episodes; without ``judged`` nothing is held out: "auto" is a process, and spreads are as they come."""
+    """Fit to episodes; without ``judged`` nothing is held out: "auto" is a process, and spreads are as they come.  ``tied``
+    makes of a model of states one that keeps to what is known of them."""
     whole, linear = completed(found)
     steps = transitions(list(whole))
     told = transitions(list(found))
@@ -68,7 +70,7 @@ def learn(
         kinds = KINDS if kind == "auto" else (kind,)
         for name in kinds:
             models = _folded(name, wholes, parts, training, seed, show)
-            held[name] = [(m, parts[i::FOLDS]) for i, m in enumerate(models)]
+            held[name] = [(tied(m), parts[i::FOLDS]) for i, m in enumerate(models)]
             errors[name] = _error(held[name])
     if kind == "auto":
         kind = _chosen(errors)
@@ -81,7 +83,7 @@ def learn(
             kept = fit_ensemble(steps, training, seed, show=_part(show, "fit"))
     size = steps.state.shape[1]
     calibration = calibrate(held[kind], size, seed) if held else Calibration.none(size)
-    return Learnt(kept, linear, calibration, errors)
+    return Learnt(tied(kept), linear, calibration, errors)
 
 
 def completed(found: Sequence[Episode]) -> tuple[list[Episode], LinearGaussian]:

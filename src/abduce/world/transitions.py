@@ -31,6 +31,11 @@ class Transition(nn.Module, ABC):
     members: int
     exact: ClassVar[bool] = False  # whether it answers any blanks of a trajectory by itself
 
+    @property
+    def family(self) -> str:
+        """What kind of model it is."""
+        return type(self).__name__
+
     @abstractmethod
     def moments(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the next state over members and noise, (..., S) each."""
