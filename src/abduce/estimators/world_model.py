@@ -133,10 +133,8 @@ class WorldModel(BaseEstimator):
         self.inference_seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.space_, self.told_ = space_of(found, episodes_, low, high)
         size, pictures = found[0].observations.shape[1], None
-        if self.codes is not None:
-            ObservationHistory(int(self.history), size).episodes(
-                found
-            )  # episodes too short are refused before any work
+        if self.codes is not None:  # episodes too short are refused before any work
+            ObservationHistory(int(self.history), size).episodes(found)
             pictures = fit_pictures(found, int(self.codes), self.inference_seed_, self._show)
             found = pictures.episodes(found)
         self.history_ = ObservationHistory(int(self.history), found[0].observations.shape[1])
