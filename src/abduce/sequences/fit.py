@@ -257,12 +257,13 @@ class _Fitting:
     def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor, Tensor]:
         """Series cut off at origins, the cells to be forecast, which series they are of and which turns; of many or wide ones
         some."""
-        cut, future, series, turn = cuts.seen, cuts.future, cuts.series, cuts.turn
-        most = max(1, JUDGED // (cut.y.shape[1] * self.features))
-        if len(cut.y) > most:
-            chosen = torch.linspace(0, len(cut.y) - 1, most).round().long()
-            cut, future, series, turn = cut.rows(chosen), future[chosen], series[chosen], turn[chosen]
-        return cut, future, series, turn
+        chosen = self._judged(*cuts.seen.y.shape[:2])
+        return cuts.seen.rows(chosen), cuts.future[chosen], cuts.series[chosen], cuts.turn[chosen]
+
+    def _judged(self, count: int, steps: int) -> Tensor:
+        """Numbers of the series that are judged, of ``count`` of so many steps: all, or of many or wide ones some."""
+        most = max(1, JUDGED // (steps * self.features))
+        return torch.linspace(0, count - 1, min(count, most)).round().long()
 
     def _shorter(self) -> tuple[int, ...]:
         """Lengths of pieces in which members are judged too, so that weights serve series shorter than those fitted to."""
@@ -287,9 +288,7 @@ class _Fitting:
             asked = pieces(some._replace(y=truth, mask=hidden), length)[0]
             inside = asked.mask & (situation(cut.mask).place == 0)
             here = inside.flatten(1).any(1).nonzero().flatten()
-            most = max(1, JUDGED // (length * self.features))
-            if len(here) > most:
-                here = here[torch.linspace(0, len(here) - 1, most).round().long()]
+            here = here[self._judged(len(here), length)]
             if len(here):
                 cells = cut.rows(here), asked.y[here], inside[here]
                 yield self._said(members, *cells, moves[series[here]], none[series[here]])

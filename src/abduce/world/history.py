@@ -133,7 +133,7 @@ class Remembering(Transition):
         n = self.size
         by_state, by_action = (slope[..., :n, :] for slope in self.inner.jacobian(state, action))
         same = torch.eye(self.observation_size).to(by_state).expand(*by_state.shape[:-2], -1, -1)
-        still = torch.zeros_like(by_action).repeat_interleave(self.observation_size // n, -2)[..., 2 * n :, :]
+        still = by_action.new_zeros(*by_action.shape[:-2], self.observation_size - 2 * n, self.action_size)
         return (
             torch.cat([by_state, by_state - same[..., :n, :], same[..., n:-n, :]], -2),
             torch.cat([by_action, by_action, still], -2),
