@@ -141,13 +141,18 @@ def test_ar1_is_forecast_in_closed_form():
     assert math.isclose(float(space.first), sigma**2 / (1 - rho**2), rel_tol=1e-12)
 
 
-def test_blocks_of_series_change_nothing(monkeypatch):
+@pytest.mark.parametrize("alike", [False, True])
+def test_blocks_of_series_change_nothing(monkeypatch, alike):
     space = space_of(0)
     g = torch.Generator().manual_seed(0)
     y, mask = torch.randn(9, 5, 2, generator=g, dtype=torch.float64), torch.rand(9, 5, 2, generator=g) < 0.6
-    whole = kalman.smoothed(space, y, mask)
-    monkeypatch.setattr(kalman, "BUDGET", 200)
-    for a, b in zip(whole, kalman.smoothed(space, y, mask), strict=True):
+    if alike:  # one pattern, whose series are too many for a block
+        mask = mask[:1].expand(9, -1, -1)
+    whole = kalman.smoothed(space, y, mask), kalman.moments(space, y, mask)
+    monkeypatch.setattr(kalman, "BUDGET", 5 * len(space.transition) * 2)
+    assert len(list(kalman._blocks(mask, space))) >= 5
+    parts = kalman.smoothed(space, y, mask), kalman.moments(space, y, mask)
+    for a, b in zip(*(map(torch.as_tensor, (*s, *m)) for s, m in (whole, parts)), strict=True):
         assert torch.allclose(
             torch.where(torch.isfinite(a), a, 0.0), torch.where(torch.isfinite(b), b, 0.0), atol=1e-12
         )

@@ -123,7 +123,7 @@ def test_more_steps_are_judged_where_cells_lie_in_few_runs(run, share):
 
 def test_series_are_cut_off_before_what_they_are_asked():
     y = torch.arange(100.0).double().view(1, 100, 1)
-    seen, future, late, series, turn = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40)
+    seen, future, late, series, turn = cuts(Seen(y, torch.ones_like(y).bool(), time=y[..., 0]), 5, 40, 10**6)
     assert not bool((seen.mask & future).any())
     assert bool(future[:, -5:].all())
     assert seen.y[0, -5:, 0].tolist() == [95.0, 96.0, 97.0, 98.0, 99.0]
@@ -134,6 +134,16 @@ def test_series_are_cut_off_before_what_they_are_asked():
     assert torch.equal(series, torch.zeros(len(ends), dtype=torch.long))
     assert turn[ends.argsort(descending=True)].tolist() == sorted(turn.tolist())  # the last cut first
     assert len(set(turn.tolist())) == 21
+
+
+def test_of_many_series_some_are_cut_off_and_what_is_late_is_late_in_all():
+    y = torch.arange(4000.0).double().view(100, 40, 1)
+    seen = Seen(y, torch.ones_like(y).bool())
+    whole, some = (cuts(seen, 5, 20, cells) for cells in (10**6, 250))
+    assert len(whole.series) == 300
+    assert len(some.series) == 10
+    assert torch.equal(some.seen.y, whole.seen.y[torch.linspace(0, 299, 10).round().long()])
+    assert torch.equal(some.late, whole.late)
 
 
 def test_scales_are_shared_by_windows_of_one_process_and_not_by_others():

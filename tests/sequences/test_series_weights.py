@@ -7,7 +7,7 @@ import torch
 
 from abduce import Series
 from abduce.data.seen import Seen
-from abduce.sequences.fit import pieces
+from abduce.sequences.hidden import pieces
 from abduce.sequences.lookback import Lookback, Setting
 from abduce.sequences.pool import DISTANCES, SPANS, combined, late_answer
 from abduce.sequences.weights import HELD, Filled, usual_moves, weigh, widening

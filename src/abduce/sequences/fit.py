@@ -18,7 +18,7 @@ from abduce.data.seen import Seen
 from abduce.gaussians.em import one_thread
 from abduce.sequences.deep_fit import fit_deep
 from abduce.sequences.deep_kalman import DeepKalman
-from abduce.sequences.hidden import CutOff, cuts, judged_part, like_blanks
+from abduce.sequences.hidden import cuts, evenly, judged_part, like_blanks, pieces
 from abduce.sequences.lookback import Lookback, Setting, settings_for
 from abduce.sequences.naive import fit_interpolation
 from abduce.sequences.paths import Seasonal, SequenceModel, stretch
@@ -99,7 +99,7 @@ class _Fitting:
         usual = self.period if self.period > 1 else 12
         self.horizon = plan.horizon or max(1, min(usual, length // 4))
         self.shared: SharedLookback | None = None
-        self.cuts = cuts(self.seen, self.horizon, CONTEXT)
+        self.cuts = cuts(self.seen, self.horizon, CONTEXT, JUDGED)
         self.lags = max(1, min(6, 24 // f, length - 1))
         block = self.period * max(1, round(BLOCK / self.period))
         self.block = min(length, block if block <= 4 * BLOCK else BLOCK)
@@ -254,17 +254,6 @@ class _Fitting:
 
     # ------------------------------------------------------------------ hidden cells
 
-    def _cut_off(self, cuts: CutOff) -> tuple[Seen, Tensor, Tensor, Tensor]:
-        """Series cut off at origins, the cells to be forecast, which series they are of and which turns; of many or wide ones
-        some."""
-        chosen = self._judged(*cuts.seen.y.shape[:2])
-        return cuts.seen.rows(chosen), cuts.future[chosen], cuts.series[chosen], cuts.turn[chosen]
-
-    def _judged(self, count: int, steps: int) -> Tensor:
-        """Numbers of the series that are judged, of ``count`` of so many steps: all, or of many or wide ones some."""
-        most = max(1, JUDGED // (steps * self.features))
-        return torch.linspace(0, count - 1, min(count, most)).round().long()
-
     def _shorter(self) -> tuple[int, ...]:
         """Lengths of pieces in which members are judged too, so that weights serve series shorter than those fitted to."""
         length = int(self.seen.mask.any(2).sum(1).double().median())
@@ -288,14 +277,14 @@ class _Fitting:
             asked = pieces(some._replace(y=truth, mask=hidden), length)[0]
             inside = asked.mask & (situation(cut.mask).place == 0)
             here = inside.flatten(1).any(1).nonzero().flatten()
-            here = here[self._judged(len(here), length)]
+            here = here[evenly(len(here), JUDGED // (length * self.features))]
             if len(here):
                 cells = cut.rows(here), asked.y[here], inside[here]
                 yield self._said(members, *cells, moves[series[here]], none[series[here]])
 
     def _forecasts(self, members: dict[str, SequenceModel]) -> Iterator[Filled]:
-        for cut_off in (self.cuts, *(cuts(self.seen, self.horizon, length) for length in self._shorter())):
-            cut, future, series, turn = self._cut_off(cut_off)
+        shorter = (cuts(self.seen, self.horizon, length, JUDGED) for length in self._shorter())
+        for cut, future, _, series, turn in (self.cuts, *shorter):
             if bool(future.any()):
                 yield self._said(members, cut, cut.y, future, self.moves[series], turn)
 
@@ -321,18 +310,6 @@ class _Fitting:
             answer = late_answer(member, seen, first)
             said.append((answer.centre[hidden], answer.deviation[hidden]))
         return Filled.of(said, truth, hidden, code, moves, turn)
-
-
-def pieces(seen: Seen, length: int) -> tuple[Seen, Tensor]:
-    """Series (N, T, F) cut into pieces (R, length, F) where time is a multiple of ``length``, as days and weeks are cut, and
-    which series each is of.  What is left at the ends is left out."""
-    n, steps, _ = seen.y.shape
-    time = torch.arange(steps).double().expand(n, -1) if seen.time is None else seen.time
-    skipped = torch.remainder(-time[:, :1].round().long(), length)
-    place = (skipped + torch.arange(steps // length * length)).view(n, -1, length)
-    series, piece = (place[..., -1] < steps).nonzero(as_tuple=True)
-    index = (series.unsqueeze(1), place[series, piece])
-    return Seen(seen.y[index], seen.mask[index], time=time[index]), series
 
 
 def reports(filled: Filled, names: list[str], shares: Tensor) -> list[dict[str, Any]]:

@@ -100,13 +100,22 @@ class CutOff(NamedTuple):
     turn: Tensor
 
 
-def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
+def evenly(count: int, most: int) -> Tensor:
+    """Numbers of ``most`` of so many, evenly spread; of all where they are fewer.
+
+    >>> evenly(5, 3), evenly(2, 3)
+    (tensor([0, 2, 4]), tensor([0, 1]))
+    """
+    return torch.linspace(0, count - 1, min(count, max(1, most))).round().long()
+
+
+def cuts(seen: Seen, horizon: int, most: int, cells: int) -> CutOff:
     """Cut series off so that ``horizon`` steps are to be forecast from at most ``most`` before them.
 
     Of few series the cuts are spread over the last quarter of their steps, since what comes next hangs on the time of year;
-    of many series a few cuts serve, a horizon apart.
+    of many series a few cuts serve, a horizon apart.  What is cut off is of about so many ``cells`` at most, some of all.
     """
-    n, length, _ = seen.y.shape
+    n, length, f = seen.y.shape
     spans = seen.mask.any(2)
     at = torch.arange(length)
     size = torch.where(spans, at + 1, 0).amax(1)
@@ -128,8 +137,10 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
         ends.append(end[able])
         turned.append(torch.full_like(ends[-1], turn))
         late |= able.unsqueeze(1) & (at >= (end - horizon).unsqueeze(1))
-    row, end = torch.cat(rows), torch.cat(ends)
     keep = min(length, most + horizon)
+    row, end, turned = (torch.cat(parts) for parts in (rows, ends, turned))
+    some = evenly(len(row), cells // (keep * f))
+    row, end, turned = row[some], end[some], turned[some]
     place = end.unsqueeze(1) - keep + torch.arange(keep)
     there = place >= 0
     index = (row.unsqueeze(1), place.clamp_min(0))
@@ -139,4 +150,16 @@ def cuts(seen: Seen, horizon: int, most: int) -> CutOff:
     time = torch.where(there, time, time[:, -1:] - (keep - 1 - torch.arange(keep)).double())
     future = torch.zeros_like(mask)
     future[:, -horizon:] = mask[:, -horizon:]
-    return CutOff(Seen(y, mask & ~future, time=time), future, late, row, torch.cat(turned))
+    return CutOff(Seen(y, mask & ~future, time=time), future, late, row, turned)
+
+
+def pieces(seen: Seen, length: int) -> tuple[Seen, Tensor]:
+    """Series (N, T, F) cut into pieces (R, length, F) where time is a multiple of ``length``, as days and weeks are cut, and
+    which series each is of.  What is left at the ends is left out."""
+    n, steps, _ = seen.y.shape
+    time = torch.arange(steps).double().expand(n, -1) if seen.time is None else seen.time
+    skipped = torch.remainder(-time[:, :1].round().long(), length)
+    place = (skipped + torch.arange(steps // length * length)).view(n, -1, length)
+    series, piece = (place[..., -1] < steps).nonzero(as_tuple=True)
+    index = (series.unsqueeze(1), place[series, piece])
+    return Seen(seen.y[index], seen.mask[index], time=time[index]), series

@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 
 from abduce.distributions.cells import LOG_2PI
 
-BUDGET = 2**24  # numbers of the covariances that one block of series keeps
+BUDGET = 2**22  # numbers of the covariances that one block of series keeps, and of their states
 
 
 class StateSpace(NamedTuple):
@@ -135,7 +135,7 @@ def draws(
     out = []
     root_q, root_p, deviation = _root(space.noise), _root(space.first), space.spread.sqrt()
     t_all, f = y.shape[1:]
-    for part, which, patterns in _blocks(mask, space):
+    for part, which, patterns in _blocks(mask, space, n):
         gains = gains_of(space, patterns)
         b = len(which)
         states = torch.empty(b, n, t_all, len(root_q), dtype=y.dtype)
@@ -297,14 +297,19 @@ def _spread_back(pulled_n: Tensor, bridge: Tensor, precision: Tensor, gain: Tens
     return n
 
 
-def _blocks(mask: Tensor, space: StateSpace) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks of series: their places, which pattern each has, and the patterns (U, T, F), as many as the budget allows."""
+def _blocks(mask: Tensor, space: StateSpace, copies: int = 1) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Blocks of series: their places, which pattern each has, and the patterns (U, T, F), as many as the budget allows;
+    ``copies`` of each series are worked with at once."""
     patterns, which = torch.unique(mask.flatten(1), dim=0, return_inverse=True)
-    size = max(1, BUDGET // (mask.shape[1] * len(space.transition) ** 2))
+    states = len(space.transition)
+    size = max(1, BUDGET // (mask.shape[1] * states**2))
+    series = max(1, BUDGET // (mask.shape[1] * states * copies))
     order = torch.argsort(which, stable=True)
     for start in range(0, len(patterns), size):
         chosen = order[(which[order] >= start) & (which[order] < start + size)]
-        yield chosen, which[chosen] - start, patterns[start : start + size].view(-1, *mask.shape[1:])
+        for some in chosen.split(series):
+            first, last = int(which[some[0]]), int(which[some[-1]]) + 1
+            yield some, which[some] - first, patterns[first:last].view(-1, *mask.shape[1:])
 
 
 def _in_order(parts: list[Tensor], mask: Tensor) -> Tensor:

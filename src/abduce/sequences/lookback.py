@@ -32,7 +32,7 @@ from abduce.checks import check_count
 from abduce.data.seen import Seen
 from abduce.sequences.paths import Paths, SequenceModel
 
-BUDGET = 2**24  # numbers of the windows at once
+BUDGET = 2**22  # numbers of the windows at once
 ENOUGH = 3  # contexts that a row must be long
 LEAST = 0.5  # share of its steps that must have been seen
 MOST = 1200  # steps of a series that its own windows are taken from: the last ones

@@ -22,7 +22,7 @@ from abduce.answers.answer import EFFORT, Effort
 from abduce.data.seen import Seen
 from abduce.sequences.classes import ClassColumn
 from abduce.sequences.fit import Trials
-from abduce.sequences.hidden import cuts, like_blanks
+from abduce.sequences.hidden import cuts, evenly, like_blanks
 from abduce.sequences.panel import SeriesPanel
 from abduce.sequences.paths import Paths, SequenceModel, stretch
 from abduce.sequences.pool import SequencePool
@@ -244,21 +244,16 @@ def _weigh(model: MixedPool, column: ClassColumn, c: int, seen: Seen, trials: Tr
     own = model.column(seen, c)
     hidden = trials.hidden[..., column.places[:1]] if column.places else like_blanks(own.mask, seed)
     rows = hidden.flatten(1).any(1).nonzero().squeeze(1)
-    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), max(1, JUDGED // length))).round().long()]
+    rows = rows[evenly(len(rows), JUDGED // length)]
     early = max(0, length - RECENT)
     inside = stretch(seen.rows(rows), early, length)
     hide = hidden[rows, early:]
-    cut = cuts(seen, trials.horizon, CONTEXT)
-    some = torch.linspace(0, len(cut.series) - 1, min(len(cut.series), max(1, JUDGED // CONTEXT)))
-    some = some.round().long()
-    ahead, future = (
-        cut.seen.rows(some),
-        _cell(cut.seen._replace(mask=cut.future), model.pool.n_cells + c).mask[some],
-    )
+    cut = cuts(seen, trials.horizon, CONTEXT, JUDGED * seen.y.shape[2])
+    future = cut.future[..., [model.pool.n_cells + c]]
     judged, fitted = [], []
     for pool, kept, which, learnt in (
         (trials.inside, inside._replace(mask=inside.mask & ~_telling(model, column, c, hide)), hide, ~hidden),
-        (trials.early, ahead, future, ~cut.late.unsqueeze(2)),
+        (trials.early, cut.seen, future, ~cut.late.unsqueeze(2)),
     ):
         if not bool(which.any()):
             continue

@@ -31,6 +31,7 @@ ROUNDS = 10
 COMPLETED = 6  # rounds of series that are completed: more make their own fills too sure
 RICH = 10.0  # steps a feature that one round of EM must see
 NOISE = 3e-3  # variance of the noise where it is not fitted: surer of each other, features mislead where they drift apart
+CELLS = 2**22  # of series that are smoothed at once
 AGAIN = 3  # rounds that go on from a fit to other cells
 
 
@@ -293,8 +294,11 @@ def first_orders(y: Tensor, mask: Tensor, rounds: int = 30) -> FirstOrders:
     f, count = y.shape[2], len(y) * (y.shape[1] - 1)
     power = ((y * m).square().sum((0, 1)) + 1.0) / (m.sum((0, 1)) + 1.0)
     found = FirstOrders(torch.full((f,), 0.9, dtype=y.dtype), 0.2 * power, 0.1 * power, power)
+    several = max(1, CELLS // (y.shape[1] * f))
     for _ in range(rounds if count else 0):
-        _, s00, s10, s11, error = smoothed_first_orders(y, m, found)
+        parts = zip(y.split(several), m.split(several), strict=True)
+        sums = zip(*(smoothed_first_orders(*part, found)[1:] for part in parts), strict=True)
+        s00, s10, s11, error = (torch.stack(part).sum(0) for part in sums)
         a = (s10 / s00.clamp_min(1e-12)).clamp(-STABLE, STABLE)
         q = ((s11 - 2 * a * s10 + a * a * s00) / count).clamp_min(FLOOR)
         r = ((error + 0.01) / (m.sum((0, 1)) + 1.0)).clamp_min(FLOOR)

@@ -24,7 +24,7 @@ from abduce.gaussians.em import heed
 from abduce.models.model import filled
 from abduce.sequences.paths import Paths, SequenceModel
 
-BUDGET = 2**23  # numbers of the covariances of patterns at once
+BUDGET = 2**21  # numbers of the covariances of patterns at once
 
 
 class WindowGaussian(SequenceModel):
