@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class Agent(BaseEstimator):
         Steps of random actions, smooth in time, before the first plan.
     refit : int
         Steps between fits while learning.
+    shake : float
+        While learning, planned actions are moved by smooth random ones of this share of their size; of several actions this
+        share are random ones.  An action that is always the same in the same place says nothing of what another would do
+        there, and plans then go wrong beside their usual way (Ljung 1999, "System Identification", chapter 13).
     longest : int or None
         An episode of learning is ended after so many steps: where an agent that stays at its goal would see nothing new.
     random_state : int, RandomState or None
@@ -98,13 +103,14 @@ class Agent(BaseEstimator):
         draws: int = 0,
         explore: int = 100,
         refit: int = 50,
+        shake: float = 0.0,
         longest: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         callback: Callable[[dict[str, Any]], Any] | None = None,
     ):
         self.world, self.cost, self.horizon, self.until, self.least = world, cost, horizon, until, least
         self.method, self.settings, self.draws = method, settings, draws
-        self.explore, self.refit, self.longest = explore, refit, longest
+        self.explore, self.refit, self.shake, self.longest = explore, refit, shake, longest
         self.random_state, self.callback = random_state, callback
         self.reset()
 
@@ -114,8 +120,8 @@ class Agent(BaseEstimator):
         for name in ("until", "longest"):
             if self.get_params(deep=False)[name] is not None:
                 check_count(name, self.get_params(deep=False)[name])
-        for name in ("draws", "explore"):
-            check_number(name, self.get_params(deep=False)[name], 0)
+        for name, most in (("draws", math.inf), ("explore", math.inf), ("shake", 1.0)):
+            check_number(name, self.get_params(deep=False)[name], 0, most)
         if self.longest is not None and self.longest <= int(self.world.history):
             raise ValueError(
                 f"longest must be above the world's history, {self.world.history}, so that there is a step to learn from, "
@@ -194,12 +200,15 @@ class Agent(BaseEstimator):
             if since >= 0 and since % int(self.refit) == 0 and len(recorder.episodes):
                 self._fit(recorder, False, step, int(steps))
             self._show("explore" if since < 0 else "act", step, int(steps))
+            if used == COLOUR and (since < 0 or self.shake):
+                tried, used = _random_actions(face.space, generator), 0
             if since < 0:
-                if used == COLOUR:
-                    tried, used = _random_actions(face.space, generator), 0
-                chosen, used = tried[used], used + 1
+                chosen = tried[used]
             else:
                 chosen = self.act(np.asarray(observation, dtype=np.float64).ravel())
+                if self.shake:
+                    chosen = _shaken(chosen, tried[used], float(self.shake), face.space, generator)
+            used += since < 0 or self.shake > 0
             observation, reward, terminated, truncated, _ = recorder.step(face.action(chosen))
             total, length = total + float(reward), length + 1
             if terminated or truncated or length == self.longest:
@@ -305,6 +314,18 @@ def _costs(
 def _rows(actions: np.ndarray, face: Interface) -> np.ndarray:
     """Actions as numbers (n, A)."""
     return np.eye(face.space.choices)[actions] if face.space.choices else actions
+
+
+def _shaken(
+    chosen: np.ndarray, tried: np.ndarray, share: float, space: Box | Categories, generator: Generator
+) -> np.ndarray:
+    """An action moved by a share of a random one, or, of several, that one at this rate."""
+    match space:
+        case Categories():
+            return tried if float(torch.rand((), generator=generator)) < share else chosen
+        case Box():
+            moved = torch.from_numpy(chosen) + share * (torch.from_numpy(tried) - space.middle)
+            return space.clip(moved).numpy()
 
 
 def _random_actions(space: Box | Categories, generator: Generator) -> np.ndarray:
