@@ -85,7 +85,7 @@ TASKS = {
     ),
     "hidden": Task(
         without_speed, "Pendulum-v1 without its speed, 1,000 steps", squares(unseen_swing_residuals), 1000,
-        {"horizon": 55, "explore": 150, "refit": 50, "shake": 0.3, "longest": 75, "settings": FEW},
+        {"horizon": 55, "explore": 150, "refit": 50, "shake": 0.5, "longest": 75, "settings": FEW},
         {"model": "process", "history": 2},
         longest=200,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,9 +71,10 @@ class Agent(BaseEstimator):
     refit : int
         Steps between fits while learning.
     shake : float
-        While learning, planned actions are moved by smooth random ones of this share of their size; of several actions this
-        share are random ones.  An action that is always the same in the same place says nothing of what another would do
-        there, and plans then go wrong beside their usual way (Ljung 1999, "System Identification", chapter 13).
+        In every other episode of learning, planned actions are moved by smooth random ones of this share of their size; of
+        several actions this share are random ones.  An action that is always the same in the same place says nothing of what
+        another would do there, and plans then go wrong beside their usual way (Ljung 1999, "System Identification", chapter
+        13).
     longest : int or None
         An episode of learning is ended after so many steps: where an agent that stays at its goal would see nothing new.
     random_state : int, RandomState or None
@@ -193,22 +194,19 @@ class Agent(BaseEstimator):
         observation, _ = recorder.reset(seed=int(rng.integers(2**31 - 1)) if seed is None else seed)
         self.reset()
         self.returns_, total, length = [], 0.0, 0
-        tried, used = np.zeros(0), COLOUR
         generator = self._generator(1)
+        tried = _random_actions(face.space, generator)
         for step in range(int(steps)):
             since = step - int(self.explore)
             if since >= 0 and since % int(self.refit) == 0 and len(recorder.episodes):
                 self._fit(recorder, False, step, int(steps))
             self._show("explore" if since < 0 else "act", step, int(steps))
-            if used == COLOUR and (since < 0 or self.shake):
-                tried, used = _random_actions(face.space, generator), 0
             if since < 0:
-                chosen = tried[used]
+                chosen = next(tried)
             else:
                 chosen = self.act(np.asarray(observation, dtype=np.float64).ravel())
-                if self.shake:
-                    chosen = _shaken(chosen, tried[used], float(self.shake), face.space, generator)
-            used += since < 0 or self.shake > 0
+                if self.shake and len(self.returns_) % 2 == 0:
+                    chosen = _shaken(chosen, next(tried), float(self.shake), face.space, generator)
             observation, reward, terminated, truncated, _ = recorder.step(face.action(chosen))
             total, length = total + float(reward), length + 1
             if terminated or truncated or length == self.longest:
@@ -216,7 +214,8 @@ class Agent(BaseEstimator):
                 if len(self.returns_) == episodes:
                     break
                 observation, _ = recorder.reset()
-                total, length, used = 0.0, 0, COLOUR
+                total, length = 0.0, 0
+                tried = _random_actions(face.space, generator)
                 self.reset()
         self._fit(recorder, True, int(steps), int(steps))
         self.experience_ = recorder
@@ -328,15 +327,18 @@ def _shaken(
             return space.clip(moved).numpy()
 
 
-def _random_actions(space: Box | Categories, generator: Generator) -> np.ndarray:
-    """Random actions (64, A): smooth in time, of any size, with noise besides; of several, each is held for some steps."""
-    match space:
-        case Categories(size):
-            return torch.randint(size, (COLOUR // HELD,), generator=generator).repeat_interleave(HELD).numpy()
-        case Box():
-            index = torch.randint(4, (), generator=generator)  # one of the colours
-            one = sequences(4, COLOUR, space, torch.zeros(1).double(), generator)[index, 0]
-            size, shake = torch.rand(2, generator=generator, dtype=torch.float64)
-            noise = 2 * torch.rand(one.shape, generator=generator, dtype=torch.float64) - 1
-            mixed = space.middle + size * (one - space.middle) + shake * SHAKE * space.half * noise
-            return space.clip(mixed).numpy()
+def _random_actions(space: Box | Categories, generator: Generator) -> Iterator[np.ndarray]:
+    """Random actions, one after the other: smooth in time, of any size, with noise besides; of several, each is held for some
+    steps."""
+    while True:
+        match space:
+            case Categories(size):
+                held = torch.randint(size, (COLOUR // HELD,), generator=generator)
+                yield from held.repeat_interleave(HELD).numpy()
+            case Box():
+                index = torch.randint(4, (), generator=generator)  # one of the colours
+                one = sequences(4, COLOUR, space, torch.zeros(1).double(), generator)[index, 0]
+                size, shake = torch.rand(2, generator=generator, dtype=torch.float64)
+                noise = 2 * torch.rand(one.shape, generator=generator, dtype=torch.float64) - 1
+                mixed = space.middle + size * (one - space.middle) + shake * SHAKE * space.half * noise
+                yield from space.clip(mixed).numpy()
